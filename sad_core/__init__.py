@@ -1,0 +1,25 @@
+"""Skew attention in plain PyTorch: the method of arXiv 2605.27476, one concept a file.
+
+>>> import torch
+>>> from sad_core import skew_attention
+>>> q, k, v = torch.randn(3, 2, 8, 64, 32)
+>>> skew_attention(q, k, v, gamma=1.05, beta=3.0).shape
+torch.Size([2, 8, 64, 32])
+"""
+
+from .attention import skew_attention
+from .decomposition import decompose
+from .joint_attention import joint_skew_attention
+from .norm_guard import NORMS
+from .schedule import GammaSchedule
+from .symmetricity import adapt, symmetricity
+
+__all__ = [
+    "NORMS",
+    "GammaSchedule",
+    "adapt",
+    "decompose",
+    "joint_skew_attention",
+    "skew_attention",
+    "symmetricity",
+]

@@ -1,0 +1,170 @@
+"""Self-attention with the skew part of its logits scaled by γ, blended by β (the paper's retrieval).
+
+    A = scale·q kᵀ = S + C        P_γ = softmax(S + γ·C + mask)        R_γ = P_γ v
+    R = R₁ + β(R_γ − R₁)          out = ρ·R                            (ρ: norm_guard.py)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from .decomposition import double_head_dim
+from .norm_guard import NORMS, norm_ratio, project_input, projection_rank
+from .parameters import Strength, per_head, wide
+
+Attend = Callable[[Tensor, Tensor, Tensor, Tensor | None, float], Tensor]
+
+
+def pytorch_attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, scale: float) -> Tensor:
+    """softmax(scale·q kᵀ + mask)·v by PyTorch's fused kernel: q `(B, H, M, d)`, k and v `(B, H, L, d)`, out like q."""
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=scale)
+
+
+def skew_attention(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    gamma: Strength,
+    beta: Strength = 1.0,
+    *,
+    norm: str = "value",
+    x: Tensor | None = None,
+    scale: float | None = None,
+    mask: Tensor | None = None,
+    attend: Attend | None = None,
+    tolerance: float = 0.01,
+) -> Tensor:
+    """Self-attention with circulation γ and blending β.
+
+    γ = 1 and β = 0 are neutral: the same bits as plain attention. Given as floats they cost nothing; given as tensors
+    the samples or heads at γ = 1 or β = 0 take the plain retrieval untouched. (The authors' code still rescales at
+    β = 0; this one does not.)
+
+    Args:
+        q, k: `(B, H, L, d)`, after projection, QK-norm and positions. Any float dtype; sums in float32 at least.
+        v: `(B, H, L, dv)`, any dv.
+        gamma: circulation. 1 leaves the model as it is, 0 keeps the energy part alone, −1 swaps q and k.
+            A float, a 0-d tensor, `(B,)` per sample, `(B, H)` per head or `(B, H, 1, 1)`.
+        beta: blending, same shapes. 1 gives R_γ itself, above 1 goes further along R_γ − R₁.
+        norm: patterns whose length ρ keeps: "value", "projected", "input" (the paper's) or "none" (ρ = 1).
+        x: `(B, L, C)`, the block's normalised input; needed by "projected" and "input".
+        scale: softmax scale, default 1/√d.
+        mask: added to the logits after the skew mix, or bool (True attends); broadcasts to `(B, H, L, L)`.
+        attend: the inner attention `attend(q, k, v, mask, scale)`; default PyTorch's. It is called with equal head dims
+            for q, k and v, 2d for the skewed retrieval (d for the plain one), and with an additive mask or None.
+        tolerance: relative error of ρ that "projected" aims at, see `norm_guard.projection_rank`.
+
+    Returns:
+        `(B, H, L, dv)` in the dtype of v.
+
+    Raises:
+        ValueError: q, k, v or x of shapes that do not belong together, an unknown norm, "projected" or "input" without
+            x, γ or β not finite or of another shape.
+    """
+    check_tokens(q, k, v)
+    gamma, beta = (per_head(value, name, *q.shape[:2]) for value, name in ((gamma, "gamma"), (beta, "beta")))
+    patterns = _norm_patterns(norm, x, v, beta, tolerance)
+    scale = q.shape[-1] ** -0.5 if scale is None else scale
+    attend = attend or pytorch_attend
+    mask = additive_mask(mask, q.dtype)
+
+    if is_exactly(gamma, 1.0) or is_exactly(beta, 0.0):
+        return retrieve(q, k, v, mask, scale, attend)
+    queries, keys = double_head_dim(q, k, gamma)
+    stored = v if patterns is None else torch.cat([v, patterns.to(v.dtype)], dim=-1)
+    skewed = retrieve(queries, keys, stored, mask, scale, attend)
+    if is_exactly(beta, 1.0) and not isinstance(gamma, Tensor):
+        return skewed
+    plain = retrieve(q, k, stored, mask, scale, attend)
+    return blend(plain, skewed, gamma, beta, v.shape[-1], norm)
+
+
+def blend(plain: Tensor, skewed: Tensor, gamma: Strength, beta: Strength, value_dim: int, norm: str) -> Tensor:
+    """ρ·(R₁ + β(R_γ − R₁)), neutral samples and heads taken from R₁ as they are.
+
+    Args:
+        plain, skewed: R₁ and R_γ, `(B, H, L, dv + P)`: the values first, then the P patterns ρ is taken of
+            (P = 0: of the values themselves).
+        gamma, beta: floats or tensors that broadcast over `(B, H, L, dv)`.
+        value_dim: dv.
+        norm: one of `norm_guard.NORMS`; "none" means ρ = 1.
+
+    Returns:
+        `(B, H, L, dv)` in the dtype of `plain`.
+    """
+    precise = wide(plain.dtype)
+    base, target = plain.to(precise), skewed.to(precise)
+    blended = target if is_exactly(beta, 1.0) else base + beta * (target - base)
+    result = blended[..., :value_dim]
+    if norm != "none" and blended is not target:
+        first = value_dim if plain.shape[-1] > value_dim else 0
+        result = result * norm_ratio(target[..., first:], blended[..., first:])
+    result = result.to(plain.dtype)
+    for strength, neutral in ((gamma, 1.0), (beta, 0.0)):
+        if isinstance(strength, Tensor):
+            result = torch.where(strength == neutral, plain[..., :value_dim], result)
+    return result
+
+
+def retrieve(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, scale: float, attend: Attend) -> Tensor:
+    """attend(q, k, v) with v brought to the head dim of q, the only shape every fused kernel takes.
+
+    A narrower v is padded with zeros, a wider one goes through in pieces; the result is `(B, H, M, dv)` either way.
+    """
+    head_dim, value_dim = q.shape[-1], v.shape[-1]
+    if value_dim == head_dim:
+        return attend(q, k, v, mask, scale)
+    pieces = [
+        attend(q, k, F.pad(piece, (0, head_dim - piece.shape[-1])), mask, scale)[..., : piece.shape[-1]]
+        for piece in v.split(head_dim, dim=-1)
+    ]
+    return pieces[0] if len(pieces) == 1 else torch.cat(pieces, dim=-1)
+
+
+def additive_mask(mask: Tensor | None, dtype: torch.dtype) -> Tensor | None:
+    """A bool mask (True attends) as 0 and −∞ in `dtype`; a float mask as it is, cast to `dtype`."""
+    if mask is None or mask.dtype != torch.bool:
+        return mask if mask is None else mask.to(dtype)
+    return torch.zeros_like(mask, dtype=dtype).masked_fill(~mask, float("-inf"))
+
+
+def is_exactly(value: Strength, number: float) -> bool:
+    """Whether `value` is this very number for all samples, known without looking into a tensor."""
+    return not isinstance(value, Tensor) and value == number
+
+
+def check_tokens(q: Tensor, k: Tensor, v: Tensor) -> None:
+    """Refuse tensors that are not one self-attention call: q and k `(B, H, L, d)`, v `(B, H, L, dv)`.
+
+    Raises:
+        ValueError: naming the shapes.
+    """
+    if q.dim() != 4 or q.shape != k.shape:
+        raise ValueError(
+            f"q has shape {tuple(q.shape)} and k {tuple(k.shape)}, but skew attention needs both (B, H, L, d): "
+            "the same tokens on both sides, as in self-attention."
+        )
+    if v.dim() != 4 or v.shape[:3] != q.shape[:3]:
+        raise ValueError(f"v has shape {tuple(v.shape)}, but with q {tuple(q.shape)} it must be (B, H, L, dv).")
+
+
+def _norm_patterns(norm: str, x: Tensor | None, v: Tensor, beta: Strength, tolerance: float) -> Tensor | None:
+    """The `(B, H, L, P)` patterns to retrieve beside the values so that ρ can be taken of them, if any."""
+    if norm not in NORMS:
+        raise ValueError(f'norm is "{norm}", but it must be one of {", ".join(NORMS)}.')
+    if norm in ("value", "none"):
+        return None
+    if x is None:
+        raise ValueError(f'norm "{norm}" needs x, the (B, L, C) input of the attention block; "value" does without.')
+    batch, heads, tokens, _ = v.shape
+    if x.dim() != 3 or x.shape[:2] != (batch, tokens):
+        raise ValueError(f"x has shape {tuple(x.shape)}, but with v {tuple(v.shape)} it must be (B, L, C).")
+    if is_exactly(beta, 1.0):
+        return None
+    if norm == "projected":
+        x = project_input(x, projection_rank(tokens, x.shape[-1], tolerance))
+    return x[:, None].expand(-1, heads, -1, -1)

@@ -1,0 +1,41 @@
+"""γ and β as a user may give them: one number, one per sample, or one per head."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+Strength = float | Tensor
+
+
+def per_head(value: Strength, name: str, batch: int, heads: int) -> Strength:
+    """`value` in a form that multiplies `(B, H, L, d)` without broadcasting by luck.
+
+    A float stays a float. A tensor may be 0-d, `(B,)` per sample, `(B, H)` per head or `(B, H, 1, 1)`; it comes back
+    as `(1, 1, 1, 1)`, `(B, 1, 1, 1)` or `(B, H, 1, 1)`, so `(B,)` with B equal to H or d is still per sample.
+
+    Raises:
+        ValueError: a float that is not finite, or a tensor of any other shape.
+    """
+    if not isinstance(value, Tensor):
+        if not math.isfinite(value):
+            raise ValueError(f"{name} is {value}, but it must be a finite number.")
+        return float(value)
+    shape = tuple(value.shape)
+    if shape == ():
+        return value.reshape(1, 1, 1, 1)
+    if shape == (batch,):
+        return value.reshape(batch, 1, 1, 1)
+    if shape in ((batch, heads), (batch, heads, 1, 1)):
+        return value.reshape(batch, heads, 1, 1)
+    raise ValueError(
+        f"{name} has shape {shape}, but for {batch} samples and {heads} heads it must be one number, "
+        f"({batch},) per sample, ({batch}, {heads}) per head or ({batch}, {heads}, 1, 1)."
+    )
+
+
+def wide(dtype: torch.dtype) -> torch.dtype:
+    """The dtype for sums over values of `dtype`: float32 for half precision, `dtype` itself from float32 up."""
+    return torch.promote_types(dtype, torch.float32)

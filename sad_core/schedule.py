@@ -1,0 +1,152 @@
+"""γ over a sampling run: a curve over progress, 0 at the first step and 1 at the last."""
+
+from __future__ import annotations
+
+import math
+from bisect import bisect_right
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+
+NEUTRAL_GAMMA = 1.0
+
+# How a curve moves from one keyframe (0) to the next (1).
+EASINGS: dict[str, Callable[[float], float]] = {
+    "linear": lambda t: t,
+    "cosine": lambda t: (1 - math.cos(math.pi * t)) / 2,
+    "ease in": lambda t: t * t,
+    "ease out": lambda t: t * (2 - t),
+    "ease in and out": lambda t: t * t * (3 - 2 * t),
+    "hold": lambda t: 0.0,
+}
+PRESETS = ("constant", "linear", "cosine", "ease in", "ease out", "ease in and out", "window")
+
+
+@dataclass(frozen=True)
+class GammaSchedule:
+    """Keyframes of γ joined by one easing; before the first and after the last the curve is flat.
+
+    Attributes:
+        keyframes: `(progress, gamma)` pairs, progress in [0, 1] and rising.
+        easing: one of `EASINGS`.
+
+    Raises:
+        ValueError: no keyframes, progress outside [0, 1] or not rising, a γ that is not finite, an unknown easing.
+    """
+
+    keyframes: tuple[tuple[float, float], ...]
+    easing: str = "linear"
+
+    def __post_init__(self) -> None:
+        if self.easing not in EASINGS:
+            raise ValueError(f'The easing is "{self.easing}", but it must be one of {", ".join(EASINGS)}.')
+        if not self.keyframes:
+            raise ValueError("The schedule is empty; give at least one keyframe such as 0:1.05.")
+        last = -math.inf
+        for progress, gamma in self.keyframes:
+            if not 0 <= progress <= 1:
+                raise ValueError(f"A keyframe stands at {progress:g}, but progress runs from 0 (start) to 1 (end).")
+            if progress <= last:
+                raise ValueError(f"A keyframe at {progress:g} follows one at {last:g}; put them in rising order.")
+            if not math.isfinite(gamma):
+                raise ValueError(f"γ is {gamma} at progress {progress:g}, but it must be a finite number.")
+            last = progress
+
+    def at(self, progress: float) -> float:
+        """γ at `progress` in [0, 1]; outside of it the nearest end counts."""
+        positions = [position for position, _ in self.keyframes]
+        after = bisect_right(positions, progress)
+        if after == 0:
+            return self.keyframes[0][1]
+        (start, gamma) = self.keyframes[after - 1]
+        if after == len(self.keyframes):
+            return gamma
+        (stop, target) = self.keyframes[after]
+        return gamma + (target - gamma) * EASINGS[self.easing]((progress - start) / (stop - start))
+
+    @property
+    def is_neutral(self) -> bool:
+        """Whether γ is 1 all along, so that nothing needs to be patched."""
+        return all(gamma == NEUTRAL_GAMMA for _, gamma in self.keyframes)
+
+    @property
+    def gamma_range(self) -> tuple[float, float]:
+        """The lowest and the highest γ of the curve."""
+        gammas = [gamma for _, gamma in self.keyframes]
+        return min(gammas), max(gammas)
+
+    @classmethod
+    def from_preset(
+        cls, preset: str, start_gamma: float, end_gamma: float | None = None, start: float = 0.0, end: float = 1.0
+    ) -> GammaSchedule:
+        """One of the named shapes.
+
+        Args:
+            preset: one of `PRESETS`. "constant" holds `start_gamma`; "window" holds it from `start` to `end` and is 1
+                outside; the others move from `start_gamma` to `end_gamma` between `start` and `end`.
+            start_gamma, end_gamma: γ at either end; `end_gamma` defaults to 1.
+            start, end: progress in [0, 1], start before end.
+
+        Raises:
+            ValueError: an unknown preset, or start and end out of order or range.
+        """
+        if preset not in PRESETS:
+            raise ValueError(f'The preset is "{preset}", but it must be one of {", ".join(PRESETS)}.')
+        if preset == "constant":
+            return cls(((0.0, start_gamma),))
+        if not 0 <= start < end <= 1:
+            raise ValueError(f"start is {start:g} and end {end:g}, but they must be in order within 0 … 1.")
+        end_gamma = NEUTRAL_GAMMA if end_gamma is None else end_gamma
+        if preset != "window":
+            return cls(((start, start_gamma), (end, end_gamma)), easing=preset)
+        frames = [(start, start_gamma)]
+        if start > 0:
+            frames.insert(0, (0.0, NEUTRAL_GAMMA))
+        if end < 1:
+            frames.append((end, NEUTRAL_GAMMA))
+        return cls(tuple(frames), easing="hold")
+
+    @classmethod
+    def from_keyframes(cls, text: str, easing: str = "linear") -> GammaSchedule:
+        """A curve from text such as `0:1, 0.3:1.05, 1:1`: progress, a colon, γ, separated by commas or lines.
+
+        Raises:
+            ValueError: an entry that is not `progress:gamma`, and as the class itself.
+        """
+        frames = []
+        for entry in (part.strip() for part in text.replace("\n", ",").replace(";", ",").split(",")):
+            if not entry:
+                continue
+            try:
+                progress, gamma = (float(number) for number in entry.split(":"))
+            except ValueError:
+                raise ValueError(
+                    f'The keyframe "{entry}" is not understood; write progress:gamma, as in 0:1, 0.3:1.05, 1:1.'
+                ) from None
+            frames.append((progress, gamma))
+        return cls(tuple(frames), easing)
+
+    @classmethod
+    def from_points(cls, points: Iterable[Sequence[float]], easing: str = "linear") -> GammaSchedule:
+        """A curve through `(progress, gamma)` points, such as those of a drawn curve.
+
+        Raises:
+            ValueError: a point that is not a pair of numbers, and as the class itself.
+        """
+        frames = []
+        for point in points:
+            try:
+                progress, gamma = (float(number) for number in point)
+            except (TypeError, ValueError):
+                raise ValueError(f"The point {point!r} is not a pair (progress, gamma).") from None
+            frames.append((progress, gamma))
+        return cls(tuple(frames), easing)
+
+    @classmethod
+    def from_values(cls, values: Sequence[float]) -> GammaSchedule:
+        """A curve through γ values spread evenly over the run, the first at progress 0, the last at 1.
+
+        Raises:
+            ValueError: as the class itself.
+        """
+        steps = max(len(values) - 1, 1)
+        return cls(tuple((index / steps, float(gamma)) for index, gamma in enumerate(values)))

@@ -1,0 +1,70 @@
+"""How symmetric a head's logits are, and the adaptive rule built on it (the paper's η)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from .parameters import Strength, wide
+
+RULES = ("deviation", "scale")
+
+
+def symmetricity(q: Tensor, k: Tensor) -> Tensor:
+    """η = (‖S‖² − ‖C‖²) / (‖S‖² + ‖C‖²) of the logits q kᵀ: 1 symmetric, −1 skew, 0 when either part is as large.
+
+        η = Σᵢⱼ (kᵀq)ᵢⱼ (kᵀq)ⱼᵢ / Σᵢⱼ (qᵀq)ᵢⱼ (kᵀk)ᵢⱼ
+
+    Frobenius norms, no softmax; the scale of the logits cancels. Only d×d Gram matrices are formed: O(L·d²).
+
+    Args:
+        q, k: `(B, H, L, d)`.
+
+    Returns:
+        `(B, H)` in [−1, 1], float32 or wider. An all-zero q or k has η = 0.
+    """
+    precise = wide(q.dtype)
+    q, k = q.to(precise), k.to(precise)
+    cross = k.mT @ q
+    aligned = (cross * cross.mT).sum(dim=(-2, -1))
+    total = ((q.mT @ q) * (k.mT @ k)).sum(dim=(-2, -1))
+    return torch.where(total > 0, aligned / total.clamp_min(torch.finfo(precise).tiny), 0.0).clamp(-1.0, 1.0)
+
+
+def adapt(
+    gamma: Strength,
+    beta: Strength,
+    eta: Tensor,
+    *,
+    rule: str = "deviation",
+    adapt_gamma: bool = True,
+    adapt_beta: bool = True,
+) -> tuple[Tensor, Tensor]:
+    """γ and β weighed by how symmetric the logits are.
+
+        γ_eff = 1 + (γ − 1)·η   ("deviation", the paper's)   or   γ·η   ("scale")
+        β_eff = β·(1 − η)
+
+    Args:
+        gamma, beta: floats, or tensors that broadcast against `eta`.
+        eta: any shape, from `symmetricity`: `(B, H)` for a value per head, its mean over heads `(B,)` per sample.
+            Averaging over the batch as well is the authors' own mode; it lets batch mates change a result.
+        rule: "deviation" or "scale". With "scale" γ = 1 is not neutral.
+        adapt_gamma, adapt_beta: which of the two to weigh; the other comes back as given.
+
+    Returns:
+        `(gamma, beta)`, both shaped like `eta`.
+
+    Raises:
+        ValueError: an unknown rule.
+    """
+    if rule not in RULES:
+        raise ValueError(f'rule is "{rule}", but it must be one of {", ".join(RULES)}.')
+    ones = torch.ones_like(eta)
+    if not adapt_gamma:
+        gamma = gamma * ones
+    elif rule == "deviation":
+        gamma = 1 + (gamma - 1) * eta
+    else:
+        gamma = gamma * eta
+    return gamma, beta * (1 - eta) if adapt_beta else beta * ones
