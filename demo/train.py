@@ -1,0 +1,243 @@
+"""Trains the demo model; may be stopped and taken up again at any moment.
+
+    python -m demo.train --minutes 125             # again with the same number to go on after an interruption
+    python -m demo.train --minutes 200             # more time: the learning rate rises back to where it then belongs
+
+Every few minutes the averaged (EMA) weights go to demo/model.safetensors in half precision, with the steps and the
+minutes they took. That file alone is enough to go on. A full checkpoint with the optimiser in demo/.training/ is used
+instead when it is there and is not older.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import os
+import signal
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from diffusers.models.attention_processor import AttnProcessor
+from torch import Tensor
+
+from demo.contact_sheet import draw_samples
+from demo.data import add_data_option, download, load_pictures, split
+from demo.latent import measure_whitening
+from demo.model import MODEL_FILE, NO_CATEGORY, DemoModel, load_model, read_metadata, save_model
+from demo.sampling import TRAINING_TIMESTEPS, make_scheduler
+
+PRIVATE_FOLDER = Path(__file__).with_name(".training")
+SNR_LIMIT = 5.0
+CATEGORY_DROPOUT = 0.12
+WARM_UP_STEPS = 200
+PEAK_LEARNING_RATE = 6e-4
+AVERAGE_DECAY = 0.9995
+GRADIENT_LIMIT = 1.0
+LOSS_MEMORY = 0.99
+
+
+@dataclass
+class Progress:
+    """How far training has come over all sessions; `loss` is a running mean of the unweighted noise error."""
+
+    steps: int = 0
+    seconds: float = 0.0
+    loss: float = 1.0
+
+    def metadata(self) -> dict[str, str]:
+        """As .safetensors metadata, which holds text only."""
+        return {name: str(value) for name, value in asdict(self).items()}
+
+    @staticmethod
+    def from_metadata(metadata: Mapping[str, str]) -> Progress:
+        """Undoes `metadata`."""
+        return Progress(int(metadata["steps"]), float(metadata["seconds"]), float(metadata["loss"]))
+
+
+def learning_rate(fraction: float, steps_this_session: int) -> float:
+    """Half a cosine over the whole budget (`fraction` of its time, 0...1), and a short rise at each session's start."""
+    rise = min(1.0, (steps_this_session + 1) / WARM_UP_STEPS)
+    return PEAK_LEARNING_RATE * rise * 0.5 * (1 + math.cos(math.pi * min(1.0, fraction)))
+
+
+def average_decay(steps: int) -> float:
+    """Weight of the past in the averaged weights: short at first, so that the random start is soon forgotten."""
+    return min(AVERAGE_DECAY, (1 + steps) / (10 + steps))
+
+
+def spread_timesteps(count: int) -> Tensor:
+    """`count` random whole timesteps 0...999, one from each of `count` equal parts: steadier than independent ones."""
+    places = (torch.arange(count) + torch.rand(count)) / count
+    return (places * TRAINING_TIMESTEPS).long()
+
+
+def noise_error(model: DemoModel, latents: Tensor, labels: Tensor, alphas: Tensor) -> tuple[Tensor, Tensor]:
+    """The loss to minimise and the plain noise error, two scalars, of one batch of latents (N, 12, 16, 16).
+
+    The loss is weighted by min(SNR, 5) / SNR: noise that hardly shows in the picture does not take the model's effort.
+    `alphas` (1000,) are the cumulative alphas of the schedule. Some labels are replaced by NO_CATEGORY.
+    """
+    count = latents.shape[0]
+    timesteps = spread_timesteps(count)
+    signal_share = alphas[timesteps]
+    noise = torch.randn_like(latents)
+    noisy = signal_share.sqrt()[:, None, None, None] * latents + (1 - signal_share).sqrt()[:, None, None, None] * noise
+    labels = labels.where(torch.rand(count) >= CATEGORY_DROPOUT, NO_CATEGORY)
+    with torch.autocast("cpu", torch.bfloat16):
+        predicted = model(noisy, timesteps, labels)
+    errors = (predicted.float() - noise).square().mean(dim=(1, 2, 3))
+    ratio = signal_share / (1 - signal_share)
+    return (errors * ratio.clamp(max=SNR_LIMIT) / ratio).mean(), errors.mean()
+
+
+class Trainer:
+    """The model, its running average, its optimiser, and where they are kept."""
+
+    def __init__(self, latent_mean: Tensor, latent_std: Tensor, model_file: Path, private_folder: Path) -> None:
+        """Takes up what the files hold, the full checkpoint first, or starts afresh with the given whitening."""
+        self.model_file = model_file
+        self.checkpoint_file = private_folder / "checkpoint.pt"
+        self.sheet_folder = private_folder
+        private_folder.mkdir(parents=True, exist_ok=True)
+        self.model = DemoModel()
+        self.model.latent_mean.copy_(latent_mean)
+        self.model.latent_std.copy_(latent_std)
+        self.progress = Progress()
+        if model_file.exists():
+            self.progress = Progress.from_metadata(read_metadata(model_file))
+            self.model.load_state_dict(load_model(model_file).state_dict())
+        self.average = DemoModel().eval().requires_grad_(False)
+        self.average.load_state_dict(self.model.state_dict())
+        self.optimiser = torch.optim.AdamW(self.model.parameters(), weight_decay=0.01, fused=True)
+        if self.checkpoint_file.exists():
+            self.load_checkpoint()
+        self.model.unet.set_attn_processor(AttnProcessor())  # on CPUs faster than the fused attention, backwards
+        self.steps_this_session = 0
+
+    def load_checkpoint(self) -> None:
+        """Takes up the full checkpoint, unless the model file is further on (it came from somewhere else)."""
+        state = torch.load(self.checkpoint_file, weights_only=True)
+        if state["progress"]["steps"] < self.progress.steps:
+            return
+        self.progress = Progress(**state["progress"])
+        self.model.load_state_dict(state["model"])
+        self.average.load_state_dict(state["average"])
+        self.optimiser.load_state_dict(state["optimiser"])
+
+    def save(self) -> None:
+        """Writes the full checkpoint, then the model file. Each appears whole or not at all."""
+        unfinished = self.checkpoint_file.with_suffix(".unfinished")
+        state = {
+            "progress": asdict(self.progress),
+            "model": self.model.state_dict(),
+            "average": self.average.state_dict(),
+            "optimiser": self.optimiser.state_dict(),
+        }
+        torch.save(state, unfinished)
+        os.replace(unfinished, self.checkpoint_file)
+        save_model(self.average, self.model_file, self.progress.metadata())
+
+    def draw(self) -> None:
+        """Writes a sheet of samples of the averaged model beside the checkpoint."""
+        draw_samples(self.average, self.sheet_folder / f"samples-{self.progress.steps:06}.png", per_category=8)
+
+    def step(self, latents: Tensor, labels: Tensor, alphas: Tensor, budget_seconds: float) -> None:
+        """One step on one batch; keeps the books of steps, time and loss."""
+        started = time.monotonic()
+        rate = learning_rate(self.progress.seconds / budget_seconds, self.steps_this_session)
+        for group in self.optimiser.param_groups:
+            group["lr"] = rate
+        loss, plain_error = noise_error(self.model, latents, labels, alphas)
+        self.optimiser.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(self.model.parameters(), GRADIENT_LIMIT)
+        self.optimiser.step()
+        decay = average_decay(self.progress.steps)
+        with torch.no_grad():
+            torch._foreach_lerp_(list(self.average.parameters()), list(self.model.parameters()), 1 - decay)
+        memory = min(LOSS_MEMORY, average_decay(self.progress.steps))
+        self.progress.loss = memory * self.progress.loss + (1 - memory) * plain_error.item()
+        self.progress.steps += 1
+        self.steps_this_session += 1
+        self.progress.seconds += time.monotonic() - started
+
+    def line(self, batch: int, budget_seconds: float) -> str:
+        """One line on how it goes."""
+        progress = self.progress
+        speed = batch * progress.steps / max(progress.seconds, 1e-9)
+        left = max(0.0, budget_seconds - progress.seconds) / 60
+        return f"step {progress.steps:6}  loss {progress.loss:.4f}  {speed:5.1f} images/s  {left:5.1f} min left"
+
+
+class Stop:
+    """True once Ctrl-C (or a polite kill) has arrived, so that training ends between two steps and saves."""
+
+    def __init__(self) -> None:
+        self.asked = False
+        for name in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(name, self.ask)
+
+    def ask(self, *_: object) -> None:
+        """The signal handler."""
+        self.asked = True
+
+    def __bool__(self) -> bool:
+        return self.asked
+
+
+class Every:
+    """Says yes once every so many seconds."""
+
+    def __init__(self, seconds: float) -> None:
+        self.seconds = seconds
+        self.last = time.monotonic()
+
+    def due(self) -> bool:
+        """Whether the time has come; asking starts the next wait."""
+        now = time.monotonic()
+        if now - self.last < self.seconds:
+            return False
+        self.last = now
+        return True
+
+
+def train(trainer: Trainer, latents: Tensor, labels: Tensor, batch: int, budget_seconds: float) -> None:
+    """Steps on random batches of latents (N, 12, 16, 16) until the budget is spent or somebody stops it; then saves."""
+    alphas = make_scheduler(steps=1).alphas_cumprod
+    stop, report, save, draw = Stop(), Every(20), Every(180), Every(480)
+    torch.manual_seed(trainer.progress.steps)
+    while trainer.progress.seconds < budget_seconds and not stop:
+        rows = torch.randint(len(latents), (batch,))
+        trainer.step(latents[rows], labels[rows], alphas, budget_seconds)
+        if report.due():
+            print(trainer.line(batch, budget_seconds), flush=True)
+        if save.due():
+            trainer.save()
+        if draw.due():
+            trainer.draw()
+    trainer.save()
+    trainer.draw()
+    print(trainer.line(batch, budget_seconds), flush=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Train the demo model, or go on training it.")
+    add_data_option(parser)
+    parser.add_argument("--minutes", type=float, default=125, help="length of the whole training, over all sessions")
+    parser.add_argument("--batch", type=int, default=32, help="pictures a step")
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--model", type=Path, default=MODEL_FILE)
+    parser.add_argument("--private", type=Path, default=PRIVATE_FOLDER, help="folder of checkpoint and sample sheets")
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    trained_on, _ = split(load_pictures(options.data or download()))
+    trainer = Trainer(*measure_whitening(trained_on.images), options.model, options.private)
+    latents = trainer.model.encode(trained_on.images)
+    train(trainer, latents, trained_on.labels, options.batch, options.minutes * 60)
+
+
+if __name__ == "__main__":
+    main()
