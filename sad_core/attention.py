@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import torch
@@ -67,14 +68,16 @@ def skew_attention(
     """
     check_tokens(q, k, v)
     gamma, beta = (per_head(value, name, *q.shape[:2]) for value, name in ((gamma, "gamma"), (beta, "beta")))
-    patterns = _norm_patterns(norm, x, v, beta, tolerance)
-    scale = q.shape[-1] ** -0.5 if scale is None else scale
+    _check_norm(norm, x, v)
+    # PyTorch's own default to the last bit, which d**-0.5 is not.
+    scale = 1 / math.sqrt(q.shape[-1]) if scale is None else scale
     attend = attend or pytorch_attend
     mask = additive_mask(mask, q.dtype)
 
     if is_exactly(gamma, 1.0) or is_exactly(beta, 0.0):
         return retrieve(q, k, v, mask, scale, attend)
     queries, keys = double_head_dim(q, k, gamma)
+    patterns = None if is_exactly(beta, 1.0) else _norm_patterns(norm, x, q.shape[1], tolerance)
     stored = v if patterns is None else torch.cat([v, patterns.to(v.dtype)], dim=-1)
     skewed = retrieve(queries, keys, stored, mask, scale, attend)
     if is_exactly(beta, 1.0) and not isinstance(gamma, Tensor):
@@ -126,9 +129,17 @@ def retrieve(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, scale: float,
 
 
 def additive_mask(mask: Tensor | None, dtype: torch.dtype) -> Tensor | None:
-    """A bool mask (True attends) as 0 and −∞ in `dtype`; a float mask as it is, cast to `dtype`."""
-    if mask is None or mask.dtype != torch.bool:
-        return mask if mask is None else mask.to(dtype)
+    """A bool mask (True attends) as 0 and −∞ in `dtype`; a float mask as it is, cast to `dtype`.
+
+    Raises:
+        ValueError: a mask of whole numbers, which could mean either.
+    """
+    if mask is None:
+        return None
+    if mask.is_floating_point():
+        return mask.to(dtype)
+    if mask.dtype != torch.bool:
+        raise ValueError(f"mask is {mask.dtype}, but it must be bool (True attends) or float (added to the logits).")
     return torch.zeros_like(mask, dtype=dtype).masked_fill(~mask, float("-inf"))
 
 
@@ -152,19 +163,22 @@ def check_tokens(q: Tensor, k: Tensor, v: Tensor) -> None:
         raise ValueError(f"v has shape {tuple(v.shape)}, but with q {tuple(q.shape)} it must be (B, H, L, dv).")
 
 
-def _norm_patterns(norm: str, x: Tensor | None, v: Tensor, beta: Strength, tolerance: float) -> Tensor | None:
-    """The `(B, H, L, P)` patterns to retrieve beside the values so that ρ can be taken of them, if any."""
+def _check_norm(norm: str, x: Tensor | None, v: Tensor) -> None:
+    """Refuse an unknown norm, and one that needs x without an x of the same tokens as v."""
     if norm not in NORMS:
         raise ValueError(f'norm is "{norm}", but it must be one of {", ".join(NORMS)}.')
     if norm in ("value", "none"):
-        return None
+        return
     if x is None:
         raise ValueError(f'norm "{norm}" needs x, the (B, L, C) input of the attention block; "value" does without.')
-    batch, heads, tokens, _ = v.shape
-    if x.dim() != 3 or x.shape[:2] != (batch, tokens):
+    if x.dim() != 3 or x.shape[:2] != (v.shape[0], v.shape[2]):
         raise ValueError(f"x has shape {tuple(x.shape)}, but with v {tuple(v.shape)} it must be (B, L, C).")
-    if is_exactly(beta, 1.0):
+
+
+def _norm_patterns(norm: str, x: Tensor | None, heads: int, tolerance: float) -> Tensor | None:
+    """The `(B, H, L, P)` patterns to retrieve beside the values so that ρ can be taken of them, if any."""
+    if x is None or norm in ("value", "none"):
         return None
     if norm == "projected":
-        x = project_input(x, projection_rank(tokens, x.shape[-1], tolerance))
+        x = project_input(x, projection_rank(x.shape[1], x.shape[2], tolerance))
     return x[:, None].expand(-1, heads, -1, -1)

@@ -29,7 +29,8 @@ def decompose(logits: Tensor) -> tuple[Tensor, Tensor]:
             f"logits have shape {tuple(logits.shape)}, but only square logits (…, L, L) split into a symmetric and "
             "a skew part; cross-attention has none."
         )
-    return (logits + logits.mT) / 2, (logits - logits.mT) / 2
+    half = logits / 2  # halved before the sum, which half precision might not hold
+    return half + half.mT, half - half.mT
 
 
 def double_head_dim(q: Tensor, k: Tensor, gamma: Strength) -> tuple[Tensor, Tensor]:

@@ -10,6 +10,8 @@ weight that inner columns have among each other:
 
 from __future__ import annotations
 
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -56,7 +58,7 @@ def joint_skew_attention(
     if norm not in JOINT_NORMS:
         raise ValueError(f'norm is "{norm}", but in joint attention it must be one of {", ".join(JOINT_NORMS)}.')
     gamma, beta = (per_head(value, name, batch, heads) for value, name in ((gamma, "gamma"), (beta, "beta")))
-    scale = head_dim**-0.5 if scale is None else scale
+    scale = 1 / math.sqrt(head_dim) if scale is None else scale
     attend = attend or pytorch_attend
     mask = additive_mask(mask, q.dtype)
     if is_exactly(gamma, 1.0) or is_exactly(beta, 0.0):

@@ -20,10 +20,11 @@ def per_head(value: Strength, name: str, batch: int, heads: int) -> Strength:
         ValueError: a float that is not finite, or a tensor of any other shape.
     """
     if not isinstance(value, Tensor):
-        if not math.isfinite(value):
+        if not -math.inf < value < math.inf:  # math.isfinite would break a compiled graph
             raise ValueError(f"{name} is {value}, but it must be a finite number.")
         return float(value)
     shape = tuple(value.shape)
+    value = value.to(wide(value.dtype))  # (1 + γ)/2 rounded to half precision belongs to another γ
     if shape == ():
         return value.reshape(1, 1, 1, 1)
     if shape == (batch,):

@@ -1,0 +1,27 @@
+"""The nodes of the pack, one file a node; each turns widgets into calls of the rooms below."""
+
+from __future__ import annotations
+
+try:
+    from comfy_api.latest import ComfyExtension, io
+except ImportError as error:
+    raise ImportError("Symmetric Attention (SAD) needs ComfyUI 0.19.0 or newer; please update ComfyUI.") from error
+
+from .gamma_schedule import GammaScheduleNode
+from .report import ReportNode
+from .skew_attention import SkewAttentionNode
+
+NODES: list[type[io.ComfyNode]] = [SkewAttentionNode, GammaScheduleNode, ReportNode]
+
+
+class SymmetricAttentionExtension(ComfyExtension):
+    """What ComfyUI loads."""
+
+    async def get_node_list(self) -> list[type[io.ComfyNode]]:
+        """All nodes of the pack."""
+        return NODES
+
+
+async def comfy_entrypoint() -> ComfyExtension:
+    """ComfyUI's door into the pack."""
+    return SymmetricAttentionExtension()

@@ -1,0 +1,125 @@
+"""The node that makes a γ curve over the run: Gamma Schedule (SAD)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from comfy_api.latest import io
+
+from ..sad_core import GammaSchedule
+from ..sad_core.schedule import PRESETS
+from .common import CATEGORY, SEARCH_ALIASES, Schedule
+from .host.curves import schedule_from_curve, steps_of_run
+from .pictures import draw_schedule
+
+SHAPES = (*PRESETS, "keyframes", "curve", "values")
+
+
+class GammaScheduleNode(io.ComfyNode):
+    """A named shape, keyframes, a drawn curve or a list of values in, SAD_SCHEDULE and its picture out."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        """Widgets, sockets and what they mean."""
+        percent = {"min": 0.0, "max": 1.0, "step": 0.01, "round": 0.001}
+        gamma = {"min": -2.0, "max": 3.0, "step": 0.01, "round": 0.001}
+        return io.Schema(
+            node_id="SADGammaSchedule",
+            display_name="Gamma Schedule (SAD)",
+            category=CATEGORY,
+            description=(
+                "Gamma over the sampling run, by the progress of the noise level: image to image, split samplers and "
+                "multi-step samplers all see the same curve. Early steps decide composition, late ones detail."
+            ),
+            search_aliases=SEARCH_ALIASES,
+            inputs=[
+                io.Combo.Input(
+                    "shape",
+                    options=list(SHAPES),
+                    default="linear",
+                    tooltip=(
+                        "constant: start_gamma all along. linear, cosine, ease…: from start_gamma to end_gamma between "
+                        "start and end. window: start_gamma between start and end, 1 outside. keyframes, curve, "
+                        "values: from the field of that name."
+                    ),
+                ),
+                io.Float.Input("start_gamma", default=1.2, **gamma, tooltip="Gamma at the start; 1 changes nothing."),
+                io.Float.Input("end_gamma", default=1.0, **gamma, tooltip="Gamma at the end; 1 changes nothing."),
+                io.Float.Input("start", default=0.0, **percent, tooltip="Where the shape starts: 0 is pure noise."),
+                io.Float.Input("end", default=1.0, **percent, tooltip="Where the shape ends: 1 is the finished image."),
+                io.String.Input(
+                    "keyframes",
+                    default="0:1, 0.3:1.05, 1:1",
+                    advanced=True,
+                    tooltip='For shape "keyframes": progress:gamma pairs in rising order, joined by straight lines.',
+                ),
+                io.Curve.Input(
+                    "curve",
+                    optional=True,
+                    advanced=True,
+                    tooltip='For shape "curve": drawn by hand; bottom is curve_min, top is curve_max.',
+                ),
+                io.Float.Input(
+                    "curve_min", default=0.5, **gamma, advanced=True, tooltip="Gamma at the bottom of the drawn curve."
+                ),
+                io.Float.Input(
+                    "curve_max", default=1.5, **gamma, advanced=True, tooltip="Gamma at the top of the drawn curve."
+                ),
+                io.String.Input(
+                    "values",
+                    default="1, 1.05, 1.2, 1.05, 1",
+                    advanced=True,
+                    tooltip='For shape "values": gammas spread evenly over the run. A list of FLOAT can be wired here too.',
+                ),
+                io.Model.Input("model", optional=True, tooltip="With sigmas: marks the real steps in the picture."),
+                io.Sigmas.Input("sigmas", optional=True, tooltip="With a model: marks the real steps in the picture."),
+            ],
+            outputs=[
+                Schedule.Output("schedule", display_name="schedule", tooltip="For Skew Attention (SAD)."),
+                io.Image.Output("picture", display_name="picture", tooltip="The curve as it will be applied."),
+            ],
+        )
+
+    @classmethod
+    def execute(
+        cls,
+        shape: str,
+        start_gamma: float,
+        end_gamma: float,
+        start: float,
+        end: float,
+        keyframes: str = "",
+        curve: Any = None,
+        curve_min: float = 0.5,
+        curve_max: float = 1.5,
+        values: str | Sequence[float] | float = "",
+        model: Any = None,
+        sigmas: Any = None,
+    ) -> io.NodeOutput:
+        """The schedule of the chosen shape and its picture `(1, height, width, 3)`."""
+        if shape == "keyframes":
+            schedule = GammaSchedule.from_keyframes(keyframes)
+        elif shape == "curve":
+            schedule = schedule_from_curve(curve, curve_min, curve_max)
+        elif shape == "values":
+            schedule = GammaSchedule.from_values(read_values(values))
+        else:
+            schedule = GammaSchedule.from_preset(shape, start_gamma, end_gamma, start, end)
+        steps = None if model is None or sigmas is None else steps_of_run(model, sigmas)
+        return io.NodeOutput(schedule, draw_schedule(schedule, steps))
+
+
+def read_values(values: str | Sequence[float] | float) -> list[float]:
+    """Numbers from a text such as `1, 1.05, 1`, from a list, or one number alone.
+
+    Raises:
+        ValueError: something in it is not a number.
+    """
+    entries: Sequence[Any] = [values] if isinstance(values, (int, float)) else values
+    if isinstance(entries, str):
+        entries = [entry for entry in entries.replace("\n", ",").replace(";", ",").split(",") if entry.strip()]
+    try:
+        return [float(entry) for entry in entries]
+    except (TypeError, ValueError):
+        raise ValueError(f"values: {values!r} is not a list of numbers; write them as 1, 1.05, 1.") from None

@@ -1,0 +1,59 @@
+"""From a user's settings to a patched clone of their model, a plan in words and a report handle."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+from comfy.model_patcher import ModelPatcher
+
+from ...sad_core.joint_attention import JOINT_NORMS
+from .patch import SkewPatch, model_name
+from .report import SkewReport
+from .settings import SkewSettings
+from .sites import Site, find_sites, list_addresses, select_sites
+
+
+def install_skew_attention(
+    model: ModelPatcher, settings: SkewSettings, blocks: str = "", node_id: str | None = None
+) -> tuple[ModelPatcher, SkewReport]:
+    """A clone of `model` with skew attention at the chosen blocks; `model` itself is never changed.
+
+    Neutral settings give a plain clone: no patch, no cost, the same bits.
+
+    Args:
+        model: ComfyUI's MODEL.
+        settings: what to do.
+        blocks: which sites, see `sites.select_sites`; empty means all.
+        node_id: the node to show the report of each run on.
+
+    Raises:
+        ValueError: the model has no site this pack can read, or `blocks` names one that does not exist.
+    """
+    sites = find_sites(model.model.diffusion_model)
+    if not sites:
+        raise ValueError(
+            f"{model_name(model.model)} has no self-attention that Skew Attention (SAD) can read, so nothing was patched. "
+            "It works on UNet checkpoints (SD1.5, SD2, SDXL, SVD), SD3 and the Flux family; the README has the list."
+        )
+    chosen = select_sites(blocks, sites)
+    patched = model.clone()
+    if settings.is_neutral:
+        return patched, SkewReport("γ is 1 all along or β is 0: the model is passed on as it is.", neutral=True)
+    report = SkewReport(describe_plan(model_name(model.model), settings, chosen, len(sites)))
+    SkewPatch(settings, chosen, report, node_id).install(patched)
+    return patched, report
+
+
+def describe_plan(model: str, settings: SkewSettings, chosen: list[Site], available: int) -> str:
+    """What will be done, in lines for people; what cannot be done as asked is said too."""
+    kinds = Counter(site.kind for site in chosen)
+    lines = [
+        f"{model}: {len(chosen)} of {available} attention sites "
+        f"({', '.join(f'{count} {kind}' for kind, count in kinds.items())}): {list_addresses(chosen)}.",
+        f"{settings.describe()}.",
+    ]
+    if kinds["joint"]:
+        lines.append("In joint attention γ acts among the image tokens; text rows and text columns stay as they are.")
+    if kinds["joint"] and settings.norm not in JOINT_NORMS:
+        lines.append(f'The norm "{settings.norm}" needs the input of the attention; joint sites use "value" instead.')
+    return "\n".join(lines)

@@ -1,0 +1,302 @@
+"""Installing skew attention on a ModelPatcher: tagged sites, a chained override, and the state of one sampling run.
+
+Every chosen site gets an object patch of its `forward` that puts our override into the `transformer_options` of that
+call alone. Overrides of other packs stay in the slot and are called by ours. Wrappers around a sampling run and around
+each model call keep the state; nothing outlives the run but the report.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from comfy.model_patcher import ModelPatcher
+from comfy.patcher_extension import CallbacksMP, WrappersMP
+from torch import Tensor
+
+from ...sad_core import adapt, joint_skew_attention, skew_attention, symmetricity
+from ...sad_core.joint_attention import JOINT_NORMS
+from .backend import AttentionCall, Backend, HostAttention, name_of
+from .messages import tell
+from .progress import progress_at
+from .report import ModelCall, RunRecord, SkewReport
+from .settings import CHUNK_MARK, SkewSettings
+from .sites import Site, SiteCall
+
+KEY = "symmetric_attention"
+OVERRIDE = "optimized_attention_override"
+Wrapped = Callable[..., Any]
+
+
+@dataclass
+class CallState:
+    """What the sites need to know during one model call; written outside attention, read inside.
+
+    Attributes:
+        active: whether sites do anything; False outside the window and outside a model call.
+        gamma: γ of this model call.
+        gamma_tensor: the same as a 0-d tensor on the model's device, which compiled graphs read.
+        cond_or_uncond: ComfyUI's marks of the batch chunks.
+        symmetricity, gammas: η and γ of adaptive attention calls, kept on the device until the model call ends.
+    """
+
+    active: bool = False
+    gamma: float = 1.0
+    gamma_tensor: Tensor | None = None
+    cond_or_uncond: tuple[int, ...] = ()
+    attention_calls: int = 0
+    symmetricity: list[tuple[str, Tensor]] = field(default_factory=list)
+    gammas: list[Tensor] = field(default_factory=list)
+
+
+class SkewPatch:
+    """Skew attention on one loaded model: its settings, its sites and the run that is going on."""
+
+    def __init__(self, settings: SkewSettings, sites: list[Site], report: SkewReport, node_id: str | None):
+        self.settings = settings
+        self.sites = sites
+        self.report = report
+        self.node_id = node_id
+        self.run: RunRecord | None = None
+        self.state = CallState()
+        self.attention = HostAttention(set(), self._fell_back)
+        self.model_name = ""
+
+    def install(self, patcher: ModelPatcher) -> None:
+        """Patch the sites of `patcher`, a clone of ours, and follow its sampling runs."""
+        for site in self.sites:
+            path = object_path(site)
+            patcher.add_object_patch(path, self.patched(site, patcher.get_model_object(path)))
+        self.follow(patcher)
+
+    def follow(self, patcher: ModelPatcher) -> None:
+        """Be told of the sampling runs, the model calls and the clones of `patcher`."""
+        self.model_name = model_name(patcher.model)
+        patcher.add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, KEY, self._outer_sample)
+        patcher.add_wrapper_with_key(WrappersMP.APPLY_MODEL, KEY, self._apply_model)
+        if not patcher.get_callbacks(CallbacksMP.ON_CLONE, KEY):
+            patcher.add_callback_with_key(CallbacksMP.ON_CLONE, KEY, rebuild_on_clone)
+
+    def twin(self) -> SkewPatch:
+        """The same patch for another module: own state, same settings, same report."""
+        return SkewPatch(self.settings, self.sites, self.report, self.node_id)
+
+    # One sampling run, one model call
+
+    def _outer_sample(self, executor: Wrapped, *args: Any, **kwargs: Any) -> Any:
+        run = self.report.begin(self.model_name, [site.address for site in self.sites])
+        outer, self.run = self.run, run
+        try:
+            result = executor(*args, **kwargs)
+            run.status = "finished"
+            return result
+        except BaseException:
+            run.status = "interrupted"
+            raise
+        finally:
+            self.run = outer
+            self.state = CallState()
+            tell(run.describe(), self.node_id, warning=run.warning is not None)
+
+    def _apply_model(self, executor: Wrapped, x: Tensor, t: Tensor, *args: Any, **kwargs: Any) -> Any:
+        options = kwargs["transformer_options"] if "transformer_options" in kwargs else args[3]
+        sigma = float(t.max())
+        progress = progress_at(executor.class_obj.model_sampling, sigma)
+        gamma = self.settings.gamma_at(progress)
+        outer, self.state = self.state, self._call_state(gamma, x.device, options)
+        try:
+            result = executor(x, t, *args, **kwargs)
+            self._record(sigma, progress, gamma)
+            return result
+        finally:
+            self.state = outer
+
+    def _call_state(self, gamma: float, device: torch.device, options: Mapping[str, Any]) -> CallState:
+        marks = tuple(options.get("cond_or_uncond", ()))
+        wanted = self.settings.apply_to
+        active = gamma != 1.0 and (wanted == "both" or CHUNK_MARK[wanted] in marks)
+        tensor = torch.tensor(gamma, dtype=torch.float32, device=device) if active else None
+        return CallState(active, gamma, tensor, marks)
+
+    def _record(self, sigma: float, progress: float, gamma: float) -> None:
+        run, state = self.run, self.state
+        if run is None:
+            return
+        low = high = gamma
+        if state.gammas:
+            low, high = torch.stack([torch.stack([each.min(), each.max()]) for each in state.gammas]).T.cpu().tolist()
+            low, high = min(low), max(high)
+        eta: tuple[tuple[str, tuple[float, ...]], ...] = ()
+        if state.symmetricity:
+            sizes = [len(each) for _, each in state.symmetricity]
+            values = torch.cat([each for _, each in state.symmetricity]).cpu().split(sizes)
+            eta = tuple(
+                (address, tuple(each.tolist())) for (address, _), each in zip(state.symmetricity, values, strict=True)
+            )
+        run.calls.append(
+            ModelCall(sigma, progress, gamma, state.cond_or_uncond, state.attention_calls, eta, (low, high))
+        )
+        run.model_calls += 1
+
+    def _fell_back(self, sentence: str) -> None:
+        if self.run is not None:
+            self.run.fell_back(sentence)
+
+    # One attention site
+
+    def patched(self, site: Site, forward: Wrapped) -> Wrapped:
+        """`forward` with our override in the options of the call, when there is something to do."""
+
+        def patched_forward(*args: Any, **kwargs: Any) -> Any:
+            options = kwargs.get("transformer_options")
+            if not self.state.active or options is None:
+                return forward(*args, **kwargs)
+            previous = options.get(OVERRIDE)
+            if isinstance(previous, SkewOverride):
+                return forward(*args, **kwargs)  # a later Skew Attention node has chosen this site too, and it wins
+            override = SkewOverride(self, site, SiteCall(args, kwargs), previous)
+            return forward(*args, **{**kwargs, "transformer_options": {**options, OVERRIDE: override}})
+
+        patched_forward.skew_site = SkewSite(self, site, forward)  # type: ignore[attr-defined]
+        return patched_forward
+
+
+@dataclass(frozen=True)
+class SkewSite:
+    """What a patched `forward` of ours is made of; it hangs on the function as `skew_site`."""
+
+    patch: SkewPatch
+    site: Site
+    forward: Wrapped
+
+
+def model_name(model: torch.nn.Module) -> str:
+    """What to call a loaded model in messages: the class of its configuration, such as SD15, SDXL or Flux."""
+    return type(getattr(model, "model_config", model)).__name__
+
+
+def object_path(site: Site) -> str:
+    """The name under which ComfyUI patches the `forward` of a site."""
+    return f"diffusion_model.{site.path}.forward"
+
+
+def rebuild_on_clone(old: ModelPatcher, new: ModelPatcher) -> None:
+    """Give a clone that holds another module (comfy/model_patcher.py, `clone`) patches that call that module.
+
+    Our functions hold the `forward` of the module they were made for, so on the clone they would run its weights.
+    Functions of other packs below ours stay in the chain.
+    """
+    if new.model is old.model:
+        return
+    patches = [wrapper.__self__ for wrapper in new.get_wrappers(WrappersMP.OUTER_SAMPLE, KEY)]
+    twins = {id(patch): patch.twin() for patch in patches}
+
+    def rebuilt(path: str, function: Wrapped) -> Wrapped:
+        ours: SkewSite | None = getattr(function, "skew_site", None)
+        if ours is not None:
+            return twins[id(ours.patch)].patched(ours.site, rebuilt(path, ours.forward))
+        return new.get_model_object(path) if isinstance(getattr(function, "__self__", None), torch.nn.Module) else function
+
+    for path in [path for path, patch in new.object_patches.items() if hasattr(patch, "skew_site")]:
+        function = new.object_patches.pop(path)
+        new.add_object_patch(path, rebuilt(path, function))
+    for kind in (WrappersMP.OUTER_SAMPLE, WrappersMP.APPLY_MODEL):
+        new.remove_wrappers_with_key(kind, KEY)
+    for patch in twins.values():
+        patch.follow(new)
+
+
+class SkewOverride:
+    """The attention override for one call of one site."""
+
+    def __init__(self, patch: SkewPatch, site: Site, call: SiteCall, previous: Backend | None):
+        self.patch = patch
+        self.site = site
+        self.call = call
+        self.previous = previous
+
+    def __call__(
+        self, function: Backend, q: Tensor, k: Tensor, v: Tensor, heads: int, mask: Tensor | None = None, **keyword: Any
+    ) -> Tensor:
+        """The host's attention call (wrap_attn in comfy/ldm/modules/attention.py), skewed where it can be."""
+        call = AttentionCall.read(q, k, v, heads, mask, keyword)
+        reason, inner = self._inner_tokens(call)
+        if inner is None:
+            self._left_alone(reason)
+            if self.previous is not None:
+                return self.previous(function, q, k, v, heads, mask=mask, **keyword)
+            return function(q, k, v, heads, mask=mask, **keyword)
+        attend = self.patch.attention.bind(function, self.previous, call)
+        self._count(function)
+        x = self.site.rule.block_input(self.call) if self._norm in ("projected", "input") else None
+
+        parts = []
+        for start, stop, chosen in self._chunks(call.q.shape[0]):
+            part = call.rows(start, stop)
+            if chosen:
+                parts.append(self._skewed(part, inner, x if x is None else x[start:stop], attend))
+            else:
+                parts.append(attend(part.q, part.k, part.v, part.mask, part.scale))
+        return call.write(parts[0] if len(parts) == 1 else torch.cat(parts))
+
+    @property
+    def _norm(self) -> str:
+        wanted = self.patch.settings.norm
+        return wanted if self.site.kind == "self" or wanted in JOINT_NORMS else "value"
+
+    def _inner_tokens(self, call: AttentionCall) -> tuple[str, slice | None]:
+        """Which tokens γ acts among, or a reason to leave the call alone."""
+        if call.q.shape != call.k.shape:
+            return "queries and keys are not the same tokens", None
+        if not self._chunks(call.q.shape[0]):
+            return "the batch does not split into cond and uncond", None
+        inner = self.site.rule.inner(self.call, call.q.shape[2])
+        return ("", inner) if inner is not None else ("the image tokens could not be told from the text tokens", None)
+
+    def _chunks(self, batch: int) -> list[tuple[int, int, bool]]:
+        """Runs of samples `(start, stop, whether to skew them)`; empty where the batch does not split evenly."""
+        wanted, marks = self.patch.settings.apply_to, self.patch.state.cond_or_uncond
+        if wanted == "both":
+            return [(0, batch, True)]
+        size, rest = divmod(batch, len(marks))
+        if rest:
+            return []
+        return [
+            (index * size, (index + 1) * size, mark == CHUNK_MARK[wanted]) for index, mark in enumerate(marks)
+        ]
+
+    def _skewed(self, call: AttentionCall, inner: slice, x: Tensor | None, attend: Callable[..., Tensor]) -> Tensor:
+        settings = self.patch.settings
+        gamma, beta = self._strengths(call, inner)
+        common = {"norm": self._norm, "scale": call.scale, "mask": call.mask, "attend": attend}
+        if inner == slice(0, call.q.shape[2]):
+            return skew_attention(call.q, call.k, call.v, gamma, beta, x=x, **common)
+        return joint_skew_attention(call.q, call.k, call.v, gamma, beta, inner=inner, **common)
+
+    def _strengths(self, call: AttentionCall, inner: slice) -> tuple[float | Tensor, float | Tensor]:
+        """γ and β of every sample of this call."""
+        settings, state = self.patch.settings, self.patch.state
+        compiling = torch.compiler.is_compiling()
+        gamma = state.gamma_tensor if compiling and state.gamma_tensor is not None else state.gamma
+        if settings.adaptive == "off":
+            return gamma, settings.beta
+        eta = symmetricity(call.q[:, :, inner], call.k[:, :, inner]).mean(dim=1)
+        gammas, betas = adapt(gamma, settings.beta, eta, adapt_beta=settings.adaptive == "gamma and beta")
+        if not compiling:
+            state.symmetricity.append((self.site.address, eta))
+            state.gammas.append(gammas)
+        return gammas, betas
+
+    def _count(self, function: Backend) -> None:
+        run = self.patch.run
+        if torch.compiler.is_compiling() or run is None:
+            return
+        self.patch.state.attention_calls += 1
+        run.site_calls[self.site.address] += 1
+        run.backends.add(name_of(function if self.previous is None else self.previous))
+
+    def _left_alone(self, reason: str) -> None:
+        if not torch.compiler.is_compiling() and self.patch.run is not None:
+            self.patch.run.untouched[reason] += 1

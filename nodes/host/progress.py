@@ -1,0 +1,36 @@
+"""How far a sampling run is: the progress p in [0, 1] at which ComfyUI's `percent_to_sigma(p)` gives the current sigma."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+BISECTIONS = 40
+
+
+class ModelSampling(Protocol):
+    """The part of ComfyUI's `model_sampling` (comfy/model_sampling.py) that is used here."""
+
+    def percent_to_sigma(self, percent: float) -> float: ...
+
+
+def progress_at(model_sampling: ModelSampling, sigma: float) -> float:
+    """The p that solves `percent_to_sigma(p) = sigma`, for any model and any patched shift.
+
+    It depends on sigma alone: image to image, split samplers and samplers that call the model several times a step all
+    agree. Neither a step counter nor a place in the run's list of sigmas could do that.
+
+    Args:
+        model_sampling: as patched for this run; `percent_to_sigma` must fall as p rises.
+        sigma: the noise level of the call.
+
+    Returns:
+        p in [0, 1], to six decimals, which is what float32 sigmas carry. Sigmas beyond either end give 0 or 1.
+    """
+    low, high = 0.0, 1.0
+    for _ in range(BISECTIONS):
+        middle = (low + high) / 2
+        if float(model_sampling.percent_to_sigma(middle)) > sigma:
+            low = middle
+        else:
+            high = middle
+    return round(high, 6)

@@ -1,0 +1,169 @@
+"""What really happened: a record of every sampling run that went through a patched model."""
+
+from __future__ import annotations
+
+import threading
+from collections import Counter, deque
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+KEPT_RUNS = 8
+KEPT_CALLS = 4096
+
+
+@dataclass(frozen=True)
+class ModelCall:
+    """One finished call of the diffusion model.
+
+    Attributes:
+        sigma: noise level.
+        progress: 0 … 1, from the sigma.
+        gamma: what the schedule gave for this call; 1 means the call was left alone.
+        cond_or_uncond: ComfyUI's marks of the batch chunks, 0 cond and 1 uncond.
+        attention_calls: how many attention calls were skewed.
+        symmetricity: η of every skewed attention call in order, `(address, one value per sample)`; adaptive runs only.
+        gamma_range: lowest and highest γ applied, which differ where γ is adaptive.
+    """
+
+    sigma: float
+    progress: float
+    gamma: float
+    cond_or_uncond: tuple[int, ...]
+    attention_calls: int
+    symmetricity: tuple[tuple[str, tuple[float, ...]], ...] = ()
+    gamma_range: tuple[float, float] = (1.0, 1.0)
+
+
+@dataclass
+class RunRecord:
+    """One sampling run, filled while it goes on.
+
+    Attributes:
+        model: class of the model.
+        chosen: addresses of the sites that were patched.
+        status: "running", "finished" or "interrupted".
+        model_calls: how many calls the diffusion model got; `calls` keeps the last `KEPT_CALLS` of them.
+        site_calls: skewed attention calls by site address.
+        untouched: attention calls at chosen sites that were left alone inside the window, by reason.
+        backends: names of the attention functions that did the inner work.
+        fallbacks: sentences, each once.
+    """
+
+    model: str
+    chosen: tuple[str, ...]
+    status: str = "running"
+    model_calls: int = 0
+    calls: deque[ModelCall] = field(default_factory=lambda: deque(maxlen=KEPT_CALLS))
+    site_calls: Counter[str] = field(default_factory=Counter)
+    untouched: Counter[str] = field(default_factory=Counter)
+    backends: set[str] = field(default_factory=set)
+    fallbacks: list[str] = field(default_factory=list)
+
+    @property
+    def last_call(self) -> ModelCall | None:
+        """The last finished model call; safe to read while the run goes on."""
+        return self.calls[-1] if self.calls else None
+
+    def fell_back(self, sentence: str) -> None:
+        """Keep a sentence about a fallback, once."""
+        if sentence not in self.fallbacks:
+            self.fallbacks.append(sentence)
+
+    @property
+    def warning(self) -> str | None:
+        """A sentence where the run did not do what was asked, else None."""
+        if self.model_calls == 0 or any(self.site_calls.values()):
+            return None
+        if all(call.gamma == 1.0 for call in self.calls):
+            return "γ was 1 at every step of this run, so the picture is that of the plain model."
+        if self.untouched:
+            return f"No attention call of {self.model} was skewed, all were left alone: {_counted(self.untouched)}."
+        return (
+            f"No attention site of {self.model} was reached, so nothing changed. Another patch probably replaces the "
+            "attention of these blocks, or the model computes it where this node cannot see it."
+        )
+
+    def describe(self) -> str:
+        """The run in a few lines for people."""
+        if self.model_calls == 0:
+            return f"{self.model}: the model was not called."
+        hit = [address for address in self.chosen if self.site_calls[address]]
+        lines = [
+            f"{self.model}, {self.status}: {len(hit)} of {len(self.chosen)} chosen sites reached, "
+            f"{sum(self.site_calls.values())} attention calls skewed in {self.model_calls} model calls."
+        ]
+        if self.warning:
+            lines.append(f"Warning: {self.warning}")
+        active = [call for call in self.calls if call.gamma != 1.0]
+        if active:
+            low = min(min(call.gamma_range) for call in active)
+            high = max(max(call.gamma_range) for call in active)
+            gamma = f"γ {low:.4g}" if low == high else f"γ {low:.4g} … {high:.4g}"
+            lines.append(
+                f"{gamma} from progress {active[0].progress:.3f} (sigma {active[0].sigma:.4g}) "
+                f"to {active[-1].progress:.3f} (sigma {active[-1].sigma:.4g})."
+            )
+        if hit and len(hit) < len(self.chosen):
+            missing = [address for address in self.chosen if not self.site_calls[address]]
+            lines.append(f"Not reached: {', '.join(missing)}.")
+        if self.backends:
+            lines.append(f"Attention by {', '.join(sorted(self.backends))}.")
+        if self.untouched and not self.warning:
+            lines.append(f"Left alone: {_counted(self.untouched)}.")
+        lines += [f"Fallback: {sentence}." for sentence in self.fallbacks]
+        return "\n".join(lines)
+
+
+class SkewReport:
+    """The handle a Skew Attention node gives out; the sampling runs of its model fill it.
+
+    Attributes:
+        plan: what the node set out to do.
+        neutral: whether nothing was patched because the settings change nothing.
+    """
+
+    def __init__(self, plan: str, neutral: bool = False):
+        self.plan = plan
+        self.neutral = neutral
+        self._runs: deque[RunRecord] = deque(maxlen=KEPT_RUNS)
+        self._count = 0
+        self._lock = threading.Lock()
+
+    def begin(self, model: str, chosen: Sequence[str]) -> RunRecord:
+        """A record for a run that starts now."""
+        run = RunRecord(model, tuple(chosen))
+        with self._lock:
+            self._runs.append(run)
+            self._count += 1
+        return run
+
+    @property
+    def runs(self) -> tuple[RunRecord, ...]:
+        """The last runs, newest last; at most `KEPT_RUNS`."""
+        with self._lock:
+            return tuple(self._runs)
+
+    @property
+    def last_call(self) -> ModelCall | None:
+        """The last finished model call of the newest run; safe to read while it goes on."""
+        runs = self.runs
+        return runs[-1].last_call if runs else None
+
+    def describe(self) -> str:
+        """The newest run in a few lines, or why there is none."""
+        if self.neutral:
+            return "γ is 1 all along or β is 0: nothing was patched, the model ran as it is."
+        runs = self.runs
+        if not runs:
+            return (
+                "No sampling run went through this model yet. If a picture came out all the same, its sampler was "
+                "served from ComfyUI's cache or used another model."
+            )
+        text = runs[-1].describe()
+        if self._count > 1:
+            text = f"Run {self._count} behind this node; the newest one is told here.\n{text}"
+        return text
+
+
+def _counted(reasons: Counter[str]) -> str:
+    return ", ".join(f"{count} × {reason}" for reason, count in reasons.items())

@@ -1,0 +1,44 @@
+"""The node that tells what a sampling run really did: Report (SAD)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from comfy_api.latest import io
+
+from .common import CATEGORY, SEARCH_ALIASES, Report
+from .host.messages import show
+from .host.report import SkewReport
+
+
+class ReportNode(io.ComfyNode):
+    """The handle of a Skew Attention node in, its last run in words out."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        """Widgets, sockets and what they mean."""
+        return io.Schema(
+            node_id="SADReport",
+            display_name="Report (SAD)",
+            category=CATEGORY,
+            description="Tells what Skew Attention really did in a run: sites reached, gamma applied, backend, fallbacks.",
+            search_aliases=[*SEARCH_ALIASES, "log", "what happened"],
+            is_output_node=True,
+            inputs=[
+                Report.Input("report", tooltip="The report output of Skew Attention (SAD)."),
+                io.MultiType.Input(
+                    "after",
+                    types=[io.Latent, io.Image],
+                    tooltip="The LATENT of the sampler, or an IMAGE made from it: the report is read after it is there.",
+                ),
+            ],
+            outputs=[io.String.Output("text", display_name="text", tooltip="The report, to show or save.")],
+            hidden=[io.Hidden.unique_id],
+        )
+
+    @classmethod
+    def execute(cls, report: SkewReport, after: Any) -> io.NodeOutput:
+        """The newest run behind `report`; `after` is only there to be waited for."""
+        text = f"{report.plan}\n\n{report.describe()}"
+        show(text, cls.hidden.unique_id)
+        return io.NodeOutput(text)

@@ -1,0 +1,153 @@
+"""The node that patches a model: Skew Attention (SAD)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from comfy_api.latest import io
+
+from ..sad_core import NORMS, GammaSchedule
+from .common import CATEGORY, SEARCH_ALIASES, Report, Schedule
+from .host.install import install_skew_attention
+from .host.settings import ADAPTIVE_MODES, APPLY_TO, SkewSettings
+
+
+class SkewAttentionNode(io.ComfyNode):
+    """MODEL in, MODEL with γ-scaled circulation in its self-attention out."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        """Widgets, sockets and what they mean."""
+        return io.Schema(
+            node_id="SADSkewAttention",
+            display_name="Skew Attention (SAD)",
+            category=CATEGORY,
+            description=(
+                "Scales the skew-symmetric part of self-attention by gamma, on any checkpoint and without training. "
+                "Gamma 1 is the untouched model, bit for bit and at no cost. Deterministic: it needs no seed."
+            ),
+            search_aliases=SEARCH_ALIASES,
+            inputs=[
+                io.Model.Input("model"),
+                io.Float.Input(
+                    "gamma",
+                    default=1.05,
+                    min=-2.0,
+                    max=3.0,
+                    step=0.01,
+                    round=0.001,
+                    tooltip=(
+                        "Circulation. 1 leaves the model as it is. Above 1 strengthens the skew part of attention, "
+                        "below 1 weakens it; 0 keeps the symmetric part alone, -1 swaps queries and keys. The further "
+                        "from 1, the more the picture changes. Not used while a schedule is connected."
+                    ),
+                ),
+                io.Float.Input(
+                    "beta",
+                    default=3.0,
+                    min=0.0,
+                    max=10.0,
+                    step=0.1,
+                    round=0.01,
+                    tooltip=(
+                        "How far to go along the change that gamma makes. 1 is the pure knob: attention with gamma and "
+                        "nothing else. Above 1 exaggerates the change and keeps the length of each token's result near "
+                        "what gamma alone gives. 0 switches the node off."
+                    ),
+                ),
+                io.Combo.Input(
+                    "adaptive",
+                    options=list(ADAPTIVE_MODES),
+                    default="off",
+                    tooltip=(
+                        "Weigh the strength by how symmetric each layer's attention is, for each image alone. "
+                        '"gamma" pulls gamma towards 1 where attention is not symmetric; "gamma and beta" also lowers '
+                        "beta where it is. Use it when a strong setting breaks some pictures."
+                    ),
+                ),
+                io.Combo.Input(
+                    "norm",
+                    options=list(NORMS),
+                    default="value",
+                    advanced=True,
+                    tooltip=(
+                        'Which lengths are kept when beta is not 1: "value" (cheap, every model), "projected" (near '
+                        'the paper\'s, little dearer), "input" (the paper\'s, slow), "none" (no correction; large beta '
+                        "can then overshoot)."
+                    ),
+                ),
+                io.String.Input(
+                    "blocks",
+                    default="",
+                    advanced=True,
+                    tooltip=(
+                        "Which attention sites to change; empty means all. Addresses (input.4.1, joint.3, double.7), "
+                        "beginnings (input, output.5), ranges (double.0-9) and the groups self and joint, separated by "
+                        "commas. A wrong entry lists what the model has."
+                    ),
+                ),
+                io.Float.Input(
+                    "start_percent",
+                    default=0.0,
+                    min=0.0,
+                    max=1.0,
+                    step=0.01,
+                    round=0.001,
+                    advanced=True,
+                    tooltip="Where in the run the effect starts. 0 is pure noise. Later starts keep the composition.",
+                ),
+                io.Float.Input(
+                    "end_percent",
+                    default=1.0,
+                    min=0.0,
+                    max=1.0,
+                    step=0.01,
+                    round=0.001,
+                    advanced=True,
+                    tooltip="Where in the run the effect ends. Earlier ends keep fine detail; skipped steps cost nothing.",
+                ),
+                io.Combo.Input(
+                    "apply_to",
+                    options=list(APPLY_TO),
+                    default="both",
+                    advanced=True,
+                    tooltip=(
+                        "Change the conditional pass, the unconditional pass or both. With one of them, classifier-free "
+                        "guidance amplifies the difference, so use smaller strengths."
+                    ),
+                ),
+                Schedule.Input(
+                    "schedule",
+                    optional=True,
+                    tooltip="A Gamma Schedule (SAD). It gives gamma for each step and replaces the gamma widget.",
+                ),
+            ],
+            outputs=[
+                io.Model.Output(tooltip="The patched model, for the sampler."),
+                io.String.Output("plan", display_name="plan", tooltip="Which sites were chosen and what is planned."),
+                Report.Output(
+                    "report", display_name="report", tooltip="Wire to Report (SAD) to read what really happened."
+                ),
+            ],
+            hidden=[io.Hidden.unique_id],
+        )
+
+    @classmethod
+    def execute(
+        cls,
+        model: Any,
+        gamma: float,
+        beta: float,
+        adaptive: str = "off",
+        norm: str = "value",
+        blocks: str = "",
+        start_percent: float = 0.0,
+        end_percent: float = 1.0,
+        apply_to: str = "both",
+        schedule: GammaSchedule | None = None,
+    ) -> io.NodeOutput:
+        """A patched clone of `model`, the plan in words and the report handle."""
+        curve = GammaSchedule.from_preset("constant", gamma) if schedule is None else schedule
+        settings = SkewSettings(curve, beta, adaptive, norm, start_percent, end_percent, apply_to)
+        patched, report = install_skew_attention(model, settings, blocks, cls.hidden.unique_id)
+        return io.NodeOutput(patched, report.plan, report)
