@@ -70,7 +70,7 @@ class GammaScheduleNode(io.ComfyNode):
                     "values",
                     default="1, 1.05, 1.2, 1.05, 1",
                     advanced=True,
-                    tooltip='For shape "values": gammas spread evenly over the run. A list of FLOAT can be wired here too.',
+                    tooltip='For shape "values": gammas spread evenly over the run, as text or a wired list of FLOAT.',
                 ),
                 io.Model.Input("model", optional=True, tooltip="With sigmas: marks the real steps in the picture."),
                 io.Sigmas.Input("sigmas", optional=True, tooltip="With a model: marks the real steps in the picture."),

@@ -21,7 +21,7 @@ class ReportNode(io.ComfyNode):
             node_id="SADReport",
             display_name="Report (SAD)",
             category=CATEGORY,
-            description="Tells what Skew Attention really did in a run: sites reached, gamma applied, backend, fallbacks.",
+            description="Tells what Skew Attention did in a run: sites reached, gamma applied, backend, fallbacks.",
             search_aliases=[*SEARCH_ALIASES, "log", "what happened"],
             is_output_node=True,
             inputs=[
@@ -29,7 +29,7 @@ class ReportNode(io.ComfyNode):
                 io.MultiType.Input(
                     "after",
                     types=[io.Latent, io.Image],
-                    tooltip="The LATENT of the sampler, or an IMAGE made from it: the report is read after it is there.",
+                    tooltip="The LATENT of the sampler, or an IMAGE made from it: the report is read once it is there.",
                 ),
             ],
             outputs=[io.String.Output("text", display_name="text", tooltip="The report, to show or save.")],

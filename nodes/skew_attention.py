@@ -104,7 +104,7 @@ class SkewAttentionNode(io.ComfyNode):
                     step=0.01,
                     round=0.001,
                     advanced=True,
-                    tooltip="Where in the run the effect ends. Earlier ends keep fine detail; skipped steps cost nothing.",
+                    tooltip="Where in the run the effect ends. Earlier ends keep fine detail. Steps outside are free.",
                 ),
                 io.Combo.Input(
                     "apply_to",
@@ -112,7 +112,7 @@ class SkewAttentionNode(io.ComfyNode):
                     default="both",
                     advanced=True,
                     tooltip=(
-                        "Change the conditional pass, the unconditional pass or both. With one of them, classifier-free "
+                        "Change the conditional pass, the unconditional pass or both. With one alone, classifier-free "
                         "guidance amplifies the difference, so use smaller strengths."
                     ),
                 ),

@@ -9,17 +9,20 @@ torch.Size([2, 8, 64, 32])
 
 from .attention import skew_attention
 from .decomposition import decompose
+from .diffusers_processor import set_skew_attention
 from .joint_attention import joint_skew_attention
 from .norm_guard import NORMS
 from .schedule import GammaSchedule
-from .symmetricity import adapt, symmetricity
+from .symmetricity import adapt, average, symmetricity
 
 __all__ = [
     "NORMS",
     "GammaSchedule",
     "adapt",
+    "average",
     "decompose",
     "joint_skew_attention",
+    "set_skew_attention",
     "skew_attention",
     "symmetricity",
 ]

@@ -8,6 +8,7 @@ from torch import Tensor
 from .parameters import Strength, wide
 
 RULES = ("deviation", "scale")
+AVERAGES = ("sample", "head", "batch")
 
 
 def symmetricity(q: Tensor, k: Tensor) -> Tensor:
@@ -47,8 +48,7 @@ def adapt(
 
     Args:
         gamma, beta: floats, or tensors that broadcast against `eta`.
-        eta: any shape, from `symmetricity`: `(B, H)` for a value per head, its mean over heads `(B,)` per sample.
-            Averaging over the batch as well is the authors' own mode; it lets batch mates change a result.
+        eta: any shape, from `symmetricity` or an `average` of it.
         rule: "deviation" or "scale". With "scale" γ = 1 is not neutral.
         adapt_gamma, adapt_beta: which of the two to weigh; the other comes back as given.
 
@@ -68,3 +68,19 @@ def adapt(
     else:
         gamma = gamma * eta
     return gamma, beta * (1 - eta) if adapt_beta else beta * ones
+
+
+def average(eta: Tensor, over: str = "sample") -> Tensor:
+    """η from `(B, H)` to one value per sample, per head, or for the whole batch.
+
+    Args:
+        eta: `(B, H)`.
+        over: "sample" gives `(B,)`, "head" leaves `(B, H)`, "batch" gives a 0-d tensor: the authors' own averaging,
+            in which the other pictures of a batch change a result.
+
+    Raises:
+        ValueError: an unknown choice.
+    """
+    if over not in AVERAGES:
+        raise ValueError(f'over is "{over}", but it must be one of {", ".join(AVERAGES)}.')
+    return eta.mean(dim=1) if over == "sample" else eta.mean() if over == "batch" else eta

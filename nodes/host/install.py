@@ -32,8 +32,8 @@ def install_skew_attention(
     sites = find_sites(model.model.diffusion_model)
     if not sites:
         raise ValueError(
-            f"{model_name(model.model)} has no self-attention that Skew Attention (SAD) can read, so nothing was patched. "
-            "It works on UNet checkpoints (SD1.5, SD2, SDXL, SVD), SD3 and the Flux family; the README has the list."
+            f"{model_name(model.model)} has no self-attention that Skew Attention (SAD) can read, so nothing was "
+            "patched. It works on UNet checkpoints (SD1.5, SD2, SDXL, SVD), SD3 and the Flux family; see the README."
         )
     chosen = select_sites(blocks, sites)
     patched = model.clone()

@@ -16,7 +16,7 @@ from comfy.model_patcher import ModelPatcher
 from comfy.patcher_extension import CallbacksMP, WrappersMP
 from torch import Tensor
 
-from ...sad_core import adapt, joint_skew_attention, skew_attention, symmetricity
+from ...sad_core import adapt, average, joint_skew_attention, skew_attention, symmetricity
 from ...sad_core.joint_attention import JOINT_NORMS
 from .backend import AttentionCall, Backend, HostAttention, name_of
 from .messages import tell
@@ -197,7 +197,8 @@ def rebuild_on_clone(old: ModelPatcher, new: ModelPatcher) -> None:
         ours: SkewSite | None = getattr(function, "skew_site", None)
         if ours is not None:
             return twins[id(ours.patch)].patched(ours.site, rebuilt(path, ours.forward))
-        return new.get_model_object(path) if isinstance(getattr(function, "__self__", None), torch.nn.Module) else function
+        is_the_modules_own = isinstance(getattr(function, "__self__", None), torch.nn.Module)
+        return new.get_model_object(path) if is_the_modules_own else function
 
     for path in [path for path, patch in new.object_patches.items() if hasattr(patch, "skew_site")]:
         function = new.object_patches.pop(path)
@@ -268,7 +269,6 @@ class SkewOverride:
         ]
 
     def _skewed(self, call: AttentionCall, inner: slice, x: Tensor | None, attend: Callable[..., Tensor]) -> Tensor:
-        settings = self.patch.settings
         gamma, beta = self._strengths(call, inner)
         common = {"norm": self._norm, "scale": call.scale, "mask": call.mask, "attend": attend}
         if inner == slice(0, call.q.shape[2]):
@@ -282,7 +282,7 @@ class SkewOverride:
         gamma = state.gamma_tensor if compiling and state.gamma_tensor is not None else state.gamma
         if settings.adaptive == "off":
             return gamma, settings.beta
-        eta = symmetricity(call.q[:, :, inner], call.k[:, :, inner]).mean(dim=1)
+        eta = average(symmetricity(call.q[:, :, inner], call.k[:, :, inner]), over="sample")
         gammas, betas = adapt(gamma, settings.beta, eta, adapt_beta=settings.adaptive == "gamma and beta")
         if not compiling:
             state.symmetricity.append((self.site.address, eta))
