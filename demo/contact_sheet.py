@@ -1,6 +1,8 @@
 """Draws samples of the demo model on one sheet, a row or more for each category.
 
     python -m demo.contact_sheet                   # writes demo/samples.png
+
+Every category is drawn from the same seeds, so a column shows what the same noise becomes in each of them.
 """
 
 from __future__ import annotations
@@ -28,7 +30,9 @@ def tile(pictures: Tensor, columns: int, zoom: int = 3, gap: int = 4) -> Image.I
     return Image.fromarray((sheet * 255).round().byte().permute(1, 2, 0).numpy().astype(numpy.uint8))
 
 
-def draw_samples(model: DemoModel, path: Path, per_category: int = 16, columns: int = 8, guidance: float = 2.0) -> None:
+def draw_samples(
+    model: DemoModel, path: Path, per_category: int = 16, columns: int = 16, guidance: float = 2.0
+) -> None:
     """Writes a sheet of `per_category` samples of each category, seeds 0, 1, 2, ... in every category."""
     categories = torch.arange(len(CATEGORIES)).repeat_interleave(per_category)
     seeds = list(range(per_category)) * len(CATEGORIES)

@@ -18,6 +18,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from diffusers.models.attention_processor import AttnProcessor
@@ -116,6 +117,7 @@ class Trainer:
             self.load_checkpoint()
         self.model.unet.set_attn_processor(AttnProcessor())  # on CPUs faster than the fused attention, backwards
         self.steps_this_session = 0
+        self.seconds_this_session = 0.0
 
     def load_checkpoint(self) -> None:
         """Takes up the full checkpoint, unless the model file is further on (it came from somewhere else)."""
@@ -142,7 +144,7 @@ class Trainer:
 
     def draw(self) -> None:
         """Writes a sheet of samples of the averaged model beside the checkpoint."""
-        draw_samples(self.average, self.sheet_folder / f"samples-{self.progress.steps:06}.png", per_category=8)
+        draw_samples(self.average, self.sheet_folder / f"samples-{self.progress.steps:06}.png", per_category=16)
 
     def step(self, latents: Tensor, labels: Tensor, alphas: Tensor, budget_seconds: float) -> None:
         """One step on one batch; keeps the books of steps, time and loss."""
@@ -158,27 +160,37 @@ class Trainer:
         decay = average_decay(self.progress.steps)
         with torch.no_grad():
             torch._foreach_lerp_(list(self.average.parameters()), list(self.model.parameters()), 1 - decay)
-        memory = min(LOSS_MEMORY, average_decay(self.progress.steps))
+        memory = min(LOSS_MEMORY, decay)
         self.progress.loss = memory * self.progress.loss + (1 - memory) * plain_error.item()
         self.progress.steps += 1
         self.steps_this_session += 1
-        self.progress.seconds += time.monotonic() - started
+        spent = time.monotonic() - started
+        self.progress.seconds += spent
+        self.seconds_this_session += spent
 
     def line(self, batch: int, budget_seconds: float) -> str:
         """One line on how it goes."""
         progress = self.progress
-        speed = batch * progress.steps / max(progress.seconds, 1e-9)
+        speed = batch * self.steps_this_session / max(self.seconds_this_session, 1e-9)
         left = max(0.0, budget_seconds - progress.seconds) / 60
         return f"step {progress.steps:6}  loss {progress.loss:.4f}  {speed:5.1f} images/s  {left:5.1f} min left"
 
 
 class Stop:
-    """True once Ctrl-C (or a polite kill) has arrived, so that training ends between two steps and saves."""
+    """Inside a `with` block, becomes true once Ctrl-C or a polite kill arrives, so that training ends between steps."""
 
     def __init__(self) -> None:
         self.asked = False
+        self.handlers_before: dict[signal.Signals, Any] = {}
+
+    def __enter__(self) -> Stop:
         for name in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(name, self.ask)
+            self.handlers_before[name] = signal.signal(name, self.ask)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for name, handler in self.handlers_before.items():
+            signal.signal(name, handler)
 
     def ask(self, *_: object) -> None:
         """The signal handler."""
@@ -207,18 +219,19 @@ class Every:
 def train(trainer: Trainer, latents: Tensor, labels: Tensor, batch: int, budget_seconds: float) -> None:
     """Steps on random batches of latents (N, 12, 16, 16) until the budget is spent or somebody stops it; then saves."""
     alphas = make_scheduler(steps=1).alphas_cumprod
-    stop, report, save, draw = Stop(), Every(20), Every(180), Every(480)
+    report, save, draw = Every(20), Every(180), Every(480)
     torch.manual_seed(trainer.progress.steps)
-    while trainer.progress.seconds < budget_seconds and not stop:
-        rows = torch.randint(len(latents), (batch,))
-        trainer.step(latents[rows], labels[rows], alphas, budget_seconds)
-        if report.due():
-            print(trainer.line(batch, budget_seconds), flush=True)
-        if save.due():
-            trainer.save()
-        if draw.due():
-            trainer.draw()
-    trainer.save()
+    with Stop() as stop:
+        while trainer.progress.seconds < budget_seconds and not stop:
+            rows = torch.randint(len(latents), (batch,))
+            trainer.step(latents[rows], labels[rows], alphas, budget_seconds)
+            if report.due():
+                print(trainer.line(batch, budget_seconds), flush=True)
+            if save.due():
+                trainer.save()
+            if draw.due():
+                trainer.draw()
+        trainer.save()
     trainer.draw()
     print(trainer.line(batch, budget_seconds), flush=True)
 

@@ -1,0 +1,9 @@
+"""Makes `demo` mean the demo itself: pytest names this folder `demo` as well and would shadow it with an empty module."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+
+sys.modules.pop("demo", None)
+importlib.import_module("demo")

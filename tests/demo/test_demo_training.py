@@ -1,0 +1,114 @@
+"""Training on a handful of made-up latents: it learns, it resumes, and it never trains the whitening."""
+
+from __future__ import annotations
+
+import os
+import signal
+
+import pytest
+import torch
+
+from demo.model import load_model, read_metadata
+from demo.sampling import make_scheduler
+from demo.train import PEAK_LEARNING_RATE, Every, Stop, Trainer, learning_rate, noise_error, spread_timesteps, train
+
+MEAN, STD = torch.linspace(0.1, 1.2, 12), torch.linspace(0.5, 1.6, 12)
+
+
+@pytest.fixture
+def latents():
+    return torch.randn(4, 12, 16, 16)
+
+
+def make_trainer(folder, private="private"):
+    return Trainer(MEAN, STD, folder / "model.safetensors", folder / private)
+
+
+def take_steps(trainer, latents, count):
+    for _ in range(count):
+        trainer.step(latents, torch.tensor([0, 1, 2, 0]), make_scheduler(steps=1).alphas_cumprod, budget_seconds=3600)
+
+
+def test_the_model_file_alone_is_enough_to_go_on(tmp_path, latents):
+    first = make_trainer(tmp_path)
+    take_steps(first, latents, 2)
+    first.save()
+    second = make_trainer(tmp_path, private="another machine")
+    assert second.progress == first.progress
+    assert torch.equal(second.model.latent_std, STD)
+    assert torch.equal(second.model.context, first.average.context.half().float())
+    take_steps(second, latents, 1)
+    second.save()
+    assert read_metadata(tmp_path / "model.safetensors")["steps"] == "3"
+    assert not torch.equal(load_model(tmp_path / "model.safetensors").context, second.model.context)
+
+
+def test_the_full_checkpoint_gives_back_every_number(tmp_path, latents):
+    first = make_trainer(tmp_path)
+    take_steps(first, latents, 2)
+    first.save()
+    second = make_trainer(tmp_path)
+    assert torch.equal(second.model.context, first.model.context)
+    assert torch.equal(second.average.context, first.average.context)
+    assert second.optimiser.state_dict()["state"].keys() == first.optimiser.state_dict()["state"].keys()
+
+
+def test_an_older_checkpoint_gives_way_to_the_model_file(tmp_path, latents):
+    trainer = make_trainer(tmp_path)
+    trainer.save()
+    (tmp_path / "private").rename(tmp_path / "old")
+    take_steps(trainer, latents, 2)
+    trainer.sheet_folder.mkdir()
+    trainer.save()
+    assert make_trainer(tmp_path, private="old").progress.steps == 2
+
+
+def test_steps_change_weights_and_average_but_not_the_whitening(tmp_path, latents):
+    trainer = make_trainer(tmp_path)
+    before = trainer.model.context.detach().clone()
+    take_steps(trainer, latents, 2)
+    assert not torch.equal(trainer.model.context, before)
+    assert not torch.equal(trainer.average.context, before)
+    assert torch.equal(trainer.average.latent_mean, MEAN)
+
+
+def test_training_ends_when_the_budget_is_spent(tmp_path, latents, monkeypatch):
+    monkeypatch.setattr(Trainer, "draw", lambda self: None)
+    trainer = make_trainer(tmp_path)
+    train(trainer, latents, torch.tensor([0, 1, 2, 0]), batch=2, budget_seconds=1e-3)
+    assert trainer.progress.steps == 1
+    assert (tmp_path / "model.safetensors").exists()
+
+
+def test_a_signal_asks_to_stop_and_the_old_handler_comes_back():
+    before = signal.getsignal(signal.SIGTERM)
+    with Stop() as stop:
+        assert not stop
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert stop
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_the_weighted_loss_follows_the_definition():
+    """A model that always answers zero has an error of noise^2; its weight is min(SNR, 5) / SNR."""
+    alphas, latents = torch.full((1000,), 0.99), torch.zeros(64, 12, 16, 16)
+    loss, plain = noise_error(lambda noisy, *_: torch.zeros_like(noisy), latents, torch.zeros(64).long(), alphas)
+    torch.testing.assert_close(plain, torch.tensor(1.0), rtol=0, atol=0.02)
+    torch.testing.assert_close(loss / plain, torch.tensor(5 / 99), rtol=1e-4, atol=0)
+
+
+def test_timesteps_are_whole_and_cover_the_schedule():
+    timesteps = spread_timesteps(10)
+    assert timesteps.dtype == torch.int64
+    assert torch.equal(timesteps // 100, torch.arange(10))
+
+
+def test_the_learning_rate_rises_and_falls():
+    assert learning_rate(0.5, 0) < learning_rate(0.5, 100) < learning_rate(0.5, 10_000)
+    assert learning_rate(0.0, 10_000) == PEAK_LEARNING_RATE
+    assert learning_rate(1.0, 10_000) == learning_rate(1.5, 10_000) == pytest.approx(0)
+
+
+def test_every_is_due_once_a_period():
+    assert Every(0).due()
+    assert not Every(60).due()
