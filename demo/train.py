@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from diffusers.models.attention_processor import AttnProcessor
 from torch import Tensor
 
@@ -32,6 +33,7 @@ from demo.sampling import TRAINING_TIMESTEPS, make_scheduler
 
 PRIVATE_FOLDER = Path(__file__).with_name(".training")
 SNR_LIMIT = 5.0
+POOLED_SIZES = (1, 2, 4, 8, 16)
 CATEGORY_DROPOUT = 0.12
 WARM_UP_STEPS = 200
 PEAK_LEARNING_RATE = 6e-4
@@ -75,11 +77,21 @@ def spread_timesteps(count: int) -> Tensor:
     return (places * TRAINING_TIMESTEPS).long()
 
 
-def noise_error(model: DemoModel, latents: Tensor, labels: Tensor, alphas: Tensor) -> tuple[Tensor, Tensor]:
-    """The loss to minimise and the plain noise error, two scalars, of one batch of latents (N, 12, 16, 16).
+def pooled_error(difference: Tensor) -> Tensor:
+    """(N,) mean squares of differences (N, 12, 16, 16), of the pixels and of averages over larger and larger squares.
 
-    The loss is weighted by min(SNR, 5) / SNR: noise that hardly shows in the picture does not take the model's effort.
-    `alphas` (1000,) are the cumulative alphas of the schedule. Some labels are replaced by NO_CATEGORY.
+    A wrong overall colour or an even pattern over the whole picture is one number among thousands at pixel level,
+    and yet what one sees first; the averages give it weight. The best possible prediction stays the same.
+    """
+    levels = [size * F.avg_pool2d(difference, size).square().mean(dim=(1, 2, 3)) for size in POOLED_SIZES]
+    return torch.stack(levels).mean(dim=0)
+
+
+def noise_error(model: DemoModel, latents: Tensor, labels: Tensor, alphas: Tensor) -> tuple[Tensor, Tensor]:
+    """The loss to minimise and the plain mean square error, two scalars, of one batch of latents (N, 12, 16, 16).
+
+    The loss is the pooled error weighted by min(SNR, 5) / SNR: noise too weak to show in the picture does not take the
+    model's effort. `alphas` (1000,) are the cumulative alphas of the schedule. Some labels become NO_CATEGORY.
     """
     count = latents.shape[0]
     timesteps = spread_timesteps(count)
@@ -89,9 +101,10 @@ def noise_error(model: DemoModel, latents: Tensor, labels: Tensor, alphas: Tenso
     labels = labels.where(torch.rand(count) >= CATEGORY_DROPOUT, NO_CATEGORY)
     with torch.autocast("cpu", torch.bfloat16):
         predicted = model(noisy, timesteps, labels)
-    errors = (predicted.float() - noise).square().mean(dim=(1, 2, 3))
+    difference = predicted.float() - noise
     ratio = signal_share / (1 - signal_share)
-    return (errors * ratio.clamp(max=SNR_LIMIT) / ratio).mean(), errors.mean()
+    loss = (pooled_error(difference) * ratio.clamp(max=SNR_LIMIT) / ratio).mean()
+    return loss, difference.detach().square().mean()
 
 
 class Trainer:

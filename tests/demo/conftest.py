@@ -1,4 +1,4 @@
-"""Makes `demo` mean the demo itself: pytest names this folder `demo` as well and would shadow it with an empty module."""
+"""Makes `demo` mean the demo itself: pytest names this folder `demo` as well and would put an empty module there."""
 
 from __future__ import annotations
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from demo.latent import decode, encode, haar, inverse_haar, measure_whitening
+from demo.latent import LATENT_DEVIATION, decode, encode, haar, inverse_haar, measure_whitening
 
 
 def test_haar_is_the_definition():
@@ -42,8 +42,8 @@ def test_decode_undoes_encode(dtype, tolerance):
     torch.testing.assert_close(decode(latents, *whitening), pictures, rtol=0, atol=tolerance)
 
 
-def test_whitened_latents_have_mean_zero_and_deviation_one():
+def test_whitened_latents_have_mean_zero_and_the_stated_deviation():
     pictures = torch.rand(5, 3, 32, 32, dtype=torch.float64)
     std, mean = torch.std_mean(encode(pictures, *measure_whitening(pictures)), dim=(0, 2, 3))
     torch.testing.assert_close(mean, torch.zeros_like(mean), rtol=0, atol=1e-12)
-    torch.testing.assert_close(std, torch.ones_like(std), rtol=0, atol=1e-12)
+    torch.testing.assert_close(std, torch.full_like(std, LATENT_DEVIATION), rtol=0, atol=1e-12)

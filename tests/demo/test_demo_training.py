@@ -10,7 +10,17 @@ import torch
 
 from demo.model import load_model, read_metadata
 from demo.sampling import make_scheduler
-from demo.train import PEAK_LEARNING_RATE, Every, Stop, Trainer, learning_rate, noise_error, spread_timesteps, train
+from demo.train import (
+    PEAK_LEARNING_RATE,
+    Every,
+    Stop,
+    Trainer,
+    learning_rate,
+    noise_error,
+    pooled_error,
+    spread_timesteps,
+    train,
+)
 
 MEAN, STD = torch.linspace(0.1, 1.2, 12), torch.linspace(0.5, 1.6, 12)
 
@@ -89,12 +99,29 @@ def test_a_signal_asks_to_stop_and_the_old_handler_comes_back():
     assert signal.getsignal(signal.SIGTERM) is before
 
 
-def test_the_weighted_loss_follows_the_definition():
-    """A model that always answers zero has an error of noise^2; its weight is min(SNR, 5) / SNR."""
-    alphas, latents = torch.full((1000,), 0.99), torch.zeros(64, 12, 16, 16)
-    loss, plain = noise_error(lambda noisy, *_: torch.zeros_like(noisy), latents, torch.zeros(64).long(), alphas)
-    torch.testing.assert_close(plain, torch.tensor(1.0), rtol=0, atol=0.02)
-    torch.testing.assert_close(loss / plain, torch.tensor(5 / 99), rtol=1e-4, atol=0)
+def test_the_pooled_error_follows_the_definition():
+    """Squares of 1, 2, 4, 8 and 16 pixels, averaged, squared and weighted by their size, written out in float64."""
+    difference = torch.randn(3, 12, 16, 16, dtype=torch.float64)
+    want = torch.zeros(3, dtype=torch.float64)
+    for size in (1, 2, 4, 8, 16):
+        squares = difference.reshape(3, 12, 16 // size, size, 16 // size, size).mean(dim=(3, 5))
+        want += size * squares.square().mean(dim=(1, 2, 3)) / 5
+    torch.testing.assert_close(pooled_error(difference), want, rtol=1e-12, atol=0)
+
+
+@pytest.mark.parametrize(("alpha", "weight"), [(0.99, 5 / 99), (0.5, 1.0)])
+def test_the_weight_follows_the_definition(alpha, weight):
+    """A model that always answers zero is wrong by the whole noise; its weight is min(SNR, 5) / SNR."""
+    seen = []
+
+    def silent(noisy, *_):
+        seen.append(noisy / (1 - alpha) ** 0.5)
+        return torch.zeros_like(noisy)
+
+    labels, alphas = torch.zeros(8).long(), torch.full((1000,), alpha)
+    loss, plain = noise_error(silent, torch.zeros(8, 12, 16, 16), labels, alphas)
+    torch.testing.assert_close(plain, seen[0].square().mean(), rtol=1e-4, atol=0)
+    torch.testing.assert_close(loss, pooled_error(seen[0]).mean() * weight, rtol=1e-4, atol=0)
 
 
 def test_timesteps_are_whole_and_cover_the_schedule():
