@@ -14,12 +14,12 @@ def skewed_logits(q: Tensor, k: Tensor, factors: Tensor | float, scale: float | 
     return (logits + transposed) / 2 + factors * (logits - transposed) / 2
 
 
-def retrieval(logits: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
+def weights(logits: Tensor, mask: Tensor | None = None) -> Tensor:
     if mask is not None and mask.dtype == torch.bool:
         logits = logits.masked_fill(~mask, float("-inf"))
     elif mask is not None:
         logits = logits + mask.double()
-    return torch.softmax(logits, dim=-1) @ v.double()
+    return torch.softmax(logits, dim=-1)
 
 
 def length(patterns: Tensor) -> Tensor:
@@ -27,19 +27,40 @@ def length(patterns: Tensor) -> Tensor:
 
 
 def skew_attention(q, k, v, gamma, beta=1.0, *, norm="value", x=None, scale=None, mask=None, factors=None) -> Tensor:
-    """`factors` replaces the one γ by a matrix Γ; gamma and beta broadcast over `(B, H, 1, 1)`."""
-    plain_logits = skewed_logits(q, k, 1.0, scale)
-    skew_logits = skewed_logits(q, k, gamma if factors is None else factors, scale)
+    """`factors` replaces the one γ by a matrix Γ; gamma and beta broadcast over `(B, H, 1, 1)`; β = 0 is neutral."""
+    plain_weights = weights(skewed_logits(q, k, 1.0, scale), mask)
+    skew_weights = weights(skewed_logits(q, k, gamma if factors is None else factors, scale), mask)
 
     def both(patterns: Tensor) -> tuple[Tensor, Tensor]:
-        plain, skewed = retrieval(plain_logits, patterns, mask), retrieval(skew_logits, patterns, mask)
+        plain, skewed = plain_weights @ patterns.double(), skew_weights @ patterns.double()
         return skewed, plain + beta * (skewed - plain)
 
     _, out = both(v)
-    if norm == "none":
-        return out
-    skewed, blended = both(v if norm == "value" else x[:, None].expand(-1, q.shape[1], -1, -1))
-    return out * (length(skewed) / length(blended)).clamp(0.25, 4.0)
+    if norm != "none":
+        skewed, blended = both(v if norm == "value" else x[:, None].expand(-1, q.shape[1], -1, -1))
+        out = out * (length(skewed) / length(blended)).clamp(0.25, 4.0)
+    return torch.where(torch.as_tensor(beta) == 0, plain_weights @ v.double(), out)
+
+
+def inner_factors(gamma: Tensor | float, inner: slice, tokens: int) -> Tensor:
+    """Γ: γ where both tokens are inner, 1 elsewhere; γ broadcasts over `(B, H, 1, 1)`."""
+    inside = torch.zeros(tokens, dtype=torch.bool)
+    inside[inner] = True
+    return torch.where(inside[:, None] & inside[None, :], torch.as_tensor(gamma, dtype=torch.float64), 1.0)
+
+
+def each_head(strength: Tensor | float, batch: int, heads: int) -> Tensor:
+    """γ or β of every sample and head, `(B, H, 1, 1)`, filled in one by one."""
+    filled = torch.empty(batch, heads, 1, 1, dtype=torch.float64)
+    for sample in range(batch):
+        for head in range(heads):
+            if not isinstance(strength, Tensor) or strength.dim() == 0:
+                filled[sample, head] = float(strength)
+            elif strength.dim() == 1:
+                filled[sample, head] = float(strength[sample])
+            else:
+                filled[sample, head] = float(strength[sample, head])
+    return filled
 
 
 def symmetricity(q: Tensor, k: Tensor) -> Tensor:

@@ -1,0 +1,94 @@
+"""A = S + C, and the doubled head dim that computes S + γC in one product."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from sad_core import decompose
+from sad_core.decomposition import double_head_dim
+from sad_core.parameters import per_head
+from tests.core import plain
+from tests.core.draws import Call, calls, gammas, tokens
+
+GAMMA = st.floats(-2.0, 3.0)
+
+
+def square_logits(dtype: torch.dtype = torch.float64) -> torch.Tensor:
+    return (3 * torch.randn(2, 3, 9, 9, dtype=torch.float64)).to(dtype)
+
+
+def skewed_product(call: Call, gamma) -> torch.Tensor:
+    queries, keys = double_head_dim(call.q, call.k, per_head(gamma, "gamma", *call.q.shape[:2]))
+    return call.q.shape[-1] ** -0.5 * queries @ keys.mT
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16, torch.bfloat16])
+def test_the_two_parts_add_up_to_the_logits(dtype):
+    logits = square_logits(dtype)
+    symmetric, skew = decompose(logits)
+    assert symmetric.dtype == skew.dtype == dtype
+    step = torch.finfo(dtype).eps * 20
+    torch.testing.assert_close(symmetric + skew, logits, rtol=0, atol=step)
+    torch.testing.assert_close(symmetric.double(), (logits.double() + logits.double().mT) / 2, rtol=0, atol=step)
+
+
+def test_one_part_is_symmetric_and_the_other_skew_to_the_last_bit():
+    symmetric, skew = decompose(square_logits(torch.float32))
+    assert torch.equal(symmetric, symmetric.mT)
+    assert torch.equal(skew, -skew.mT)
+    assert skew.abs().max() > 1
+    assert symmetric.abs().max() > 1
+
+
+def test_large_half_precision_logits_do_not_overflow():
+    logits = torch.tensor([[40000.0, 49152.0], [57344.0, -40000.0]], dtype=torch.float16)
+    symmetric, skew = decompose(logits)
+    assert torch.equal(symmetric, torch.tensor([[40000.0, 53248.0], [53248.0, -40000.0]], dtype=torch.float16))
+    assert torch.equal(skew, torch.tensor([[0.0, -4096.0], [4096.0, 0.0]], dtype=torch.float16))
+
+
+@pytest.mark.parametrize("shape", [(2, 3, 4, 5), (4, 5), (4,), ()])
+def test_logits_that_are_not_square_are_refused(shape):
+    with pytest.raises(ValueError, match="square logits") as refusal:
+        decompose(torch.zeros(shape))
+    assert str(shape) in str(refusal.value)
+
+
+@settings(max_examples=60)
+@given(data=st.data(), call=calls())
+def test_the_doubled_heads_multiply_to_the_skewed_logits(data, call):
+    batch, heads = call.q.shape[:2]
+    gamma = data.draw(gammas(batch, heads))
+    symmetric, skew = decompose(plain.skewed_logits(call.q, call.k, 1.0))
+    want = symmetric + plain.each_head(gamma, batch, heads) * skew
+    torch.testing.assert_close(skewed_product(call, gamma), want, rtol=0, atol=1e-11)
+
+
+@settings(max_examples=30)
+@given(gamma=GAMMA)
+def test_negating_gamma_transposes_the_logits(gamma):
+    call = tokens()
+    torch.testing.assert_close(skewed_product(call, -gamma), skewed_product(call, gamma).mT, rtol=0, atol=1e-12)
+
+
+def test_gamma_minus_one_is_the_transposed_logits_and_one_the_logits():
+    call = tokens()
+    logits = plain.skewed_logits(call.q, call.k, 1.0)
+    torch.testing.assert_close(skewed_product(call, -1.0), logits.mT, rtol=0, atol=1e-12)
+    torch.testing.assert_close(skewed_product(call, 1.0), logits, rtol=0, atol=1e-12)
+    assert (logits - logits.mT).abs().max() > 1
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("gamma_dtype", [None, torch.float32, torch.float16, torch.bfloat16])
+def test_half_precision_keys_are_rounded_only_once(dtype, gamma_dtype):
+    gamma = 1.0234375  # 1 + 3/128: a number of bfloat16, whose c₊ is none
+    call = tokens(length=48, head_dim=64).to(dtype)
+    given_gamma = gamma if gamma_dtype is None else torch.tensor(gamma, dtype=gamma_dtype)
+    queries, keys = double_head_dim(call.q, call.k, per_head(given_gamma, "gamma", *call.q.shape[:2]))
+    want = torch.cat([(1 + gamma) / 2 * call.k.double(), (1 - gamma) / 2 * call.q.double()], dim=-1).to(dtype)
+    assert queries.dtype == keys.dtype == dtype
+    assert float((keys != want).double().mean()) < 1e-3

@@ -1,0 +1,60 @@
+"""Where the host runs us: inside a compiled model, or under autocast."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from sad_core import adapt, joint_skew_attention, skew_attention, symmetricity
+from tests.core import plain
+from tests.core.draws import SPREAD, tokens
+
+
+@pytest.fixture
+def _fresh_compiler():
+    torch._dynamo.reset()
+    yield
+    torch._dynamo.reset()
+
+
+CALL = tokens(length=30, channels=80).to(torch.float32)
+
+
+def whole(gamma):
+    return skew_attention(CALL.q, CALL.k, CALL.v, gamma, 3.0, norm="projected", x=CALL.x, tolerance=0.05)
+
+
+def joint(gamma):
+    return joint_skew_attention(CALL.q, CALL.k, CALL.v, gamma, 3.0, inner=slice(5, 30))
+
+
+def adaptive(gamma):
+    return skew_attention(CALL.q, CALL.k, CALL.v, *adapt(gamma, 3.0, symmetricity(CALL.q, CALL.k).mean(dim=1)))
+
+
+@pytest.mark.usefixtures("_fresh_compiler")
+@pytest.mark.parametrize("attention", [whole, joint, adaptive])
+def test_a_changing_gamma_never_breaks_a_compiled_graph(attention):
+    compiled = torch.compile(attention, backend="eager", fullgraph=True)
+    for gamma in (1.05, 0.7, 1.0, torch.tensor([1.05, 1.0])):
+        torch.testing.assert_close(compiled(gamma), attention(gamma))
+
+
+@pytest.mark.parametrize("norm", ["value", "projected"])
+def test_autocast_changes_the_precision_and_not_the_meaning(norm):
+    call = tokens(length=40, channels=48).to(torch.float32)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        out = skew_attention(call.q, call.k, call.v, 1.3, 3.0, norm=norm, x=call.x)
+    norm = "input" if norm == "projected" else norm
+    right, near = (plain.skew_attention(call.q, call.k, call.v, g, 3.0, norm=norm, x=call.x) for g in (1.3, 1.17))
+    assert plain.relative_error(out, right) < 3e-2
+    assert plain.relative_error(near, right) > 6e-2
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_autocast_does_not_touch_the_symmetricity(dtype):
+    q, k = 30 * SPREAD * torch.randn(2, 2, 3, 200, 16)
+    with torch.autocast("cpu", dtype=dtype):
+        eta = symmetricity(q, k)
+    assert eta.dtype == torch.float32
+    torch.testing.assert_close(eta, plain.symmetricity(q, k).float(), rtol=0, atol=1e-5)
