@@ -8,7 +8,7 @@ All of it lives in one file, `demo/model.safetensors`, under four kinds of names
     latent_std     (12,) float32
 
 The shape is that of Stable Diffusion 1.x made small, so hosts that know that family hold the same weights after
-renaming them, with the options in COMFYUI_UNET_CONFIG.
+renaming them, with the options in demo/shape.py.
 """
 
 from __future__ import annotations
@@ -23,33 +23,19 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from demo.latent import LATENT_CHANNELS, LATENT_SIZE, decode, encode
+from demo.shape import CATEGORIES, COMFYUI_UNET_CONFIG, CONTEXT_TOKENS, CONTEXT_WIDTH, MODEL_FILE, NO_CATEGORY
 
-CATEGORIES = ("smileys", "animals", "food")
-NO_CATEGORY = len(CATEGORIES)
-CONTEXT_TOKENS = 4
-CONTEXT_WIDTH = 64
-MODEL_FILE = Path(__file__).with_name("model.safetensors")
-
-# The same network in ComfyUI's words.
-COMFYUI_UNET_CONFIG = {
-    "image_size": LATENT_SIZE,
-    "in_channels": LATENT_CHANNELS,
-    "out_channels": LATENT_CHANNELS,
-    "model_channels": 64,
-    "channel_mult": [1, 2],
-    "num_res_blocks": [1, 1],
-    "transformer_depth": [1, 1],
-    "transformer_depth_output": [1, 1, 1, 1],
-    "transformer_depth_middle": 1,
-    "context_dim": CONTEXT_WIDTH,
-    "num_heads": -1,
-    "num_head_channels": 32,
-    "use_spatial_transformer": True,
-    "use_linear_in_transformer": False,
-    "adm_in_channels": None,
-    "use_temporal_attention": False,
-    "legacy": False,
-}
+__all__ = [
+    "CATEGORIES",
+    "COMFYUI_UNET_CONFIG",
+    "MODEL_FILE",
+    "NO_CATEGORY",
+    "DemoModel",
+    "build_unet",
+    "load_model",
+    "read_metadata",
+    "save_model",
+]
 
 
 def build_unet() -> UNet2DConditionModel:
