@@ -16,6 +16,7 @@ import os
 import signal
 import time
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -99,7 +100,7 @@ def noise_error(model: DemoModel, latents: Tensor, labels: Tensor, alphas: Tenso
     noise = torch.randn_like(latents)
     noisy = signal_share.sqrt()[:, None, None, None] * latents + (1 - signal_share).sqrt()[:, None, None, None] * noise
     labels = labels.where(torch.rand(count) >= CATEGORY_DROPOUT, NO_CATEGORY)
-    with torch.autocast("cpu", torch.bfloat16):
+    with torch.autocast("cpu", torch.bfloat16, cache_enabled=False):  # the cache is not for several threads
         predicted = model(noisy, timesteps, labels)
     difference = predicted.float() - noise
     ratio = signal_share / (1 - signal_share)
@@ -110,8 +111,17 @@ def noise_error(model: DemoModel, latents: Tensor, labels: Tensor, alphas: Tenso
 class Trainer:
     """The model, its running average, its optimiser, and where they are kept."""
 
-    def __init__(self, latent_mean: Tensor, latent_std: Tensor, model_file: Path, private_folder: Path) -> None:
-        """Takes up what the files hold, the full checkpoint first, or starts afresh with the given whitening."""
+    def __init__(
+        self, latent_mean: Tensor, latent_std: Tensor, model_file: Path, private_folder: Path, threads: int = 1
+    ) -> None:
+        """Takes up what the files hold, the full checkpoint first, or starts afresh with the given whitening.
+
+        Each of `threads` threads computes the gradient of its own part of a batch. They meet once a step instead of
+        once an operation, which keeps them going when other programs want the processor too.
+        """
+        torch.set_num_threads(1)
+        self.threads = threads
+        self.pool = ThreadPoolExecutor(threads)
         self.model_file = model_file
         self.checkpoint_file = private_folder / "checkpoint.pt"
         self.sheet_folder = private_folder
@@ -157,7 +167,21 @@ class Trainer:
 
     def draw(self) -> None:
         """Writes a sheet of samples of the averaged model beside the checkpoint."""
-        draw_samples(self.average, self.sheet_folder / f"samples-{self.progress.steps:06}.png", per_category=16)
+        draw_samples(self.average, self.sheet_folder / f"samples-{self.progress.steps:06}.png", per_category=8)
+
+    def set_gradients(self, latents: Tensor, labels: Tensor, alphas: Tensor) -> float:
+        """Gives every weight the mean of the threads' gradients; answers the plain mean square error."""
+        weights = list(self.model.parameters())
+
+        def one_part(part: tuple[Tensor, Tensor]) -> tuple[tuple[Tensor, ...], float]:
+            loss, plain_error = noise_error(self.model, *part, alphas)
+            return torch.autograd.grad(loss, weights), plain_error.item()
+
+        parts = zip(latents.chunk(self.threads), labels.chunk(self.threads), strict=True)
+        gradients, plain_errors = zip(*self.pool.map(one_part, parts), strict=True)
+        for weight, *parts_of_gradient in zip(weights, *gradients, strict=True):
+            weight.grad = torch.stack(parts_of_gradient).mean(dim=0)
+        return sum(plain_errors) / len(plain_errors)
 
     def step(self, latents: Tensor, labels: Tensor, alphas: Tensor, budget_seconds: float) -> None:
         """One step on one batch; keeps the books of steps, time and loss."""
@@ -165,16 +189,14 @@ class Trainer:
         rate = learning_rate(self.progress.seconds / budget_seconds, self.steps_this_session)
         for group in self.optimiser.param_groups:
             group["lr"] = rate
-        loss, plain_error = noise_error(self.model, latents, labels, alphas)
-        self.optimiser.zero_grad()
-        loss.backward()
+        plain_error = self.set_gradients(latents, labels, alphas)
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), GRADIENT_LIMIT)
         self.optimiser.step()
         decay = average_decay(self.progress.steps)
         with torch.no_grad():
             torch._foreach_lerp_(list(self.average.parameters()), list(self.model.parameters()), 1 - decay)
         memory = min(LOSS_MEMORY, decay)
-        self.progress.loss = memory * self.progress.loss + (1 - memory) * plain_error.item()
+        self.progress.loss = memory * self.progress.loss + (1 - memory) * plain_error
         self.progress.steps += 1
         self.steps_this_session += 1
         spent = time.monotonic() - started
@@ -232,7 +254,7 @@ class Every:
 def train(trainer: Trainer, latents: Tensor, labels: Tensor, batch: int, budget_seconds: float) -> None:
     """Steps on random batches of latents (N, 12, 16, 16) until the budget is spent or somebody stops it; then saves."""
     alphas = make_scheduler(steps=1).alphas_cumprod
-    report, save, draw = Every(20), Every(180), Every(480)
+    report, save, draw = Every(20), Every(180), Every(900)
     torch.manual_seed(trainer.progress.steps)
     with Stop() as stop:
         while trainer.progress.seconds < budget_seconds and not stop:
@@ -254,13 +276,14 @@ def main() -> None:
     add_data_option(parser)
     parser.add_argument("--minutes", type=float, default=125, help="length of the whole training, over all sessions")
     parser.add_argument("--batch", type=int, default=32, help="pictures a step")
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--threads", type=int, default=1, help="parts of a batch computed side by side")
     parser.add_argument("--model", type=Path, default=MODEL_FILE)
     parser.add_argument("--private", type=Path, default=PRIVATE_FOLDER, help="folder of checkpoint and sample sheets")
     options = parser.parse_args()
-    torch.set_num_threads(options.threads)
+    if options.batch % options.threads:
+        parser.error(f"--batch {options.batch} cannot be shared out evenly among --threads {options.threads}")
     trained_on, _ = split(load_pictures(options.data or download()))
-    trainer = Trainer(*measure_whitening(trained_on.images), options.model, options.private)
+    trainer = Trainer(*measure_whitening(trained_on.images), options.model, options.private, options.threads)
     latents = trainer.model.encode(trained_on.images)
     train(trainer, latents, trained_on.labels, options.batch, options.minutes * 60)
 

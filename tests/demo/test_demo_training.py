@@ -82,6 +82,23 @@ def test_steps_change_weights_and_average_but_not_the_whitening(tmp_path, latent
     assert torch.equal(trainer.average.latent_mean, MEAN)
 
 
+def test_threads_share_out_one_batch(tmp_path, latents, monkeypatch):
+    """Two threads give the gradient of the whole batch, when nothing about a picture is left to chance."""
+
+    def without_chance(model, latents, labels, alphas):
+        errors = (model(latents, torch.tensor([400] * len(latents)), labels) - 1).square()
+        return errors.mean(), errors.detach().mean()
+
+    monkeypatch.setattr("demo.train.noise_error", without_chance)
+    alone = make_trainer(tmp_path)
+    alone.save()
+    together = Trainer(MEAN, STD, tmp_path / "model.safetensors", tmp_path / "private", threads=2)
+    batch = latents, torch.tensor([0, 1, 2, 0]), torch.ones(1000)
+    assert together.set_gradients(*batch) == pytest.approx(alone.set_gradients(*batch), rel=1e-5)
+    for one, other in zip(alone.model.parameters(), together.model.parameters(), strict=True):
+        torch.testing.assert_close(one.grad, other.grad, rtol=1e-3, atol=1e-5)
+
+
 def test_training_ends_when_the_budget_is_spent(tmp_path, latents, monkeypatch):
     monkeypatch.setattr(Trainer, "draw", lambda self: None)
     trainer = make_trainer(tmp_path)
