@@ -25,6 +25,8 @@ def schedule_from_curve(curve: Any, lowest: float, highest: float) -> GammaSched
 
     try:
         drawn = CurveInput.from_raw(curve)
+        if not drawn.points:
+            raise ValueError("it has no points")
         heights = [float(drawn.interp(index / CURVE_INTERVALS)) for index in range(CURVE_INTERVALS + 1)]
     except (TypeError, ValueError, KeyError, AttributeError) as error:
         raise ValueError(

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
-from ...sad_core import GammaSchedule
+from ...sad_core import NORMS, GammaSchedule
 
 ADAPTIVE_MODES = ("off", "gamma", "gamma and beta")
 APPLY_TO = ("both", "cond", "uncond")
@@ -25,7 +26,7 @@ class SkewSettings:
         apply_to: one of `APPLY_TO`.
 
     Raises:
-        ValueError: start and end out of order, or a value that is not among the named ones.
+        ValueError: no schedule, β not finite, start and end out of order, or a value that is not among the named ones.
     """
 
     schedule: GammaSchedule
@@ -37,12 +38,19 @@ class SkewSettings:
     apply_to: str = "both"
 
     def __post_init__(self) -> None:
+        if not isinstance(self.schedule, GammaSchedule):
+            raise ValueError(
+                f"schedule is a {type(self.schedule).__name__}, but it must be the output of Gamma Schedule (SAD)."
+            )
+        if not math.isfinite(self.beta):
+            raise ValueError(f"beta is {self.beta}, but it must be a finite number.")
         if not 0 <= self.start < self.end <= 1:
             raise ValueError(
                 f"start_percent is {self.start:g} and end_percent {self.end:g}, but they must be in order within 0 … 1."
             )
         for name, value, allowed in (
             ("adaptive", self.adaptive, ADAPTIVE_MODES),
+            ("norm", self.norm, NORMS),
             ("apply_to", self.apply_to, APPLY_TO),
         ):
             if value not in allowed:
