@@ -38,6 +38,7 @@ class DemoConfig(comfy.supported_models.SD15):
     """SD1.5 with the demo model's channels."""
 
     latent_format = DemoLatentFormat
+    unet_extra_config = {"num_heads": -1, "num_head_channels": 32}  # SD1.5's own would ask for 8 heads everywhere
 
     def inpaint_model(self) -> bool:
         """Never: ComfyUI takes any SD1.5 of more than four channels for one that paints into a masked picture."""

@@ -54,8 +54,8 @@ class AttentionCall:
             q, k, v = (x.reshape(*x.shape[:2], -1, head_dim).transpose(1, 2) for x in (q, k, v))
         if k.shape[1] != heads:
             k, v = (x.repeat_interleave(heads // x.shape[1], dim=1) for x in (k, v))
+        mask = additive_mask(mask, q.dtype)
         if mask is not None:
-            mask = additive_mask(mask, q.dtype)
             mask = mask[None, None] if mask.dim() == 2 else mask[:, None] if mask.dim() == 3 else mask
         scale = keyword.get("scale")
         return cls(q, k, v, heads, mask, q.shape[-1] ** -0.5 if scale is None else scale, keyword)

@@ -86,7 +86,7 @@ class SkewPatch:
     # One sampling run, one model call
 
     def _outer_sample(self, executor: Wrapped, *args: Any, **kwargs: Any) -> Any:
-        run = self.report.begin(self.model_name, [site.address for site in self.sites])
+        run = self.report.begin(self.model_name, [site.address for site in self.sites], self.settings.apply_to)
         outer, self.run = self.run, run
         try:
             result = executor(*args, **kwargs)
@@ -98,9 +98,10 @@ class SkewPatch:
         finally:
             self.run = outer
             self.state = CallState()
+            self.attention.refused.clear()  # every run asks its backend again and tells of its own fallbacks
             tell(run.describe(), self.node_id, warning=run.warning is not None)
 
-    def _apply_model(self, executor: Wrapped, x: Tensor, t: Tensor, *args: Any, **kwargs: Any) -> Any:
+    def _apply_model(self, executor: Any, x: Tensor, t: Tensor, *args: Any, **kwargs: Any) -> Any:
         options = kwargs["transformer_options"] if "transformer_options" in kwargs else args[3]
         sigma = float(t.max())
         progress = progress_at(executor.class_obj.model_sampling, sigma)
@@ -154,8 +155,9 @@ class SkewPatch:
             if not self.state.active or options is None:
                 return forward(*args, **kwargs)
             previous = options.get(OVERRIDE)
-            if isinstance(previous, SkewOverride):
-                return forward(*args, **kwargs)  # a later Skew Attention node has chosen this site too, and it wins
+            if isinstance(previous, SkewOverride):  # of a later Skew Attention node that has chosen this site too
+                previous.leave_the_rest_to(self)
+                return forward(*args, **kwargs)
             override = SkewOverride(self, site, SiteCall(args, kwargs), previous)
             return forward(*args, **{**kwargs, "transformer_options": {**options, OVERRIDE: override}})
 
@@ -270,7 +272,7 @@ class SkewOverride:
 
     def _skewed(self, call: AttentionCall, inner: slice, x: Tensor | None, attend: Callable[..., Tensor]) -> Tensor:
         gamma, beta = self._strengths(call, inner)
-        common = {"norm": self._norm, "scale": call.scale, "mask": call.mask, "attend": attend}
+        common: dict[str, Any] = {"norm": self._norm, "scale": call.scale, "mask": call.mask, "attend": attend}
         if inner == slice(0, call.q.shape[2]):
             return skew_attention(call.q, call.k, call.v, gamma, beta, x=x, **common)
         return joint_skew_attention(call.q, call.k, call.v, gamma, beta, inner=inner, **common)

@@ -7,6 +7,8 @@ from collections import Counter, deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from .settings import CHUNK_MARK
+
 KEPT_RUNS = 8
 KEPT_CALLS = 4096
 
@@ -41,6 +43,7 @@ class RunRecord:
     Attributes:
         model: class of the model.
         chosen: addresses of the sites that were patched.
+        apply_to: one of `settings.APPLY_TO`.
         status: "running", "finished" or "interrupted".
         model_calls: how many calls the diffusion model got; `calls` keeps the last `KEPT_CALLS` of them.
         site_calls: skewed attention calls by site address.
@@ -51,6 +54,7 @@ class RunRecord:
 
     model: str
     chosen: tuple[str, ...]
+    apply_to: str = "both"
     status: str = "running"
     model_calls: int = 0
     calls: deque[ModelCall] = field(default_factory=lambda: deque(maxlen=KEPT_CALLS))
@@ -76,6 +80,8 @@ class RunRecord:
             return None
         if all(call.gamma == 1.0 for call in self.calls):
             return "γ was 1 at every step of this run, so the picture is that of the plain model."
+        if self.apply_to != "both" and all(CHUNK_MARK[self.apply_to] not in call.cond_or_uncond for call in self.calls):
+            return f"This run had no {self.apply_to} pass, so the picture is that of the plain model; CFG 1 leaves uncond out."
         if self.untouched:
             return f"No attention call of {self.model} was skewed, all were left alone: {_counted(self.untouched)}."
         return (
@@ -129,9 +135,9 @@ class SkewReport:
         self._count = 0
         self._lock = threading.Lock()
 
-    def begin(self, model: str, chosen: Sequence[str]) -> RunRecord:
+    def begin(self, model: str, chosen: Sequence[str], apply_to: str = "both") -> RunRecord:
         """A record for a run that starts now."""
-        run = RunRecord(model, tuple(chosen))
+        run = RunRecord(model, tuple(chosen), apply_to)
         with self._lock:
             self._runs.append(run)
             self._count += 1

@@ -1,0 +1,101 @@
+#!/usr/bin/env python3
+"""Everything `make test` runs: lint, types, then all tests, the host ones once for each host and attention backend.
+
+ComfyUI keeps its backend and its version for the life of a process, so every combination is a pytest of its own. Where
+no host can be had the host tests are still collected, and show up as skipped with the reason. Needs only the standard
+library; the environment it makes brings the rest.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+import tempfile
+from collections import Counter
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path[:0] = [str(ROOT / "tests"), str(ROOT / "tools")]
+from environment import environment  # noqa: E402
+from hosts import find_host, find_oldest_host  # noqa: E402
+
+COUNTS = re.compile(r"(\d+) (passed|failed|skipped|errors?|xfailed|xpassed)")
+# Threads that wait sleep instead of spinning, which matters wherever two processes share the cores.
+QUIET_THREADS = {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "0"}
+
+
+def run(title: str, command: list[str], **variables: str) -> tuple[int, str]:
+    """Run a command from the root, showing its output; its exit code and its last line that counts tests."""
+    print(f"\n=== {title}", flush=True)
+    process = subprocess.Popen(
+        command,
+        cwd=ROOT,
+        env={**os.environ, **QUIET_THREADS, **variables},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        errors="replace",
+    )
+    assert process.stdout is not None
+    summary = ""
+    for line in process.stdout:
+        print(line, end="", flush=True)
+        if COUNTS.search(line) and " in " in line:
+            summary = line
+    return process.wait(), summary
+
+
+def check_types(python: str) -> int:
+    """mypy on sad_core and nodes, seen as the package they are inside ComfyUI, whatever this folder is called."""
+    with tempfile.TemporaryDirectory() as folder:
+        (Path(folder) / "symmetric_attention").symlink_to(ROOT, target_is_directory=True)
+        command = [python, "-m", "mypy", "--config-file", str(ROOT / "pyproject.toml")]
+        command += ["-p", "symmetric_attention.sad_core", "-p", "symmetric_attention.nodes"]
+        return run("types", command, MYPYPATH=folder)[0]
+
+
+def main() -> int:
+    main_host, oldest_host = find_host(), find_oldest_host()
+    python = str(environment("test", main_host))
+    pytest = [python, "-m", "pytest"]
+    main_path = {"COMFYUI_PATH": str(main_host)} if main_host else {}
+    oldest_path = {"COMFYUI_PATH": str(oldest_host)} if oldest_host else {}
+
+    failures = []
+    if run("lint", [python, "-m", "ruff", "check", "."])[0]:
+        failures.append("lint")
+    if check_types(python):
+        failures.append("types")
+    pytorch, sub_quad = {"SAD_ATTENTION": "pytorch"}, {"SAD_ATTENTION": "sub_quad"}
+    suites: list[tuple[str, str, dict[str, str]]] = [
+        ("core", "tests/core", {}),
+        ("demo", "tests/demo", {}),
+        ("host, newest, PyTorch attention", "tests/host", main_path | pytorch),
+        ("server, newest", "tests/server", main_path),
+        ("browser", "tests/browser", main_path),
+    ]
+    if main_host:
+        suites.append(("host, newest, sub-quadratic attention", "tests/host", main_path | sub_quad))
+    if oldest_host:
+        suites.append(("host, oldest, PyTorch attention", "tests/host", oldest_path | pytorch))
+        suites.append(("server, oldest", "tests/server", oldest_path))
+
+    totals: Counter[str] = Counter()
+    for title, folder, variables in suites:
+        code, summary = run(title, [*pytest, folder], **variables)
+        for count, kind in COUNTS.findall(summary):
+            totals["failed" if kind.startswith("error") else kind] += int(count)
+        if code:
+            failures.append(title)
+    if not main_host or not oldest_host:
+        print("\nWARNING: without a ComfyUI host the most important tests were skipped; this run has proved little.")
+    if failures:
+        print(f"\nfailed: {', '.join(failures)}")
+    print(f"{totals['passed']} passed, {totals['failed']} failed, {totals['skipped']} skipped")
+    return 1 if failures else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
