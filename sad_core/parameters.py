@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 from torch import Tensor
@@ -40,3 +41,9 @@ def per_head(value: Strength, name: str, batch: int, heads: int) -> Strength:
 def wide(dtype: torch.dtype) -> torch.dtype:
     """The dtype for sums over values of `dtype`: float32 for half precision, `dtype` itself from float32 up."""
     return torch.promote_types(dtype, torch.float32)
+
+
+def as_wide_as_given(device: torch.device) -> AbstractContextManager:
+    """Autocast switched off, for sums that half precision cannot hold; nothing to do where it is not on."""
+    on = torch.is_autocast_enabled(device.type)
+    return torch.autocast(device.type, enabled=False) if on else nullcontext()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .parameters import Strength, wide
+from .parameters import Strength, as_wide_as_given, wide
 
 RULES = ("deviation", "scale")
 AVERAGES = ("sample", "head", "batch")
@@ -26,9 +26,10 @@ def symmetricity(q: Tensor, k: Tensor) -> Tensor:
     """
     precise = wide(q.dtype)
     q, k = q.to(precise), k.to(precise)
-    cross = k.mT @ q
-    aligned = (cross * cross.mT).sum(dim=(-2, -1))
-    total = ((q.mT @ q) * (k.mT @ k)).sum(dim=(-2, -1))
+    with as_wide_as_given(q.device):
+        cross = k.mT @ q
+        aligned = (cross * cross.mT).sum(dim=(-2, -1))
+        total = ((q.mT @ q) * (k.mT @ k)).sum(dim=(-2, -1))
     return torch.where(total > 0, aligned / total.clamp_min(torch.finfo(precise).tiny), 0.0).clamp(-1.0, 1.0)
 
 
