@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sad_core import adapt, skew_attention, symmetricity
+from sad_core import adapt, average, skew_attention, symmetricity
 from tests.core import plain
 from tests.core.draws import calls, tokens
 
@@ -152,6 +152,17 @@ def test_a_neutral_sample_keeps_its_bits_through_the_adaptive_rule():
     want = torch.nn.functional.scaled_dot_product_attention(call.q, call.k, call.v)
     assert torch.equal(out[0], want[0])
     assert not torch.equal(out[1], want[1])
+
+
+def test_eta_is_averaged_per_sample_per_head_or_over_the_batch():
+    eta = torch.tensor([[0.1, 0.3], [-0.5, 0.9]])
+    torch.testing.assert_close(average(eta), torch.tensor([0.2, 0.2]))
+    torch.testing.assert_close(average(eta[:, :1]), torch.tensor([0.1, -0.5]))
+    assert torch.equal(average(eta, "head"), eta)
+    torch.testing.assert_close(average(eta, "batch"), torch.tensor(0.2))
+    with pytest.raises(ValueError, match='over is "layer"') as refusal:
+        average(eta, "layer")
+    assert "sample, head, batch" in str(refusal.value)
 
 
 def test_an_unknown_rule_is_refused():
