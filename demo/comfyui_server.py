@@ -68,9 +68,8 @@ class ComfyUIServer:
         command = [self.python, "main.py", "--listen", "127.0.0.1", "--port", str(self.port)]
         command += ["--base-directory", str(base), "--database-url", "sqlite:///:memory:", "--disable-auto-launch"]
         with self.log_file.open("wb") as log:
-            self.process = subprocess.Popen(
-                command + self.arguments, cwd=self.comfyui, stdout=log, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL
-            )
+            streams = {"stdout": log, "stderr": subprocess.STDOUT, "stdin": subprocess.DEVNULL}
+            self.process = subprocess.Popen(command + self.arguments, cwd=self.comfyui, **streams)
         try:
             self._wait_until_it_answers()
         except BaseException:

@@ -38,13 +38,18 @@ def sweep_in_diffusers(gammas: Sequence[float], categories: Sequence[int], seeds
     return torch.stack(rows)
 
 
-def workflow(gamma: float | None, category: str, seed: int, beta: float = 1.0, steps: int = STEPS) -> dict:
-    """The same picture as a ComfyUI workflow in API format; γ None leaves the Skew Attention node out."""
-    nodes = {
+def workflow(
+    gamma: float | None, category: str, seed: int, beta: float = 1.0, steps: int = STEPS, nonce: int = 0
+) -> dict[str, dict]:
+    """The same picture as a ComfyUI workflow in API format; γ None leaves the Skew Attention node out.
+
+    A `nonce` that was not used before has the server sample anew where it would take the picture from its cache.
+    """
+    nodes: dict[str, dict] = {
         "model": {"class_type": "SADDemoModel", "inputs": {}},
         "positive": {"class_type": "SADDemoConditioning", "inputs": {"category": category}},
         "negative": {"class_type": "SADDemoConditioning", "inputs": {"category": "no category"}},
-        "latent": {"class_type": "SADDemoLatent", "inputs": {"count": 1}},
+        "latent": {"class_type": "SADDemoLatent", "inputs": {"count": 1, "nonce": nonce}},
         "sampler": {
             "class_type": "KSampler",
             "inputs": {
@@ -153,7 +158,8 @@ def main() -> int:
     print(f"\n{table(pictures, GAMMAS, categories)}\n\nThe picture: {options.output.resolve()}")
     if options.comfyui is None:
         return 0
-    difference = float((sweep_in_comfyui(options.comfyui, GAMMAS, categories, seeds, options.beta) - pictures).abs().max())
+    in_comfyui = sweep_in_comfyui(options.comfyui, GAMMAS, categories, seeds, options.beta)
+    difference = float((in_comfyui - pictures).abs().max())
     agrees = difference <= LARGEST_DIFFERENCE
     print(f"ComfyUI and diffusers differ by at most {difference:.1e} a pixel: {'they agree' if agrees else 'TOO FAR'}.")
     return 0 if agrees else 1

@@ -9,6 +9,7 @@ from __future__ import annotations
 import sys
 import uuid
 from pathlib import Path
+from typing import ClassVar
 
 import comfy.latent_formats
 import comfy.supported_models
@@ -20,8 +21,8 @@ from comfy_api.latest import ComfyExtension, io
 from safetensors.torch import load_file, save_file
 
 sys.path.append(str(Path(__file__).resolve().parents[2]))
-from demo.latent import LATENT_CHANNELS, LATENT_SIZE, decode  # noqa: E402
-from demo.shape import CATEGORIES, COMFYUI_UNET_CONFIG, MODEL_FILE, NO_CATEGORY  # noqa: E402
+from demo.latent import LATENT_CHANNELS, LATENT_SIZE, decode
+from demo.shape import CATEGORIES, COMFYUI_UNET_CONFIG, MODEL_FILE, NO_CATEGORY
 
 CATEGORY = "symmetric attention demo"
 CHOICES = [*CATEGORIES, "no category"]
@@ -38,7 +39,7 @@ class DemoConfig(comfy.supported_models.SD15):
     """SD1.5 with the demo model's channels."""
 
     latent_format = DemoLatentFormat
-    unet_extra_config = {"num_heads": -1, "num_head_channels": 32}  # SD1.5's own would ask for 8 heads everywhere
+    unet_extra_config: ClassVar = {"num_heads": -1, "num_head_channels": 32}  # SD1.5's own asks for 8 heads everywhere
 
     def inpaint_model(self) -> bool:
         """Never: ComfyUI takes any SD1.5 of more than four channels for one that paints into a masked picture."""
@@ -97,7 +98,7 @@ class DemoConditioningNode(io.ComfyNode):
 
 
 class DemoLatentNode(io.ComfyNode):
-    """An empty LATENT `(count, 12, 16, 16)`."""
+    """An empty LATENT `(count, 12, 16, 16)`; another `nonce` makes ComfyUI sample again instead of using its cache."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -105,12 +106,15 @@ class DemoLatentNode(io.ComfyNode):
             node_id="SADDemoLatent",
             display_name="Demo Latent",
             category=CATEGORY,
-            inputs=[io.Int.Input("count", default=1, min=1, max=64)],
+            inputs=[
+                io.Int.Input("count", default=1, min=1, max=64),
+                io.Int.Input("nonce", default=0, min=0, max=2**31),
+            ],
             outputs=[io.Latent.Output()],
         )
 
     @classmethod
-    def execute(cls, count: int) -> io.NodeOutput:
+    def execute(cls, count: int, nonce: int) -> io.NodeOutput:
         return io.NodeOutput({"samples": torch.zeros(count, LATENT_CHANNELS, LATENT_SIZE, LATENT_SIZE)})
 
 

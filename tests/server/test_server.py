@@ -1,0 +1,96 @@
+"""Whole workflows through a running ComfyUI, queued over its HTTP API, with the demo model's real weights."""
+
+from __future__ import annotations
+
+import itertools
+import re
+import sys
+import time
+
+import pytest
+import torch
+
+from demo.comfyui_server import PACKS, ComfyUIServer, ServerError
+from demo.gamma_sweep import GUIDANCE, picture_of, workflow
+from demo.model import CATEGORIES, load_model
+from demo.sampling import sample
+from sad_core import set_skew_attention
+
+STEPS = 10
+ANIMALS = CATEGORIES.index("animals")
+WITHOUT_THE_PACK = {"symmetric-attention-demo": PACKS["symmetric-attention-demo"]}
+fresh = itertools.count(1)
+
+
+def prompt(gamma: float | None, beta: float = 1.0, seed: int = 4, steps: int = STEPS) -> dict:
+    """A workflow the server has not seen before, so that nothing comes from its cache."""
+    return workflow(gamma, "animals", seed, beta, steps, nonce=next(fresh))
+
+
+def test_without_the_node_the_picture_is_that_of_a_comfyui_without_the_pack(comfyui, server):
+    with ComfyUIServer(comfyui, sys.executable, packs=WITHOUT_THE_PACK) as bare:
+        untouched = picture_of(bare, prompt(None))
+        with pytest.raises(ServerError, match="SADSkewAttention"):
+            bare.queue(prompt(1.5))
+    assert torch.equal(picture_of(server, prompt(None)), untouched)
+    assert not torch.equal(picture_of(server, prompt(1.5)), untouched)
+    assert torch.equal(picture_of(server, prompt(None)), untouched)
+
+
+def test_gamma_one_is_the_plain_picture_bit_for_bit(server):
+    assert torch.equal(picture_of(server, prompt(1.0, beta=3.0)), picture_of(server, prompt(None)))
+
+
+@pytest.mark.parametrize(("gamma", "beta"), [(-1.0, 1.0), (0.5, 1.0), (2.0, 1.0), (1.05, 3.0), (1.2, 5.0)])
+def test_comfyui_and_diffusers_draw_the_same_picture(server, gamma, beta):
+    model = load_model()
+    plain = sample(model, [ANIMALS], [4], steps=STEPS, guidance=GUIDANCE)[0]
+    set_skew_attention(model.unet, gamma=gamma, beta=beta)
+    want = sample(model, [ANIMALS], [4], steps=STEPS, guidance=GUIDANCE)[0]
+    got = picture_of(server, prompt(gamma, beta))
+    assert (got - want).abs().max() <= 1e-3
+    assert (want - plain).abs().max() > 2e-2  # γ moves the picture far more than the two may differ
+
+
+def test_a_cancelled_run_leaves_nothing_behind(server):
+    before = picture_of(server, prompt(2.0)), picture_of(server, prompt(None))
+    running = server.queue(prompt(0.3, beta=4.0, steps=500))
+    end = time.monotonic() + 120
+    while not re.search(r"\b[1-9]\d*/500\b", server.log):
+        assert time.monotonic() < end, "the run never reached its first step"
+        time.sleep(0.02)
+    server.post("/interrupt")
+    with pytest.raises(ServerError, match="interrupted"):
+        server.wait(running)
+    after = picture_of(server, prompt(2.0)), picture_of(server, prompt(None))
+    assert torch.equal(before[0], after[0])
+    assert torch.equal(before[1], after[1])
+    assert "interrupted: 7 of 7 chosen sites reached" in server.log
+
+
+def test_the_report_tells_what_happened_and_the_log_says_the_same(server):
+    nodes = prompt(1.5)
+    nodes["schedule"] = {
+        "class_type": "SADGammaSchedule",
+        "inputs": {"shape": "linear", "start_gamma": 2.0, "end_gamma": 1.0, "start": 0.0, "end": 1.0}
+        | {"keyframes": "", "curve_min": 0.5, "curve_max": 1.5, "values": ""},
+    }
+    nodes["skew"]["inputs"]["schedule"] = ["schedule", 0]
+    nodes["told"] = {"class_type": "SADReport", "inputs": {"report": ["skew", 2], "after": ["sampler", 0]}}
+    nodes["text"] = {"class_type": "PreviewAny", "inputs": {"source": ["told", 0]}}
+    nodes["drawn"] = {"class_type": "SaveImage", "inputs": {"images": ["schedule", 1], "filename_prefix": "curve"}}
+    outputs = server.run(nodes)
+    (text,) = outputs["text"]["text"]
+    assert "7 of 7 attention sites" in text
+    assert f"7 of 7 chosen sites reached, {7 * STEPS} attention calls skewed in {STEPS} model calls" in text
+    assert "from progress 0.000 (sigma 14.61)" in text
+    assert f"{7 * STEPS} attention calls skewed in {STEPS} model calls" in server.log
+    (picture,) = outputs["drawn"]["images"]
+    assert server.download(picture["filename"]).startswith(b"\x89PNG")
+
+
+def test_a_wrong_block_stops_the_prompt_with_a_sentence_that_lists_the_right_ones(server):
+    nodes = prompt(1.5)
+    nodes["skew"]["inputs"]["blocks"] = "input.9"
+    with pytest.raises(ServerError, match=r'no attention site "input\.9".*middle\.0\.0'):
+        server.run(nodes)
