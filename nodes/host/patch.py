@@ -22,7 +22,7 @@ from .backend import AttentionCall, Backend, HostAttention, name_of
 from .messages import tell
 from .progress import progress_at
 from .report import ModelCall, RunRecord, SkewReport
-from .settings import CHUNK_MARK, SkewSettings
+from .settings import SkewSettings
 from .sites import Site, SiteCall
 
 KEY = "symmetric_attention"
@@ -116,8 +116,7 @@ class SkewPatch:
 
     def _call_state(self, gamma: float, device: torch.device, options: Mapping[str, Any]) -> CallState:
         marks = tuple(options.get("cond_or_uncond", ()))
-        wanted = self.settings.apply_to
-        active = gamma != 1.0 and (wanted == "both" or CHUNK_MARK[wanted] in marks)
+        active = gamma != 1.0 and (self.settings.apply_to == "both" or any(map(self.settings.wants, marks)))
         tensor = torch.tensor(gamma, dtype=torch.float32, device=device) if active else None
         return CallState(active, gamma, tensor, marks)
 
@@ -155,8 +154,9 @@ class SkewPatch:
             if not self.state.active or options is None:
                 return forward(*args, **kwargs)
             previous = options.get(OVERRIDE)
-            if isinstance(previous, SkewOverride):  # of a later Skew Attention node that has chosen this site too
-                previous.leave_the_rest_to(self)
+            if isinstance(previous, SkewOverride):
+                # A later Skew Attention node has chosen this site too and wins; ours are the samples it does not want.
+                previous.earlier.append(SkewOverride(self, site, previous.call, previous.previous))
                 return forward(*args, **kwargs)
             override = SkewOverride(self, site, SiteCall(args, kwargs), previous)
             return forward(*args, **{**kwargs, "transformer_options": {**options, OVERRIDE: override}})
@@ -212,13 +212,19 @@ def rebuild_on_clone(old: ModelPatcher, new: ModelPatcher) -> None:
 
 
 class SkewOverride:
-    """The attention override for one call of one site."""
+    """The attention override for one call of one site.
+
+    Attributes:
+        previous: the override of another pack that was in the slot.
+        earlier: overrides of Skew Attention nodes before ours at the same site, nearest first.
+    """
 
     def __init__(self, patch: SkewPatch, site: Site, call: SiteCall, previous: Backend | None):
         self.patch = patch
         self.site = site
         self.call = call
         self.previous = previous
+        self.earlier: list[SkewOverride] = []
 
     def __call__(
         self, function: Backend, q: Tensor, k: Tensor, v: Tensor, heads: int, mask: Tensor | None = None, **keyword: Any
@@ -232,14 +238,14 @@ class SkewOverride:
                 return self.previous(function, q, k, v, heads, mask=mask, **keyword)
             return function(q, k, v, heads, mask=mask, **keyword)
         attend = self.patch.attention.bind(function, self.previous, call)
-        self._count(function)
-        x = self.site.rule.block_input(self.call) if self._norm in ("projected", "input") else None
-
+        chunks = self._chunks(call.q.shape[0])
+        for acting in dict.fromkeys(owner for _, _, owner in chunks if owner is not None):
+            acting._count(function)
         parts = []
-        for start, stop, chosen in self._chunks(call.q.shape[0]):
+        for start, stop, owner in chunks:
             part = call.rows(start, stop)
-            if chosen:
-                parts.append(self._skewed(part, inner, x if x is None else x[start:stop], attend))
+            if owner is not None:
+                parts.append(owner._skewed(part, inner, slice(start, stop), attend))
             else:
                 parts.append(attend(part.q, part.k, part.v, part.mask, part.scale))
         return call.write(parts[0] if len(parts) == 1 else torch.cat(parts))
@@ -258,20 +264,24 @@ class SkewOverride:
         inner = self.site.rule.inner(self.call, call.q.shape[2])
         return ("", inner) if inner is not None else ("the image tokens could not be told from the text tokens", None)
 
-    def _chunks(self, batch: int) -> list[tuple[int, int, bool]]:
-        """Runs of samples `(start, stop, whether to skew them)`; empty where the batch does not split evenly."""
-        wanted, marks = self.patch.settings.apply_to, self.patch.state.cond_or_uncond
-        if wanted == "both":
-            return [(0, batch, True)]
+    def _chunks(self, batch: int) -> list[tuple[int, int, SkewOverride | None]]:
+        """Runs of samples `(start, stop, who skews them)`; empty where the batch does not split evenly."""
+        if self.patch.settings.apply_to == "both":
+            return [(0, batch, self)]
+        marks = self.patch.state.cond_or_uncond
         size, rest = divmod(batch, len(marks))
         if rest:
             return []
-        return [
-            (index * size, (index + 1) * size, mark == CHUNK_MARK[wanted]) for index, mark in enumerate(marks)
+        owners = [
+            next((each for each in (self, *self.earlier) if each.patch.settings.wants(mark)), None) for mark in marks
         ]
+        return [(index * size, (index + 1) * size, owner) for index, owner in enumerate(owners)]
 
-    def _skewed(self, call: AttentionCall, inner: slice, x: Tensor | None, attend: Callable[..., Tensor]) -> Tensor:
+    def _skewed(self, call: AttentionCall, inner: slice, rows: slice, attend: Callable[..., Tensor]) -> Tensor:
+        """The samples `rows` of the whole call, which are `call`, by our settings."""
         gamma, beta = self._strengths(call, inner)
+        x = self.site.rule.block_input(self.call) if self._norm in ("projected", "input") else None
+        x = None if x is None else x[rows]
         common: dict[str, Any] = {"norm": self._norm, "scale": call.scale, "mask": call.mask, "attend": attend}
         if inner == slice(0, call.q.shape[2]):
             return skew_attention(call.q, call.k, call.v, gamma, beta, x=x, **common)

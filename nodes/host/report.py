@@ -81,7 +81,10 @@ class RunRecord:
         if all(call.gamma == 1.0 for call in self.calls):
             return "γ was 1 at every step of this run, so the picture is that of the plain model."
         if self.apply_to != "both" and all(CHUNK_MARK[self.apply_to] not in call.cond_or_uncond for call in self.calls):
-            return f"This run had no {self.apply_to} pass, so the picture is that of the plain model; CFG 1 leaves uncond out."
+            return (
+                f"This run had no {self.apply_to} pass, so the picture is that of the plain model. "
+                "ComfyUI leaves uncond out where CFG is 1."
+            )
         if self.untouched:
             return f"No attention call of {self.model} was skewed, all were left alone: {_counted(self.untouched)}."
         return (

@@ -61,6 +61,10 @@ class SkewSettings:
         """Whether the model comes out as it went in, so that nothing needs to be patched."""
         return self.schedule.is_neutral or self.beta == 0.0
 
+    def wants(self, mark: int) -> bool:
+        """Whether a chunk with this mark of ComfyUI's `cond_or_uncond` is to be changed."""
+        return self.apply_to == "both" or mark == CHUNK_MARK[self.apply_to]
+
     def gamma_at(self, progress: float) -> float:
         """γ of a model call: the schedule's inside the window, 1 outside."""
         inside = self.start <= progress and (progress < self.end or self.end == 1)
