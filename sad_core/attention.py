@@ -54,7 +54,8 @@ def skew_attention(
         norm: patterns whose length ρ keeps: "value", "projected", "input" (the paper's) or "none" (ρ = 1).
         x: `(B, L, C)`, the block's normalised input; needed by "projected" and "input".
         scale: softmax scale, default 1/√d.
-        mask: added to the logits after the skew mix, or bool (True attends); broadcasts to `(B, H, L, L)`.
+        mask: added to the logits after the skew mix, or bool (True attends); broadcasts to `(B, H, L, L)`, so a mask
+            per sample is `(B, 1, L, L)`.
         attend: the inner attention `attend(q, k, v, mask, scale)`; default PyTorch's. It is called with equal head dims
             for q, k and v, 2d for the skewed retrieval (d for the plain one), and with an additive mask or None.
         tolerance: relative error of ρ that "projected" aims at, see `norm_guard.projection_rank`.
@@ -101,9 +102,10 @@ def blend(plain: Tensor, skewed: Tensor, gamma: Strength, beta: Strength, value_
     """
     precise = wide(plain.dtype)
     base, target = plain.to(precise), skewed.to(precise)
-    blended = target if is_exactly(beta, 1.0) else base + beta * (target - base)
+    is_pure = is_exactly(beta, 1.0)
+    blended = target if is_pure else base + beta * (target - base)
     result = blended[..., :value_dim]
-    if norm != "none" and blended is not target:
+    if norm != "none" and not is_pure:
         first = value_dim if plain.shape[-1] > value_dim else 0
         result = result * norm_ratio(target[..., first:], blended[..., first:])
     result = result.to(plain.dtype)
@@ -181,4 +183,5 @@ def _norm_patterns(norm: str, x: Tensor | None, heads: int, tolerance: float) ->
         return None
     if norm == "projected":
         x = project_input(x, projection_rank(x.shape[1], x.shape[2], tolerance))
+        x = x / math.sqrt(x.shape[-1])  # drops out of ρ, and keeps one large direction within half precision
     return x[:, None].expand(-1, heads, -1, -1)

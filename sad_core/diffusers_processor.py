@@ -15,8 +15,9 @@ from typing import Any
 from torch import Tensor
 
 from .attention import is_exactly, skew_attention
+from .norm_guard import NORMS
 from .parameters import Strength
-from .symmetricity import adapt, average, symmetricity
+from .symmetricity import AVERAGES, adapt, average, symmetricity
 
 
 def set_skew_attention(
@@ -40,8 +41,11 @@ def set_skew_attention(
         Names of the attention layers that were set.
 
     Raises:
-        ValueError: the model has no self-attention layer called `attn1`.
+        ValueError: the model has no self-attention layer called `attn1`, or an unknown norm or average.
     """
+    for name, value, allowed in (("norm", norm, NORMS), ("average_over", average_over, AVERAGES)):
+        if value not in allowed:
+            raise ValueError(f'{name} is "{value}", but it must be one of {", ".join(allowed)}.')
     processors = dict(unet.attn_processors)
     names = [name for name in processors if name.endswith("attn1.processor")]
     if not names:

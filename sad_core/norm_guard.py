@@ -70,10 +70,17 @@ def project_input(x: Tensor, rank: int) -> Tensor:
     if rank == channels:
         return x
     if rank == tokens:
-        return torch.linalg.qr(x.mT, mode="r").R.mT
+        return x @ orthonormal(x.mT)
     position = torch.arange(channels, device=x.device, dtype=x.dtype) + 0.5
     frequency = torch.arange(rank, device=x.device, dtype=x.dtype)
     basis = torch.cos(position[:, None] * frequency * (math.pi / channels))
     for _ in range(2):
-        basis = torch.linalg.qr(x.mT @ (x @ basis)).Q
+        basis = orthonormal(x.mT @ (x @ basis))
     return x @ basis
+
+
+def orthonormal(columns: Tensor) -> Tensor:
+    """An orthonormal basis of the span of `columns`, `(…, C, rank)`; Apple's GPUs lack the QR, the CPU does theirs."""
+    if columns.device.type == "mps":
+        return torch.linalg.qr(columns.cpu()).Q.to(columns.device)
+    return torch.linalg.qr(columns).Q

@@ -149,4 +149,4 @@ class GammaSchedule:
             ValueError: as the class itself.
         """
         steps = max(len(values) - 1, 1)
-        return cls(tuple((index / steps, float(gamma)) for index, gamma in enumerate(values)))
+        return cls.from_points((index / steps, gamma) for index, gamma in enumerate(values))

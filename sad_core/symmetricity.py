@@ -48,7 +48,7 @@ def adapt(
         β_eff = β·(1 − η)
 
     Args:
-        gamma, beta: floats, or tensors that broadcast against `eta`.
+        gamma, beta: floats, 0-d tensors, or tensors shaped like `eta`; `(B,)` per sample also goes with `(B, H)`.
         eta: any shape, from `symmetricity` or an `average` of it.
         rule: "deviation" or "scale". With "scale" γ = 1 is not neutral.
         adapt_gamma, adapt_beta: which of the two to weigh; the other comes back as given.
@@ -57,11 +57,12 @@ def adapt(
         `(gamma, beta)`, both shaped like `eta`.
 
     Raises:
-        ValueError: an unknown rule.
+        ValueError: an unknown rule, or a tensor of another shape.
     """
     if rule not in RULES:
         raise ValueError(f'rule is "{rule}", but it must be one of {", ".join(RULES)}.')
     ones = torch.ones_like(eta)
+    gamma, beta = (_shaped_like(eta, value, name) for value, name in ((gamma, "gamma"), (beta, "beta")))
     if not adapt_gamma:
         gamma = gamma * ones
     elif rule == "deviation":
@@ -69,6 +70,15 @@ def adapt(
     else:
         gamma = gamma * eta
     return gamma, beta * (1 - eta) if adapt_beta else beta * ones
+
+
+def _shaped_like(eta: Tensor, value: Strength, name: str) -> Strength:
+    """`value` so that it multiplies η sample by sample, never by luck."""
+    if not isinstance(value, Tensor) or value.shape in ((), eta.shape):
+        return value
+    if eta.dim() == 2 and value.shape == eta.shape[:1]:
+        return value[:, None]
+    raise ValueError(f"{name} has shape {tuple(value.shape)}, which does not go with η of shape {tuple(eta.shape)}.")
 
 
 def average(eta: Tensor, over: str = "sample") -> Tensor:
