@@ -1,4 +1,4 @@
-"""Draws samples of the demo model on one sheet, a row or more for each category.
+"""Draws samples of the demo model on one sheet, one row for each category.
 
     python -m demo.contact_sheet                   # writes demo/samples.png
 
@@ -30,13 +30,11 @@ def tile(pictures: Tensor, columns: int, zoom: int = 3, gap: int = 4) -> Image.I
     return Image.fromarray((sheet * 255).round().byte().permute(1, 2, 0).numpy().astype(numpy.uint8))
 
 
-def draw_samples(
-    model: DemoModel, path: Path, per_category: int = 16, columns: int = 16, guidance: float = 2.0
-) -> None:
-    """Writes a sheet of `per_category` samples of each category, seeds 0, 1, 2, ... in every category."""
+def draw_samples(model: DemoModel, path: Path, per_category: int = 16, guidance: float = 2.0) -> None:
+    """Writes a sheet with a row of `per_category` samples for each category, seeds 0, 1, 2, ... in every row."""
     categories = torch.arange(len(CATEGORIES)).repeat_interleave(per_category)
     seeds = list(range(per_category)) * len(CATEGORIES)
-    tile(sample(model, categories, seeds, guidance=guidance), columns).save(path)
+    tile(sample(model, categories, seeds, guidance=guidance), columns=per_category).save(path)
 
 
 def main() -> None:

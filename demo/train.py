@@ -37,7 +37,7 @@ SNR_LIMIT = 5.0
 POOLED_SIZES = (1, 2, 4, 8, 16)
 CATEGORY_DROPOUT = 0.12
 WARM_UP_STEPS = 200
-PEAK_LEARNING_RATE = 6e-4
+PEAK_LEARNING_RATE = 1e-3
 AVERAGE_DECAY = 0.9995
 GRADIENT_LIMIT = 1.0
 LOSS_MEMORY = 0.99
@@ -88,11 +88,21 @@ def pooled_error(difference: Tensor) -> Tensor:
     return torch.stack(levels).mean(dim=0)
 
 
+def level_weight(ratio: Tensor) -> Tensor:
+    """Weight of the noise error at a signal-to-noise ratio (N,), each.
+
+    The factor ratio^(-1/4) makes up for errors being smaller where there is more noise: there the overall shape and
+    colours of a picture are decided. The other, min(ratio, 5) / ratio, keeps noise that is too weak to show in the
+    picture from taking the model's effort.
+    """
+    return ratio.pow(-0.25) * ratio.clamp(max=SNR_LIMIT) / ratio
+
+
 def noise_error(model: DemoModel, latents: Tensor, labels: Tensor, alphas: Tensor) -> tuple[Tensor, Tensor]:
     """The loss to minimise and the plain mean square error, two scalars, of one batch of latents (N, 12, 16, 16).
 
-    The loss is the pooled error weighted by min(SNR, 5) / SNR: noise too weak to show in the picture does not take the
-    model's effort. `alphas` (1000,) are the cumulative alphas of the schedule. Some labels become NO_CATEGORY.
+    The loss is the pooled error times `level_weight`. `alphas` (1000,) are the cumulative alphas of the schedule. Some
+    labels become NO_CATEGORY.
     """
     count = latents.shape[0]
     timesteps = spread_timesteps(count)
@@ -104,7 +114,7 @@ def noise_error(model: DemoModel, latents: Tensor, labels: Tensor, alphas: Tenso
         predicted = model(noisy, timesteps, labels)
     difference = predicted.float() - noise
     ratio = signal_share / (1 - signal_share)
-    loss = (pooled_error(difference) * ratio.clamp(max=SNR_LIMIT) / ratio).mean()
+    loss = (pooled_error(difference) * level_weight(ratio)).mean()
     return loss, difference.detach().square().mean()
 
 

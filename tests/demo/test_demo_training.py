@@ -126,9 +126,9 @@ def test_the_pooled_error_follows_the_definition():
     torch.testing.assert_close(pooled_error(difference), want, rtol=1e-12, atol=0)
 
 
-@pytest.mark.parametrize(("alpha", "weight"), [(0.99, 5 / 99), (0.5, 1.0)])
+@pytest.mark.parametrize(("alpha", "weight"), [(0.99, 5 / 99 / 99**0.25), (0.5, 1.0), (1 / 17, 2.0)])
 def test_the_weight_follows_the_definition(alpha, weight):
-    """A model that always answers zero is wrong by the whole noise; its weight is min(SNR, 5) / SNR."""
+    """A model that always answers zero is wrong by the whole noise; its weight is min(SNR, 5) / SNR / SNR^(1/4)."""
     seen = []
 
     def silent(noisy, *_):
