@@ -57,8 +57,9 @@ class GammaScheduleNode(io.ComfyNode):
                 io.Curve.Input(
                     "curve",
                     optional=True,
+                    socketless=False,
                     advanced=True,
-                    tooltip='For shape "curve": drawn by hand; bottom is curve_min, top is curve_max.',
+                    tooltip='For shape "curve": drawn here or wired; bottom is curve_min, top is curve_max.',
                 ),
                 io.Float.Input(
                     "curve_min", default=0.5, **gamma, advanced=True, tooltip="Gamma at the bottom of the drawn curve."
@@ -66,9 +67,9 @@ class GammaScheduleNode(io.ComfyNode):
                 io.Float.Input(
                     "curve_max", default=1.5, **gamma, advanced=True, tooltip="Gamma at the top of the drawn curve."
                 ),
-                io.String.Input(
-                    "values",
-                    default="1, 1.05, 1.2, 1.05, 1",
+                io.MultiType.Input(
+                    io.String.Input("values", default="1, 1.05, 1.2, 1.05, 1"),
+                    types=[io.Float],
                     advanced=True,
                     tooltip='For shape "values": gammas spread evenly over the run, as text or a wired list of FLOAT.',
                 ),
