@@ -1,0 +1,81 @@
+"""Tests inside a ComfyUI: one pytest process serves one host and one attention backend.
+
+$COMFYUI_PATH chooses the host (see tests/hosts.py) and SAD_ATTENTION=pytorch|sub_quad its attention. Where no host can
+be had every test here is skipped, and the summary says how many and why.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+
+import pytest
+import torch
+
+from tests.hosts import find_host
+
+from .loading import StandIns, load_pack, start_host
+
+NO_HOST = "NO COMFYUI HOST for tests/host (set COMFYUI_PATH to a ComfyUI folder)"
+HOST = find_host()
+ATTENTION = os.environ.get("SAD_ATTENTION", "pytorch")
+
+if HOST is None:
+    sys.meta_path.insert(0, StandIns())
+else:
+    start_host(HOST, ATTENTION)
+    load_pack()
+
+from .models import FAMILIES, Family  # noqa: E402
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item):
+    if HOST is None and getattr(item.module, "NEEDS_A_HOST", True):
+        pytest.skip(NO_HOST)
+
+
+def pytest_terminal_summary(terminalreporter):
+    if HOST is None:
+        skipped = [report for report in terminalreporter.stats.get("skipped", ()) if NO_HOST in str(report.longrepr)]
+        terminalreporter.write_line(f"{NO_HOST}: {len(skipped)} tests were skipped", red=True, bold=True)
+        return
+    from comfy.ldm.modules.attention import optimized_attention
+    from comfyui_version import __version__
+
+    attention = optimized_attention.__name__
+    terminalreporter.write_line(f"tests/host ran inside ComfyUI {__version__} ({HOST}) with {attention}")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _one_thread():
+    """Threads cost more than they bring at these sizes, above all beside other work."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture
+def families() -> dict[str, Family]:
+    return FAMILIES
+
+
+@pytest.fixture(params=list(FAMILIES))
+def family(request) -> Family:
+    return FAMILIES[request.param]
+
+
+@pytest.fixture
+def sd15() -> Family:
+    return FAMILIES["SD15"]
+
+
+@pytest.fixture
+def sd3() -> Family:
+    return FAMILIES["SD3"]
+
+
+@pytest.fixture
+def flux() -> Family:
+    return FAMILIES["Flux"]

@@ -1,0 +1,250 @@
+"""Patches belong to one module and one run: clones on another module run that module, and nothing stays behind."""
+
+from __future__ import annotations
+
+import copy
+import gc
+import sys
+import weakref
+
+import comfy.model_management
+import comfy.model_patcher
+import comfy_aimdo.host_buffer
+import pytest
+import torch
+
+from .loading import PACK
+from .models import FLUX, SD15, build
+from .running import skew, stop_at
+from .watching import distance, effect, plainly, stated, watch_attention
+
+CONFIGS = {"SD15": SD15, "Flux": FLUX}
+
+
+@pytest.fixture(params=list(CONFIGS))
+def family(request, families):
+    return families[request.param]
+
+
+@pytest.fixture
+def other(family):
+    """The same architecture with other weights."""
+    return build(family.name, CONFIGS[family.name], salt="other")
+
+
+@pytest.fixture
+def dynamic(family, other, monkeypatch):
+    """The plain model behind ComfyUI's dynamic-VRAM patcher, whose classic clones hold another module: that of `other`.
+
+    On a CPU the host reroutes that patcher to the classic one; here it is made to stay, with pinned memory left out.
+    """
+
+    class DynamicOnCpu(comfy.model_patcher.ModelPatcherDynamic):
+        def __new__(cls, *args, **kwargs):
+            return object.__new__(cls)
+
+    class NoPinnedMemory:
+        size = 0
+
+        def __init__(self, *sizes):
+            pass
+
+    monkeypatch.setattr(comfy_aimdo.host_buffer, "HostBuffer", NoPinnedMemory)
+    cpu = torch.device("cpu")
+    model = build(family.name, CONFIGS[family.name]).model
+    patcher = DynamicOnCpu(model, load_device=cpu, offload_device=cpu)
+    patcher.cached_patcher_init = (lambda disable_dynamic=False: other, ())
+    return patcher
+
+
+def patches_of(model) -> list:
+    """Our patches of a model, one per node it went through and each once."""
+    sites = [patch.skew_site for patch in model.object_patches.values() if hasattr(patch, "skew_site")]
+    return list({id(site.patch): site.patch for site in sites}.values())
+
+
+def tripled(forward):
+    """Another pack's object patch around the `forward` of a site."""
+
+    def patched(*args, **kwargs):
+        out = forward(*args, **kwargs)
+        return tuple(3 * part for part in out) if isinstance(out, tuple) else 3 * out
+
+    return patched
+
+
+def test_the_dynamic_patcher_gives_the_pictures_of_the_classic_one(family, dynamic):
+    assert family.sample(dynamic).equal(family.sample())
+    assert family.sample(skew(dynamic)[0]).equal(family.sample(skew(family.model)[0]))
+
+
+def test_a_clone_on_another_module_runs_its_own_weights(family, dynamic, other):
+    patched, _ = skew(dynamic)
+    clone = patched.clone(disable_dynamic=True)
+    assert clone.model is other.model
+    assert clone.model is not patched.model
+    assert family.sample(clone).equal(family.sample(skew(other)[0]))
+    assert distance(family.sample(clone), family.sample(other)) > 1e-3 * family.sample(other).norm()
+
+
+def test_the_old_clone_keeps_its_own_module(family, dynamic):
+    patched, _ = skew(dynamic)
+    before = family.sample(patched)
+    clone = patched.clone(disable_dynamic=True)
+    family.sample(clone)
+    assert family.sample(patched).equal(before)
+    assert before.equal(family.sample(skew(family.model)[0]))
+
+
+def test_a_clone_of_a_clone_on_another_module_runs_its_own_weights(family, dynamic, other):
+    clone = skew(dynamic)[0].clone().clone(disable_dynamic=True).clone()
+    assert family.sample(clone).equal(family.sample(skew(other)[0]))
+
+
+def test_two_nodes_in_a_row_move_to_another_module(family, dynamic, other):
+    first, second = family.sites[0], family.sites[-1]
+
+    def through_both(model):
+        return skew(skew(model, gamma=1.5, blocks=f"{first}, {second}")[0], gamma=0.4, beta=3.0, blocks=second)[0]
+
+    clone = through_both(dynamic).clone(disable_dynamic=True)
+    assert family.sample(clone).equal(family.sample(through_both(other)))
+
+
+def test_another_packs_patch_below_ours_stays_in_the_chain(family, dynamic, other):
+    path = next(iter(skew(family.model, blocks=family.sites[0])[0].object_patches))
+    theirs = tripled(other.get_model_object(path))  # a pack that knows which module the clone will hold
+    below, wanted = dynamic.clone(), other.clone()
+    for model in (below, wanted):
+        model.add_object_patch(path, theirs)
+    clone = skew(below)[0].clone(disable_dynamic=True)
+    assert family.sample(clone).equal(family.sample(skew(wanted)[0]))
+    assert not family.sample(clone).equal(family.sample(skew(dynamic)[0].clone(disable_dynamic=True)))
+
+
+def test_a_clone_on_another_module_has_its_own_state_and_the_same_report(dynamic):
+    patched, report = skew(dynamic)
+    clone = patched.clone(disable_dynamic=True)
+    (mine,), (theirs,) = patches_of(patched), patches_of(clone)
+    assert mine is not theirs
+    assert mine.report is theirs.report is report
+    assert patches_of(patched.clone()) == [mine]
+
+
+def test_every_run_of_a_moved_clone_is_told_once(family, dynamic):
+    patched, report = skew(dynamic)
+    clone = patched.clone(disable_dynamic=True)
+    family.sample(clone)
+    assert len(report.runs) == 1
+    assert set(report.runs[0].site_calls) == set(family.sites)
+    family.sample(patched)
+    assert len(report.runs) == 2
+
+
+def test_an_ordinary_clone_shares_patches_and_needs_no_rebuilding(family):
+    patched, _ = skew(family.model)
+    assert patched.clone().object_patches == patched.object_patches
+    assert family.sample(patched.clone()).equal(family.sample(patched))
+
+
+@pytest.mark.parametrize("is_cancelled", [False, True], ids=["finished", "cancelled"])
+def test_no_state_is_left_after_a_run(family, is_cancelled):
+    patched, _ = skew(family.model, beta=3.0, adaptive="gamma")
+    options = copy.deepcopy({key: str(value) for key, value in patched.model_options["transformer_options"].items()})
+    if is_cancelled:
+        with pytest.raises(comfy.model_management.InterruptProcessingException):
+            family.sample(patched, callback=stop_at(1))
+    else:
+        family.sample(patched)
+    (patch,) = patches_of(patched)
+    assert patch.run is None
+    assert patch.state.active is False
+    assert patch.state.gamma_tensor is None
+    assert patch.state.symmetricity == patch.state.gammas == []
+    assert {key: str(value) for key, value in patched.model_options["transformer_options"].items()} == options
+    assert "optimized_attention_override" not in family.model.model_options["transformer_options"]
+
+
+def test_an_error_in_the_middle_of_a_model_call_leaves_no_state(family):
+    def fails(*args, **kwargs):
+        raise ArithmeticError("in a block")
+
+    patched, report = skew(family.model)
+    broken = patched.clone()
+    broken.add_object_patch(list(broken.object_patches)[-1], fails)
+    with pytest.raises(ArithmeticError):
+        family.sample(broken)
+    for patch in patches_of(patched):
+        assert patch.run is None
+        assert patch.state.active is False
+    assert report.runs[-1].status == "interrupted"
+    assert family.sample(patched).equal(family.sample(skew(family.model)[0]))
+
+
+def test_a_model_called_outside_of_sampling_is_plain(family):
+    """Some packs call the network themselves; without a sigma there is no progress and so no γ."""
+    patched, _ = skew(family.model)
+    network = family.model.model.diffusion_model
+    family.sample(patched, steps=1)
+    x, text = family.noise(), family.conditioning("cond")
+    extra = {} if family.name == "SD15" else {"y": text[0][1]["pooled_output"], "guidance": torch.tensor([3.5])}
+    with torch.no_grad():
+        while_patched = network(x, torch.tensor([0.5]), text[0][0], **extra, transformer_options={})
+        family.sample(steps=1)
+        plain = network(x, torch.tensor([0.5]), text[0][0], **extra, transformer_options={})
+    assert while_patched.equal(plain)
+
+
+def test_a_plain_run_takes_our_functions_off_the_module(family):
+    family.sample(skew(family.model)[0])
+    family.sample()
+    for module in family.model.model.diffusion_model.modules():
+        assert not hasattr(module.forward, "skew_site")
+
+
+def test_a_dropped_model_is_freed(family):
+    patched, report = skew(family.model)
+    family.sample(patched)
+    patch = weakref.ref(patches_of(patched)[0])
+    del patched, report
+    family.sample()
+    gc.collect()
+    assert patch() is None
+
+
+def test_nothing_of_a_run_is_kept_at_module_level(family):
+    def kept():
+        return {
+            (name, key): repr(value)
+            for name, module in list(sys.modules.items())
+            if name.partition(".")[0] == PACK
+            for key, value in vars(module).items()
+            if not key.startswith("__")
+        }
+
+    family.sample(skew(family.model, beta=3.0, adaptive="gamma")[0])
+    before = kept()
+    family.sample(skew(family.model, gamma=0.4)[0])
+    assert kept() == before
+
+
+def test_two_models_of_one_run_each_keep_their_own_gamma(family):
+    """Some packs sample from another model in the middle of a run."""
+    inner, inner_report = skew(family.model, gamma=0.4)
+    outer, outer_report = skew(build(family.name, CONFIGS[family.name], salt="other"), gamma=1.5)
+    alone = family.sample(outer), family.sample(inner)
+    pictures = []
+    picture = family.sample(outer, callback=lambda step, *_: pictures.append(family.sample(inner)))
+    assert picture.equal(alone[0])
+    assert all(each.equal(alone[1]) for each in pictures)
+    assert {call.gamma for call in outer_report.runs[-1].calls} == {1.5}
+    assert {call.gamma for call in inner_report.runs[-1].calls} == {0.4}
+
+
+def test_the_sites_of_a_moved_clone_give_what_the_definition_says(family, dynamic):
+    clone = skew(dynamic)[0].clone(disable_dynamic=True)
+    with watch_attention(clone) as calls:
+        family.sample(clone, steps=1)
+    for seen in (seen for seen in calls if not seen.is_cross):
+        assert distance(seen.out, stated(family, seen, 1.5)) <= 1e-3 * effect(family, seen, 1.5), seen.path
+        assert distance(seen.out, plainly(seen)) > 0.01 * plainly(seen).norm(), seen.path

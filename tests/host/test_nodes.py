@@ -1,0 +1,263 @@
+"""The nodes as ComfyUI sees them: ids, inputs and defaults that saved graphs rely on; what the schedule node gives."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import sys
+
+import comfy.samplers
+import pytest
+import symmetric_attention
+import torch
+from comfy_api.latest import io
+from comfy_api.latest._io import Hidden
+from symmetric_attention.nodes.gamma_schedule import GammaScheduleNode
+from symmetric_attention.nodes.report import ReportNode
+from symmetric_attention.nodes.skew_attention import SkewAttentionNode
+
+from .loading import load_pack
+from .running import execute, skew
+
+# A promise to saved graphs: widgets are stored by their order. New inputs go to the end of their group; nothing moves.
+PROMISED = {
+    "SADSkewAttention": {
+        "inputs": [
+            ("model", "MODEL", None),
+            ("gamma", "FLOAT", 1.05),
+            ("beta", "FLOAT", 3.0),
+            ("adaptive", "COMBO", "off"),
+            ("norm", "COMBO", "value"),
+            ("blocks", "STRING", ""),
+            ("start_percent", "FLOAT", 0.0),
+            ("end_percent", "FLOAT", 1.0),
+            ("apply_to", "COMBO", "both"),
+            ("schedule", "SAD_SCHEDULE", None),
+        ],
+        "optional": {"schedule"},
+        "outputs": ["MODEL", "STRING", "SAD_REPORT"],
+    },
+    "SADGammaSchedule": {
+        "inputs": [
+            ("shape", "COMBO", "linear"),
+            ("start_gamma", "FLOAT", 1.2),
+            ("end_gamma", "FLOAT", 1.0),
+            ("start", "FLOAT", 0.0),
+            ("end", "FLOAT", 1.0),
+            ("keyframes", "STRING", "0:1, 0.3:1.05, 1:1"),
+            ("curve", "CURVE", [(0.0, 0.0), (1.0, 1.0)]),
+            ("curve_min", "FLOAT", 0.5),
+            ("curve_max", "FLOAT", 1.5),
+            ("values", "STRING", "1, 1.05, 1.2, 1.05, 1"),
+            ("model", "MODEL", None),
+            ("sigmas", "SIGMAS", None),
+        ],
+        "optional": {"curve", "model", "sigmas"},
+        "outputs": ["SAD_SCHEDULE", "IMAGE"],
+    },
+    "SADReport": {
+        "inputs": [("report", "SAD_REPORT", None), ("after", "LATENT,IMAGE", None)],
+        "optional": set(),
+        "outputs": ["STRING"],
+    },
+}
+OPTIONS = {
+    ("SADSkewAttention", "adaptive"): ["off", "gamma", "gamma and beta"],
+    ("SADSkewAttention", "norm"): ["value", "projected", "input", "none"],
+    ("SADSkewAttention", "apply_to"): ["both", "cond", "uncond"],
+    ("SADGammaSchedule", "shape"): [
+        *("constant", "linear", "cosine", "ease in", "ease out", "ease in and out", "window"),
+        *("keyframes", "curve", "values"),
+    ],
+}
+RANGES = {
+    ("SADSkewAttention", "gamma"): (-2.0, 3.0),
+    ("SADSkewAttention", "beta"): (0.0, 10.0),
+    ("SADSkewAttention", "start_percent"): (0.0, 1.0),
+    ("SADSkewAttention", "end_percent"): (0.0, 1.0),
+    ("SADGammaSchedule", "start_gamma"): (-2.0, 3.0),
+    ("SADGammaSchedule", "end_gamma"): (-2.0, 3.0),
+    ("SADGammaSchedule", "start"): (0.0, 1.0),
+    ("SADGammaSchedule", "end"): (0.0, 1.0),
+}
+FLAT = {"start_gamma": 1.0, "end_gamma": 1.0, "start": 0.0, "end": 1.0}
+
+
+@pytest.fixture
+def nodes() -> dict:
+    extension = asyncio.run(symmetric_attention.comfy_entrypoint())
+    return {node.GET_SCHEMA().node_id: node for node in asyncio.run(extension.get_node_list())}
+
+
+def schedule(**inputs):
+    """The schedule and the picture of Gamma Schedule."""
+    return execute(GammaScheduleNode, **{**FLAT, **inputs})
+
+
+def test_the_pack_gives_exactly_these_nodes(nodes):
+    assert set(nodes) == set(PROMISED)
+
+
+@pytest.mark.parametrize("node_id", PROMISED)
+def test_inputs_their_order_and_their_defaults_are_the_promised_ones(nodes, node_id):
+    inputs = nodes[node_id].GET_SCHEMA().inputs
+    found = [(each.id, each.get_io_type(), getattr(each, "default", None)) for each in inputs]
+    assert found == PROMISED[node_id]["inputs"]
+    assert {each.id for each in inputs if each.optional} == PROMISED[node_id]["optional"]
+
+
+@pytest.mark.parametrize("node_id", PROMISED)
+def test_outputs_are_the_promised_ones(nodes, node_id):
+    assert [each.get_io_type() for each in nodes[node_id].GET_SCHEMA().outputs] == PROMISED[node_id]["outputs"]
+
+
+@pytest.mark.parametrize(("node_id", "name"), OPTIONS)
+def test_the_choices_are_the_promised_ones(nodes, node_id, name):
+    (combo,) = (each for each in nodes[node_id].GET_SCHEMA().inputs if each.id == name)
+    assert combo.options == OPTIONS[node_id, name]
+
+
+@pytest.mark.parametrize(("node_id", "name"), RANGES)
+def test_the_ranges_are_the_promised_ones(nodes, node_id, name):
+    (number,) = (each for each in nodes[node_id].GET_SCHEMA().inputs if each.id == name)
+    assert (number.min, number.max) == RANGES[node_id, name]
+
+
+@pytest.mark.parametrize("node_id", PROMISED)
+def test_the_frontend_can_be_told_of_the_node(nodes, node_id):
+    """What /object_info answers, which every host makes of the schema in its own way."""
+    node = nodes[node_id]
+    given = node.INPUT_TYPES()
+    assert set(given["required"]) | set(given.get("optional", {})) == {name for name, *_ in PROMISED[node_id]["inputs"]}
+    assert set(given.get("optional", {})) == PROMISED[node_id]["optional"]
+    info = node.GET_NODE_INFO_V1()
+    assert info["category"] == "model/patch/symmetric attention"
+    assert info["display_name"].endswith("(SAD)")
+    assert info["output_node"] is (node_id == "SADReport")
+    assert all(info["output_tooltips"])
+
+
+@pytest.mark.parametrize("node_id", PROMISED)
+def test_every_input_but_the_model_has_a_tooltip(nodes, node_id):
+    schema = nodes[node_id].GET_SCHEMA()
+    assert not [each.id for each in schema.inputs if not each.tooltip and each.get_io_type() != "MODEL"]
+    assert schema.description
+    assert schema.search_aliases
+
+
+def test_rare_widgets_are_advanced_and_the_first_ones_are_not(nodes):
+    inputs = nodes["SADSkewAttention"].GET_SCHEMA().inputs
+    advanced = {each.id for each in inputs if each.advanced}
+    assert advanced == {"norm", "blocks", "start_percent", "end_percent", "apply_to"}
+
+
+def test_the_nodes_that_show_something_know_their_own_id(nodes):
+    for node_id in ("SADSkewAttention", "SADReport"):
+        assert Hidden.unique_id in nodes[node_id].GET_SCHEMA().hidden
+
+
+def test_the_defaults_of_the_widgets_work_as_they_are(sd15):
+    widgets = {name: default for name, _, default in PROMISED["SADSkewAttention"]["inputs"] if default is not None}
+    patched, plan, report = execute(SkewAttentionNode, model=sd15.model, **widgets)
+    assert not sd15.sample(patched).equal(sd15.sample())
+    assert plan == report.plan
+    widgets = {name: default for name, _, default in PROMISED["SADGammaSchedule"]["inputs"] if default is not None}
+    curve, picture = execute(GammaScheduleNode, **widgets)
+    assert (curve.at(0), curve.at(1)) == (1.2, 1.0)
+    assert picture.dim() == 4
+
+
+@pytest.mark.parametrize(
+    ("inputs", "points"),
+    [
+        ({"shape": "constant", "start_gamma": 1.2}, {0: 1.2, 0.5: 1.2, 1: 1.2}),
+        ({"shape": "linear", "start_gamma": 1.2, "end_gamma": 0.8}, {0: 1.2, 0.25: 1.1, 1: 0.8}),
+        ({"shape": "linear", "start_gamma": 2, "start": 0.2, "end": 0.6}, {0.1: 2, 0.2: 2, 0.4: 1.5, 0.6: 1, 0.9: 1}),
+        ({"shape": "cosine", "start_gamma": 2}, {0: 2, 0.25: 2 - (1 - math.cos(math.pi / 4)) / 2, 0.5: 1.5, 1: 1}),
+        ({"shape": "ease in", "start_gamma": 2}, {0: 2, 0.5: 1.75, 1: 1}),
+        ({"shape": "ease out", "start_gamma": 2}, {0: 2, 0.5: 1.25, 1: 1}),
+        ({"shape": "ease in and out", "start_gamma": 2}, {0: 2, 0.25: 2 - 0.15625, 0.5: 1.5, 1: 1}),
+        ({"shape": "window", "start_gamma": 2, "start": 0.2, "end": 0.6}, {0.1: 1, 0.2: 2, 0.5: 2, 0.6: 1, 0.9: 1}),
+        ({"shape": "window", "start_gamma": 2}, {0: 2, 0.5: 2, 1: 2}),
+        ({"shape": "keyframes", "keyframes": "0:1, 0.5:2\n1:0.5"}, {0: 1, 0.25: 1.5, 0.75: 1.25, 1: 0.5}),
+        ({"shape": "values", "values": "1, 2, 0.5"}, {0: 1, 0.25: 1.5, 0.5: 2, 0.75: 1.25, 1: 0.5}),
+        ({"shape": "values", "values": [1.0, 2.0]}, {0: 1, 0.5: 1.5, 1: 2}),
+        ({"shape": "values", "values": 1.3}, {0: 1.3, 1: 1.3}),
+        ({"shape": "curve", "curve": [(0, 0), (1, 1)]}, {0: 0.5, 0.5: 1.0, 1: 1.5}),
+        (
+            {"shape": "curve", "curve": {"points": [(0, 0), (0.5, 1), (1, 0)], "interpolation": "linear"}},
+            {0: 0.5, 0.25: 1, 0.5: 1.5, 1: 0.5},
+        ),
+        (
+            {"shape": "curve", "curve": [(0, 1), (1, 0)], "curve_min": -1.0, "curve_max": 3.0},
+            {0: 3, 0.5: 1, 1: -1},
+        ),
+    ],
+)
+def test_every_shape_gives_its_curve(inputs, points):
+    curve, _ = schedule(**inputs)
+    assert {place: curve.at(place) for place in points} == pytest.approx(points, abs=1e-6)
+
+
+def test_a_wired_curve_of_the_hosts_own_type_is_taken():
+    from comfy_api.input import CurveInput
+
+    drawn = CurveInput.from_raw({"points": [(0, 0.2), (0.4, 0.9), (1, 0.5)], "interpolation": "monotone_cubic"})
+    curve, _ = schedule(shape="curve", curve=drawn)
+    for place in (0, 0.1, 0.33, 0.4, 0.8, 1):
+        assert curve.at(place) == pytest.approx(0.5 + drawn.interp(place), abs=1e-4)
+
+
+@pytest.mark.parametrize("shape", ["constant", "cosine", "window", "keyframes", "curve", "values"])
+def test_the_picture_is_a_comfyui_image_and_shows_something(shape):
+    _, picture = schedule(shape=shape, keyframes="0:1, 1:2", curve=[(0, 0), (1, 1)], values="1, 2", start_gamma=1.2)
+    assert picture.dtype == torch.float32
+    assert picture.shape == (1, 512, 768, 3)
+    assert 0 <= picture.min() < 0.3
+    assert 0.9 < picture.max() <= 1
+
+
+def test_the_picture_marks_the_real_steps_where_model_and_sigmas_are_wired(sd15):
+    sigmas = comfy.samplers.calculate_sigmas(sd15.model.get_model_object("model_sampling"), "karras", 6)
+    inputs = {"shape": "linear", "start_gamma": 1.5}
+    bare = schedule(**inputs)[1]
+    marked = schedule(**inputs, model=sd15.model, sigmas=sigmas)[1]
+    assert not marked.equal(bare)
+    assert schedule(**inputs, model=sd15.model)[1].equal(bare)
+    assert schedule(**inputs, sigmas=sigmas)[1].equal(bare)
+    orange = torch.tensor([0xD5, 0x5E, 0x00]) / 255
+    is_orange = (marked[0] - orange).abs().amax(dim=-1) < 0.02
+    assert is_orange.sum() > 6 * 10
+    assert not ((bare[0] - orange).abs().amax(dim=-1) < 0.02).any()
+
+
+@pytest.mark.parametrize("name", ["SD15", "SD3"])
+def test_the_marked_steps_are_the_steps_of_the_run(families, name):
+    from symmetric_attention.nodes.host.curves import steps_of_run
+
+    family = families[name]
+    patched, report = skew(family.model)
+    family.sample(patched, steps=4, scheduler="simple")
+    sigmas = comfy.samplers.calculate_sigmas(patched.get_model_object("model_sampling"), "simple", 4)
+    assert steps_of_run(patched, sigmas) == [call.progress for call in report.runs[-1].calls]
+
+
+def test_loading_the_pack_needs_no_matplotlib(monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    again = load_pack("symmetric_attention_again")
+    try:
+        assert asyncio.run(again.comfy_entrypoint()) is not None
+    finally:
+        for name in [name for name in sys.modules if name.partition(".")[0] == "symmetric_attention_again"]:
+            del sys.modules[name]
+
+
+def test_a_picture_is_drawn_without_pyplot(monkeypatch):
+    """pyplot keeps figures and a backend for the whole process, which belongs to ComfyUI."""
+    monkeypatch.setitem(sys.modules, "matplotlib.pyplot", None)
+    assert schedule(shape="linear")[1].shape[-1] == 3
+
+
+def test_the_report_node_waits_for_a_latent_or_an_image():
+    (after,) = (each for each in ReportNode.GET_SCHEMA().inputs if each.id == "after")
+    assert set(after.get_io_type().split(",")) == {io.Latent.io_type, io.Image.io_type}

@@ -1,0 +1,267 @@
+"""What a run says about itself: while it goes on, afterwards, and when it went otherwise than asked."""
+
+from __future__ import annotations
+
+import logging
+import re
+from unittest.mock import create_autospec
+
+import comfy.ldm.modules.attention
+import comfy.model_management
+import pytest
+import torch
+from symmetric_attention.nodes.report import ReportNode
+
+from .models import SD15, STEPS, build
+from .running import NODE_ID, execute, skew, stop_at
+from .watching import backend, distance, effect, stated, watch_attention
+
+
+def read(report, after=None) -> str:
+    return execute(ReportNode, report=report, after={"samples": after})[0]
+
+
+def test_a_finished_run_is_told_in_numbers(family):
+    patched, report = skew(family.model)
+    with watch_attention(patched) as calls:
+        family.sample(patched)
+    skewed = len([seen for seen in calls if not seen.is_cross])
+    record = report.runs[-1]
+    assert (record.status, record.model_calls) == ("finished", STEPS)
+    assert sum(record.site_calls.values()) == skewed
+    assert set(record.site_calls) == set(family.sites)
+    name = type(family.model.model.model_config).__name__
+    assert record.describe().startswith(
+        f"{name}, finished: {len(family.sites)} of {len(family.sites)} chosen sites reached, "
+        f"{skewed} attention calls skewed in {STEPS} model calls."
+    )
+    assert record.warning is None
+
+
+def test_the_report_node_gives_plan_and_report(sd15):
+    patched, report = skew(sd15.model)
+    text = read(report, sd15.sample(patched))
+    assert text == f"{report.plan}\n\n{report.describe()}"
+    assert "7 of 7 attention sites" in text
+    assert "7 of 7 chosen sites reached" in text
+
+
+def test_the_plan_output_is_the_plan_of_the_report(sd15):
+    _, report = skew(sd15.model, gamma=1.5, beta=2.0, end_percent=0.5, apply_to="cond", adaptive="gamma", norm="input")
+    assert report.plan.splitlines() == [
+        "SD15: 7 of 7 attention sites (7 self): input.1.0, input.3.0, middle.0.0, output.0.0, output.1.0, output.2.0, "
+        "output.3.0.",
+        "γ 1.5 from 0% to 50% of the run, β 2, norm input, adaptive gamma, cond alone.",
+    ]
+
+
+def test_an_empty_handle_is_said_in_words(sd15):
+    _, report = skew(sd15.model)
+    assert "No sampling run went through this model yet" in read(report)
+    assert "cache" in read(report)
+
+
+def test_a_neutral_node_says_that_nothing_was_patched(sd15):
+    patched, report = skew(sd15.model, gamma=1.0)
+    sd15.sample(patched)
+    assert "nothing was patched" in read(report)
+
+
+def test_a_second_run_behind_one_handle_is_said_in_words(sd15):
+    patched, report = skew(sd15.model)
+    sd15.sample(patched)
+    assert "Run " not in read(report)
+    sd15.sample(patched, steps=5)
+    assert "Run 2 behind this node; the newest one is told here." in read(report)
+    assert "in 5 model calls" in read(report)
+    assert [run.model_calls for run in report.runs] == [STEPS, 5]
+
+
+def test_runs_are_counted_beyond_those_that_are_kept(sd15):
+    patched, report = skew(sd15.model)
+    for _ in range(10):
+        sd15.sample(patched, steps=1)
+    assert "Run 10 behind this node" in report.describe()
+    assert len(report.runs) == 8
+
+
+def test_a_cancelled_run_says_so(sd15):
+    patched, report = skew(sd15.model)
+    with pytest.raises(comfy.model_management.InterruptProcessingException):
+        sd15.sample(patched, steps=4, callback=stop_at(1))
+    assert report.runs[-1].status == "interrupted"
+    assert "SD15, interrupted" in read(report)
+    assert "in 2 model calls" in read(report)
+
+
+def test_the_last_call_can_be_read_while_the_run_goes_on(sd15):
+    patched, report = skew(sd15.model, gamma=1.5, beta=3.0, adaptive="gamma")
+    seen = []
+
+    def callback(step, denoised, x, steps):
+        seen.append((step, report.runs[-1].status, report.last_call))
+
+    sd15.sample(patched, callback=callback)
+    assert [step for step, _, _ in seen] == list(range(STEPS))
+    assert {status for _, status, _ in seen} == {"running"}
+    assert [last for _, _, last in seen] == list(report.runs[-1].calls)
+    assert len({last.sigma for _, _, last in seen}) == STEPS
+    for _, _, last in seen:
+        assert last.gamma == 1.5
+        assert [address for address, _ in last.symmetricity] == list(sd15.sites)
+        assert all(len(eta) == 2 for _, eta in last.symmetricity)
+    assert report.last_call is seen[-1][2]
+
+
+def test_the_gammas_of_an_adaptive_run_are_told_as_a_range(sd15):
+    patched, report = skew(sd15.model, gamma=2.0, adaptive="gamma")
+    sd15.sample(patched)
+    for call in report.runs[-1].calls:
+        etas = [value for _, eta in call.symmetricity for value in eta]
+        assert call.gamma_range == pytest.approx((1 + min(etas), 1 + max(etas)), abs=1e-5)
+    low, high = map(float, re.search(r"γ ([\d.]+) … ([\d.]+) from", report.describe()).groups())
+    assert low == pytest.approx(min(call.gamma_range[0] for call in report.runs[-1].calls), rel=1e-3)
+    assert high == pytest.approx(max(call.gamma_range[1] for call in report.runs[-1].calls), rel=1e-3)
+
+
+def test_one_gamma_is_told_as_one_number_with_the_part_of_the_run_it_held(sd15):
+    patched, report = skew(sd15.model, gamma=1.5)
+    sd15.sample(patched)
+    assert "γ 1.5 from progress 0.000 (sigma 14.61) to 1.000 (sigma 0.02917)." in report.describe()
+
+
+def test_the_backend_is_named(sd15):
+    patched, report = skew(sd15.model)
+    sd15.sample(patched)
+    name = comfy.ldm.modules.attention.optimized_attention.__name__
+    assert name in ("attention_pytorch", "attention_sub_quad")
+    assert f"Attention by {name}." in report.describe()
+
+
+def test_an_override_that_does_the_inner_attention_is_named(sd15):
+    def attention_of_another_pack(function, *arguments, **keyword):
+        return function(*arguments, **keyword)
+
+    model = sd15.model.clone()
+    model.model_options["transformer_options"]["optimized_attention_override"] = attention_of_another_pack
+    patched, report = skew(model)
+    sd15.sample(patched)
+    assert "attention_of_another_pack" in report.describe()
+
+
+class FussyAttention:
+    """The host's PyTorch attention, but it refuses head dims above `largest`."""
+
+    def __init__(self, largest: int, error: Exception):
+        self.largest = largest
+        self.error = error
+        self.refusals = 0
+
+    def __call__(self, q, k, v, heads, mask=None, **keyword):
+        if (q.shape[-1] if keyword.get("skip_reshape") else q.shape[-1] // heads) > self.largest:
+            self.refusals += 1
+            raise self.error
+        return comfy.ldm.modules.attention.attention_pytorch(q, k, v, heads, mask=mask, **keyword)
+
+    __name__ = __qualname__ = "attention_fussy"
+
+
+@pytest.mark.parametrize("name", ["SD3", "Flux"])
+def test_a_backend_that_refuses_the_head_dim_falls_back_once_and_rightly(families, name):
+    family = families[name]
+    patched, report = skew(family.model, beta=3.0)
+    fussy = FussyAttention({"SD3": 64, "Flux": 32}[name], RuntimeError("head dim too large"))
+    with backend(fussy), watch_attention(patched) as calls:
+        family.sample(patched)
+    assert fussy.refusals == 1
+    for seen in calls:
+        assert distance(seen.out, stated(family, seen, 1.5, 3.0)) <= 1e-3 * effect(family, seen, 1.5), seen.path
+    assert report.describe().count("Fallback") == 1
+    largest = fussy.largest
+    assert (
+        f"Fallback: attention_fussy refused head dim {2 * largest} (head dim too large); PyTorch attention took over."
+        in report.describe()
+    )
+
+
+def test_every_run_tells_of_its_fallback(flux):
+    patched, report = skew(flux.model)
+    with backend(FussyAttention(32, RuntimeError("head dim too large"))):
+        flux.sample(patched)
+        flux.sample(patched)
+    assert [len(run.fallbacks) for run in report.runs] == [1, 1]
+
+
+def test_the_plain_run_needs_no_fallback(flux):
+    fussy = FussyAttention(32, RuntimeError("head dim too large"))
+    with backend(fussy):
+        flux.sample(skew(flux.model, gamma=1.0)[0])
+    assert fussy.refusals == 0
+
+
+@pytest.mark.parametrize("error", [torch.OutOfMemoryError("no memory"), KeyError("a bug of theirs")], ids=type)
+def test_an_error_that_is_no_refusal_goes_on_to_the_host(flux, error):
+    patched, report = skew(flux.model)
+    with backend(FussyAttention(32, error)), pytest.raises(type(error)):
+        flux.sample(patched)
+    assert report.runs[-1].status == "interrupted"
+    assert not report.runs[-1].fallbacks
+
+
+def test_a_run_that_reached_no_site_warns_in_report_and_log(sd15, caplog):
+    model = sd15.model.clone()
+    for address in sd15.sites:
+        side, number, _ = address.split(".")
+        model.set_model_attn1_replace(lambda q, k, v, extra: v, side, int(number))
+    patched, report = skew(model)
+    with caplog.at_level(logging.INFO, logger="symmetric_attention"):
+        assert sd15.sample(patched).equal(sd15.sample(model))
+    warnings = [record for record in caplog.records if record.levelno == logging.WARNING]
+    assert len(warnings) == 1
+    for text in (warnings[0].getMessage(), report.describe()):
+        assert "No attention site of SD15 was reached, so nothing changed." in text
+
+
+def test_every_run_is_told_to_the_log(sd15, caplog):
+    patched, report = skew(sd15.model)
+    with caplog.at_level(logging.INFO, logger="symmetric_attention"):
+        sd15.sample(patched)
+    told = [record for record in caplog.records if record.name == "symmetric_attention"]
+    assert [record.levelno for record in told] == [logging.INFO]
+    assert report.runs[-1].describe() in told[0].getMessage()
+
+
+def test_a_plain_model_says_nothing(sd15, caplog):
+    with caplog.at_level(logging.DEBUG, logger="symmetric_attention"):
+        sd15.sample(skew(sd15.model, gamma=1.0)[0])
+    assert not [record for record in caplog.records if record.name.startswith("symmetric_attention")]
+
+
+def test_every_run_and_every_report_node_is_told_to_the_browser(sd15, monkeypatch):
+    from server import PromptServer
+
+    server = create_autospec(PromptServer, instance=True)
+    server.client_id = "browser"
+    monkeypatch.setattr(PromptServer, "instance", server, raising=False)
+    patched, report = skew(sd15.model)
+    sd15.sample(patched)
+    text = read(report)
+    told = [(call.args, call.kwargs) for call in server.send_progress_text.call_args_list]
+    assert told == [
+        ((report.runs[-1].describe(), NODE_ID), {"sid": "browser"}),
+        ((text, NODE_ID), {"sid": "browser"}),
+    ]
+
+
+def test_symmetricity_is_not_measured_where_nobody_asked(sd15):
+    patched, report = skew(sd15.model)
+    sd15.sample(patched)
+    assert all(call.symmetricity == () for call in report.runs[-1].calls)
+    assert all(call.gamma_range == (1.5, 1.5) for call in report.runs[-1].calls)
+
+
+def test_the_model_is_named_by_its_class_not_by_a_fixed_text(sd15):
+    other = build("SD20", {**SD15, "model_channels": 64, "use_linear_in_transformer": True})
+    _, report = skew(other)
+    assert report.plan.startswith("SD20: 7 of 7")
+    assert skew(sd15.model)[1].plan.startswith("SD15: 7 of 7")

@@ -1,0 +1,137 @@
+"""Seeing what the model asks of its attention and what it gets back, from outside of the pack.
+
+The name `optimized_attention` is replaced in the model's own files: what is recorded is the host's call and the result
+that really reached the site, however many overrides, patches and backends had a hand in it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from unittest.mock import patch
+
+import comfy.ldm.flux.math
+import comfy.ldm.modules.attention
+import comfy.ldm.modules.diffusionmodules.mmdit
+import torch
+from comfy.model_patcher import ModelPatcher
+from torch import Tensor
+
+from tests.core import plain
+
+from .models import Family
+
+NAMES = (
+    (comfy.ldm.modules.attention, "optimized_attention"),
+    (comfy.ldm.modules.attention, "optimized_attention_masked"),
+    (comfy.ldm.modules.diffusionmodules.mmdit, "optimized_attention"),
+    (comfy.ldm.flux.math, "optimized_attention"),
+)
+SITES = ("CrossAttention", "JointBlock", "DoubleStreamBlock", "SingleStreamBlock")
+
+
+@dataclass(frozen=True)
+class Seen:
+    """One attention call of the host.
+
+    Attributes:
+        path: of the module that made it, below `diffusion_model`.
+        q, k, v: `(B, H, L, d)` as the host gave them, before anybody changed anything.
+        out: `(B, H, L, d)`, what came back.
+        mask: `(B or 1, 1, L, L)`, added to the logits, or None.
+        x: the module's first argument, `(B, L, C)` for the attention modules of a UNet.
+        sigma, chunks: ComfyUI's noise level and cond (0) or uncond (1) marks of the model call.
+    """
+
+    path: str
+    q: Tensor
+    k: Tensor
+    v: Tensor
+    out: Tensor
+    mask: Tensor | None
+    x: Tensor | None
+    sigma: float
+    chunks: tuple[int, ...]
+
+    @property
+    def is_cross(self) -> bool:
+        return self.path.endswith("attn2")
+
+
+@contextmanager
+def watch_attention(model: ModelPatcher) -> Iterator[list[Seen]]:
+    """Every attention call of `model` that is made inside the block, in order."""
+    calls: list[Seen] = []
+    sites: list[tuple[str, tuple]] = []
+
+    def watched(original: Callable) -> Callable:
+        def optimized_attention(q, k, v, heads, mask=None, **keyword):
+            def by_heads(x: Tensor, is_split: bool) -> Tensor:
+                return x.clone() if is_split else x.reshape(*x.shape[:2], heads, -1).transpose(1, 2).clone()
+
+            given = [by_heads(x, keyword.get("skip_reshape", False)) for x in (q, k, v)]
+            result = original(q, k, v, heads, mask=mask, **keyword)
+            options = keyword["transformer_options"]
+            path, arguments = sites[-1]
+            calls.append(
+                Seen(
+                    path,
+                    *given,
+                    by_heads(result, keyword.get("skip_output_reshape", False)),
+                    mask if mask is None else mask.clone()[:, None],
+                    arguments[0].clone() if arguments else None,
+                    float(options["sigmas"].max()),
+                    tuple(options["cond_or_uncond"]),
+                )
+            )
+            return result
+
+        return optimized_attention
+
+    with ExitStack() as stack:
+        for path, module in model.model.diffusion_model.named_modules():
+            if type(module).__name__ in SITES:
+                enter = module.register_forward_pre_hook(lambda _, given, path=path: sites.append((path, given)))
+                leave = module.register_forward_hook(lambda *_: sites.pop() and None, always_call=True)
+                stack.callback(enter.remove)
+                stack.callback(leave.remove)
+        for module, name in NAMES:
+            stack.enter_context(patch.object(module, name, watched(getattr(module, name))))
+        yield calls
+
+
+@contextmanager
+def backend(function: Callable) -> Iterator[None]:
+    """`function(q, k, v, heads, mask=None, **keyword)` as the attention the host has chosen."""
+    with ExitStack() as stack:
+        for module, name in NAMES:
+            stack.enter_context(patch.object(module, name, comfy.ldm.modules.attention.wrap_attn(function)))
+        yield
+
+
+def stated(
+    family: Family, seen: Seen, gamma: float | Tensor, beta: float | Tensor = 1.0, norm: str = "value"
+) -> Tensor:
+    """What skew attention is for this call, stated plainly in float64: text first, γ in the image block alone."""
+    tokens = seen.q.shape[2]
+    image = family.image_tokens or tokens
+    factors = plain.inner_factors(gamma, slice(tokens - image, tokens), tokens)
+    x = None if seen.x is None else seen.x.double()
+    return plain.skew_attention(seen.q, seen.k, seen.v, None, beta, norm=norm, x=x, mask=seen.mask, factors=factors)
+
+
+def plainly(seen: Seen) -> Tensor:
+    """Plain attention for this call, in float64; square or not."""
+    q, k, v = (x.double() for x in (seen.q, seen.k, seen.v))
+    mask = 0 if seen.mask is None else seen.mask.double()
+    return torch.softmax(q @ k.mT * q.shape[-1] ** -0.5 + mask, dim=-1) @ v
+
+
+def distance(one: Tensor, other: Tensor) -> float:
+    return float(torch.linalg.vector_norm(one.double() - other.double()))
+
+
+def effect(family: Family, seen: Seen, gamma: float) -> float:
+    """‖R_γ − R₁‖ of this call."""
+    return distance(stated(family, seen, gamma), plainly(seen))
