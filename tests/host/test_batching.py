@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+import torch
 
 from .running import little_memory, skew
 from .watching import distance, effect, plainly, stated, watch_attention
@@ -77,6 +78,18 @@ def test_only_the_chosen_chunks_are_changed(family, apply_to, wanted, is_split):
             rows = slice(index * size, (index + 1) * size)
             want = skewed if mark in wanted else plain
             assert distance(seen.out[rows], want[rows]) <= 1e-3 * effect(family, seen, 1.5), (seen.path, mark)
+
+
+@pytest.mark.parametrize("norm", ["input", "projected"])
+def test_one_chunk_alone_keeps_the_length_of_its_own_input(families, norm):
+    unet = families["SD15"]
+    patched, _ = skew(unet.model, 1.3, 3.0, apply_to="cond", norm=norm)
+    with watch_attention(patched) as calls:
+        unet.sample(patched, steps=1)
+    for seen in (seen for seen in calls if not seen.is_cross):
+        assert seen.chunks == (UNCOND, COND)
+        want = torch.cat([plainly(seen)[:1], stated(unet, seen, 1.3, 3.0, "input")[1:]])
+        assert distance(seen.out, want) <= 1e-3 * effect(unet, seen, 1.3), seen.path
 
 
 @pytest.mark.parametrize("cfg", [1.0, 3.0])
