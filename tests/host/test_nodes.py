@@ -48,7 +48,7 @@ PROMISED = {
             ("curve", "CURVE", [(0.0, 0.0), (1.0, 1.0)]),
             ("curve_min", "FLOAT", 0.5),
             ("curve_max", "FLOAT", 1.5),
-            ("values", "STRING", "1, 1.05, 1.2, 1.05, 1"),
+            ("values", "STRING,FLOAT", "1, 1.05, 1.2, 1.05, 1"),
             ("model", "MODEL", None),
             ("sigmas", "SIGMAS", None),
         ],
@@ -101,7 +101,12 @@ def test_the_pack_gives_exactly_these_nodes(nodes):
 @pytest.mark.parametrize("node_id", PROMISED)
 def test_inputs_their_order_and_their_defaults_are_the_promised_ones(nodes, node_id):
     inputs = nodes[node_id].GET_SCHEMA().inputs
-    found = [(each.id, each.get_io_type(), getattr(each, "default", None)) for each in inputs]
+    # An input of several types carries its widget inside.
+    widgets = [getattr(each, "input_override", None) or each for each in inputs]
+    found = [
+        (each.id, each.get_io_type(), getattr(widget, "default", None))
+        for each, widget in zip(inputs, widgets, strict=True)
+    ]
     assert found == PROMISED[node_id]["inputs"]
     assert {each.id for each in inputs if each.optional} == PROMISED[node_id]["optional"]
 
