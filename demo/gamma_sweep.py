@@ -89,6 +89,7 @@ def sweep_in_comfyui(
 ) -> Tensor:
     """Pictures as `sweep_in_diffusers` gives them, each made by a workflow queued in a real ComfyUI server."""
     rows = []
+    comfyui = comfyui.expanduser()
     with ComfyUIServer(comfyui, interpreter_of(comfyui)) as server:
         for gamma in gammas:
             prompts = [

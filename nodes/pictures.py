@@ -27,7 +27,10 @@ def draw_schedule(schedule: GammaSchedule, steps: Sequence[float] | None = None)
     Returns:
         A ComfyUI IMAGE, `(1, 512, 768, 3)` in [0, 1].
     """
-    from matplotlib.figure import Figure
+    try:
+        from matplotlib.figure import Figure
+    except ImportError:
+        return draw_text("The schedule works, but its picture needs matplotlib:\npip install matplotlib")
 
     figure = Figure(figsize=(7.68, 5.12), dpi=100, layout="constrained")
     axes = figure.add_subplot()
@@ -43,6 +46,16 @@ def draw_schedule(schedule: GammaSchedule, steps: Sequence[float] | None = None)
     axes.grid(alpha=0.3)
     axes.legend(loc="best")
     return figure_to_image(figure)
+
+
+def draw_text(text: str) -> Tensor:
+    """A sentence as a ComfyUI IMAGE, `(1, 512, 768, 3)` in [0, 1], drawn with what ComfyUI brings."""
+    import numpy
+    from PIL import Image, ImageDraw
+
+    picture = Image.new("RGB", (768, 512), "white")
+    ImageDraw.Draw(picture).multiline_text((40, 220), text, fill="black")
+    return torch.from_numpy(numpy.array(picture)).float()[None] / 255
 
 
 def figure_to_image(figure: Figure) -> Tensor:

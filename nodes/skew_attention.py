@@ -104,7 +104,7 @@ class SkewAttentionNode(io.ComfyNode):
                     step=0.01,
                     round=0.001,
                     advanced=True,
-                    tooltip="Where in the run the effect ends. Earlier ends keep fine detail. Steps outside are free.",
+                    tooltip="Where in the run the effect ends. Earlier ends keep fine detail.",
                 ),
                 io.Combo.Input(
                     "apply_to",

@@ -68,7 +68,9 @@ def skew_attention(
             x, γ or β not finite or of another shape.
     """
     check_tokens(q, k, v)
-    gamma, beta = (per_head(value, name, *q.shape[:2]) for value, name in ((gamma, "gamma"), (beta, "beta")))
+    batch, heads = q.shape[:2]
+    gamma = per_head(gamma, "gamma", batch, heads, q.device)
+    beta = per_head(beta, "beta", batch, heads, q.device)
     _check_norm(norm, x, v)
     # PyTorch's own default to the last bit, which d**-0.5 is not.
     scale = 1 / math.sqrt(q.shape[-1]) if scale is None else scale

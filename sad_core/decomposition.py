@@ -36,9 +36,10 @@ def decompose(logits: Tensor) -> tuple[Tensor, Tensor]:
 def double_head_dim(q: Tensor, k: Tensor, gamma: Strength) -> tuple[Tensor, Tensor]:
     """Queries and keys of twice the head dim whose plain product is the skewed logits.
 
-        q̃ k̃ᵀ = c₊·q kᵀ + c₋·k qᵀ,    q̃ = [q, k],  k̃ = [c₊·k, c₋·q]
+        q̃ k̃ᵀ = c₊·q kᵀ + c₋·k qᵀ,    q̃ = [q, √|c₋|·k],  k̃ = [c₊·k, ±√|c₋|·q]    (± the sign of c₋)
 
-    so any fused attention kernel computes A_γ, and no L×L matrix is ever formed here.
+    so any fused attention kernel computes A_γ, and no L×L matrix is ever formed here. c₋ is shared out between both
+    sides because it is small near γ = 1: a kernel that quantises blocks of k̃ with one scale would lose it there.
 
     Args:
         q, k: `(B, H, L, d)`.
@@ -47,8 +48,15 @@ def double_head_dim(q: Tensor, k: Tensor, gamma: Strength) -> tuple[Tensor, Tens
     Returns:
         `(q̃, k̃)`, each `(B, H, L, 2d)` in the dtype of q. The softmax scale stays that of d, not of 2d.
     """
-    queries = torch.cat([q, k], dim=-1)
     # Scaled in wide precision: a rounded c₊ would shift all logits alike, a rounded product only adds noise.
     precise = wide(k.dtype)
-    keys = torch.cat([k.to(precise) * ((1 + gamma) / 2), q.to(precise) * ((1 - gamma) / 2)], dim=-1)
-    return queries, keys.to(q.dtype)
+    plain, transposed = (1 + gamma) / 2, (1 - gamma) / 2
+    share: Strength
+    sign: Strength
+    if isinstance(transposed, Tensor):
+        share, sign = transposed.abs().sqrt(), transposed.sign()
+    else:
+        share, sign = abs(transposed) ** 0.5, 1.0 if transposed >= 0 else -1.0
+    queries = torch.cat([q.to(precise), k.to(precise) * share], dim=-1)
+    keys = torch.cat([k.to(precise) * plain, q.to(precise) * (share * sign)], dim=-1)
+    return queries.to(q.dtype), keys.to(q.dtype)

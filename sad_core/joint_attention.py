@@ -5,7 +5,7 @@
 Γ is symmetric, so S stays symmetric and C skew. Only the inner rows (the image's) can change, and in those only the
 weight that inner columns have among each other:
 
-    q̃ᵢ = [qᵢ, kᵢ]        k̃ⱼ = [c₊·kⱼ, c₋·qⱼ] for inner j,  [kⱼ, 0] for the others
+    q̃ᵢ = [qᵢ, √|c₋|·kᵢ]        k̃ⱼ = [c₊·kⱼ, ±√|c₋|·qⱼ] for inner j,  [kⱼ, 0] for the others
 """
 
 from __future__ import annotations
@@ -57,7 +57,8 @@ def joint_skew_attention(
         raise ValueError(f"inner is {inner}, but it must be a run of tokens within 0 … {tokens}.")
     if norm not in JOINT_NORMS:
         raise ValueError(f'norm is "{norm}", but in joint attention it must be one of {", ".join(JOINT_NORMS)}.')
-    gamma, beta = (per_head(value, name, batch, heads) for value, name in ((gamma, "gamma"), (beta, "beta")))
+    gamma = per_head(gamma, "gamma", batch, heads, q.device)
+    beta = per_head(beta, "beta", batch, heads, q.device)
     scale = 1 / math.sqrt(head_dim) if scale is None else scale
     attend = attend or pytorch_attend
     mask = additive_mask(mask, q.dtype)

@@ -11,11 +11,14 @@ from torch import Tensor
 Strength = float | Tensor
 
 
-def per_head(value: Strength, name: str, batch: int, heads: int) -> Strength:
+def per_head(
+    value: Strength, name: str, batch: int, heads: int, device: torch.device | None = None
+) -> Strength:
     """`value` in a form that multiplies `(B, H, L, d)` without broadcasting by luck.
 
     A float stays a float. A tensor may be 0-d, `(B,)` per sample, `(B, H)` per head or `(B, H, 1, 1)`; it comes back
-    as `(1, 1, 1, 1)`, `(B, 1, 1, 1)` or `(B, H, 1, 1)`, so `(B,)` with B equal to H or d is still per sample.
+    as `(1, 1, 1, 1)`, `(B, 1, 1, 1)` or `(B, H, 1, 1)`, so `(B,)` with B equal to H or d is still per sample. It is
+    moved to `device` where one is given.
 
     Raises:
         ValueError: a float that is not finite, or a tensor of any other shape.
@@ -25,7 +28,7 @@ def per_head(value: Strength, name: str, batch: int, heads: int) -> Strength:
             raise ValueError(f"{name} is {value}, but it must be a finite number.")
         return float(value)
     shape = tuple(value.shape)
-    value = value.to(wide(value.dtype))  # (1 + γ)/2 rounded to half precision belongs to another γ
+    value = value.to(device=device, dtype=wide(value.dtype))  # (1 + γ)/2 rounded to half precision belongs to another γ
     if shape == ():
         return value.reshape(1, 1, 1, 1)
     if shape == (batch,):

@@ -7,9 +7,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-import torch
 from comfy.ldm.modules.attention import get_attention_function
-from comfy.model_management import OOM_EXCEPTION
+from comfy.model_management import OOM_EXCEPTION, is_oom
 from torch import Tensor
 
 from ...sad_core.attention import additive_mask, pytorch_attend
@@ -84,15 +83,22 @@ class HostAttention:
         self.refused = refused
         self.on_fallback = on_fallback
 
-    def bind(self, function: Backend, previous: Backend | None, call: AttentionCall) -> Callable[..., Tensor]:
-        """The inner attention for one call: `function` is the host's backend, `previous` another pack's override."""
+    def bind(
+        self, function: Backend, previous: Backend | None, call: AttentionCall, used: list[str]
+    ) -> Callable[..., Tensor]:
+        """The inner attention for one call: `function` is the host's backend, `previous` another pack's override.
+
+        Every retrieval of the call goes to the same backend, the doubled head dim included, because their difference
+        is what β enlarges. The names of what did the work are added to `used`.
+        """
+        backend = self.suitable(function, 2 * call.q.shape[-1])
+        key = (name_of(previous or backend), 2 * call.q.shape[-1])
         keyword = {name: value for name, value in call.keyword.items() if name not in LAYOUT_FLAGS}
 
         def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, scale: float) -> Tensor:
             head_dim = q.shape[-1]
-            backend = self.suitable(function, head_dim)
-            key = (name_of(previous or backend), head_dim)
             if key in self.refused:
+                used.append("PyTorch")
                 return pytorch_attend(q, k, v, mask, scale)
             factor = scale * math.sqrt(head_dim)
             scaled = q if math.isclose(factor, 1.0, rel_tol=1e-12) else q * factor
@@ -107,7 +113,9 @@ class HostAttention:
                     raise
                 self.refused.add(key)
                 self.on_fallback(f"{key[0]} refused head dim {head_dim} ({reason}); PyTorch attention took over")
+                used.append("PyTorch")
                 return pytorch_attend(q, k, v, mask, scale)
+            used.append(key[0])
             return out.unflatten(-1, (call.heads, -1)).transpose(1, 2)
 
         return attend
@@ -125,10 +133,9 @@ class HostAttention:
 
 def name_of(function: Backend) -> str:
     """A name for messages, such as `attention_pytorch`."""
-    return getattr(function, "__qualname__", type(function).__qualname__)
+    return getattr(function, "__name__", type(function).__name__)
 
 
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether the host should handle `error` by freeing memory, rather than us by another kernel."""
-    is_host_error = OOM_EXCEPTION is not Exception and isinstance(error, OOM_EXCEPTION)
-    return is_host_error or isinstance(error, torch.OutOfMemoryError)
+    return OOM_EXCEPTION is not Exception and is_oom(error)  # without a GPU the host calls every error one

@@ -7,7 +7,7 @@ from collections import Counter
 from comfy.model_patcher import ModelPatcher
 
 from ...sad_core.joint_attention import JOINT_NORMS
-from .patch import SkewPatch, model_name
+from .patch import SkewPatch, model_name, object_path
 from .report import SkewReport
 from .settings import SkewSettings
 from .sites import Site, find_sites, list_addresses, select_sites
@@ -36,15 +36,31 @@ def install_skew_attention(
             "patched. It works on UNet checkpoints (SD1.5, SD2, SDXL, SVD), SD3 and the Flux family; see the README."
         )
     chosen = select_sites(blocks, sites)
+    held = [site for site in chosen if is_replaced(site, model)]
+    if held == chosen:
+        raise ValueError(
+            f"Another node has replaced the modules of {list_addresses(held)} as a whole, so nothing was patched. "
+            "Put that node after Skew Attention (SAD), or choose other blocks."
+        )
+    chosen = [site for site in chosen if site not in held]
     patched = model.clone()
     if settings.is_neutral:
         return patched, SkewReport("γ is 1 all along or β is 0: the model is passed on as it is.", neutral=True)
-    report = SkewReport(describe_plan(model_name(model.model), settings, chosen, len(sites)))
+    report = SkewReport(describe_plan(model_name(model.model), settings, chosen, held, len(sites)))
     SkewPatch(settings, chosen, report, node_id).install(patched)
     return patched, report
 
 
-def describe_plan(model: str, settings: SkewSettings, chosen: list[Site], available: int) -> str:
+def is_replaced(site: Site, model: ModelPatcher) -> bool:
+    """Whether another node has replaced the module of a site, or one around it, by an object patch.
+
+    ComfyUI undoes object patches in the order they were made, so a patch of ours inside such a module would stay behind
+    on the plain model (comfy/model_patcher.py, `unpatch_model`).
+    """
+    return any(object_path(site).startswith(f"{replaced}.") for replaced in model.object_patches)
+
+
+def describe_plan(model: str, settings: SkewSettings, chosen: list[Site], held: list[Site], available: int) -> str:
     """What will be done, in lines for people; what cannot be done as asked is said too."""
     kinds = Counter(site.kind for site in chosen)
     lines = [
@@ -52,6 +68,8 @@ def describe_plan(model: str, settings: SkewSettings, chosen: list[Site], availa
         f"({', '.join(f'{count} {kind}' for kind, count in kinds.items())}): {list_addresses(chosen)}.",
         f"{settings.describe()}.",
     ]
+    if held:
+        lines.append(f"Left out, because another node has replaced these modules: {list_addresses(held)}.")
     if kinds["joint"]:
         lines.append("In joint attention γ acts among the image tokens; text rows and text columns stay as they are.")
     if kinds["joint"] and settings.norm not in JOINT_NORMS:

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from ...sad_core import adapt, average, joint_skew_attention, skew_attention, symmetricity
 from ...sad_core.joint_attention import JOINT_NORMS
-from .backend import AttentionCall, Backend, HostAttention, name_of
+from .backend import AttentionCall, Backend, HostAttention
 from .messages import tell
 from .progress import progress_at
 from .report import ModelCall, RunRecord, SkewReport
@@ -26,6 +26,7 @@ from .settings import SkewSettings
 from .sites import Site, SiteCall
 
 KEY = "symmetric_attention"
+MOST_SAMPLES = 64  # video models fold frames or pixels into the batch; of more than these only the mean η is kept
 OVERRIDE = "optimized_attention_override"
 Wrapped = Callable[..., Any]
 
@@ -39,6 +40,8 @@ class CallState:
         gamma: γ of this model call.
         gamma_tensor: the same as a 0-d tensor on the model's device, which compiled graphs read.
         cond_or_uncond: ComfyUI's marks of the batch chunks.
+        skewed: address of the site of every attention call that was skewed.
+        backends: names of what did the inner attention, a name a retrieval.
         symmetricity, gammas: η and γ of adaptive attention calls, kept on the device until the model call ends.
     """
 
@@ -46,7 +49,8 @@ class CallState:
     gamma: float = 1.0
     gamma_tensor: Tensor | None = None
     cond_or_uncond: tuple[int, ...] = ()
-    attention_calls: int = 0
+    skewed: list[str] = field(default_factory=list)
+    backends: list[str] = field(default_factory=list)
     symmetricity: list[tuple[str, Tensor]] = field(default_factory=list)
     gammas: list[Tensor] = field(default_factory=list)
 
@@ -63,6 +67,7 @@ class SkewPatch:
         self.state = CallState()
         self.attention = HostAttention(set(), self._fell_back)
         self.model_name = ""
+        self.progress: dict[float, float] = {}  # by sigma, for this run
 
     def install(self, patcher: ModelPatcher) -> None:
         """Patch the sites of `patcher`, a clone of ours, and follow its sampling runs."""
@@ -98,21 +103,32 @@ class SkewPatch:
         finally:
             self.run = outer
             self.state = CallState()
+            self.progress.clear()
             self.attention.refused.clear()  # every run asks its backend again and tells of its own fallbacks
             tell(run.describe(), self.node_id, warning=run.warning is not None)
 
     def _apply_model(self, executor: Any, x: Tensor, t: Tensor, *args: Any, **kwargs: Any) -> Any:
         options = kwargs["transformer_options"] if "transformer_options" in kwargs else args[3]
-        sigma = float(t.max())
-        progress = progress_at(executor.class_obj.model_sampling, sigma)
+        model, sigma = executor.class_obj, float(t.max())
+        if sigma not in self.progress:
+            self.progress[sigma] = progress_at(model.model_sampling, sigma)
+        progress = self.progress[sigma]
         gamma = self.settings.gamma_at(progress)
-        outer, self.state = self.state, self._call_state(gamma, x.device, options)
+        acting = self._acting_on(model)
+        acting.run = self.run
+        outer, acting.state = acting.state, self._call_state(gamma, x.device, options)
         try:
             result = executor(x, t, *args, **kwargs)
-            self._record(sigma, progress, gamma)
+            acting._record(sigma, progress, gamma)
             return result
         finally:
-            self.state = outer
+            acting.state = outer
+
+    def _acting_on(self, model: Any) -> SkewPatch:
+        """The patch whose functions `model` holds; on several GPUs the host calls the main model's wrappers for all."""
+        patcher = getattr(model, "current_patcher", None)
+        wrappers = patcher.get_wrappers(WrappersMP.OUTER_SAMPLE, KEY) if patcher is not None else []
+        return next((each.__self__ for each in wrappers if each.__self__.report is self.report), self)
 
     def _call_state(self, gamma: float, device: torch.device, options: Mapping[str, Any]) -> CallState:
         marks = tuple(options.get("cond_or_uncond", ()))
@@ -135,10 +151,8 @@ class SkewPatch:
             eta = tuple(
                 (address, tuple(each.tolist())) for (address, _), each in zip(state.symmetricity, values, strict=True)
             )
-        run.calls.append(
-            ModelCall(sigma, progress, gamma, state.cond_or_uncond, state.attention_calls, eta, (low, high))
-        )
-        run.model_calls += 1
+        call = ModelCall(sigma, progress, gamma, state.cond_or_uncond, len(state.skewed), eta, (low, high))
+        run.add(call, state.skewed, state.backends)
 
     def _fell_back(self, sentence: str) -> None:
         if self.run is not None:
@@ -237,10 +251,14 @@ class SkewOverride:
             if self.previous is not None:
                 return self.previous(function, q, k, v, heads, mask=mask, **keyword)
             return function(q, k, v, heads, mask=mask, **keyword)
-        attend = self.patch.attention.bind(function, self.previous, call)
+        attend = self.patch.attention.bind(function, self.previous, call, self.patch.state.backends)
         chunks = self._chunks(call.q.shape[0])
-        for acting in dict.fromkeys(owner for _, _, owner in chunks if owner is not None):
-            acting._count(function)
+        owners = dict.fromkeys(owner for _, _, owner in chunks if owner is not None)
+        for other in self.earlier:
+            if other not in owners:
+                other._left_alone("a later Skew Attention node acts on this site")
+        for acting in owners:
+            acting.patch.state.skewed.append(acting.site.address)
         parts = []
         for start, stop, owner in chunks:
             part = call.rows(start, stop)
@@ -297,17 +315,9 @@ class SkewOverride:
         eta = average(symmetricity(call.q[:, :, inner], call.k[:, :, inner]), over="sample")
         gammas, betas = adapt(gamma, settings.beta, eta, adapt_beta=settings.adaptive == "gamma and beta")
         if not compiling:
-            state.symmetricity.append((self.site.address, eta))
+            state.symmetricity.append((self.site.address, eta if len(eta) <= MOST_SAMPLES else eta.mean()[None]))
             state.gammas.append(gammas)
         return gammas, betas
-
-    def _count(self, function: Backend) -> None:
-        run = self.patch.run
-        if torch.compiler.is_compiling() or run is None:
-            return
-        self.patch.state.attention_calls += 1
-        run.site_calls[self.site.address] += 1
-        run.backends.add(name_of(function if self.previous is None else self.previous))
 
     def _left_alone(self, reason: str) -> None:
         if not torch.compiler.is_compiling() and self.patch.run is not None:

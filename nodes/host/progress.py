@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Protocol
 
-BISECTIONS = 40
+BISECTIONS = 22  # to half of the last decimal that is kept
 
 
 class ModelSampling(Protocol):

@@ -62,6 +62,15 @@ class RunRecord:
     untouched: Counter[str] = field(default_factory=Counter)
     backends: set[str] = field(default_factory=set)
     fallbacks: list[str] = field(default_factory=list)
+    _lock: threading.Lock = field(default_factory=threading.Lock, repr=False, compare=False)
+
+    def add(self, call: ModelCall, skewed: Sequence[str], backends: Sequence[str]) -> None:
+        """Record a finished model call, the sites of its skewed attention calls and what did the inner attention."""
+        with self._lock:
+            self.calls.append(call)
+            self.model_calls += 1
+            self.site_calls.update(skewed)
+            self.backends.update(backends)
 
     @property
     def last_call(self) -> ModelCall | None:

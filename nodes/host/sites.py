@@ -149,7 +149,7 @@ class Site:
 
     @property
     def kind(self) -> str:
-        """ "self" or "joint"."""
+        """The group of the site: self or joint."""
         return self.rule.kind
 
 
