@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 
+import torch
 from comfy.model_patcher import ModelPatcher
 
 from ...sad_core.joint_attention import JOINT_NORMS
@@ -29,7 +30,7 @@ def install_skew_attention(
     Raises:
         ValueError: the model has no site this pack can read, or `blocks` names one that does not exist.
     """
-    sites = find_sites(model.model.diffusion_model)
+    sites = find_sites(model.model.diffusion_model, replaced_modules(model))
     if not sites:
         raise ValueError(
             f"{model_name(model.model)} has no self-attention that Skew Attention (SAD) can read, so nothing was "
@@ -49,6 +50,17 @@ def install_skew_attention(
     report = SkewReport(describe_plan(model_name(model.model), settings, chosen, held, len(sites)))
     SkewPatch(settings, chosen, report, node_id).install(patched)
     return patched, report
+
+
+def replaced_modules(model: ModelPatcher) -> dict[str, torch.nn.Module]:
+    """Modules of the network that stand aside for another clone's object patches until the next run, by path."""
+    prefix = "diffusion_model."
+    backup = model.object_patches_backup.items()
+    return {
+        path.removeprefix(prefix): module
+        for path, module in backup
+        if path.startswith(prefix) and isinstance(module, torch.nn.Module)
+    }
 
 
 def is_replaced(site: Site, model: ModelPatcher) -> bool:

@@ -153,13 +153,27 @@ class Site:
         return self.rule.kind
 
 
-def find_sites(diffusion_model: nn.Module) -> list[Site]:
-    """All self- and joint-attention sites of a model that this pack knows how to read, in the order of the model."""
-    return list(_walk(diffusion_model))
+def find_sites(diffusion_model: nn.Module, originals: Mapping[str, nn.Module] | None = None) -> list[Site]:
+    """All self- and joint-attention sites of a model that this pack knows how to read, in the order of the model.
+
+    Args:
+        diffusion_model: the network, as it stands in memory.
+        originals: by path, the modules in whose place another clone's replacements stand until the next run.
+    """
+    return list(_walk(dict(_own_modules(diffusion_model, originals or {}))))
 
 
-def _walk(diffusion_model: nn.Module) -> Iterator[Site]:
-    modules = dict(diffusion_model.named_modules())
+def _own_modules(network: nn.Module, originals: Mapping[str, nn.Module]) -> Iterator[tuple[str, nn.Module]]:
+    """Path and module of everything in the network, with the originals in their places."""
+    for path, module in network.named_modules():
+        if path in originals:
+            for inner, original in originals[path].named_modules():
+                yield f"{path}.{inner}".rstrip("."), original
+        elif not any(path.startswith(f"{replaced}.") for replaced in originals):
+            yield path, module
+
+
+def _walk(modules: Mapping[str, nn.Module]) -> Iterator[Site]:
     for path, module in modules.items():
         name = f"{type(module).__module__.removeprefix('comfy.ldm.')}.{type(module).__name__}"
         for rule in RULES:

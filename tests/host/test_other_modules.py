@@ -1,0 +1,99 @@
+"""Models that are not one eager module on one device: compiled, on several devices, with modules swapped by others."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+import torch
+from comfy_api.torch_helpers import set_torch_compile_wrapper
+
+from .models import FLUX, SD15, build
+from .running import skew
+
+
+def compiled(model, *, fullgraph: bool):
+    """The model as ComfyUI's own TorchCompileModel node leaves it, guards on transformer_options dropped."""
+    from comfy_extras.nodes_torch_compile import skip_torch_compile_dict
+
+    model = model.clone()
+    options = {"guard_filter_fn": skip_torch_compile_dict}
+    set_torch_compile_wrapper(model=model, backend="eager", fullgraph=fullgraph, options=options)
+    return model
+
+
+@pytest.fixture
+def small_flux(flux):
+    config = {**FLUX, "depth": 1, "depth_single_blocks": 1}
+    return dataclasses.replace(flux, build=lambda: build("Flux", config), sites=("double.0", "single.0"))
+
+
+def test_compiled_runs_give_the_same_pictures_in_any_order_and_tell_of_it(small_flux):
+    torch._dynamo.reset()
+    plain = small_flux.sample(steps=2)
+    settings = {0.2: skew(small_flux.model, 0.2), 1.8: skew(small_flux.model, 1.8, beta=2.0)}
+    wanted = {gamma: small_flux.sample(patched, steps=2) for gamma, (patched, _) in settings.items()}
+    close = {"rtol": 1e-4, "atol": 1e-3 * float((wanted[0.2] - plain).norm() / plain.numel() ** 0.5)}
+    for gamma in (None, 0.2, 1.8, 0.2, None):
+        if gamma is None:
+            got, want = small_flux.sample(compiled(small_flux.model, fullgraph=False), steps=2), plain
+        else:
+            patched, report = settings[gamma]
+            got, want = small_flux.sample(compiled(patched, fullgraph=False), steps=2), wanted[gamma]
+            assert "2 of 2 chosen sites reached" in report.describe()
+            assert report.runs[-1].warning is None
+        torch.testing.assert_close(got, want, **close)
+    assert small_flux.sample(steps=2).equal(plain)
+
+
+def test_a_site_compiles_without_a_graph_break(small_flux, monkeypatch):
+    torch._dynamo.reset()
+    broken = torch._dynamo.utils.counters["graph_break"]
+    broken.clear()
+    patched, report = skew(small_flux.model, 0.2)
+    small_flux.sample(compiled(patched, fullgraph=True), steps=2)
+    assert not broken
+    assert report.runs[-1].status == "finished"
+
+
+def test_a_module_swapped_by_another_node_is_left_out_and_the_plain_model_comes_back(sd15):
+    plain = sd15.sample()
+    model = sd15.model.clone()
+    path = "diffusion_model.middle_block.1.transformer_blocks.0.attn1"
+    own = model.get_model_object(path)
+
+    class Doubled(torch.nn.Module):
+        def forward(self, *args, **kwargs):
+            return 2 * type(own).forward(own, *args, **kwargs)
+
+    model.add_object_patch(path, Doubled())
+    swapped = sd15.sample(model)
+    assert not swapped.equal(plain)
+    patched, report = skew(model)
+    assert "Left out, because another node has replaced these modules: middle.0.0." in report.plan
+    assert not sd15.sample(patched).equal(swapped)
+    assert f"{len(sd15.sites) - 1} of {len(sd15.sites) - 1} chosen sites reached" in report.describe()
+    assert sd15.sample().equal(plain)
+    sd15.sample(model)  # the other node's module now stands in the network until the next run
+    assert "7 of 7 attention sites" in skew(sd15.model)[1].plan
+    with pytest.raises(ValueError, match=r"replaced the modules of middle\.0\.0 as a whole, so nothing"):
+        skew(model, blocks="middle")
+
+
+@pytest.mark.parametrize("apply_to", ["both", "cond", "uncond"])
+def test_a_model_spread_over_two_devices_gives_the_picture_of_one(sd15, apply_to):
+    if not hasattr(sd15.model, "set_additional_models") or not hasattr(sd15.model, "is_multigpu_base_clone"):
+        pytest.skip("this ComfyUI has no multi-GPU clones")
+    plain, wanted = sd15.sample(), sd15.sample(skew(sd15.model, apply_to=apply_to)[0])
+    second = build("SD15", SD15)  # the same weights in another module, registered as ComfyUI's MultiGPU node does
+    second.load_device = torch.device("cpu", 0)
+    second.is_multigpu_base_clone = True
+    second.clone_base_uuid = sd15.model.clone_base_uuid
+    model = sd15.model.clone()
+    model.set_additional_models("multigpu", [second])
+    patched, report = skew(model, apply_to=apply_to)
+    assert (sd15.sample(patched) - wanted).norm() < 1e-3 * (wanted - plain).norm()
+    sites = len(sd15.sites)
+    acting = {0: apply_to in ("both", "cond"), 1: apply_to in ("both", "uncond")}
+    for call in report.runs[-1].calls:
+        assert call.attention_calls == sites * any(acting[mark] for mark in call.cond_or_uncond)
