@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from .loading import PACK
-from .models import FLUX, SD15, build
+from .models import FLUX, SD15, STEPS, build
 from .running import skew, stop_at
 from .watching import distance, effect, plainly, stated, watch_attention
 
@@ -163,6 +163,14 @@ def test_no_state_is_left_after_a_run(family, is_cancelled):
     assert patch.state.symmetricity == patch.state.gammas == []
     assert {key: str(value) for key, value in patched.model_options["transformer_options"].items()} == options
     assert "optimized_attention_override" not in family.model.model_options["transformer_options"]
+
+
+def test_nothing_is_active_between_two_model_calls(family):
+    patched, _ = skew(family.model, adaptive="gamma")
+    (patch,) = patches_of(patched)
+    states = []
+    family.sample(patched, callback=lambda *_: states.append((patch.state.active, len(patch.state.symmetricity))))
+    assert states == [(False, 0)] * STEPS
 
 
 def test_an_error_in_the_middle_of_a_model_call_leaves_no_state(family):

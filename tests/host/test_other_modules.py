@@ -6,6 +6,7 @@ import dataclasses
 
 import pytest
 import torch
+from comfy.ldm.modules.attention import optimized_attention
 from comfy_api.torch_helpers import set_torch_compile_wrapper
 
 from .models import FLUX, SD15, build
@@ -46,7 +47,9 @@ def test_compiled_runs_give_the_same_pictures_in_any_order_and_tell_of_it(small_
     assert small_flux.sample(steps=2).equal(plain)
 
 
-def test_a_site_compiles_without_a_graph_break(small_flux, monkeypatch):
+def test_a_site_compiles_without_a_graph_break(small_flux):
+    if optimized_attention.__name__ != "attention_pytorch":
+        pytest.skip("the host's sub-quadratic attention breaks graphs by itself")
     torch._dynamo.reset()
     broken = torch._dynamo.utils.counters["graph_break"]
     broken.clear()
