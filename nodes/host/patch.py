@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from comfy.model_patcher import ModelPatcher
 from comfy.patcher_extension import CallbacksMP, WrappersMP
+from comfy.utils import get_attr
 from torch import Tensor
 
 from ...sad_core import adapt, average, joint_skew_attention, skew_attention, symmetricity
@@ -73,7 +74,7 @@ class SkewPatch:
         """Patch the sites of `patcher`, a clone of ours, and follow its sampling runs."""
         for site in self.sites:
             path = object_path(site)
-            patcher.add_object_patch(path, self.patched(site, patcher.get_model_object(path)))
+            patcher.add_object_patch(path, self.patched(site, own_forward(patcher, path)))
         self.follow(patcher)
 
     def follow(self, patcher: ModelPatcher) -> None:
@@ -196,6 +197,15 @@ def model_name(model: torch.nn.Module) -> str:
 def object_path(site: Site) -> str:
     """The name under which ComfyUI patches the `forward` of a site."""
     return f"diffusion_model.{site.path}.forward"
+
+
+def own_forward(patcher: ModelPatcher, path: str) -> Wrapped:
+    """The `forward` at `path` as this patcher will have it, whatever another clone's patches left in the network."""
+    if path not in patcher.object_patches and path not in patcher.object_patches_backup:
+        for replaced, original in patcher.object_patches_backup.items():
+            if path.startswith(f"{replaced}."):
+                return get_attr(original, path.removeprefix(f"{replaced}."))
+    return patcher.get_model_object(path)
 
 
 def rebuild_on_clone(old: ModelPatcher, new: ModelPatcher) -> None:

@@ -60,7 +60,7 @@ def test_a_site_compiles_without_a_graph_break(small_flux):
 
 
 def test_a_module_swapped_by_another_node_is_left_out_and_the_plain_model_comes_back(sd15):
-    plain = sd15.sample()
+    plain, wanted = sd15.sample(), sd15.sample(skew(sd15.model)[0])
     model = sd15.model.clone()
     path = "diffusion_model.middle_block.1.transformer_blocks.0.attn1"
     own = model.get_model_object(path)
@@ -78,9 +78,12 @@ def test_a_module_swapped_by_another_node_is_left_out_and_the_plain_model_comes_
     assert f"{len(sd15.sites) - 1} of {len(sd15.sites) - 1} chosen sites reached" in report.describe()
     assert sd15.sample().equal(plain)
     sd15.sample(model)  # the other node's module now stands in the network until the next run
-    assert "7 of 7 attention sites" in skew(sd15.model)[1].plan
+    patched, report = skew(sd15.model)
+    assert "7 of 7 attention sites" in report.plan
+    assert sd15.sample(patched).equal(wanted)
     with pytest.raises(ValueError, match=r"replaced the modules of middle\.0\.0 as a whole, so nothing"):
         skew(model, blocks="middle")
+    assert sd15.sample().equal(plain)
 
 
 @pytest.mark.parametrize("apply_to", ["both", "cond", "uncond"])
