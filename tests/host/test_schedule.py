@@ -105,6 +105,15 @@ def test_gamma_follows_a_patched_shift(sd3, schedule, is_before):
     assert np.abs(unshifted - [call.gamma for call in report.runs[-1].calls]).max() > 0.2
 
 
+def test_two_shifts_of_one_patched_model_have_progress_of_their_own(sd3, schedule):
+    patched, report = skew(sd3.model, schedule=schedule)
+    sigmas = torch.tensor([1.0, 0.7, 0.3, 0.0])
+    for shift in (1.0, 9.0):
+        model = ModelSamplingSD3().patch(patched, shift=shift)[0]
+        sd3.sample(model, sigmas=sigmas)
+        assert_curve_was_applied(model, report.runs[-1], sigmas[:-1].tolist())
+
+
 @pytest.mark.parametrize("sampler", ["heun", "dpmpp_sde"])
 def test_the_gamma_of_the_report_is_the_one_in_the_attention(family, schedule, sampler):
     patched, report = skew(family.model, schedule=schedule)
