@@ -8,7 +8,7 @@ from typing import Any
 from comfy_api.latest import io
 
 from ..sad_core import GammaSchedule
-from ..sad_core.schedule import PRESETS
+from ..sad_core.schedule import PRESETS, split_entries
 from .common import CATEGORY, SEARCH_ALIASES, Schedule
 from .host.curves import schedule_from_curve, steps_of_run
 from .pictures import draw_schedule
@@ -119,7 +119,7 @@ def read_values(values: str | Sequence[float] | float) -> list[float]:
     """
     entries: Sequence[Any] = [values] if isinstance(values, (int, float)) else values
     if isinstance(entries, str):
-        entries = [entry for entry in entries.replace("\n", ",").replace(";", ",").split(",") if entry.strip()]
+        entries = split_entries(entries)
     try:
         return [float(entry) for entry in entries]
     except (TypeError, ValueError):

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from .decomposition import double_head_dim
 from .norm_guard import NORMS, norm_ratio, project_input, projection_rank
-from .parameters import Strength, per_head, wide
+from .parameters import Strength, check_choice, per_head, wide
 
 Attend = Callable[[Tensor, Tensor, Tensor, Tensor | None, float], Tensor]
 
@@ -72,8 +72,7 @@ def skew_attention(
     gamma = per_head(gamma, "gamma", batch, heads, q.device)
     beta = per_head(beta, "beta", batch, heads, q.device)
     _check_norm(norm, x, v)
-    # PyTorch's own default to the last bit, which d**-0.5 is not.
-    scale = 1 / math.sqrt(q.shape[-1]) if scale is None else scale
+    scale = softmax_scale(q.shape[-1], scale)
     attend = attend or pytorch_attend
     mask = additive_mask(mask, q.dtype)
 
@@ -132,6 +131,11 @@ def retrieve(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, scale: float,
     return pieces[0] if len(pieces) == 1 else torch.cat(pieces, dim=-1)
 
 
+def softmax_scale(head_dim: int, scale: float | None) -> float:
+    """`scale`, or 1/√d where none is given: PyTorch's own default to the last bit, which d**-0.5 is not."""
+    return 1 / math.sqrt(head_dim) if scale is None else scale
+
+
 def additive_mask(mask: Tensor | None, dtype: torch.dtype) -> Tensor | None:
     """A bool mask (True attends) as 0 and −∞ in `dtype`; a float mask as it is, cast to `dtype`.
 
@@ -169,8 +173,7 @@ def check_tokens(q: Tensor, k: Tensor, v: Tensor) -> None:
 
 def _check_norm(norm: str, x: Tensor | None, v: Tensor) -> None:
     """Refuse an unknown norm, and one that needs x without an x of the same tokens as v."""
-    if norm not in NORMS:
-        raise ValueError(f'norm is "{norm}", but it must be one of {", ".join(NORMS)}.')
+    check_choice("norm", norm, NORMS)
     if norm in ("value", "none"):
         return
     if x is None:

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from .attention import is_exactly, skew_attention
 from .norm_guard import NORMS
-from .parameters import Strength
+from .parameters import Strength, check_choice
 from .symmetricity import AVERAGES, adapt, average, symmetricity
 
 
@@ -43,9 +43,8 @@ def set_skew_attention(
     Raises:
         ValueError: the model has no self-attention layer called `attn1`, or an unknown norm or average.
     """
-    for name, value, allowed in (("norm", norm, NORMS), ("average_over", average_over, AVERAGES)):
-        if value not in allowed:
-            raise ValueError(f'{name} is "{value}", but it must be one of {", ".join(allowed)}.')
+    check_choice("norm", norm, NORMS)
+    check_choice("average_over", average_over, AVERAGES)
     processors = dict(unet.attn_processors)
     names = [name for name in processors if name.endswith("attn1.processor")]
     if not names:

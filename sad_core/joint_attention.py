@@ -10,13 +10,11 @@ weight that inner columns have among each other:
 
 from __future__ import annotations
 
-import math
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .attention import Attend, additive_mask, blend, check_tokens, is_exactly, pytorch_attend, retrieve
+from .attention import Attend, additive_mask, blend, check_tokens, is_exactly, pytorch_attend, retrieve, softmax_scale
 from .decomposition import double_head_dim
 from .parameters import Strength, per_head
 
@@ -59,7 +57,7 @@ def joint_skew_attention(
         raise ValueError(f'norm is "{norm}", but in joint attention it must be one of {", ".join(JOINT_NORMS)}.')
     gamma = per_head(gamma, "gamma", batch, heads, q.device)
     beta = per_head(beta, "beta", batch, heads, q.device)
-    scale = 1 / math.sqrt(head_dim) if scale is None else scale
+    scale = softmax_scale(head_dim, scale)
     attend = attend or pytorch_attend
     mask = additive_mask(mask, q.dtype)
     if is_exactly(gamma, 1.0) or is_exactly(beta, 0.0):

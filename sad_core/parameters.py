@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from contextlib import AbstractContextManager, nullcontext
 
 import torch
@@ -39,6 +40,16 @@ def per_head(
         f"{name} has shape {shape}, but for {batch} samples and {heads} heads it must be one number, "
         f"({batch},) per sample, ({batch}, {heads}) per head or ({batch}, {heads}, 1, 1)."
     )
+
+
+def check_choice(name: str, value: str, allowed: Iterable[str]) -> None:
+    """Refuse a word that is not among the allowed ones.
+
+    Raises:
+        ValueError: naming what was given and what is allowed.
+    """
+    if value not in allowed:
+        raise ValueError(f'{name} is "{value}", but it must be one of {", ".join(allowed)}.')
 
 
 def wide(dtype: torch.dtype) -> torch.dtype:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import math
+import re
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+
+from .parameters import check_choice
 
 NEUTRAL_GAMMA = 1.0
 
@@ -19,6 +22,11 @@ EASINGS: dict[str, Callable[[float], float]] = {
     "hold": lambda t: 0.0,
 }
 PRESETS = ("constant", "linear", "cosine", "ease in", "ease out", "ease in and out", "window")
+
+
+def split_entries(text: str) -> list[str]:
+    """What a user typed between commas, semicolons or line ends, empty entries left out."""
+    return [entry.strip() for entry in re.split(r"[,;\n]", text) if entry.strip()]
 
 
 @dataclass(frozen=True)
@@ -37,8 +45,7 @@ class GammaSchedule:
     easing: str = "linear"
 
     def __post_init__(self) -> None:
-        if self.easing not in EASINGS:
-            raise ValueError(f'The easing is "{self.easing}", but it must be one of {", ".join(EASINGS)}.')
+        check_choice("The easing", self.easing, EASINGS)
         if not self.keyframes:
             raise ValueError("The schedule is empty; give at least one keyframe such as 0:1.05.")
         last = -math.inf
@@ -89,8 +96,7 @@ class GammaSchedule:
         Raises:
             ValueError: an unknown preset, or start and end out of order or range.
         """
-        if preset not in PRESETS:
-            raise ValueError(f'The preset is "{preset}", but it must be one of {", ".join(PRESETS)}.')
+        check_choice("The preset", preset, PRESETS)
         if preset == "constant":
             return cls(((0.0, start_gamma),))
         if not 0 <= start < end <= 1:
@@ -113,9 +119,7 @@ class GammaSchedule:
             ValueError: an entry that is not `progress:gamma`, and as the class itself.
         """
         frames = []
-        for entry in (part.strip() for part in text.replace("\n", ",").replace(";", ",").split(",")):
-            if not entry:
-                continue
+        for entry in split_entries(text):
             try:
                 progress, gamma = (float(number) for number in entry.split(":"))
             except ValueError:

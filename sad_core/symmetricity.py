@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .parameters import Strength, as_wide_as_given, wide
+from .parameters import Strength, as_wide_as_given, check_choice, wide
 
 RULES = ("deviation", "scale")
 AVERAGES = ("sample", "head", "batch")
@@ -59,8 +59,7 @@ def adapt(
     Raises:
         ValueError: an unknown rule, or a tensor of another shape.
     """
-    if rule not in RULES:
-        raise ValueError(f'rule is "{rule}", but it must be one of {", ".join(RULES)}.')
+    check_choice("rule", rule, RULES)
     ones = torch.ones_like(eta)
     gamma, beta = (_shaped_like(eta, value, name) for value, name in ((gamma, "gamma"), (beta, "beta")))
     if not adapt_gamma:
@@ -92,6 +91,5 @@ def average(eta: Tensor, over: str = "sample") -> Tensor:
     Raises:
         ValueError: an unknown choice.
     """
-    if over not in AVERAGES:
-        raise ValueError(f'over is "{over}", but it must be one of {", ".join(AVERAGES)}.')
+    check_choice("over", over, AVERAGES)
     return eta.mean(dim=1) if over == "sample" else eta.mean() if over == "batch" else eta

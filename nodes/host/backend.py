@@ -11,7 +11,7 @@ from comfy.ldm.modules.attention import get_attention_function
 from comfy.model_management import OOM_EXCEPTION, is_oom
 from torch import Tensor
 
-from ...sad_core.attention import additive_mask, pytorch_attend
+from ...sad_core.attention import additive_mask, pytorch_attend, softmax_scale
 
 Backend = Callable[..., Tensor]
 
@@ -56,8 +56,7 @@ class AttentionCall:
         mask = additive_mask(mask, q.dtype)
         if mask is not None:
             mask = mask[None, None] if mask.dim() == 2 else mask[:, None] if mask.dim() == 3 else mask
-        scale = keyword.get("scale")
-        return cls(q, k, v, heads, mask, q.shape[-1] ** -0.5 if scale is None else scale, keyword)
+        return cls(q, k, v, heads, mask, softmax_scale(q.shape[-1], keyword.get("scale")), keyword)
 
     def rows(self, start: int, stop: int) -> AttentionCall:
         """The call for the samples `start … stop` alone."""
@@ -79,8 +78,8 @@ class HostAttention:
     a head dim is not asked again: PyTorch's own attention takes over, and `on_fallback` is told once.
     """
 
-    def __init__(self, refused: set[tuple[str, int]], on_fallback: Callable[[str], None]):
-        self.refused = refused
+    def __init__(self, on_fallback: Callable[[str], None]):
+        self.refused: set[tuple[str, int]] = set()
         self.on_fallback = on_fallback
 
     def bind(
@@ -95,11 +94,14 @@ class HostAttention:
         key = (name_of(previous or backend), 2 * call.q.shape[-1])
         keyword = {name: value for name, value in call.keyword.items() if name not in LAYOUT_FLAGS}
 
+        def instead(*arguments: Any) -> Tensor:
+            used.append("PyTorch")
+            return pytorch_attend(*arguments)
+
         def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, scale: float) -> Tensor:
             head_dim = q.shape[-1]
             if key in self.refused:
-                used.append("PyTorch")
-                return pytorch_attend(q, k, v, mask, scale)
+                return instead(q, k, v, mask, scale)
             factor = scale * math.sqrt(head_dim)
             scaled = q if math.isclose(factor, 1.0, rel_tol=1e-12) else q * factor
             arguments = (scaled, k, v, call.heads)
@@ -113,8 +115,7 @@ class HostAttention:
                     raise
                 self.refused.add(key)
                 self.on_fallback(f"{key[0]} refused head dim {head_dim} ({reason}); PyTorch attention took over")
-                used.append("PyTorch")
-                return pytorch_attend(q, k, v, mask, scale)
+                return instead(q, k, v, mask, scale)
             used.append(key[0])
             return out.unflatten(-1, (call.heads, -1)).transpose(1, 2)
 

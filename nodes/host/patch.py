@@ -66,7 +66,7 @@ class SkewPatch:
         self.node_id = node_id
         self.run: RunRecord | None = None
         self.state = CallState()
-        self.attention = HostAttention(set(), self._fell_back)
+        self.attention = HostAttention(self._fell_back)
         self.model_name = ""
         self.progress: dict[float, float] = {}  # by sigma, for this run
 
@@ -103,7 +103,6 @@ class SkewPatch:
             raise
         finally:
             self.run = outer
-            self.state = CallState()
             self.progress.clear()
             self.attention.refused.clear()  # every run asks its backend again and tells of its own fallbacks
             tell(run.describe(), self.node_id, warning=run.warning is not None)
@@ -255,14 +254,14 @@ class SkewOverride:
     ) -> Tensor:
         """The host's attention call (wrap_attn in comfy/ldm/modules/attention.py), skewed where it can be."""
         call = AttentionCall.read(q, k, v, heads, mask, keyword)
-        reason, inner = self._inner_tokens(call)
+        chunks = self._chunks(call.q.shape[0])
+        reason, inner = self._inner_tokens(call, splits=bool(chunks))
         if inner is None:
             self._left_alone(reason)
             if self.previous is not None:
                 return self.previous(function, q, k, v, heads, mask=mask, **keyword)
             return function(q, k, v, heads, mask=mask, **keyword)
         attend = self.patch.attention.bind(function, self.previous, call, self.patch.state.backends)
-        chunks = self._chunks(call.q.shape[0])
         owners = dict.fromkeys(owner for _, _, owner in chunks if owner is not None)
         for other in self.earlier:
             if other not in owners:
@@ -283,11 +282,11 @@ class SkewOverride:
         wanted = self.patch.settings.norm
         return wanted if self.site.kind == "self" or wanted in JOINT_NORMS else "value"
 
-    def _inner_tokens(self, call: AttentionCall) -> tuple[str, slice | None]:
+    def _inner_tokens(self, call: AttentionCall, splits: bool) -> tuple[str, slice | None]:
         """Which tokens γ acts among, or a reason to leave the call alone."""
         if call.q.shape != call.k.shape:
             return "queries and keys are not the same tokens", None
-        if not self._chunks(call.q.shape[0]):
+        if not splits:
             return "the batch does not split into cond and uncond", None
         inner = self.site.rule.inner(self.call, call.q.shape[2])
         return ("", inner) if inner is not None else ("the image tokens could not be told from the text tokens", None)

@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass
 
 from ...sad_core import NORMS, GammaSchedule
+from ...sad_core.parameters import check_choice
 
 ADAPTIVE_MODES = ("off", "gamma", "gamma and beta")
 APPLY_TO = ("both", "cond", "uncond")
@@ -48,13 +49,9 @@ class SkewSettings:
             raise ValueError(
                 f"start_percent is {self.start:g} and end_percent {self.end:g}, but they must be in order within 0 … 1."
             )
-        for name, value, allowed in (
-            ("adaptive", self.adaptive, ADAPTIVE_MODES),
-            ("norm", self.norm, NORMS),
-            ("apply_to", self.apply_to, APPLY_TO),
-        ):
-            if value not in allowed:
-                raise ValueError(f'{name} is "{value}", but it must be one of {", ".join(allowed)}.')
+        check_choice("adaptive", self.adaptive, ADAPTIVE_MODES)
+        check_choice("norm", self.norm, NORMS)
+        check_choice("apply_to", self.apply_to, APPLY_TO)
 
     @property
     def is_neutral(self) -> bool:

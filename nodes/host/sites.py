@@ -14,6 +14,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from ...sad_core.schedule import split_entries
+
 
 @dataclass(frozen=True)
 class SiteCall:
@@ -195,7 +197,7 @@ def select_sites(wanted: str, sites: Sequence[Site]) -> list[Site]:
     Raises:
         ValueError: an entry that fits no site; the message lists what exists.
     """
-    entries = [entry.strip() for entry in re.split(r"[,;\n]", wanted) if entry.strip()]
+    entries = split_entries(wanted)
     if not entries:
         return list(sites)
     chosen: set[str] = set()
