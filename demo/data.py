@@ -27,6 +27,7 @@ from demo.model import CATEGORIES
 
 PACKAGE = "emoji-datasource-google"
 VERSION = "16.0.0"
+PICTURE_LIST = Path(__file__).with_name("pictures.txt")
 HELD_OUT_LIST = Path(__file__).with_name("held_out.txt")
 HELD_OUT_SHARE = 0.1
 PACKAGE_CATEGORIES = dict(zip(("Smileys & Emotion", "Animals & Nature", "Food & Drink"), CATEGORIES, strict=True))
@@ -74,17 +75,16 @@ def load_picture(path: Path) -> Tensor:
 
 
 def load_pictures(folder: Path) -> Pictures:
-    """Every base picture (no skin tones) of the three categories, in the order of their file names.
+    """The pictures named in `pictures.txt`, in the order of their file names.
 
     `folder` is the unpacked npm package, the one that holds `emoji.json` and `img/`.
     """
     if not (folder / "emoji.json").exists():
         raise FileNotFoundError(f"{folder} holds no emoji.json; give the unpacked `package` folder of {PACKAGE}.")
     entries = json.loads((folder / "emoji.json").read_text(encoding="utf-8"))
+    chosen = read_list(PICTURE_LIST)
     category_of = {
-        entry["image"]: PACKAGE_CATEGORIES[entry["category"]]
-        for entry in entries
-        if entry["category"] in PACKAGE_CATEGORIES and entry["has_img_google"]
+        entry["image"]: PACKAGE_CATEGORIES[entry["category"]] for entry in entries if entry["image"] in chosen
     }
     names = tuple(sorted(category_of))
     images = torch.stack([load_picture(folder / "img" / "google" / "64" / name) for name in names])
@@ -98,15 +98,15 @@ def choose_held_out(names: Iterable[str]) -> list[str]:
     return sorted(shuffled[: round(len(shuffled) * HELD_OUT_SHARE)])
 
 
-def read_held_out() -> set[str]:
-    """The file names in the committed list; lines starting with # are remarks."""
-    lines = HELD_OUT_LIST.read_text(encoding="utf-8").splitlines()
+def read_list(path: Path) -> set[str]:
+    """The file names in a committed list; lines starting with # are remarks."""
+    lines = path.read_text(encoding="utf-8").splitlines()
     return {line for line in lines if line and not line.startswith("#")}
 
 
 def split(pictures: Pictures) -> tuple[Pictures, Pictures]:
     """(trained on, held out), as the committed list says."""
-    held_out = read_held_out()
+    held_out = read_list(HELD_OUT_LIST)
     return pictures.only(set(pictures.names) - held_out), pictures.only(held_out)
 
 

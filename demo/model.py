@@ -58,7 +58,7 @@ def build_unet() -> UNet2DConditionModel:
 
 
 class DemoModel(nn.Module):
-    """Predicts the noise in a noisy latent, given how noisy it is and which category it should show."""
+    """Predicts noise and latent in a noisy latent, given how noisy it is and which category it should show."""
 
     latent_mean: Tensor
     latent_std: Tensor
@@ -71,9 +71,11 @@ class DemoModel(nn.Module):
         self.register_buffer("latent_std", torch.ones(LATENT_CHANNELS))
 
     def forward(self, noisy: Tensor, timesteps: Tensor, categories: Tensor) -> Tensor:
-        """Noise (N, 12, 16, 16) in `noisy`, at whole `timesteps` 0...999 (N,), for `categories` (N,) or NO_CATEGORY.
+        """Velocity (N, 12, 16, 16) of `noisy`, at whole `timesteps` 0...999 (N,), for `categories` (N,) or NO_CATEGORY.
 
-        `noisy` has unit variance: sqrt(a) * latent + sqrt(1 - a) * noise, a the cumulative alpha of the timestep.
+        `noisy` is sqrt(a) * latent + sqrt(1 - a) * noise, a the cumulative alpha of the timestep, and the velocity is
+        sqrt(a) * noise - sqrt(1 - a) * latent (v-prediction, Salimans and Ho 2022). Where there is almost only noise,
+        it is the picture; a model that predicts the noise there must hand its input through without fault instead.
         """
         return self.unet(noisy, timesteps, self.context[categories], return_dict=False)[0]
 

@@ -31,7 +31,7 @@ def make_scheduler(steps: int) -> EulerDiscreteScheduler:
         beta_end=0.012,
         beta_schedule="scaled_linear",
         timestep_spacing="trailing",
-        prediction_type="epsilon",
+        prediction_type="v_prediction",
         steps_offset=0,
     )
     scheduler.set_timesteps(steps)
@@ -44,8 +44,8 @@ def seed_noise(seed: int) -> Tensor:
     return torch.randn((1, LATENT_CHANNELS, LATENT_SIZE, LATENT_SIZE), generator=generator)
 
 
-def guided_noise(model: DemoModel, scaled: Tensor, timestep: Tensor, categories: Tensor, guidance: float) -> Tensor:
-    """The noise (N, 12, 16, 16) the model sees in `scaled`, pushed away from "no category" by `guidance`.
+def guided_velocity(model: DemoModel, scaled: Tensor, timestep: Tensor, categories: Tensor, guidance: float) -> Tensor:
+    """The velocity (N, 12, 16, 16) the model sees in `scaled`, pushed away from "no category" by `guidance`.
 
     A guidance of 1 is the conditional answer alone and costs half as much.
     """
@@ -67,7 +67,7 @@ def sample_latents(
     latents = noise * (1 + scheduler.sigmas[0] ** 2) ** 0.5
     for timestep in scheduler.timesteps:
         scaled = scheduler.scale_model_input(latents, timestep)
-        predicted = guided_noise(model, scaled, timestep, categories, guidance)
+        predicted = guided_velocity(model, scaled, timestep, categories, guidance)
         latents = scheduler.step(predicted, timestep, latents, return_dict=False)[0]
     return latents
 
