@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import ClassVar
 
 import comfy.latent_formats
+import comfy.model_base
 import comfy.supported_models
 import comfy.utils
 import folder_paths
@@ -40,6 +41,10 @@ class DemoConfig(comfy.supported_models.SD15):
 
     latent_format = DemoLatentFormat
     unet_extra_config: ClassVar = {"num_heads": -1, "num_head_channels": 32}  # SD1.5's own asks for 8 heads everywhere
+
+    def model_type(self, *_: object) -> comfy.model_base.ModelType:
+        """The network answers with the velocity."""
+        return comfy.model_base.ModelType.V_PREDICTION
 
     def inpaint_model(self) -> bool:
         """Never: ComfyUI takes any SD1.5 of more than four channels for one that paints into a masked picture."""

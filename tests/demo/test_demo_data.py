@@ -11,16 +11,15 @@ from PIL import Image
 from demo.data import (
     HELD_OUT_LIST,
     PACKAGE_CATEGORIES,
+    PICTURE_LIST,
     choose_held_out,
     load_picture,
     load_pictures,
-    read_held_out,
+    read_list,
     split,
 )
 from demo.model import CATEGORIES
 
-# What emoji-datasource-google 16.0.0 holds in each category.
-PACKAGE_COUNTS = {"smileys": 169, "animals": 159, "food": 131}
 
 
 def write_package(folder, names_by_category):
@@ -34,10 +33,10 @@ def write_package(folder, names_by_category):
     (folder / "emoji.json").write_text(json.dumps(entries), encoding="utf-8")
 
 
-def committed_lists():
-    """The held-out names of each category, as the committed list groups them."""
+def by_category(path):
+    """The names of each category, as a committed list groups them."""
     lists, category = {}, ""
-    for line in HELD_OUT_LIST.read_text(encoding="utf-8").splitlines():
+    for line in path.read_text(encoding="utf-8").splitlines():
         if line.startswith("# "):
             category = line[2:]
         else:
@@ -46,9 +45,12 @@ def committed_lists():
 
 
 def test_a_tenth_of_each_category_is_held_out():
-    counts = {category: len(names) for category, names in committed_lists().items()}
-    assert counts == {category: round(count / 10) for category, count in PACKAGE_COUNTS.items()}
-    assert len(read_held_out()) == sum(counts.values()), "a name is listed twice"
+    listed, held_out = by_category(PICTURE_LIST), by_category(HELD_OUT_LIST)
+    assert list(listed) == list(held_out) == list(CATEGORIES)
+    for category, names in listed.items():
+        assert held_out[category] == choose_held_out(names)
+        assert len(held_out[category]) == round(len(names) / 10)
+    assert len(read_list(PICTURE_LIST)) == sum(map(len, listed.values())), "a name is listed twice"
 
 
 def test_the_choice_does_not_depend_on_the_order():
@@ -60,19 +62,19 @@ def test_the_choice_does_not_depend_on_the_order():
 
 
 def test_held_out_pictures_are_never_trained_on(tmp_path):
-    held_out = committed_lists()
-    names = {
-        package_name: [*held_out[category][:2], f"{category}-a.png", f"{category}-b.png", f"{category}-c.png"]
-        for package_name, category in PACKAGE_CATEGORIES.items()
-    }
+    listed, held_out = by_category(PICTURE_LIST), by_category(HELD_OUT_LIST)
+    names = {}
+    for package_name, category in PACKAGE_CATEGORIES.items():
+        others = [name for name in listed[category] if name not in held_out[category]]
+        names[package_name] = [*held_out[category][:2], *others[:3], f"{category}-unlisted.png"]
     write_package(tmp_path, names)
     trained_on, kept_back = split(load_pictures(tmp_path))
-    assert not set(trained_on.names) & read_held_out()
-    assert set(kept_back.names) <= read_held_out()
-    assert (len(trained_on.names), len(kept_back.names)) == (9, 6), "a flag came in, or a picture got lost"
+    assert not set(trained_on.names) & read_list(HELD_OUT_LIST)
+    assert set(kept_back.names) <= read_list(HELD_OUT_LIST)
+    assert (len(trained_on.names), len(kept_back.names)) == (9, 6), "an unlisted picture came in, or one got lost"
     assert trained_on.labels.bincount().tolist() == [3, 3, 3]
     for name, label in zip(trained_on.names, trained_on.labels.tolist(), strict=True):
-        assert name.startswith(CATEGORIES[label])
+        assert name in listed[CATEGORIES[label]]
 
 
 def test_pictures_are_laid_on_white(tmp_path):

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from demo.model import NO_CATEGORY, DemoModel
-from demo.sampling import guided_noise, make_scheduler, sample, sample_latents, seed_noise
+from demo.sampling import guided_velocity, make_scheduler, sample, sample_latents, seed_noise
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +40,11 @@ def test_steps_must_divide_a_thousand(steps):
 
 
 def test_euler_steps_match_the_definition(model):
-    """x <- x + (sigma_next - sigma) * noise(x / sqrt(1 + sigma^2)), starting at noise * sqrt(1 + sigma_max^2)."""
+    """x <- x + (sigma_next - sigma) * noise, starting at noise * sqrt(1 + sigma_max^2).
+
+    With the cumulative alpha a = 1 / (1 + sigma^2), the model sees z = sqrt(a) * x and its velocity v means the noise
+    sqrt(1 - a) * z + sqrt(a) * v.
+    """
     categories, times = torch.tensor([1]), torch.tensor([999, 799, 599, 399, 199])
     sigmas = torch.cat([table_of_sigmas()[times], torch.zeros(1)]).float()
     latents = seed_noise(3) * (1 + sigmas[0] ** 2).sqrt()
@@ -48,7 +52,9 @@ def test_euler_steps_match_the_definition(model):
         scaled = latents / (1 + sigma**2).sqrt()
         with_category = model(scaled, time[None], categories)
         without = model(scaled, time[None], torch.tensor([NO_CATEGORY]))
-        latents = latents + (following - sigma) * (without + 2.5 * (with_category - without))
+        velocity = without + 2.5 * (with_category - without)
+        noise = (sigma * scaled + velocity) / (1 + sigma**2).sqrt()
+        latents = latents + (following - sigma) * noise
     got = sample_latents(model, categories, [3], steps=5, guidance=2.5)
     torch.testing.assert_close(got, latents, rtol=1e-4, atol=1e-4)
 
@@ -56,8 +62,8 @@ def test_euler_steps_match_the_definition(model):
 def test_guidance_one_is_the_conditional_answer(model):
     scaled, time, categories = torch.randn(2, 12, 16, 16), torch.tensor(300), torch.tensor([0, 2])
     want = model(scaled, torch.tensor([300, 300]), categories)
-    assert torch.equal(guided_noise(model, scaled, time, categories, 1.0), want)
-    nearly_one = guided_noise(model, scaled, time, categories, 1.000001)
+    assert torch.equal(guided_velocity(model, scaled, time, categories, 1.0), want)
+    nearly_one = guided_velocity(model, scaled, time, categories, 1.000001)
     torch.testing.assert_close(nearly_one, want, rtol=1e-4, atol=1e-4)
 
 

@@ -16,7 +16,7 @@ from demo.train import (
     Stop,
     Trainer,
     learning_rate,
-    noise_error,
+    velocity_error,
     pooled_error,
     spread_timesteps,
     train,
@@ -89,7 +89,7 @@ def test_threads_share_out_one_batch(tmp_path, latents, monkeypatch):
         errors = (model(latents, torch.tensor([400] * len(latents)), labels) - 1).square()
         return errors.mean(), errors.detach().mean()
 
-    monkeypatch.setattr("demo.train.noise_error", without_chance)
+    monkeypatch.setattr("demo.train.velocity_error", without_chance)
     alone = make_trainer(tmp_path)
     alone.save()
     together = Trainer(MEAN, STD, tmp_path / "model.safetensors", tmp_path / "private", threads=2)
@@ -126,19 +126,21 @@ def test_the_pooled_error_follows_the_definition():
     torch.testing.assert_close(pooled_error(difference), want, rtol=1e-12, atol=0)
 
 
-@pytest.mark.parametrize(("alpha", "weight"), [(0.99, 5 / 99 / 99**0.25), (0.5, 1.0), (1 / 17, 2.0)])
-def test_the_weight_follows_the_definition(alpha, weight):
-    """A model that always answers zero is wrong by the whole noise; its weight is min(SNR, 5) / SNR / SNR^(1/4)."""
-    seen = []
+@pytest.mark.parametrize(("alpha", "weight"), [(0.99, 5 / 99), (0.5, 1.0), (1 / 17, 1.0)])
+def test_the_error_follows_the_definition(alpha, weight):
+    """A model that always answers zero is wrong by the whole velocity; the weight of that is min(SNR, 5) / SNR."""
+    latents = torch.randn(8, 12, 16, 16)
+    wrong_by = []
 
     def silent(noisy, *_):
-        seen.append(noisy / (1 - alpha) ** 0.5)
+        noise = (noisy - alpha**0.5 * latents) / (1 - alpha) ** 0.5
+        wrong_by.append(alpha**0.5 * noise - (1 - alpha) ** 0.5 * latents)
         return torch.zeros_like(noisy)
 
     labels, alphas = torch.zeros(8).long(), torch.full((1000,), alpha)
-    loss, plain = noise_error(silent, torch.zeros(8, 12, 16, 16), labels, alphas)
-    torch.testing.assert_close(plain, seen[0].square().mean(), rtol=1e-4, atol=0)
-    torch.testing.assert_close(loss, pooled_error(seen[0]).mean() * weight, rtol=1e-4, atol=0)
+    loss, plain = velocity_error(silent, latents, labels, alphas)
+    torch.testing.assert_close(plain, wrong_by[0].square().mean(), rtol=1e-4, atol=0)
+    torch.testing.assert_close(loss, pooled_error(wrong_by[0]).mean() * weight, rtol=1e-4, atol=0)
 
 
 def test_timesteps_are_whole_and_cover_the_schedule():
