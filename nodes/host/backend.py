@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from comfy.ldm.modules.attention import get_attention_function
+from comfy.ldm.modules.attention import get_attention_function, optimized_attention
 from comfy.model_management import OOM_EXCEPTION, is_oom
 from torch import Tensor
 
@@ -135,6 +135,11 @@ class HostAttention:
 def name_of(function: Backend) -> str:
     """A name for messages, such as `attention_pytorch`."""
     return getattr(function, "__name__", type(function).__name__)
+
+
+def compiles_whole() -> bool:
+    """Whether the host's attention goes into one compiled graph; of its backends only PyTorch's does."""
+    return name_of(optimized_attention) == "attention_pytorch"
 
 
 def is_out_of_memory(error: BaseException) -> bool:

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from ...sad_core import adapt, average, joint_skew_attention, skew_attention, symmetricity
 from ...sad_core.joint_attention import JOINT_NORMS
-from .backend import AttentionCall, Backend, HostAttention
+from .backend import AttentionCall, Backend, HostAttention, compiles_whole
 from .messages import tell
 from .progress import progress_at
 from .report import ModelCall, RunRecord, SkewReport
@@ -175,8 +175,11 @@ class SkewPatch:
             override = SkewOverride(self, site, SiteCall(args, kwargs), previous)
             return forward(*args, **{**kwargs, "transformer_options": {**options, OVERRIDE: override}})
 
-        patched_forward.skew_site = SkewSite(self, site, forward)  # type: ignore[attr-defined]
-        return patched_forward
+        # A graph break inside a site leaves compiled pieces behind that a plain model would run into later, so only an
+        # attention without breaks is compiled (host: comfy/ldm/modules/attention.py, chosen at start).
+        outermost = patched_forward if compiles_whole() else torch.compiler.disable(patched_forward)
+        outermost.skew_site = SkewSite(self, site, forward)  # type: ignore[attr-defined]
+        return outermost
 
 
 @dataclass(frozen=True)
