@@ -28,12 +28,11 @@ from torch import Tensor
 
 from demo.contact_sheet import draw_samples
 from demo.data import add_data_option, download, load_pictures, split
-from demo.latent import measure_whitening
+from demo.latent import LATENT_DEVIATION, measure_whitening
 from demo.model import MODEL_FILE, NO_CATEGORY, DemoModel, load_model, read_metadata, save_model
 from demo.sampling import TRAINING_TIMESTEPS, make_scheduler
 
 PRIVATE_FOLDER = Path(__file__).with_name(".training")
-SNR_LIMIT = 5.0
 POOLED_SIZES = (1, 2, 4, 8, 16)
 CATEGORY_DROPOUT = 0.12
 WARM_UP_STEPS = 200
@@ -88,12 +87,12 @@ def pooled_error(difference: Tensor) -> Tensor:
     return torch.stack(levels).mean(dim=0)
 
 
-def level_weight(ratio: Tensor) -> Tensor:
-    """Weight of the velocity error at a signal-to-noise ratio (N,), each: min(ratio, 5) / ratio.
+def level_weight(share: Tensor) -> Tensor:
+    """Weight of the velocity error at a cumulative alpha (N,), each: one over the variance of the velocity there.
 
-    It keeps noise that is too weak to show in the picture from taking the model's effort.
+    What the noisy end asks for is large and mostly beyond knowing; unweighted, it drowns the fine noise of the other end.
     """
-    return ratio.clamp(max=SNR_LIMIT) / ratio
+    return 1 / (share + LATENT_DEVIATION**2 * (1 - share))
 
 
 def velocity_error(model: DemoModel, latents: Tensor, labels: Tensor, alphas: Tensor) -> tuple[Tensor, Tensor]:
@@ -112,7 +111,7 @@ def velocity_error(model: DemoModel, latents: Tensor, labels: Tensor, alphas: Te
     with torch.autocast("cpu", torch.bfloat16, cache_enabled=False):  # the cache is not for several threads
         predicted = model(noisy, timesteps, labels)
     difference = predicted.float() - (signal_scale * noise - noise_scale * latents)
-    loss = (pooled_error(difference) * level_weight(share / (1 - share))).mean()
+    loss = (pooled_error(difference) * level_weight(share)).mean()
     return loss, difference.detach().square().mean()
 
 
@@ -301,7 +300,8 @@ def main() -> None:
     if options.batch % options.threads:
         parser.error(f"--batch {options.batch} cannot be shared out evenly among --threads {options.threads}")
     trained_on, _ = split(load_pictures(options.data or download()))
-    trainer = Trainer(*measure_whitening(trained_on.images), options.model, options.private, options.threads, options.compile)
+    whitening = measure_whitening(trained_on.images)
+    trainer = Trainer(*whitening, options.model, options.private, options.threads, options.compile)
     latents = trainer.model.encode(trained_on.images)
     train(trainer, latents, trained_on.labels, options.batch, options.minutes * 60)
 
