@@ -90,7 +90,7 @@ def pooled_error(difference: Tensor) -> Tensor:
 def level_weight(share: Tensor) -> Tensor:
     """Weight of the velocity error at a cumulative alpha (N,), each: one over the variance of the velocity there.
 
-    What the noisy end asks for is large and mostly beyond knowing; unweighted, it drowns the fine noise of the other end.
+    What the noisy end asks for is large and mostly beyond knowing; unweighted, it drowns what the other end asks for.
     """
     return 1 / (share + LATENT_DEVIATION**2 * (1 - share))
 

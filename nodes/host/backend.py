@@ -18,6 +18,7 @@ Backend = Callable[..., Tensor]
 # Beyond these head dims a backend gives up inside, some with an error in the log for every call.
 LARGEST_HEAD_DIM = {"attention_sage": 128, "attention3_sage": 255, "attention_flash": 256}
 LAYOUT_FLAGS = ("skip_reshape", "skip_output_reshape", "scale", "enable_gqa")
+INSTEAD = "PyTorch attention takes over for the rest of the run"
 REFUSALS = (RuntimeError, ValueError, NotImplementedError, AssertionError)
 
 
@@ -114,7 +115,7 @@ class HostAttention:
                 if is_out_of_memory(reason):
                     raise
                 self.refused.add(key)
-                self.on_fallback(f"{key[0]} refused head dim {head_dim} ({reason}); PyTorch attention took over")
+                self.on_fallback(f"{key[0]} refused head dim {head_dim} ({reason}); {INSTEAD}")
                 return instead(q, k, v, mask, scale)
             used.append(key[0])
             return out.unflatten(-1, (call.heads, -1)).transpose(1, 2)
@@ -128,7 +129,7 @@ class HostAttention:
         key = (name_of(function), head_dim)
         if key not in self.refused:
             self.refused.add(key)
-            self.on_fallback(f"{key[0]} takes no head dim of {head_dim}; PyTorch attention took over")
+            self.on_fallback(f"{key[0]} takes no head dim of {head_dim}; {INSTEAD}")
         return get_attention_function("pytorch")
 
 

@@ -14,7 +14,11 @@ def tell(text: str, node_id: str | None, warning: bool = False) -> None:
 
 
 def show(text: str, node_id: str | None) -> None:
-    """Show `text` on the node `node_id`, in the browser that queued the prompt."""
+    """Show `text` on the node `node_id`, in the browser that queued the prompt.
+
+    Whatever goes wrong on the way to a browser stays in the log: a run is told of after its picture is made, or while
+    the sampler's own error is on its way up, and neither may get lost.
+    """
     if node_id is None:
         return
     try:
@@ -22,5 +26,5 @@ def show(text: str, node_id: str | None) -> None:
 
         server = PromptServer.instance
         server.send_progress_text(text, node_id, sid=server.client_id)
-    except (ImportError, AttributeError):
-        log.debug("no ComfyUI server to show a text in")
+    except Exception:
+        log.debug("the text could not be shown in a browser", exc_info=True)

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+from comfy.model_management import InterruptProcessingException
 from comfy.model_patcher import ModelPatcher
 from comfy.patcher_extension import CallbacksMP, WrappersMP
 from comfy.utils import get_attr
@@ -98,8 +99,11 @@ class SkewPatch:
             result = executor(*args, **kwargs)
             run.status = "finished"
             return result
-        except BaseException:
+        except InterruptProcessingException:
             run.status = "interrupted"
+            raise
+        except BaseException as error:
+            run.status = f"failed ({type(error).__name__})"
             raise
         finally:
             self.run = outer
@@ -115,7 +119,9 @@ class SkewPatch:
         progress = self.progress[sigma]
         gamma = self.settings.gamma_at(progress)
         acting = self._acting_on(model)
-        acting.run = self.run
+        if acting.run is not self.run:  # another GPU's, at its first call of this run
+            acting.run = self.run
+            acting.attention.refused.clear()
         outer, acting.state = acting.state, self._call_state(gamma, x.device, options)
         try:
             result = executor(x, t, *args, **kwargs)

@@ -20,7 +20,7 @@ class ModelCall:
     Attributes:
         sigma: noise level.
         progress: 0 … 1, from the sigma.
-        gamma: what the schedule gave for this call; 1 means the call was left alone.
+        gamma: what the schedule gave for this call, whether or not a chunk of it was to be changed.
         cond_or_uncond: ComfyUI's marks of the batch chunks, 0 cond and 1 uncond.
         attention_calls: how many attention calls were skewed.
         symmetricity: η of every skewed attention call in order, `(address, one value per sample)`; adaptive runs only.
@@ -44,7 +44,7 @@ class RunRecord:
         model: class of the model.
         chosen: addresses of the sites that were patched.
         apply_to: one of `settings.APPLY_TO`.
-        status: "running", "finished" or "interrupted".
+        status: "running", "finished", "interrupted" by the user, or "failed (OutOfMemoryError)" and the like.
         model_calls: how many calls the diffusion model got; `calls` keeps the last `KEPT_CALLS` of them.
         site_calls: skewed attention calls by site address.
         untouched: attention calls at chosen sites that were left alone inside the window, by reason.
@@ -108,7 +108,8 @@ class RunRecord:
         hit = [address for address in self.chosen if self.site_calls[address]]
         lines = [
             f"{self.model}, {self.status}: {len(hit)} of {len(self.chosen)} chosen sites reached, "
-            f"{sum(self.site_calls.values())} attention calls skewed in {self.model_calls} model calls."
+            f"{_number(sum(self.site_calls.values()), 'attention call')} skewed in "
+            f"{_number(self.model_calls, 'model call')}."
         ]
         if self.warning:
             lines.append(f"Warning: {self.warning}")
@@ -170,7 +171,7 @@ class SkewReport:
     def describe(self) -> str:
         """The newest run in a few lines, or why there is none."""
         if self.neutral:
-            return "γ is 1 all along or β is 0: nothing was patched, the model ran as it is."
+            return "Nothing was patched, so there is no run to tell of."
         runs = self.runs
         if not runs:
             return (
@@ -181,6 +182,10 @@ class SkewReport:
         if self._count > 1:
             text = f"Run {self._count} behind this node; the newest one is told here.\n{text}"
         return text
+
+
+def _number(count: int, thing: str) -> str:
+    return f"{count} {thing}" + ("s" if count != 1 else "")
 
 
 def _counted(reasons: Counter[str]) -> str:

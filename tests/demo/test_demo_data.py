@@ -21,7 +21,6 @@ from demo.data import (
 from demo.model import CATEGORIES
 
 
-
 def write_package(folder, names_by_category):
     """A package with one-colour pictures, plus one picture of a category that is not used."""
     (folder / "img" / "google" / "64").mkdir(parents=True)

@@ -185,7 +185,7 @@ def test_an_error_in_the_middle_of_a_model_call_leaves_no_state(family):
     for patch in patches_of(patched):
         assert patch.run is None
         assert patch.state.active is False
-    assert report.runs[-1].status == "interrupted"
+    assert report.runs[-1].status == "failed (ArithmeticError)"
     assert family.sample(patched).equal(family.sample(skew(family.model)[0]))
 
 

@@ -11,6 +11,7 @@ from comfy_api.torch_helpers import set_torch_compile_wrapper
 
 from .models import FLUX, SD15, build
 from .running import skew
+from .watching import FussyAttention, backend
 
 
 def compiled(model, *, fullgraph: bool):
@@ -29,7 +30,9 @@ def small_flux(flux):
     return dataclasses.replace(flux, build=lambda: build("Flux", config), sites=("double.0", "single.0"))
 
 
-@pytest.mark.parametrize("order", [(None, 0.2, 1.8, 0.2, None), (0.2, None, 1.8, None)], ids=["plain first", "patched first"])
+@pytest.mark.parametrize(
+    "order", [(None, 0.2, 1.8, 0.2, None), (0.2, None, 1.8, None)], ids=["plain first", "patched first"]
+)
 def test_compiled_runs_give_the_same_pictures_in_any_order_and_tell_of_it(small_flux, order):
     torch._dynamo.reset()
     plain = small_flux.sample(steps=2)
@@ -87,20 +90,39 @@ def test_a_module_swapped_by_another_node_is_left_out_and_the_plain_model_comes_
     assert sd15.sample().equal(plain)
 
 
-@pytest.mark.parametrize("apply_to", ["both", "cond", "uncond"])
-def test_a_model_spread_over_two_devices_gives_the_picture_of_one(sd15, apply_to):
-    if not hasattr(sd15.model, "set_additional_models") or not hasattr(sd15.model, "is_multigpu_base_clone"):
+def on_two_devices(family):
+    """A model and another module with the same weights, registered as ComfyUI's MultiGPU node does."""
+    if not hasattr(family.model, "set_additional_models") or not hasattr(family.model, "is_multigpu_base_clone"):
         pytest.skip("this ComfyUI has no multi-GPU clones")
-    plain, wanted = sd15.sample(), sd15.sample(skew(sd15.model, apply_to=apply_to)[0])
-    second = build("SD15", SD15)  # the same weights in another module, registered as ComfyUI's MultiGPU node does
+    second = build("SD15", SD15)
     second.load_device = torch.device("cpu", 0)
     second.is_multigpu_base_clone = True
-    second.clone_base_uuid = sd15.model.clone_base_uuid
-    model = sd15.model.clone()
+    second.clone_base_uuid = family.model.clone_base_uuid
+    model = family.model.clone()
     model.set_additional_models("multigpu", [second])
-    patched, report = skew(model, apply_to=apply_to)
+    return model
+
+
+@pytest.mark.parametrize("apply_to", ["both", "cond", "uncond"])
+def test_a_model_spread_over_two_devices_gives_the_picture_of_one(sd15, apply_to):
+    plain, wanted = sd15.sample(), sd15.sample(skew(sd15.model, apply_to=apply_to)[0])
+    patched, report = skew(on_two_devices(sd15), apply_to=apply_to)
     assert (sd15.sample(patched) - wanted).norm() < 1e-3 * (wanted - plain).norm()
     sites = len(sd15.sites)
     acting = {0: apply_to in ("both", "cond"), 1: apply_to in ("both", "uncond")}
     for call in report.runs[-1].calls:
         assert call.attention_calls == sites * any(acting[mark] for mark in call.cond_or_uncond)
+
+
+def test_every_run_asks_the_backend_of_every_device_again(sd15):
+    largest = 8  # of the head dims here, before they are doubled
+    patched, report = skew(on_two_devices(sd15))
+    fussy = FussyAttention(largest, RuntimeError("head dim too large"))
+    refusals = []
+    with backend(fussy):
+        for _ in range(2):
+            sd15.sample(patched)
+            refusals.append(fussy.refusals)
+            fussy.refusals = 0
+    assert refusals[0] == refusals[1] > 0
+    assert all(run.fallbacks for run in report.runs)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import re
 import sys
@@ -15,7 +16,7 @@ from symmetric_attention.nodes.report import ReportNode
 
 from .models import SD15, STEPS, build
 from .running import NODE_ID, execute, skew, stop_at
-from .watching import backend, distance, effect, stated, watch_attention
+from .watching import FussyAttention, backend, distance, effect, stated, watch_attention
 
 
 def read(report, after=None) -> str:
@@ -65,7 +66,8 @@ def test_an_empty_handle_is_said_in_words(sd15):
 def test_a_neutral_node_says_that_nothing_was_patched(sd15):
     patched, report = skew(sd15.model, gamma=1.0)
     sd15.sample(patched)
-    assert "nothing was patched" in read(report)
+    text = read(report)
+    assert text.count("γ is 1 all along") == text.lower().count("nothing was patched") == 1
 
 
 def test_a_second_run_behind_one_handle_is_said_in_words(sd15):
@@ -150,23 +152,6 @@ def test_an_override_that_does_the_inner_attention_is_named(sd15):
     assert "attention_of_another_pack" in report.describe()
 
 
-class FussyAttention:
-    """The host's PyTorch attention, but it refuses head dims above `largest`."""
-
-    def __init__(self, largest: int, error: Exception):
-        self.largest = largest
-        self.error = error
-        self.refusals = 0
-
-    def __call__(self, q, k, v, heads, mask=None, **keyword):
-        if (q.shape[-1] if keyword.get("skip_reshape") else q.shape[-1] // heads) > self.largest:
-            self.refusals += 1
-            raise self.error
-        return comfy.ldm.modules.attention.attention_pytorch(q, k, v, heads, mask=mask, **keyword)
-
-    __name__ = __qualname__ = "attention_fussy"
-
-
 @pytest.mark.parametrize("name", ["SD3", "Flux"])
 def test_a_backend_that_refuses_the_head_dim_falls_back_once_and_rightly(families, name):
     family = families[name]
@@ -180,8 +165,8 @@ def test_a_backend_that_refuses_the_head_dim_falls_back_once_and_rightly(familie
     assert report.describe().count("Fallback") == 1
     largest = fussy.largest
     assert (
-        f"Fallback: attention_fussy refused head dim {2 * largest} (head dim too large); PyTorch attention took over."
-        in report.describe()
+        f"Fallback: attention_fussy refused head dim {2 * largest} (head dim too large); "
+        "PyTorch attention takes over for the rest of the run." in report.describe()
     )
 
 
@@ -205,8 +190,31 @@ def test_an_error_that_is_no_refusal_goes_on_to_the_host(flux, error):
     patched, report = skew(flux.model)
     with backend(FussyAttention(32, error)), pytest.raises(type(error)):
         flux.sample(patched)
-    assert report.runs[-1].status == "interrupted"
+    assert report.runs[-1].status == f"failed ({type(error).__name__})"
     assert not report.runs[-1].fallbacks
+
+
+class BrokenServer:
+    """A ComfyUI server whose browser connection is broken."""
+
+    client_id = "browser"
+
+    def send_progress_text(self, *_, **__):
+        raise ConnectionResetError("the browser is gone")
+
+
+@pytest.mark.parametrize("error", [None, ArithmeticError("the sampler's own")])
+def test_a_broken_browser_costs_neither_the_picture_nor_the_samplers_error(sd15, monkeypatch, error):
+    server = types.SimpleNamespace(PromptServer=types.SimpleNamespace(instance=BrokenServer()))
+    monkeypatch.setitem(sys.modules, "server", server)
+    patched, _ = skew(sd15.model)
+
+    def callback(*_):
+        if error is not None:
+            raise error
+
+    with pytest.raises(type(error)) if error else contextlib.nullcontext():
+        assert sd15.sample(patched, callback=callback).isfinite().all()
 
 
 def test_a_run_that_reached_no_site_warns_in_report_and_log(sd15, caplog):
@@ -217,7 +225,8 @@ def test_a_run_that_reached_no_site_warns_in_report_and_log(sd15, caplog):
     patched, report = skew(model)
     with caplog.at_level(logging.INFO, logger="symmetric_attention"):
         assert sd15.sample(patched).equal(sd15.sample(model))
-    warnings = [record for record in caplog.records if record.levelno == logging.WARNING]
+    ours = [record for record in caplog.records if record.name == "symmetric_attention"]
+    warnings = [record for record in ours if record.levelno == logging.WARNING]
     assert len(warnings) == 1
     for text in (warnings[0].getMessage(), report.describe()):
         assert "No attention site of SD15 was reached, so nothing changed." in text

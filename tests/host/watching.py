@@ -135,3 +135,20 @@ def distance(one: Tensor, other: Tensor) -> float:
 def effect(family: Family, seen: Seen, gamma: float) -> float:
     """‖R_γ − R₁‖ of this call."""
     return distance(stated(family, seen, gamma), plainly(seen))
+
+
+class FussyAttention:
+    """The host's PyTorch attention, but it refuses head dims above `largest`."""
+
+    def __init__(self, largest: int, error: Exception):
+        self.largest = largest
+        self.error = error
+        self.refusals = 0
+
+    def __call__(self, q, k, v, heads, mask=None, **keyword):
+        if (q.shape[-1] if keyword.get("skip_reshape") else q.shape[-1] // heads) > self.largest:
+            self.refusals += 1
+            raise self.error
+        return comfy.ldm.modules.attention.attention_pytorch(q, k, v, heads, mask=mask, **keyword)
+
+    __name__ = __qualname__ = "attention_fussy"
