@@ -44,13 +44,13 @@ def build_unet() -> UNet2DConditionModel:
         sample_size=LATENT_SIZE,
         in_channels=LATENT_CHANNELS,
         out_channels=LATENT_CHANNELS,
-        block_out_channels=(64, 128),
+        block_out_channels=(64, 64, 128),
         layers_per_block=1,
-        down_block_types=("CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
+        down_block_types=("CrossAttnDownBlock2D",) * 3,
         mid_block_type="UNetMidBlock2DCrossAttn",
-        up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D"),
+        up_block_types=("CrossAttnUpBlock2D",) * 3,
         transformer_layers_per_block=1,
-        attention_head_dim=(2, 4),  # diffusers means the number of heads: 32 channels each
+        attention_head_dim=(2, 2, 4),  # diffusers means the number of heads: 32 channels each
         cross_attention_dim=CONTEXT_WIDTH,
         norm_num_groups=32,
         use_linear_projection=False,

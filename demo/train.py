@@ -22,7 +22,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from diffusers.models.attention_processor import AttnProcessor
 from torch import Tensor
 
@@ -33,11 +32,10 @@ from demo.model import MODEL_FILE, NO_CATEGORY, DemoModel, load_model, read_meta
 from demo.sampling import TRAINING_TIMESTEPS, make_scheduler
 
 PRIVATE_FOLDER = Path(__file__).with_name(".training")
-POOLED_SIZES = (1, 2, 4, 8, 16)
 CATEGORY_DROPOUT = 0.12
 WARM_UP_STEPS = 200
 PEAK_LEARNING_RATE = 1e-3
-AVERAGE_DECAY = 0.9995
+AVERAGE_DECAY = 0.999
 GRADIENT_LIMIT = 1.0
 LOSS_MEMORY = 0.99
 
@@ -77,16 +75,6 @@ def spread_timesteps(count: int) -> Tensor:
     return (places * TRAINING_TIMESTEPS).long()
 
 
-def pooled_error(difference: Tensor) -> Tensor:
-    """(N,) mean squares of differences (N, 12, 16, 16), of the pixels and of averages over larger and larger squares.
-
-    A wrong overall colour or an even pattern over the whole picture is one number among thousands at pixel level,
-    and yet what one sees first; the averages give it weight. The best possible prediction stays the same.
-    """
-    levels = [size * F.avg_pool2d(difference, size).square().mean(dim=(1, 2, 3)) for size in POOLED_SIZES]
-    return torch.stack(levels).mean(dim=0)
-
-
 def level_weight(share: Tensor) -> Tensor:
     """Weight of the velocity error at a cumulative alpha (N,), each: one over the variance of the velocity there.
 
@@ -98,7 +86,7 @@ def level_weight(share: Tensor) -> Tensor:
 def velocity_error(model: DemoModel, latents: Tensor, labels: Tensor, alphas: Tensor) -> tuple[Tensor, Tensor]:
     """The loss to minimise and the plain mean square error, two scalars, of one batch of latents (N, 12, 16, 16).
 
-    The loss is the pooled error times `level_weight`. `alphas` (1000,) are the cumulative alphas of the schedule. Some
+    The loss is the error times `level_weight`. `alphas` (1000,) are the cumulative alphas of the schedule. Some
     labels become NO_CATEGORY.
     """
     count = latents.shape[0]
@@ -111,8 +99,8 @@ def velocity_error(model: DemoModel, latents: Tensor, labels: Tensor, alphas: Te
     with torch.autocast("cpu", torch.bfloat16, cache_enabled=False):  # the cache is not for several threads
         predicted = model(noisy, timesteps, labels)
     difference = predicted.float() - (signal_scale * noise - noise_scale * latents)
-    loss = (pooled_error(difference) * level_weight(share)).mean()
-    return loss, difference.detach().square().mean()
+    errors = difference.square().mean(dim=(1, 2, 3))
+    return (errors * level_weight(share)).mean(), errors.detach().mean()
 
 
 class Trainer:

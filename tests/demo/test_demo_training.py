@@ -16,7 +16,6 @@ from demo.train import (
     Stop,
     Trainer,
     learning_rate,
-    pooled_error,
     spread_timesteps,
     train,
     velocity_error,
@@ -116,16 +115,6 @@ def test_a_signal_asks_to_stop_and_the_old_handler_comes_back():
     assert signal.getsignal(signal.SIGTERM) is before
 
 
-def test_the_pooled_error_follows_the_definition():
-    """Squares of 1, 2, 4, 8 and 16 pixels, averaged, squared and weighted by their size, written out in float64."""
-    difference = torch.randn(3, 12, 16, 16, dtype=torch.float64)
-    want = torch.zeros(3, dtype=torch.float64)
-    for size in (1, 2, 4, 8, 16):
-        squares = difference.reshape(3, 12, 16 // size, size, 16 // size, size).mean(dim=(3, 5))
-        want += size * squares.square().mean(dim=(1, 2, 3)) / 5
-    torch.testing.assert_close(pooled_error(difference), want, rtol=1e-12, atol=0)
-
-
 @pytest.mark.parametrize(("alpha", "weight"), [(0.9, 1 / 1.3), (0.5, 0.4), (0.01, 1 / 3.97)])
 def test_the_error_follows_the_definition(alpha, weight):
     """A model that answers zero is wrong by the whole velocity; the weight of that is 1 / (alpha + 4 (1 - alpha))."""
@@ -140,7 +129,7 @@ def test_the_error_follows_the_definition(alpha, weight):
     labels, alphas = torch.zeros(8).long(), torch.full((1000,), alpha)
     loss, plain = velocity_error(silent, latents, labels, alphas)
     torch.testing.assert_close(plain, wrong_by[0].square().mean(), rtol=1e-4, atol=0)
-    torch.testing.assert_close(loss, pooled_error(wrong_by[0]).mean() * weight, rtol=1e-4, atol=0)
+    torch.testing.assert_close(loss, wrong_by[0].square().mean() * weight, rtol=1e-4, atol=0)
 
 
 def test_timesteps_are_whole_and_cover_the_schedule():
