@@ -1,4 +1,4 @@
-"""The demo model: a Stable-Diffusion-shaped UNet of about four million parameters, its category tokens, its whitening.
+"""The demo model: a Stable-Diffusion-shaped UNet of about five million parameters, its category tokens, its whitening.
 
 All of it lives in one file, `demo/model.safetensors`, under four kinds of names:
 

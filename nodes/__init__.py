@@ -8,10 +8,17 @@ except ImportError as error:
     raise ImportError("Symmetric Attention (SAD) needs ComfyUI 0.19.0 or newer; please update ComfyUI.") from error
 
 from .gamma_schedule import GammaScheduleNode
+from .gamma_sweep import GammaGridNode, GammaSweepNode
 from .report import ReportNode
 from .skew_attention import SkewAttentionNode
 
-NODES: list[type[io.ComfyNode]] = [SkewAttentionNode, GammaScheduleNode, ReportNode]
+NODES: list[type[io.ComfyNode]] = [
+    SkewAttentionNode,
+    GammaScheduleNode,
+    ReportNode,
+    GammaSweepNode,
+    GammaGridNode,
+]
 
 
 class SymmetricAttentionExtension(ComfyExtension):

@@ -13,6 +13,9 @@ from ..sad_core import GammaSchedule
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+    from .comparison import Comparison
+
+LARGEST_CELL = 256
 CURVE_PLACES = 513
 BLUE, ORANGE, GREY = "#0072B2", "#D55E00", "#666666"  # Okabe and Ito: told apart by colour-blind readers too
 
@@ -45,6 +48,42 @@ def draw_schedule(schedule: GammaSchedule, steps: Sequence[float] | None = None)
     axes.margins(y=0.15)
     axes.grid(alpha=0.3)
     axes.legend(loc="best")
+    return figure_to_image(figure)
+
+
+def draw_grid(comparison: Comparison) -> Tensor:
+    """The pictures of a sweep, a row for each γ and a column for each picture of the batch, distances beneath.
+
+    Args:
+        comparison: pictures and distances; large pictures are shrunk to cells of at most `LARGEST_CELL` pixels.
+
+    Returns:
+        A ComfyUI IMAGE, `(1, height, width, 3)` in [0, 1].
+    """
+    try:
+        from matplotlib.figure import Figure
+    except ImportError:
+        return draw_text("The table works, but the grid needs matplotlib:\npip install matplotlib")
+
+    rows, (columns, height, width, _) = len(comparison.rows), comparison.rows[0].shape
+    zoom = LARGEST_CELL / max(height, width)
+    cell_width, cell_height = width * zoom, height * zoom + 34
+    figure = Figure(figsize=(columns * cell_width / 100 + 1.2, rows * cell_height / 100 + 0.2), dpi=100)
+    figure.set_layout_engine("constrained", w_pad=0.02, h_pad=0.02)
+    cells = figure.subplots(rows, columns, squeeze=False)
+    for row, gamma in enumerate(comparison.gammas):
+        for column in range(columns):
+            cell, picture = cells[row][column], comparison.rows[row][column]
+            cell.imshow(picture.clamp(0, 1).cpu().numpy(), interpolation="nearest" if zoom > 1 else "antialiased")
+            cell.set(xticks=[], yticks=[])
+            if comparison.moved is not None:
+                cell.set_xlabel(f"moved {float(comparison.moved[row, column]):.3f}", fontsize=9, labelpad=2)
+            for edge in cell.spines.values():
+                edge.set(visible=gamma == 1.0, color=BLUE, linewidth=3)
+        label = f"γ = {gamma:g}" + ("\nplain model" if gamma == 1.0 else "")
+        if comparison.apart is not None:
+            label += f"\napart {comparison.apart[row]:.3f}"
+        cells[row][0].set_ylabel(label, rotation=0, ha="right", va="center", fontsize=11)
     return figure_to_image(figure)
 
 

@@ -59,7 +59,7 @@ def test_a_shared_workflow_opens_keeps_its_values_and_runs(page, server, path):
     prompt = json.loads(page.evaluate("async () => JSON.stringify((await window.app.graphToPrompt()).output)"))
     outputs = server.run(with_stand_ins(prompt))
     (report,) = next(output["text"] for output in outputs.values() if "text" in output)
-    assert "7 of 7 chosen sites reached" in report
+    assert "10 of 10 chosen sites reached" in report
     assert page.problems == []
 
 
@@ -68,6 +68,6 @@ def test_the_report_of_a_run_appears_on_the_node_in_the_browser(page, server):
     page.wait_for_function("window.app.graph._nodes.some(n => n.type === 'SADSkewAttention')")
     page.evaluate("() => window.app.queuePrompt(0)")
     shown = """() => window.app.graph._nodes.find(n => n.type === 'SADSkewAttention').widgets
-        .some(w => typeof w.value === 'string' && w.value.includes('35 attention calls skewed in 5 model calls'))"""
+        .some(w => typeof w.value === 'string' && w.value.includes('50 attention calls skewed in 5 model calls'))"""
     page.wait_for_function(shown, timeout=120_000)
     assert page.problems == []

@@ -65,7 +65,7 @@ def test_a_cancelled_run_leaves_nothing_behind(server):
     after = picture_of(server, prompt(2.0)), picture_of(server, prompt(None))
     assert torch.equal(before[0], after[0])
     assert torch.equal(before[1], after[1])
-    assert "interrupted: 7 of 7 chosen sites reached" in server.log
+    assert "interrupted: 10 of 10 chosen sites reached" in server.log
 
 
 def test_the_report_tells_what_happened_and_the_log_says_the_same(server):
@@ -81,10 +81,10 @@ def test_the_report_tells_what_happened_and_the_log_says_the_same(server):
     nodes["drawn"] = {"class_type": "SaveImage", "inputs": {"images": ["schedule", 1], "filename_prefix": "curve"}}
     outputs = server.run(nodes)
     (text,) = outputs["text"]["text"]
-    assert "7 of 7 attention sites" in text
-    assert f"7 of 7 chosen sites reached, {7 * STEPS} attention calls skewed in {STEPS} model calls" in text
+    assert "10 of 10 attention sites" in text
+    assert f"10 of 10 chosen sites reached, {10 * STEPS} attention calls skewed in {STEPS} model calls" in text
     assert "from progress 0.000 (sigma 14.61)" in text
-    assert f"{7 * STEPS} attention calls skewed in {STEPS} model calls" in server.log
+    assert f"{10 * STEPS} attention calls skewed in {STEPS} model calls" in server.log
     (picture,) = outputs["drawn"]["images"]
     assert server.download(picture["filename"]).startswith(b"\x89PNG")
 
