@@ -9,6 +9,7 @@ import time
 
 import pytest
 import torch
+from safetensors.torch import load
 
 from demo.comfyui_server import PACKS, ComfyUIServer, ServerError
 from demo.gamma_sweep import GUIDANCE, picture_of, workflow
@@ -94,3 +95,19 @@ def test_a_wrong_block_stops_the_prompt_with_a_sentence_that_lists_the_right_one
     nodes["skew"]["inputs"]["blocks"] = "input.9"
     with pytest.raises(ServerError, match=r'no attention site "input\.9".*middle\.0\.0'):
         server.run(nodes)
+
+
+def test_a_sweep_draws_every_gamma_and_its_grid(server):
+    """Fan out, sample, gather: each picture is the one that its gamma gives alone."""
+    gammas = (0.5, 1.0, 2.0)
+    sweep = prompt(1.0)
+    sweep["sweep"] = {"class_type": "SADGammaSweep", "inputs": {"values": "0.5, 1, 2"}}
+    sweep["skew"]["inputs"]["gamma"] = ["sweep", 0]
+    sweep["grid"] = {"class_type": "SADGammaGrid", "inputs": {"images": ["decode", 0], "gamma": ["sweep", 0]}}
+    sweep["shown"] = {"class_type": "PreviewImage", "inputs": {"images": ["grid", 0]}}
+    outputs = server.run(sweep)
+    names = outputs["numbers"]["numbers"]
+    got = [load(server.download(name))["images"][0].movedim(-1, 0) for name in names]
+    for gamma, picture in zip(gammas, got, strict=True):
+        assert torch.equal(picture, picture_of(server, prompt(gamma)))
+    assert len(outputs["shown"]["images"]) == 1
