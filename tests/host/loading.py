@@ -29,9 +29,11 @@ def start_host(folder: Path, attention: str) -> None:
         sys.argv = command_line
 
 
-def load_pack(name: str = PACK) -> types.ModuleType:
-    """This checkout as the module `name`, loaded the way ComfyUI loads a folder of custom_nodes."""
-    spec = importlib.util.spec_from_file_location(name, ROOT / "__init__.py", submodule_search_locations=[str(ROOT)])
+def load_pack(name: str = PACK, folder: Path = ROOT) -> types.ModuleType:
+    """The pack in `folder` as the module `name`, loaded the way ComfyUI loads a folder of custom_nodes."""
+    spec = importlib.util.spec_from_file_location(
+        name, folder / "__init__.py", submodule_search_locations=[str(folder)]
+    )
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module
     spec.loader.exec_module(module)

@@ -1,0 +1,99 @@
+"""What the registry would hand out: everything a user needs, nothing that a registry's scanner or a user would mind."""
+
+from __future__ import annotations
+
+import ast
+import re
+import shutil
+import sys
+import tomllib
+import zipfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT / "tools"))
+from archive import ignored, shipped, write_archive  # noqa: E402
+
+if shutil.which("git") is None or not (ROOT / ".git").exists():
+    pytest.skip("not a git checkout, so there is nothing to make an archive of", allow_module_level=True)
+
+UNWANTED_MODULES = {
+    *("base64", "ctypes", "ftplib", "http", "importlib", "marshal", "pickle", "requests", "runpy", "shelve", "smtplib"),
+    *("socket", "ssl", "subprocess", "telnetlib", "urllib", "aiohttp", "httpx"),
+}
+UNWANTED_CALLS = {"__import__", "compile", "eval", "exec"}
+LARGEST_ARCHIVE = 2_000_000  # bytes
+NODE_ID = re.compile(r'node_id="(\w+)"')
+
+
+@pytest.fixture(scope="module")
+def archive(tmp_path_factory) -> Path:
+    """The archive, unpacked."""
+    folder = tmp_path_factory.mktemp("archive")
+    write_archive(folder / "pack.zip")
+    assert (folder / "pack.zip").stat().st_size <= LARGEST_ARCHIVE
+    with zipfile.ZipFile(folder / "pack.zip") as packed:
+        packed.extractall(folder / "pack")
+    return folder / "pack"
+
+
+def test_everything_a_user_needs_is_in_it(archive):
+    for name in ("__init__.py", "README.md", "LICENSE", "CHANGELOG.md", "pyproject.toml", "requirements.txt"):
+        assert (archive / name).is_file(), name
+    for folder in ("nodes", "nodes/host", "sad_core"):
+        wanted = {path.name for path in (ROOT / folder).glob("*.py")}
+        assert {path.name for path in (archive / folder).glob("*.py")} == wanted
+
+
+def test_every_node_has_its_help_page(archive):
+    ids = [match for path in (archive / "nodes").glob("*.py") for match in NODE_ID.findall(path.read_text("utf-8"))]
+    assert len(ids) == len(set(ids)) >= 5
+    assert {path.stem for path in (archive / "web" / "docs").glob("*.md")} == set(ids)
+
+
+def test_every_workflow_has_its_picture(archive):
+    workflows = list((archive / "workflows").glob("*.json"))
+    assert workflows
+    assert {path.stem for path in (archive / "workflows").glob("*.jpg")} == {path.stem for path in workflows}
+
+
+def test_only_what_ships_is_in_it(archive):
+    top = {path.name for path in archive.iterdir()}
+    assert not top & {"tests", "tools", "demo", "docs", "benchmarks", "requirements", "Makefile", ".ci", ".gitignore"}
+    kinds = {Path(name).suffix for name in shipped()}
+    assert kinds <= {".py", ".md", ".json", ".jpg", ".js", ".txt", ".toml", ".png", ".svg", ""}
+
+
+def test_the_code_keeps_away_from_network_processes_and_pickles(archive):
+    for path in archive.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            names = []
+            if isinstance(node, ast.Import):
+                names = [alias.name for alias in node.names]
+            elif isinstance(node, ast.ImportFrom) and node.level == 0:
+                names = [node.module]
+            for name in names:
+                assert name.partition(".")[0] not in UNWANTED_MODULES, f"{path.name} imports {name}"
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
+                assert node.func.id not in UNWANTED_CALLS, f"{path.name} calls {node.func.id}"
+
+
+def test_what_is_left_out_exists_and_is_anchored():
+    for entry in ignored():
+        assert (ROOT / entry).exists() or entry == "benchmarks/", entry
+
+
+def project() -> dict:
+    return tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+
+
+def test_the_two_lists_of_requirements_agree():
+    listed = (ROOT / "requirements.txt").read_text(encoding="utf-8").splitlines()
+    assert [line for line in listed if line and not line.startswith("#")] == project()["dependencies"]
+
+
+def test_the_changelog_tells_of_this_version():
+    headings = re.findall(r"^## (\S+)", (ROOT / "CHANGELOG.md").read_text(encoding="utf-8"), re.MULTILINE)
+    assert headings[0] == project()["version"]
