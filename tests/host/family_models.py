@@ -9,7 +9,7 @@ from __future__ import annotations
 import importlib
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 
 import comfy.supported_models
 import torch
@@ -128,6 +128,7 @@ def hosted(
     name: str | None = None,
     weights: Callable[[], dict] = dict,
     sharp: float = 1.0,
+    fields_of: str = "",
     sharpen: str = "",
     soften: str = "",
     text: tuple[int, int] = (10, 48),
@@ -139,6 +140,7 @@ def hosted(
     """A row for the family `config_class` of `comfy.supported_models`.
 
     Args:
+        fields_of: a dataclass below `comfy.ldm`; what it has no field for is left out of `config`, for older hosts.
         sharp: factor on the weights of the norms of queries and keys.
         sharpen: names of query and key weights to scale by 1.7 where there are no such norms.
         soften: names of weights to scale by 0.3, where so many blocks follow each other that all tokens become one.
@@ -148,7 +150,9 @@ def hosted(
 
     def build() -> ModelPatcher:
         supported = getattr(comfy.supported_models, config_class)
-        settings = type(config_class, (supported,), {"unet_extra_config": {}})(dict(config))
+        known = {each.name for each in fields(host_class(fields_of))} | {"image_model"} if fields_of else set(config)
+        options = {key: value for key, value in config.items() if key in known}
+        settings = type(config_class, (supported,), {"unet_extra_config": {}})(options)
         settings.set_inference_dtype(torch.float32, None)
         model = settings.get_model(weights(), "")
         fill(name, model, sharp)
@@ -634,6 +638,25 @@ UNET_SVD = {
     "merge_factor": 0.0,
     "video_kernel_size": [3, 1, 1],
 }
+UNET_SD2 = {
+    "image_size": 32,
+    "in_channels": 4,
+    "out_channels": 4,
+    "use_spatial_transformer": True,
+    "legacy": False,
+    "model_channels": 64,
+    "num_res_blocks": [1, 1],
+    "channel_mult": [1, 2],
+    "transformer_depth": [1, 1],
+    "transformer_depth_output": [1, 1, 1, 1],
+    "transformer_depth_middle": 1,
+    "context_dim": 64,
+    "use_linear_in_transformer": True,
+    "adm_in_channels": None,
+    "use_temporal_attention": False,
+    "num_head_channels": 32,
+    "num_heads": -1,
+}
 SVD_PLACES = {
     "input.1": "input_blocks.1.1",
     "input.3": "input_blocks.3.1",
@@ -642,6 +665,16 @@ SVD_PLACES = {
 }
 
 ROWS = (
+    hosted(
+        "SD20",
+        UNET_SD2,
+        paths={f"{address}.0": f"{path}.transformer_blocks.0.attn1" for address, path in SVD_PLACES.items()},
+        latent=(4, 8, 8),
+        text=(77, 64),
+        sharpen=r"attn1\.to_[qk]\.",
+        covers=("LotusD", "SD21UnclipL", "SD21UnclipH", "SD_X4Upscaler"),
+        with_input=True,
+    ),
     hosted(
         "SVD_img2vid",
         UNET_SVD,
@@ -689,6 +722,7 @@ ROWS = (
     hosted(
         "ChromaRadiance",
         RADIANCE,
+        fields_of="chroma_radiance.model.ChromaRadianceParams",
         soften=r"(_attn\.proj|linear2|mlp\.2|distilled_guidance_layer\.out_proj)\.",
         paths={**each("double", "double_blocks.#", 19), **each("single", "single_blocks.#", 38)},
         latent=(3, 16, 16),
@@ -1133,6 +1167,23 @@ ROWS = (
 )
 HOSTED = {row.name: row for row in ROWS}
 
+# Not in the oldest host that is tested.
+NEWER = frozenset(
+    (
+        *(
+            "Boogu",
+            "CogVideoX_I2V",
+            "CogVideoX_Inpaint",
+            "CogVideoX_T2V",
+            "HiDreamO1",
+            "Ideogram4",
+            "JoyImage",
+            "Krea2",
+        ),
+        *("Lens", "MageFlow", "MiniMaxH3", "MiniMaxMusic3", "PiD", "PixelDiTT2I", "SeedVR2", "StableAudio3"),
+        *("TripoSplat", "WAN21_CausalAR_T2V", "WAN21_SCAIL2", "WAN22_WanDancer", "WAN_Animate2"),
+    )
+)
 # Refused, with the diffusion model that is the reason.
 REFUSED = {
     "ACEStep": "ace.model.ACEStepTransformer2DModel",
@@ -1154,7 +1205,7 @@ REFUSED = {
 NO_DIFFUSION = ("RT_DETR_v4", "DepthAnything3", "SAM3", "SAM31")
 
 
-def network_class(name: str) -> type[torch.nn.Module]:
+def host_class(name: str) -> type:
     """The class `file.Class` below `comfy.ldm`."""
     module, _, attribute = name.rpartition(".")
     return getattr(importlib.import_module(f"comfy.ldm.{module}"), attribute)

@@ -242,10 +242,7 @@ FAMILIES = {
                 *("input.1.0", "input.3.0", "middle.0.0"),
                 *("output.0.0", "output.1.0", "output.2.0", "output.3.0"),
             ),
-            covers=(
-                *("LotusD", "Stable_Zero123", "SD15_instructpix2pix", "SD20", "SD21UnclipL", "SD21UnclipH"),
-                "SD_X4Upscaler",
-            ),
+            covers=("Stable_Zero123", "SD15_instructpix2pix"),
         ),
         Family(
             "SDXL",
@@ -295,3 +292,5 @@ FAMILIES = {
         ),
     )
 }
+# Self- and joint-attention calls of one model call.
+CALLS = {"SD15": 7, "SDXL": 11, "SD3": 2, "SD3 with image-only attention": 4, "Flux": 5}
