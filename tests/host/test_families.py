@@ -7,6 +7,7 @@ from functools import cached_property
 from types import SimpleNamespace
 
 import comfy.ldm.modules.attention
+import comfy.sd
 import comfy.supported_models
 import pytest
 import torch
@@ -185,6 +186,30 @@ def test_the_norm_of_the_input_works_where_the_site_shows_it_and_is_value_elsewh
         scale = effect(runs.row, seen, 1.3)
         want = stated(runs.row, seen, 1.3, 3.0, "input" if runs.row.with_input else "value")
         assert distance(seen.out, want) <= TOLERANCE * scale, seen.path
+
+
+# Small as they are, ComfyUI's own loader recognises these by the names and shapes of their weights.
+LOADED = (
+    *("HunyuanVideo", "HunyuanVideo15", "HunyuanImage21", "Hunyuan3Dv2", "Kandinsky5", "CogVideoX_T2V", "MiniMaxH3"),
+    *("WAN21_T2V", "WAN22_T2V", "WAN21_I2V", "WAN21_Vace", "WAN21_Camera", "WAN22_Camera", "WAN22_S2V", "WAN21_SCAIL"),
+    *("WAN21_SCAIL2", "WAN22_WanDancer"),
+)
+
+
+@pytest.mark.parametrize("name", LOADED)
+def test_a_model_from_the_hosts_own_loader_has_the_same_sites(name):
+    need(name)
+    row = HOSTED[name]
+    model = comfy.sd.load_diffusion_model_state_dict(row.model.model.diffusion_model.state_dict())
+    row.__dict__.pop("model")
+    assert type(model.model.model_config).__name__ == name
+    found = find_sites(model.model.diffusion_model)
+    assert {site.address: site.path for site in found} == {**row.paths, **row.asked}
+    patched, report = skew(model)
+    changed = row.sample(patched)
+    assert set(report.runs[-1].site_calls) == set(row.paths)
+    assert not report.runs[-1].untouched
+    assert not changed.equal(row.sample(model))
 
 
 # As many tokens of text as of the image, so that cross-attention is square: sizes that real prompts and pictures reach.
