@@ -5,6 +5,7 @@ from __future__ import annotations
 import comfy.supported_models
 import pytest
 import torch
+from symmetric_attention.nodes.host.families import RULES, SiteCall
 
 from .family_models import HOSTED
 from .running import compiled, skew
@@ -64,6 +65,19 @@ def test_nothing_is_remembered_from_the_model_call_before(row):
     again = row.sample(patched, texts=tuple(texts))
     assert not report.runs[-1].untouched
     assert again.equal(row.sample(skew(row.model)[0], texts=tuple(texts)))
+
+
+def test_a_text_seen_in_an_earlier_forward_is_not_taken_for_one_of_this():
+    """As where another node runs the network twice in one model call, the second time without text."""
+    (rule,) = [rule for rule in RULES if rule.module == "ideogram4.model.Ideogram4Attention"]
+    whole, text = rule.witnesses
+    seen: dict[str, int] = {}
+    whole.observe(SiteCall((torch.zeros(1, 26, 8),), {}), seen)
+    text.observe(SiteCall((torch.zeros(1, 10, 8),), {}), seen)
+    assert rule.inner(SiteCall((), {}, seen), 26) == slice(10, 26)
+    whole.observe(SiteCall((torch.zeros(1, 16, 8),), {}), seen)
+    assert rule.inner(SiteCall((), {}, seen), 16) == slice(0, 16)
+    assert rule.inner(SiteCall((), {}, {}), 16) is None  # nothing was seen: it may as well be text
 
 
 def test_a_compiled_model_is_told_too():
