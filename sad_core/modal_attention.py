@@ -129,12 +129,14 @@ def _doubled(
 
 def _share(factors: Sequence[Strength]) -> Strength:
     """The root of the largest |c₋|, a sample and head where one factor is a tensor; 1 where all of them are 0."""
-    halves = [abs(1 - factor) / 2 for factor in factors]
-    numbers = [half for half in halves if not isinstance(half, Tensor)]
-    tensors = [half for half in halves if isinstance(half, Tensor)]
+    halves: list[Strength] = [
+        (1 - factor).abs() / 2 if isinstance(factor, Tensor) else abs(1 - factor) / 2 for factor in factors
+    ]
+    number: float = max((half for half in halves if not isinstance(half, Tensor)), default=0.0)
+    tensors: list[Tensor] = [half for half in halves if isinstance(half, Tensor)]
     if not tensors:
-        return max(numbers) ** 0.5
-    largest = reduce(torch.maximum, tensors).clamp_min(max(numbers, default=0.0))
+        return float(number**0.5)
+    largest = reduce(torch.maximum, tensors[1:], tensors[0]).clamp_min(number)
     return torch.where(largest == 0, 1.0, largest).sqrt()
 
 
