@@ -81,9 +81,10 @@ class SkewAttentionNode(io.ComfyNode):
                     default="",
                     advanced=True,
                     tooltip=(
-                        "Which attention sites to change; empty means all. Addresses (input.4.1, joint.3, double.7), "
-                        "beginnings (input, output.5), ranges (double.0-9) and the groups self and joint, separated by "
-                        "commas. A wrong entry lists what the model has."
+                        "Which attention sites to change; empty means all but the text refiners some models have. "
+                        "Addresses (input.4.1, joint.3, double.7), beginnings (input, output.5), ranges (double.0-9) "
+                        "and the groups self, joint and text refiner, separated by commas. "
+                        "A wrong entry lists what the model has."
                     ),
                 ),
                 io.Float.Input(

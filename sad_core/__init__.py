@@ -11,6 +11,7 @@ from .attention import skew_attention
 from .decomposition import decompose
 from .diffusers_processor import set_skew_attention
 from .joint_attention import joint_skew_attention
+from .modal_attention import modal_skew_attention
 from .norm_guard import NORMS
 from .schedule import GammaSchedule
 from .symmetricity import adapt, average, symmetricity
@@ -22,6 +23,7 @@ __all__ = [
     "average",
     "decompose",
     "joint_skew_attention",
+    "modal_skew_attention",
     "set_skew_attention",
     "skew_attention",
     "symmetricity",

@@ -50,11 +50,8 @@ def joint_skew_attention(
     """
     check_tokens(q, k, v)
     batch, heads, tokens, head_dim = q.shape
-    start, stop, step = inner.start or 0, tokens if inner.stop is None else inner.stop, inner.step or 1
-    if step != 1 or not 0 <= start < stop <= tokens:
-        raise ValueError(f"inner is {inner}, but it must be a run of tokens within 0 … {tokens}.")
-    if norm not in JOINT_NORMS:
-        raise ValueError(f'norm is "{norm}", but in joint attention it must be one of {", ".join(JOINT_NORMS)}.')
+    start, stop = inner_run(inner, tokens)
+    check_joint_norm(norm)
     gamma = per_head(gamma, "gamma", batch, heads, q.device)
     beta = per_head(beta, "beta", batch, heads, q.device)
     scale = softmax_scale(head_dim, scale)
@@ -76,6 +73,28 @@ def joint_skew_attention(
     plain = retrieve(q, k, v, mask, scale, attend)
     changed = blend(plain[:, :, start:stop], skewed, gamma, beta, v.shape[-1], norm)
     return torch.cat([plain[:, :, :start], changed, plain[:, :, stop:]], dim=-2)
+
+
+def check_joint_norm(norm: str) -> None:
+    """Refuse a norm that needs the one input a joint site does not have.
+
+    Raises:
+        ValueError: naming what there is.
+    """
+    if norm not in JOINT_NORMS:
+        raise ValueError(f'norm is "{norm}", but in joint attention it must be one of {", ".join(JOINT_NORMS)}.')
+
+
+def inner_run(inner: slice, tokens: int) -> tuple[int, int]:
+    """The first inner token and the one after the last.
+
+    Raises:
+        ValueError: `inner` is not a run of tokens within 0 … `tokens`.
+    """
+    start, stop, step = inner.start or 0, tokens if inner.stop is None else inner.stop, inner.step or 1
+    if step != 1 or not 0 <= start < stop <= tokens:
+        raise ValueError(f"inner is {inner}, but it must be a run of tokens within 0 … {tokens}.")
+    return start, stop
 
 
 def _rows(mask: Tensor | None, start: int, stop: int) -> Tensor | None:

@@ -21,11 +21,12 @@ from torch import Tensor
 from ...sad_core import adapt, average, joint_skew_attention, skew_attention, symmetricity
 from ...sad_core.joint_attention import JOINT_NORMS
 from .backend import AttentionCall, Backend, HostAttention, compiles_whole
+from .families import SiteCall, Witness
 from .messages import tell
 from .progress import progress_at
 from .report import ModelCall, RunRecord, SkewReport
 from .settings import SkewSettings
-from .sites import Site, SiteCall
+from .sites import Site
 
 KEY = "symmetric_attention"
 MOST_SAMPLES = 64  # video models fold frames or pixels into the batch; of more than these only the mean η is kept
@@ -45,6 +46,7 @@ class CallState:
         skewed: address of the site of every attention call that was skewed.
         backends: names of what did the inner attention, a name a retrieval.
         symmetricity, gammas: η and γ of adaptive attention calls, kept on the device until the model call ends.
+        witnessed: lengths of the parts of joined sequences, by the name of the witness that saw them.
     """
 
     active: bool = False
@@ -55,6 +57,7 @@ class CallState:
     backends: list[str] = field(default_factory=list)
     symmetricity: list[tuple[str, Tensor]] = field(default_factory=list)
     gammas: list[Tensor] = field(default_factory=list)
+    witnessed: dict[str, int] = field(default_factory=dict)
 
 
 class SkewPatch:
@@ -73,9 +76,11 @@ class SkewPatch:
 
     def install(self, patcher: ModelPatcher) -> None:
         """Patch the sites of `patcher`, a clone of ours, and follow its sampling runs."""
-        for site in self.sites:
-            path = object_path(site)
-            patcher.add_object_patch(path, self.patched(site, own_forward(patcher, path)))
+        witnesses = dict.fromkeys(witness for site in self.sites for witness in site.rule.witnesses)
+        places: list[Site | Witness] = [*witnesses, *self.sites]
+        for place in places:
+            path = object_path(place)
+            patcher.add_object_patch(path, self.patched(place, own_forward(patcher, path)))
         self.follow(patcher)
 
     def follow(self, patcher: ModelPatcher) -> None:
@@ -166,26 +171,50 @@ class SkewPatch:
 
     # One attention site
 
-    def patched(self, site: Site, forward: Wrapped) -> Wrapped:
-        """`forward` with our override in the options of the call, when there is something to do."""
+    def patched(self, place: Site | Witness, forward: Wrapped) -> Wrapped:
+        """`forward` of a site or a witness with our part in it, as long as there is something to do."""
+        function = self._observed(place, forward) if isinstance(place, Witness) else self._skewable(place, forward)
+        if not compiles_whole():
+            # A graph break inside a site leaves compiled pieces behind that a plain model would run into later, so only
+            # an attention without breaks is compiled (host: comfy/ldm/modules/attention.py, chosen at start).
+            function = torch.compiler.disable(function)
+        function.skew_site = SkewSite(self, place, forward)  # type: ignore[attr-defined]
+        return function
+
+    def _observed(self, witness: Witness, forward: Wrapped) -> Wrapped:
+        """`forward`, telling the sites after it how long the part of the sequence is that it sees."""
+
+        def observed_forward(*args: Any, **kwargs: Any) -> Any:
+            if self.state.active:
+                witness.observe(SiteCall(args, kwargs), self.state.witnessed)
+            return forward(*args, **kwargs)
+
+        return observed_forward
+
+    def _skewable(self, site: Site, forward: Wrapped) -> Wrapped:
+        """`forward` with our override in the options of the call."""
 
         def patched_forward(*args: Any, **kwargs: Any) -> Any:
             options = kwargs.get("transformer_options")
-            if not self.state.active or options is None:
+            if not self.state.active:
+                return forward(*args, **kwargs)
+            if options is None:
+                self.left_alone("the model called the block without transformer_options")
                 return forward(*args, **kwargs)
             previous = options.get(OVERRIDE)
             if isinstance(previous, SkewOverride):
                 # A later Skew Attention node has chosen this site too and wins; ours are the samples it does not want.
                 previous.earlier.append(SkewOverride(self, site, previous.call, previous.previous))
                 return forward(*args, **kwargs)
-            override = SkewOverride(self, site, SiteCall(args, kwargs), previous)
+            override = SkewOverride(self, site, SiteCall(args, kwargs, self.state.witnessed), previous)
             return forward(*args, **{**kwargs, "transformer_options": {**options, OVERRIDE: override}})
 
-        # A graph break inside a site leaves compiled pieces behind that a plain model would run into later, so only an
-        # attention without breaks is compiled (host: comfy/ldm/modules/attention.py, chosen at start).
-        outermost = patched_forward if compiles_whole() else torch.compiler.disable(patched_forward)
-        outermost.skew_site = SkewSite(self, site, forward)  # type: ignore[attr-defined]
-        return outermost
+        return patched_forward
+
+    def left_alone(self, reason: str) -> None:
+        """Count an attention call at a chosen site that stays as it is."""
+        if not torch.compiler.is_compiling() and self.run is not None:
+            self.run.untouched[reason] += 1
 
 
 @dataclass(frozen=True)
@@ -193,7 +222,7 @@ class SkewSite:
     """What a patched `forward` of ours is made of; it hangs on the function as `skew_site`."""
 
     patch: SkewPatch
-    site: Site
+    place: Site | Witness
     forward: Wrapped
 
 
@@ -202,9 +231,9 @@ def model_name(model: torch.nn.Module) -> str:
     return type(getattr(model, "model_config", model)).__name__
 
 
-def object_path(site: Site) -> str:
-    """The name under which ComfyUI patches the `forward` of a site."""
-    return f"diffusion_model.{site.path}.forward"
+def object_path(place: Site | Witness) -> str:
+    """The name under which ComfyUI patches the `forward` of a site or a witness."""
+    return f"diffusion_model.{place.path}.forward"
 
 
 def own_forward(patcher: ModelPatcher, path: str) -> Wrapped:
@@ -230,7 +259,7 @@ def rebuild_on_clone(old: ModelPatcher, new: ModelPatcher) -> None:
     def rebuilt(path: str, function: Wrapped) -> Wrapped:
         ours: SkewSite | None = getattr(function, "skew_site", None)
         if ours is not None:
-            return twins[id(ours.patch)].patched(ours.site, rebuilt(path, ours.forward))
+            return twins[id(ours.patch)].patched(ours.place, rebuilt(path, ours.forward))
         is_the_modules_own = isinstance(getattr(function, "__self__", None), torch.nn.Module)
         return new.get_model_object(path) if is_the_modules_own else function
 
@@ -266,7 +295,7 @@ class SkewOverride:
         chunks = self._chunks(call.q.shape[0])
         reason, inner = self._inner_tokens(call, splits=bool(chunks))
         if inner is None:
-            self._left_alone(reason)
+            self.patch.left_alone(reason)
             if self.previous is not None:
                 return self.previous(function, q, k, v, heads, mask=mask, **keyword)
             return function(q, k, v, heads, mask=mask, **keyword)
@@ -274,7 +303,7 @@ class SkewOverride:
         owners = dict.fromkeys(owner for _, _, owner in chunks if owner is not None)
         for other in self.earlier:
             if other not in owners:
-                other._left_alone("a later Skew Attention node acts on this site")
+                other.patch.left_alone("a later Skew Attention node acts on this site")
         for acting in owners:
             acting.patch.state.skewed.append(acting.site.address)
         parts = []
@@ -289,7 +318,7 @@ class SkewOverride:
     @property
     def _norm(self) -> str:
         wanted = self.patch.settings.norm
-        return wanted if self.site.kind == "self" or wanted in JOINT_NORMS else "value"
+        return wanted if self.site.shows_input or wanted in JOINT_NORMS else "value"
 
     def _inner_tokens(self, call: AttentionCall, splits: bool) -> tuple[str, slice | None]:
         """Which tokens γ acts among, or a reason to leave the call alone."""
@@ -336,7 +365,3 @@ class SkewOverride:
             state.symmetricity.append((self.site.address, eta if len(eta) <= MOST_SAMPLES else eta.mean()[None]))
             state.gammas.append(gammas)
         return gammas, betas
-
-    def _left_alone(self, reason: str) -> None:
-        if not torch.compiler.is_compiling() and self.patch.run is not None:
-            self.patch.run.untouched[reason] += 1

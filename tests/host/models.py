@@ -35,6 +35,10 @@ class Family:
         pooled: channels of the pooled text, or None.
         image_tokens: tokens of the image at a joint site, None where sites see the image alone.
         sites: addresses of all attention sites.
+        image_first: whether the image comes before the text in the sequence of a joint site.
+        acts_on: what γ acts among, for docs/support.md.
+        notes: what a user should know.
+        covers: other classes of `comfy.supported_models` built from the same blocks.
     """
 
     name: str
@@ -44,6 +48,15 @@ class Family:
     pooled: int | None
     image_tokens: int | None
     sites: tuple[str, ...]
+    image_first: bool = False
+    acts_on: str = "every token"
+    notes: str = ""
+    covers: tuple[str, ...] = ()
+
+    def image(self, tokens: int) -> slice:
+        """The image's place among the tokens of a site."""
+        image = min(self.image_tokens or tokens, tokens)
+        return slice(0, image) if self.image_first else slice(tokens - image, tokens)
 
     @cached_property
     def model(self) -> ModelPatcher:
@@ -229,6 +242,7 @@ FAMILIES = {
                 *("input.1.0", "input.3.0", "middle.0.0"),
                 *("output.0.0", "output.1.0", "output.2.0", "output.3.0"),
             ),
+            covers=("Stable_Zero123", "SD15_instructpix2pix"),
         ),
         Family(
             "SDXL",
@@ -241,6 +255,7 @@ FAMILIES = {
                 *("input.3.0", "input.5.0", "input.5.1", "middle.0.0", "middle.0.1"),
                 *("output.0.0", "output.0.1", "output.1.0", "output.1.1", "output.2.0", "output.3.0"),
             ),
+            covers=("SDXL_instructpix2pix", "SDXLRefiner", "SSD1B", "KOALA_700M", "KOALA_1B", "Segmind_Vega"),
         ),
         Family(
             "SD3",
@@ -250,6 +265,7 @@ FAMILIES = {
             pooled=64,
             image_tokens=64,
             sites=("joint.0", "joint.1"),
+            acts_on="the image tokens, text aside",
         ),
         Family(
             "SD3 with image-only attention",
@@ -259,6 +275,8 @@ FAMILIES = {
             pooled=64,
             image_tokens=64,
             sites=("joint.0", "joint.1"),
+            acts_on="the image tokens, text aside",
+            notes="SD3.5 medium; two calls a site, joint and image alone",
         ),
         Family(
             "Flux",
@@ -268,6 +286,11 @@ FAMILIES = {
             pooled=32,
             image_tokens=64,
             sites=("double.0", "double.1", "single.0", "single.1", "single.2"),
+            acts_on="the image tokens, text aside",
+            notes="reference images count as image",
+            covers=("FluxInpaint", "FluxSchnell"),
         ),
     )
 }
+# Self- and joint-attention calls of one model call.
+CALLS = {"SD15": 7, "SDXL": 11, "SD3": 2, "SD3 with image-only attention": 4, "Flux": 5}

@@ -7,6 +7,7 @@ from unittest.mock import patch
 
 import comfy.model_management
 from comfy_api.latest import io
+from comfy_api.torch_helpers import set_torch_compile_wrapper
 from symmetric_attention.nodes.skew_attention import SkewAttentionNode
 
 NODE_ID = "7"
@@ -24,6 +25,16 @@ def skew(model, gamma: float = 1.5, beta: float = 1.0, **widgets) -> tuple:
     """A model through Skew Attention: the patched model and the report handle."""
     patched, _, report = execute(SkewAttentionNode, model=model, gamma=gamma, beta=beta, **widgets)
     return patched, report
+
+
+def compiled(model, *, fullgraph: bool):
+    """The model as ComfyUI's own TorchCompileModel node leaves it, guards on transformer_options dropped."""
+    from comfy_extras.nodes_torch_compile import skip_torch_compile_dict
+
+    model = model.clone()
+    options = {"guard_filter_fn": skip_torch_compile_dict}
+    set_torch_compile_wrapper(model=model, backend="eager", fullgraph=fullgraph, options=options)
+    return model
 
 
 def stop_at(step: int):

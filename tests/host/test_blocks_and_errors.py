@@ -94,10 +94,10 @@ def test_a_refusal_leaves_the_model_as_it_was(sd15, widgets):
 
 
 @pytest.fixture
-def wan():
-    """A real model of a class this pack does not know: it has self- and cross-attention, of another kind."""
-    config = {"image_model": "wan2.1", "model_type": "t2v", "dim": 128, "ffn_dim": 128, "num_heads": 1, "num_layers": 1}
-    return build("WAN21_T2V", {**config, "in_dim": 16, "out_dim": 16, "patch_size": (1, 2, 2), "text_dim": 64})
+def ernie():
+    """A real model whose attention gets no transformer_options."""
+    config = {"hidden_size": 128, "num_attention_heads": 2, "num_layers": 1, "ffn_hidden_size": 64, "text_in_dim": 48}
+    return build("ErnieImage", config)
 
 
 @pytest.fixture
@@ -105,10 +105,12 @@ def unet_without_self_attention():
     return build("SD15", {**SD15, "disable_self_attentions": [True, True], "disable_middle_self_attn": True})
 
 
-def test_a_model_of_an_unknown_class_is_refused_by_name(wan):
-    with pytest.raises(ValueError, match="WAN21_T2V has no self-attention that Skew Attention"):
-        skew(wan)
-    assert not wan.object_patches
+def test_a_model_that_cannot_be_reached_is_refused_by_name_with_the_reason(ernie):
+    with pytest.raises(
+        ValueError, match="cannot work on ErnieImage, because its attention is called without the options"
+    ):
+        skew(ernie)
+    assert not ernie.object_patches
 
 
 def test_a_model_with_cross_attention_alone_is_refused_by_name(unet_without_self_attention):

@@ -6,10 +6,9 @@ import pytest
 
 from tests.core import plain
 
+from .models import CALLS
 from .running import skew
 from .watching import distance, effect, plainly, stated, watch_attention
-
-CALLS = {"SD15": 7, "SDXL": 11, "SD3": 2, "SD3 with image-only attention": 4, "Flux": 5}
 
 
 def seen_by(family):

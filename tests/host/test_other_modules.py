@@ -7,21 +7,10 @@ import dataclasses
 import pytest
 import torch
 from comfy.ldm.modules.attention import optimized_attention
-from comfy_api.torch_helpers import set_torch_compile_wrapper
 
 from .models import FLUX, SD15, build
-from .running import skew
+from .running import compiled, skew
 from .watching import FussyAttention, backend
-
-
-def compiled(model, *, fullgraph: bool):
-    """The model as ComfyUI's own TorchCompileModel node leaves it, guards on transformer_options dropped."""
-    from comfy_extras.nodes_torch_compile import skip_torch_compile_dict
-
-    model = model.clone()
-    options = {"guard_filter_fn": skip_torch_compile_dict}
-    set_torch_compile_wrapper(model=model, backend="eager", fullgraph=fullgraph, options=options)
-    return model
 
 
 @pytest.fixture

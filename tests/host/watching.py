@@ -6,14 +6,15 @@ that really reached the site, however many overrides, patches and backends had a
 
 from __future__ import annotations
 
+import math
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from types import ModuleType
 from unittest.mock import patch
 
-import comfy.ldm.flux.math
 import comfy.ldm.modules.attention
-import comfy.ldm.modules.diffusionmodules.mmdit
 import torch
 from comfy.model_patcher import ModelPatcher
 from torch import Tensor
@@ -22,13 +23,14 @@ from tests.core import plain
 
 from .models import Family
 
-NAMES = (
-    (comfy.ldm.modules.attention, "optimized_attention"),
-    (comfy.ldm.modules.attention, "optimized_attention_masked"),
-    (comfy.ldm.modules.diffusionmodules.mmdit, "optimized_attention"),
-    (comfy.ldm.flux.math, "optimized_attention"),
-)
-SITES = ("CrossAttention", "JointBlock", "DoubleStreamBlock", "SingleStreamBlock")
+FUNCTIONS = ("optimized_attention", "optimized_attention_masked")
+
+
+def attention_names() -> list[tuple[ModuleType, str]]:
+    """Every name in the host's model files under which the attention it has chosen is called."""
+    chosen = [getattr(comfy.ldm.modules.attention, name) for name in FUNCTIONS]
+    files = [module for name, module in sorted(sys.modules.items()) if name.startswith("comfy.ldm.")]
+    return [(file, name) for file in files for name in FUNCTIONS if getattr(file, name, None) in chosen]
 
 
 @dataclass(frozen=True)
@@ -36,10 +38,10 @@ class Seen:
     """One attention call of the host.
 
     Attributes:
-        path: of the module that made it, below `diffusion_model`.
+        path: of the innermost module that made it, below `diffusion_model`.
         q, k, v: `(B, H, L, d)` as the host gave them, before anybody changed anything.
         out: `(B, H, L, d)`, what came back.
-        mask: `(B or 1, 1, L, L)`, added to the logits, or None.
+        mask: broadcasts to `(B, H, L, L)`, added to the logits, or None.
         x: the module's first argument, `(B, L, C)` for the attention modules of a UNet.
         sigma, chunks: ComfyUI's noise level and cond (0) or uncond (1) marks of the model call.
     """
@@ -63,26 +65,31 @@ class Seen:
 def watch_attention(model: ModelPatcher) -> Iterator[list[Seen]]:
     """Every attention call of `model` that is made inside the block, in order."""
     calls: list[Seen] = []
-    sites: list[tuple[str, tuple]] = []
+    modules: list[tuple[str, tuple]] = []
 
     def watched(original: Callable) -> Callable:
         def optimized_attention(q, k, v, heads, mask=None, **keyword):
-            def by_heads(x: Tensor, is_split: bool) -> Tensor:
-                return x.clone() if is_split else x.reshape(*x.shape[:2], heads, -1).transpose(1, 2).clone()
+            is_split = keyword.get("skip_reshape", False)
+            plain_q, *rest = (x.peek() if hasattr(x, "peek") else x for x in (q, k, v))  # newer hosts wrap tensors
+            head_dim = plain_q.shape[-1] // (1 if is_split else heads)
 
-            given = [by_heads(x, keyword.get("skip_reshape", False)) for x in (q, k, v)]
+            def by_heads(x: Tensor, is_split: bool) -> Tensor:
+                x = x if is_split else x.flatten(2).unflatten(2, (-1, head_dim)).transpose(1, 2)
+                return x.repeat_interleave(heads // x.shape[1], dim=1).clone()
+
+            given = [by_heads(x, is_split) for x in (plain_q, *rest)]
             result = original(q, k, v, heads, mask=mask, **keyword)
-            options = keyword["transformer_options"]
-            path, arguments = sites[-1]
+            options = keyword.get("transformer_options") or {}
+            path, arguments = modules[-1]
             calls.append(
                 Seen(
                     path,
                     *given,
                     by_heads(result, keyword.get("skip_output_reshape", False)),
-                    mask if mask is None else mask.clone()[:, None],
-                    arguments[0].clone() if arguments else None,
-                    float(options["sigmas"].max()),
-                    tuple(options["cond_or_uncond"]),
+                    None if mask is None else mask.clone()[:, None] if mask.dim() == 3 else mask.clone(),
+                    arguments[0].clone() if arguments and isinstance(arguments[0], Tensor) else None,
+                    float(options["sigmas"].max()) if "sigmas" in options else math.nan,
+                    tuple(options.get("cond_or_uncond", ())),
                 )
             )
             return result
@@ -91,12 +98,11 @@ def watch_attention(model: ModelPatcher) -> Iterator[list[Seen]]:
 
     with ExitStack() as stack:
         for path, module in model.model.diffusion_model.named_modules():
-            if type(module).__name__ in SITES:
-                enter = module.register_forward_pre_hook(lambda _, given, path=path: sites.append((path, given)))
-                leave = module.register_forward_hook(lambda *_: sites.pop() and None, always_call=True)
-                stack.callback(enter.remove)
-                stack.callback(leave.remove)
-        for module, name in NAMES:
+            enter = module.register_forward_pre_hook(lambda _, given, path=path: modules.append((path, given)))
+            leave = module.register_forward_hook(lambda *_: modules.pop() and None, always_call=True)
+            stack.callback(enter.remove)
+            stack.callback(leave.remove)
+        for module, name in attention_names():
             stack.enter_context(patch.object(module, name, watched(getattr(module, name))))
         yield calls
 
@@ -105,7 +111,7 @@ def watch_attention(model: ModelPatcher) -> Iterator[list[Seen]]:
 def backend(function: Callable) -> Iterator[None]:
     """`function(q, k, v, heads, mask=None, **keyword)` as the attention the host has chosen."""
     with ExitStack() as stack:
-        for module, name in NAMES:
+        for module, name in attention_names():
             stack.enter_context(patch.object(module, name, comfy.ldm.modules.attention.wrap_attn(function)))
         yield
 
@@ -113,10 +119,9 @@ def backend(function: Callable) -> Iterator[None]:
 def stated(
     family: Family, seen: Seen, gamma: float | Tensor, beta: float | Tensor = 1.0, norm: str = "value"
 ) -> Tensor:
-    """What skew attention is for this call, stated plainly in float64: text first, γ in the image block alone."""
+    """What skew attention is for this call, stated plainly in float64, with γ in the image block alone."""
     tokens = seen.q.shape[2]
-    image = family.image_tokens or tokens
-    factors = plain.inner_factors(gamma, slice(tokens - image, tokens), tokens)
+    factors = plain.inner_factors(gamma, family.image(tokens), tokens)
     x = None if seen.x is None else seen.x.double()
     return plain.skew_attention(seen.q, seen.k, seen.v, None, beta, norm=norm, x=x, mask=seen.mask, factors=factors)
 

@@ -1,0 +1,95 @@
+"""Models whose blocks get one joined sequence: where the image is in it is told by a module that saw one part alone."""
+
+from __future__ import annotations
+
+import comfy.supported_models
+import pytest
+import torch
+from symmetric_attention.nodes.host.families import RULES, SiteCall
+
+from .family_models import HOSTED
+from .running import compiled, skew
+from .watching import distance
+
+NAMES = ["AuraFlow", "Lumina2", "HiDream", "Omnigen2", "Hunyuan3Dv2", "StableAudio", "Ideogram4", "TripoSplat"]
+
+
+@pytest.fixture(params=NAMES)
+def row(request):
+    row = HOSTED[request.param]
+    if not hasattr(comfy.supported_models, row.config_class):
+        pytest.skip(f"this ComfyUI has no {row.config_class}")
+    yield row
+    row.__dict__.pop("model", None)
+
+
+def test_the_last_site_alone_knows_where_the_image_is(row):
+    """Its witness is patched even where the site next to it is not."""
+    last = list(row.paths)[-1]
+    patched, report = skew(row.model, blocks=last)
+    row.sample(patched)
+    assert set(report.runs[-1].site_calls) == {last}
+    assert not report.runs[-1].untouched
+
+
+def test_two_nodes_on_one_model_are_each_told(row):
+    first, *rest = row.paths
+    apart, _ = skew(skew(row.model, blocks=first)[0], blocks=", ".join(rest))
+    together, _ = skew(row.model)
+    assert row.sample(apart).equal(row.sample(together))
+
+
+def test_a_clone_with_another_module_hears_its_own_witness(row):
+    other = row.build()
+    with torch.no_grad():
+        for weight in other.model.parameters():
+            weight.mul_(1.01)
+    patched, _ = skew(row.model)
+    clone = patched.clone(model_override=other.get_clone_model_override())
+    assert clone.model is other.model
+    got = row.sample(clone)
+    assert row.sample().equal(row.sample(row.model))
+    assert got.equal(row.sample(skew(other)[0]))
+    assert not got.equal(row.sample(other))
+
+
+def test_nothing_is_remembered_from_the_model_call_before(row):
+    """A longer text after a shorter one, through one patched model."""
+    longer = row.with_text(row.text[0] + 3)
+    texts = [[[each[0], {**each[1]}] for each in longer.conditioning(name)] for name in ("cond", "uncond")]
+    for (each,) in texts:
+        if "attention_mask" in each[1]:
+            each[1]["attention_mask"] = torch.ones(1, longer.text[0], dtype=torch.long)
+    patched, report = skew(row.model)
+    row.sample(patched)
+    again = row.sample(patched, texts=tuple(texts))
+    assert not report.runs[-1].untouched
+    assert again.equal(row.sample(skew(row.model)[0], texts=tuple(texts)))
+
+
+def test_a_text_seen_in_an_earlier_forward_is_not_taken_for_one_of_this():
+    """As where another node runs the network twice in one model call, the second time without text."""
+    (rule,) = [rule for rule in RULES if rule.module == "ideogram4.model.Ideogram4Attention"]
+    whole, text = rule.witnesses
+    seen: dict[str, int] = {}
+    whole.observe(SiteCall((torch.zeros(1, 26, 8),), {}), seen)
+    text.observe(SiteCall((torch.zeros(1, 10, 8),), {}), seen)
+    assert rule.inner(SiteCall((), {}, seen), 26) == slice(10, 26)
+    whole.observe(SiteCall((torch.zeros(1, 16, 8),), {}), seen)
+    assert rule.inner(SiteCall((), {}, seen), 16) == slice(0, 16)
+    assert rule.inner(SiteCall((), {}, {}), 16) is None  # nothing was seen: it may as well be text
+
+
+def test_a_compiled_model_is_told_too():
+    row = HOSTED["Hunyuan3Dv2"]
+    torch._dynamo.reset()
+    plain = row.sample()
+    patched, report = skew(row.model, 0.2)
+    wanted = row.sample(patched)
+    assert row.sample(compiled(row.model, fullgraph=False)).allclose(plain, atol=1e-4)
+    got = row.sample(compiled(patched, fullgraph=False))
+    assert distance(got, wanted) < 1e-3 * distance(wanted, plain)
+    assert f"{len(row.paths)} of {len(row.paths)} chosen sites reached" in report.describe()
+    assert distance(row.sample(compiled(row.model, fullgraph=False)), plain) < 1e-3 * distance(wanted, plain)
+    torch._dynamo.reset()
+    row.__dict__.pop("model", None)
