@@ -10,6 +10,7 @@ torch.Size([2, 8, 64, 32])
 from .attention import skew_attention
 from .decomposition import decompose
 from .diffusers_processor import set_skew_attention
+from .hopfield_stability import HopfieldStability, hopfield_stability, token_alignment
 from .joint_attention import joint_skew_attention
 from .norm_guard import NORMS
 from .schedule import GammaSchedule
@@ -18,11 +19,14 @@ from .symmetricity import adapt, average, symmetricity
 __all__ = [
     "NORMS",
     "GammaSchedule",
+    "HopfieldStability",
     "adapt",
     "average",
     "decompose",
+    "hopfield_stability",
     "joint_skew_attention",
     "set_skew_attention",
     "skew_attention",
     "symmetricity",
+    "token_alignment",
 ]
