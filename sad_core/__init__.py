@@ -14,15 +14,20 @@ from .hopfield_stability import HopfieldStability, hopfield_stability, token_ali
 from .joint_attention import joint_skew_attention
 from .norm_guard import NORMS
 from .schedule import GammaSchedule
+from .stability_comparison import StabilityBaseline, difference
+from .stability_trace import StabilityTrace
 from .symmetricity import adapt, average, symmetricity
 
 __all__ = [
     "NORMS",
     "GammaSchedule",
     "HopfieldStability",
+    "StabilityBaseline",
+    "StabilityTrace",
     "adapt",
     "average",
     "decompose",
+    "difference",
     "hopfield_stability",
     "joint_skew_attention",
     "set_skew_attention",
