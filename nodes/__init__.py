@@ -10,8 +10,9 @@ except ImportError as error:
 from .gamma_schedule import GammaScheduleNode
 from .report import ReportNode
 from .skew_attention import SkewAttentionNode
+from .stability_probe import StabilityProbeNode
 
-NODES: list[type[io.ComfyNode]] = [SkewAttentionNode, GammaScheduleNode, ReportNode]
+NODES: list[type[io.ComfyNode]] = [SkewAttentionNode, GammaScheduleNode, ReportNode, StabilityProbeNode]
 
 
 class SymmetricAttentionExtension(ComfyExtension):

@@ -91,13 +91,15 @@ def _read_run(number: int, content: Mapping[str, Any], tensors: Mapping[str, tor
             raise ValueError(f"step {place} has shape {tuple(values.shape)}, not {shape}")
         names = tuple(Sample(str(chunk), int(index)) for chunk, index in samples)
         steps.append(Step(float(sigma), float(progress), names, columns, values))
-    words = {name: str(content[name]) for name in ("model", "patterns", "kind", "status")}
     run = StabilityRun(
-        sites=tuple(map(str, content["sites"])),
-        measures=measures,
+        str(content["model"]),
+        tuple(map(str, content["sites"])),
+        measures,
+        patterns=str(content["patterns"]),
+        kind=str(content["kind"]),
+        status=str(content["status"]),
         stride=max(int(content["stride"]), 1),
         notes=list(map(str, content["notes"])),
-        **words,
     )
     run.restore(steps)
     return run

@@ -13,6 +13,8 @@ from torch import Tensor
 
 from .parameters import check_choice
 
+TableRow = dict[str, str | int | float]
+
 TRACE_MEASURES = ("energy", "instability", "alignment", "symmetricity", "depth", "relative curvature")
 KINDS = ("measured", "difference", "z-scores")
 KEPT_RUNS = 8
@@ -30,7 +32,7 @@ class Sample(NamedTuple):
     """One picture of a batch in one pass of the model: `chunk` is cond, uncond, or cond 2 for a second prompt."""
 
     chunk: str
-    index: int
+    number: int
 
 
 @dataclass(frozen=True)
@@ -227,15 +229,15 @@ class StabilityRun:
                 result[:, column] = values[rows, place].nanmean(dim=0)
         return result
 
-    def table(self) -> Iterator[dict[str, str | int | float]]:
+    def table(self) -> Iterator[TableRow]:
         """One row per step, sample and site; the measures are means over the heads."""
         for number, step in enumerate(self.steps):
             means = step.means()
             for row, sample in enumerate(step.samples):
                 for address, values in means.items():
                     if not values[row].isnan().all():
-                        where = {"step": number * self.stride, "sigma": step.sigma, "progress": step.progress}
-                        who = {"pass": sample.chunk, "sample": sample.index, "site": address}
+                        where: TableRow = {"step": number * self.stride, "sigma": step.sigma, "progress": step.progress}
+                        who: TableRow = {"pass": sample.chunk, "sample": sample.number, "site": address}
                         yield where | who | dict(zip(self.measures, values[row].tolist(), strict=True))
 
     def summary(self) -> str:
@@ -331,11 +333,12 @@ class StabilityTrace:
         """A trace with the runs of both, those of `other` last."""
         return StabilityTrace([*self.runs, *other.runs])
 
-    def to_table(self) -> list[dict[str, str | int | float]]:
+    def to_table(self) -> list[TableRow]:
         """One row per run, step, sample and site, the measures averaged over the heads."""
-        return [
-            {"run": number, "model": run.model} | row for number, run in enumerate(self.runs) for row in run.table()
-        ]
+        rows: list[TableRow] = []
+        for number, run in enumerate(self.runs):
+            rows += ({"run": number, "model": run.model, **row} for row in run.table())
+        return rows
 
     def summary(self) -> str:
         """Every run in a few lines, the newest first, or why there is none."""

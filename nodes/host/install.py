@@ -7,11 +7,15 @@ from collections import Counter
 import torch
 from comfy.model_patcher import ModelPatcher
 
+from ...sad_core import StabilityTrace
 from ...sad_core.joint_attention import JOINT_NORMS
 from .patch import SkewPatch, model_name, object_path
+from .probe import PROBE, ProbePatch, ProbeSettings
 from .report import SkewReport
 from .settings import SkewSettings
 from .sites import Site, find_sites, list_addresses, select_sites
+
+LEFT_OUT = "Left out, because another node has replaced these modules"
 
 
 def install_skew_attention(
@@ -30,10 +34,31 @@ def install_skew_attention(
     Raises:
         ValueError: the model has no site this pack can read, or `blocks` names one that does not exist.
     """
+    chosen, held, available = choose_sites(model, blocks, "Skew Attention (SAD)")
+    patched = model.clone()
+    if settings.is_neutral:
+        return patched, SkewReport("γ is 1 all along or β is 0: the model is passed on as it is.", neutral=True)
+    report = SkewReport(describe_plan(model_name(model.model), settings, chosen, held, available))
+    SkewPatch(settings, chosen, report, node_id).install(patched)
+    return patched, report
+
+
+def choose_sites(model: ModelPatcher, blocks: str, node: str) -> tuple[list[Site], list[Site], int]:
+    """The sites of `model` that `blocks` asks for: those to patch, those another node holds, and how many there are.
+
+    Args:
+        model: ComfyUI's MODEL.
+        blocks: see `sites.select_sites`; empty means all.
+        node: display name of the node that asks, for messages.
+
+    Raises:
+        ValueError: the model has no site this pack can read, `blocks` names one that does not exist, or another node
+            holds all of them.
+    """
     sites = find_sites(model.model.diffusion_model, replaced_modules(model))
     if not sites:
         raise ValueError(
-            f"{model_name(model.model)} has no self-attention that Skew Attention (SAD) can read, so nothing was "
+            f"{model_name(model.model)} has no self-attention that {node} can read, so nothing was "
             "patched. It works on UNet checkpoints (SD1.5, SD2, SDXL, SVD), SD3 and the Flux family; see the README."
         )
     chosen = select_sites(blocks, sites)
@@ -41,15 +66,31 @@ def install_skew_attention(
     if held == chosen:
         raise ValueError(
             f"Another node has replaced the modules of {list_addresses(held)} as a whole, so nothing was patched. "
-            "Put that node after Skew Attention (SAD), or choose other blocks."
+            f"Put that node after {node}, or choose other blocks."
         )
-    chosen = [site for site in chosen if site not in held]
-    patched = model.clone()
-    if settings.is_neutral:
-        return patched, SkewReport("γ is 1 all along or β is 0: the model is passed on as it is.", neutral=True)
-    report = SkewReport(describe_plan(model_name(model.model), settings, chosen, held, len(sites)))
-    SkewPatch(settings, chosen, report, node_id).install(patched)
-    return patched, report
+    return [site for site in chosen if site not in held], held, len(sites)
+
+
+def install_stability_probe(
+    model: ModelPatcher, settings: ProbeSettings, blocks: str = "", node_id: str | None = None
+) -> tuple[ModelPatcher, StabilityTrace]:
+    """A clone of `model` whose attention is measured at the chosen blocks; not a bit of its output changes.
+
+    Args:
+        model: ComfyUI's MODEL, with or without skew attention.
+        settings: what to measure, and how often.
+        blocks: which sites, see `sites.select_sites`; empty means all.
+        node_id: the node to show each run on.
+
+    Raises:
+        ValueError: as `choose_sites`.
+    """
+    chosen, held, _ = choose_sites(model, blocks, PROBE)
+    patched, trace = model.clone(), StabilityTrace()
+    ProbePatch(settings, chosen, trace, node_id, [] if not held else [f"{LEFT_OUT}: {list_addresses(held)}."]).install(
+        patched
+    )
+    return patched, trace
 
 
 def replaced_modules(model: ModelPatcher) -> dict[str, torch.nn.Module]:
@@ -81,7 +122,7 @@ def describe_plan(model: str, settings: SkewSettings, chosen: list[Site], held: 
         f"{settings.describe()}.",
     ]
     if held:
-        lines.append(f"Left out, because another node has replaced these modules: {list_addresses(held)}.")
+        lines.append(f"{LEFT_OUT}: {list_addresses(held)}.")
     if kinds["joint"]:
         lines.append("In joint attention γ acts among the image tokens; text rows and text columns stay as they are.")
     if kinds["joint"] and settings.norm not in JOINT_NORMS:

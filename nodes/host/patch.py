@@ -21,6 +21,7 @@ from ...sad_core import adapt, average, joint_skew_attention, skew_attention, sy
 from ...sad_core.joint_attention import JOINT_NORMS
 from .backend import AttentionCall, Backend, HostAttention
 from .messages import tell
+from .observe import Observer
 from .progress import progress_at
 from .report import ModelCall, RunRecord, SkewReport
 from .settings import SkewSettings
@@ -56,19 +57,16 @@ class CallState:
     gammas: list[Tensor] = field(default_factory=list)
 
 
-class SkewPatch:
-    """Skew attention on one loaded model: its settings, its sites and the run that is going on."""
+class SitePatch:
+    """Functions of ours at some sites of one loaded model, told of its sampling runs.
 
-    def __init__(self, settings: SkewSettings, sites: list[Site], report: SkewReport, node_id: str | None):
-        self.settings = settings
-        self.sites = sites
-        self.report = report
-        self.node_id = node_id
-        self.run: RunRecord | None = None
-        self.state = CallState()
-        self.attention = HostAttention(self._fell_back)
-        self.model_name = ""
-        self.progress: dict[float, float] = {}  # by sigma, for this run
+    Attributes:
+        report: where the runs are recorded; twins on other modules share it.
+    """
+
+    sites: list[Site]
+    report: Any
+    model_name: str = ""
 
     def install(self, patcher: ModelPatcher) -> None:
         """Patch the sites of `patcher`, a clone of ours, and follow its sampling runs."""
@@ -84,6 +82,40 @@ class SkewPatch:
         patcher.add_wrapper_with_key(WrappersMP.APPLY_MODEL, KEY, self._apply_model)
         if not patcher.get_callbacks(CallbacksMP.ON_CLONE, KEY):
             patcher.add_callback_with_key(CallbacksMP.ON_CLONE, KEY, rebuild_on_clone)
+
+    def twin(self) -> SitePatch:
+        """The same patch for another module: own state, same settings, same report."""
+        raise NotImplementedError
+
+    def patched(self, site: Site, forward: Wrapped) -> Wrapped:
+        """The function that stands at `site` in place of its `forward`."""
+        raise NotImplementedError
+
+    def _outer_sample(self, executor: Wrapped, *args: Any, **kwargs: Any) -> Any:
+        raise NotImplementedError
+
+    def _apply_model(self, executor: Any, x: Tensor, t: Tensor, *args: Any, **kwargs: Any) -> Any:
+        raise NotImplementedError
+
+    def _acting_on(self, model: Any) -> Any:
+        """The patch whose functions `model` holds; on several GPUs the host calls the main model's wrappers for all."""
+        patcher = getattr(model, "current_patcher", None)
+        wrappers = patcher.get_wrappers(WrappersMP.OUTER_SAMPLE, KEY) if patcher is not None else []
+        return next((each.__self__ for each in wrappers if each.__self__.report is self.report), self)
+
+
+class SkewPatch(SitePatch):
+    """Skew attention on one loaded model: its settings, its sites and the run that is going on."""
+
+    def __init__(self, settings: SkewSettings, sites: list[Site], report: SkewReport, node_id: str | None):
+        self.settings = settings
+        self.sites = sites
+        self.report = report
+        self.node_id = node_id
+        self.run: RunRecord | None = None
+        self.state = CallState()
+        self.attention = HostAttention(self._fell_back)
+        self.progress: dict[float, float] = {}  # by sigma, for this run
 
     def twin(self) -> SkewPatch:
         """The same patch for another module: own state, same settings, same report."""
@@ -124,12 +156,6 @@ class SkewPatch:
         finally:
             acting.state = outer
 
-    def _acting_on(self, model: Any) -> SkewPatch:
-        """The patch whose functions `model` holds; on several GPUs the host calls the main model's wrappers for all."""
-        patcher = getattr(model, "current_patcher", None)
-        wrappers = patcher.get_wrappers(WrappersMP.OUTER_SAMPLE, KEY) if patcher is not None else []
-        return next((each.__self__ for each in wrappers if each.__self__.report is self.report), self)
-
     def _call_state(self, gamma: float, device: torch.device, options: Mapping[str, Any]) -> CallState:
         marks = tuple(options.get("cond_or_uncond", ()))
         active = gamma != 1.0 and (self.settings.apply_to == "both" or any(map(self.settings.wants, marks)))
@@ -167,12 +193,18 @@ class SkewPatch:
             options = kwargs.get("transformer_options")
             if not self.state.active or options is None:
                 return forward(*args, **kwargs)
-            previous = options.get(OVERRIDE)
+            slot = options.get(OVERRIDE)
+            # A probe stays outside, so that it measures what really leaves the site.
+            probe = slot.innermost if isinstance(slot, Observer) else None
+            previous = slot if probe is None else probe.previous
             if isinstance(previous, SkewOverride):
                 # A later Skew Attention node has chosen this site too and wins; ours are the samples it does not want.
                 previous.earlier.append(SkewOverride(self, site, previous.call, previous.previous))
                 return forward(*args, **kwargs)
             override = SkewOverride(self, site, SiteCall(args, kwargs), previous)
+            if probe is not None:
+                probe.previous = override
+                return forward(*args, **kwargs)
             return forward(*args, **{**kwargs, "transformer_options": {**options, OVERRIDE: override}})
 
         patched_forward.skew_site = SkewSite(self, site, forward)  # type: ignore[attr-defined]
@@ -183,7 +215,7 @@ class SkewPatch:
 class SkewSite:
     """What a patched `forward` of ours is made of; it hangs on the function as `skew_site`."""
 
-    patch: SkewPatch
+    patch: SitePatch
     site: Site
     forward: Wrapped
 

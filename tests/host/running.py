@@ -8,6 +8,7 @@ from unittest.mock import patch
 import comfy.model_management
 from comfy_api.latest import io
 from symmetric_attention.nodes.skew_attention import SkewAttentionNode
+from symmetric_attention.nodes.stability_probe import StabilityProbeNode
 
 NODE_ID = "7"
 # Curves for schedules that have to be told from their neighbours: never near γ = 1 for long, another slope everywhere.
@@ -24,6 +25,22 @@ def skew(model, gamma: float = 1.5, beta: float = 1.0, **widgets) -> tuple:
     """A model through Skew Attention: the patched model and the report handle."""
     patched, _, report = execute(SkewAttentionNode, model=model, gamma=gamma, beta=beta, **widgets)
     return patched, report
+
+
+def probe(model, **widgets) -> tuple:
+    """A model through Stability Probe: the model and the trace."""
+    return execute(StabilityProbeNode, model=model, **widgets)
+
+
+def through(order: str, model, **widgets) -> tuple:
+    """A model through Skew Attention and Stability Probe in the given order: the model and the trace.
+
+    "between": two Skew Attention nodes on the same sites with the probe between them; the later one wins.
+    """
+    if order == "skew first":
+        return probe(skew(model, **widgets)[0])
+    model, trace = probe(skew(model, gamma=0.3)[0] if order == "between" else model)
+    return skew(model, **widgets)[0], trace
 
 
 def stop_at(step: int):

@@ -1,0 +1,275 @@
+"""Measuring the stability of retrievals while a model samples, without changing a bit of what it computes.
+
+Every chosen site gets an object patch of its `forward` that puts an observer into the `transformer_options` of that
+call. The observer stays outside of all that changes the attention, so it sees the model's own queries and keys and the
+retrieval that really left the site. The numbers of one model call go to the CPU together.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ...sad_core import StabilityTrace, hopfield_stability, symmetricity
+from ...sad_core.hopfield_stability import MEASURES
+from ...sad_core.parameters import check_choice
+from ...sad_core.stability_trace import TRACE_MEASURES, Sample, StabilityRun
+from .backend import AttentionCall
+from .messages import log, show
+from .observe import Observer
+from .patch import MOST_SAMPLES, OVERRIDE, SitePatch, SkewSite, Wrapped
+from .progress import progress_at
+from .settings import CHUNK_MARK
+from .sites import Site, SiteCall
+
+PROBE = "Stability Probe (SAD)"
+CHEAP = TRACE_MEASURES[:4]
+CHUNKS = {mark: chunk for chunk, mark in CHUNK_MARK.items()}
+NOTHING_REACHED = (
+    "No attention site was reached. A model compiled with torch.compile is not measured; put the probe on a model "
+    "without it. Otherwise another patch replaces the attention of these blocks."
+)
+
+
+@dataclass(frozen=True)
+class ProbeSettings:
+    """What one Stability Probe node measures.
+
+    Attributes:
+        measures: which of `TRACE_MEASURES`.
+        every: every how many noise levels, from the first; 1 means all.
+
+    Raises:
+        ValueError: no measure, an unknown one, or `every` below 1.
+    """
+
+    measures: tuple[str, ...] = CHEAP
+    every: int = 1
+
+    def __post_init__(self) -> None:
+        for measure in self.measures:
+            check_choice("measure", measure, TRACE_MEASURES)
+        if not self.measures:
+            raise ValueError(f"measures is empty; choose some of {', '.join(TRACE_MEASURES)}.")
+        if self.every < 1:
+            raise ValueError(f"every_nth_step is {self.every}, but it must be 1 or more.")
+
+
+@dataclass
+class ProbedRun:
+    """A sampling run that is going on.
+
+    Attributes:
+        record: where its numbers go.
+        passes: cond, uncond, cond 2 …, by the id ComfyUI gives every conditioning for one run.
+        progress: by sigma.
+        level: the number of the noise level, counted from 0; `sigma` is its sigma.
+    """
+
+    record: StabilityRun
+    passes: dict[Any, str] = field(default_factory=dict)
+    progress: dict[float, float] = field(default_factory=dict)
+    level: int = -1
+    sigma: float | None = None
+
+    def arrive_at(self, sigma: float) -> None:
+        """Count noise levels: several calls at one sigma in a row are one."""
+        if sigma != self.sigma:
+            self.level, self.sigma = self.level + 1, sigma
+
+    def passes_of(self, options: Mapping[str, Any]) -> list[str]:
+        """What every chunk of the batch is called."""
+        marks = list(options.get("cond_or_uncond") or [0])
+        ids = list(options.get("uuids") or [])
+        if len(ids) != len(marks):
+            ids = [(mark, marks[:place].count(mark)) for place, mark in enumerate(marks)]
+        for mark, each in zip(marks, ids, strict=True):
+            if each not in self.passes:
+                name = CHUNKS.get(mark, f"pass {mark}")
+                number = 1 + sum(other.split(" ")[0] == name for other in self.passes.values())
+                self.passes[each] = name if number == 1 else f"{name} {number}"
+        return [self.passes[each] for each in ids]
+
+
+@dataclass
+class ProbedCall:
+    """One model call: what its rows are, and what was measured, still on the device.
+
+    Attributes:
+        active: whether sites measure.
+        passes: the chunks of the batch.
+        samples: how many samples a chunk has in the trace.
+        found: `(site, (rows, measures, heads))` in the order of the calls.
+    """
+
+    active: bool = False
+    passes: tuple[str, ...] = ()
+    samples: int = 1
+    found: list[tuple[str, Tensor]] = field(default_factory=list)
+
+    def rows(self, values: Tensor) -> Tensor:
+        """`(B, measures, heads)` of one attention call, with a row per sample of the trace.
+
+        Video models fold frames or pixels into B, which cannot be told apart; there a chunk is averaged as a whole.
+        """
+        chunks = len(self.passes)
+        if len(values) == chunks * self.samples:
+            return values
+        parts = values.unflatten(0, (chunks, -1)).mean(dim=1) if len(values) % chunks == 0 else values.mean(0)[None]
+        return parts.repeat_interleave(chunks * self.samples // len(parts), dim=0)
+
+
+class ProbePatch(SitePatch):
+    """A probe on one loaded model: its settings, its sites and the run that is going on."""
+
+    def __init__(
+        self,
+        settings: ProbeSettings,
+        sites: list[Site],
+        report: StabilityTrace,
+        node_id: str | None,
+        notes: list[str],
+    ):
+        self.settings = settings
+        self.sites = sites
+        self.report = report
+        self.node_id = node_id
+        self.notes = notes
+        self.run: ProbedRun | None = None
+        self.state = ProbedCall()
+
+    def twin(self) -> ProbePatch:
+        """The same probe for another module: own state, same settings, same trace."""
+        return ProbePatch(self.settings, self.sites, self.report, self.node_id, self.notes)
+
+    # One sampling run, one model call
+
+    def _outer_sample(self, executor: Wrapped, *args: Any, **kwargs: Any) -> Any:
+        addresses = tuple(site.address for site in self.sites)
+        run = ProbedRun(StabilityRun(self.model_name, addresses, self.settings.measures, notes=list(self.notes)))
+        self.report.begin(run.record)
+        outer, self.run = self.run, run
+        try:
+            result = executor(*args, **kwargs)
+            run.record.status = "finished"
+            return result
+        except BaseException:
+            run.record.status = "interrupted"
+            raise
+        finally:
+            self.run = outer
+            self._tell(run)
+
+    def _tell(self, run: ProbedRun) -> None:
+        if run.level >= 0 and not run.record.steps:
+            run.record.note(NOTHING_REACHED)
+            log.warning("%s: %s", PROBE, NOTHING_REACHED)
+        show(run.record.summary(), self.node_id)
+
+    def _apply_model(self, executor: Any, x: Tensor, t: Tensor, *args: Any, **kwargs: Any) -> Any:
+        run = self.run
+        if run is None:
+            return executor(x, t, *args, **kwargs)
+        options = kwargs["transformer_options"] if "transformer_options" in kwargs else args[3]
+        model, sigma = executor.class_obj, float(t.max())
+        run.arrive_at(sigma)
+        if sigma not in run.progress:
+            run.progress[sigma] = progress_at(model.model_sampling, sigma)
+        acting = self._acting_on(model)
+        outer = acting.run, acting.state
+        acting.run, acting.state = run, self._call_state(run, len(x), options)
+        try:
+            result = executor(x, t, *args, **kwargs)
+            self._record(run.record, sigma, run.progress[sigma], acting.state)
+            return result
+        finally:
+            acting.run, acting.state = outer
+
+    def _call_state(self, run: ProbedRun, batch: int, options: Mapping[str, Any]) -> ProbedCall:
+        if run.level % self.settings.every:
+            return ProbedCall()
+        passes = tuple(run.passes_of(options))
+        samples = batch // len(passes) if batch % len(passes) == 0 and batch <= MOST_SAMPLES else 1
+        return ProbedCall(True, passes, samples)
+
+    def _record(self, run: StabilityRun, sigma: float, progress: float, call: ProbedCall) -> None:
+        if not call.found:
+            return
+        flat = torch.cat([values.flatten() for _, values in call.found]).cpu()  # one transfer for all sites
+        parts = flat.split([values.numel() for _, values in call.found])
+        seen: Counter[str] = Counter()
+        values = {}
+        for (address, measured), part in zip(call.found, parts, strict=True):
+            seen[address] += 1
+            name = address if seen[address] == 1 else f"{address}#{seen[address]}"  # a second attention of this site
+            values[name] = part.reshape(measured.shape)
+        samples = [Sample(chunk, index) for chunk in call.passes for index in range(call.samples)]
+        run.record(sigma, progress, samples, values)
+
+    # One attention site
+
+    def patched(self, site: Site, forward: Wrapped) -> Wrapped:
+        """`forward` with an observer in the options of the call, when there is something to measure."""
+
+        def patched_forward(*args: Any, **kwargs: Any) -> Any:
+            if torch.compiler.is_compiling():  # recording would break the graph
+                return forward(*args, **kwargs)
+            options, state = kwargs.get("transformer_options"), self.state
+            if not state.active or options is None:
+                return forward(*args, **kwargs)
+            site_call = SiteCall(args, kwargs)
+            observer = Observer(
+                lambda call, out: self._measure(state, site, site_call, call, out), options.get(OVERRIDE)
+            )
+            return forward(*args, **{**kwargs, "transformer_options": {**options, OVERRIDE: observer}})
+
+        patched_forward.skew_site = SkewSite(self, site, forward)  # type: ignore[attr-defined]
+        return patched_forward
+
+    def _measure(self, state: ProbedCall, site: Site, site_call: SiteCall, call: AttentionCall, out: Tensor) -> None:
+        if call.q.shape != call.k.shape:
+            return self._left_alone(site, "queries and keys are not the same tokens")
+        inner = site.rule.inner(site_call, call.q.shape[2])
+        if inner is None:
+            return self._left_alone(site, "the image tokens could not be told from the text tokens")
+        try:
+            with torch.no_grad():
+                q, k, patterns = (x[:, :, inner] for x in (call.q, call.k, out))
+                state.found.append((site.address, state.rows(measure(q, k, patterns, self.settings.measures))))
+        except RuntimeError as error:  # a picture is worth more than its measures
+            self._left_alone(site, str(error).partition("\n")[0])
+        return None
+
+    def _left_alone(self, site: Site, reason: str) -> None:
+        if self.run is not None:
+            self.run.record.note(f"{site.address} was not measured at some step: {reason}.")
+
+
+def measure(q: Tensor, k: Tensor, patterns: Tensor, measures: tuple[str, ...]) -> Tensor:
+    """The measures of every sample and head, averaged over the patterns.
+
+    Args:
+        q, k: `(B, H, L, d)`.
+        patterns: `(B, H, L, P)`.
+        measures: which of `TRACE_MEASURES`.
+
+    Returns:
+        `(B, measures, H)`, float32 or wider.
+    """
+    wanted = {"relative curvature": "curvature"}
+    stability = hopfield_stability(
+        q, k, patterns, [name for name in (wanted.get(each, each) for each in measures) if name in MEASURES]
+    )
+
+    def per_head(name: str) -> Tensor:
+        if name == "symmetricity":
+            return symmetricity(q, k)
+        values: Tensor = getattr(stability, name.replace(" ", "_"))
+        return values.mean(dim=-1)
+
+    return torch.stack([per_head(name) for name in measures], dim=1)
