@@ -10,9 +10,18 @@ except ImportError as error:
 from .gamma_schedule import GammaScheduleNode
 from .report import ReportNode
 from .skew_attention import SkewAttentionNode
+from .stability_load import LoadStabilityTraceNode
+from .stability_plot import StabilityPlotNode
 from .stability_probe import StabilityProbeNode
+from .stability_save import SaveStabilityTraceNode
 
-NODES: list[type[io.ComfyNode]] = [SkewAttentionNode, GammaScheduleNode, ReportNode, StabilityProbeNode]
+NODES: list[type[io.ComfyNode]] = [
+    SkewAttentionNode,
+    GammaScheduleNode,
+    ReportNode,
+    StabilityProbeNode,
+    StabilityPlotNode,
+]
 
 
 class SymmetricAttentionExtension(ComfyExtension):
