@@ -21,6 +21,8 @@ NODES: list[type[io.ComfyNode]] = [
     ReportNode,
     StabilityProbeNode,
     StabilityPlotNode,
+    SaveStabilityTraceNode,
+    LoadStabilityTraceNode,
 ]
 
 

@@ -132,9 +132,8 @@ def _panels(measures: Sequence[str], draw: Callable[[Axes, str], None], title: s
 
 
 def _heat_map(axes: Axes, run: StabilityRun, values: Tensor, measure: str, names: Sequence[str]) -> None:
-    image = axes.imshow(
-        values.numpy(), aspect="auto", interpolation="nearest", **_colours(values, measure, run.kind != "measured")
-    )
+    colours = _colours(values, measure, is_signed=run.kind != "measured")
+    image = axes.imshow(values.numpy(), aspect="auto", interpolation="nearest", **colours)
     axes.set_facecolor("#cccccc")  # what was not measured
     labelled = range(0, len(names), -(-len(names) // MOST_LABELS))
     axes.set_yticks(list(labelled), [names[place] for place in labelled], fontsize=7)
@@ -144,8 +143,7 @@ def _heat_map(axes: Axes, run: StabilityRun, values: Tensor, measure: str, names
     axes.set_title(TITLES[measure], fontsize=9)
     bar = axes.figure.colorbar(image, ax=axes, pad=0.01, aspect=max(30, 1.5 * len(names)))
     if measure == "energy":  # the ticks of an asinh scale crowd at 0
-        norm = image.norm
-        places = [float(norm.inverse(share)) for share in (0, 0.25, 0.5, 0.75, 1)]
+        places = [float(colours["norm"].inverse(share)) for share in (0, 0.25, 0.5, 0.75, 1)]
         bar.set_ticks(places, labels=[f"{place:.3g}" for place in places])
         bar.minorticks_off()
     bar.ax.tick_params(labelsize=7)

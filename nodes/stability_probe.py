@@ -9,7 +9,7 @@ from comfy_api.latest import io
 from ..sad_core.stability_trace import TRACE_MEASURES
 from .common import CATEGORY, SEARCH_ALIASES, Trace
 from .host.install import install_stability_probe
-from .host.probe import CHEAP, ProbeSettings
+from .host.probe import CHEAP, PATTERNS, ProbeSettings
 
 
 class StabilityProbeNode(io.ComfyNode):
@@ -57,6 +57,17 @@ class StabilityProbeNode(io.ComfyNode):
                         "few steps."
                     ),
                 ),
+                io.Combo.Input(
+                    "patterns",
+                    options=list(PATTERNS),
+                    default="value",
+                    advanced=True,
+                    tooltip=(
+                        "What is retrieved: value, the values of each head (cheap, every model), or input, the "
+                        "normalised input of the block as in the paper (many times dearer; UNet models, others are "
+                        "measured by value). Numbers of the two do not compare."
+                    ),
+                ),
             ],
             outputs=[
                 io.Model.Output(tooltip="The model for the sampler; it gives the same picture."),
@@ -69,8 +80,13 @@ class StabilityProbeNode(io.ComfyNode):
 
     @classmethod
     def execute(
-        cls, model: Any, blocks: str = "", every_nth_step: int = 1, depth_and_curvature: bool = False
+        cls,
+        model: Any,
+        blocks: str = "",
+        every_nth_step: int = 1,
+        depth_and_curvature: bool = False,
+        patterns: str = "value",
     ) -> io.NodeOutput:
         """A clone of `model` with a probe, and the trace its runs will fill."""
-        settings = ProbeSettings(TRACE_MEASURES if depth_and_curvature else CHEAP, every_nth_step)
+        settings = ProbeSettings(TRACE_MEASURES if depth_and_curvature else CHEAP, every_nth_step, patterns)
         return io.NodeOutput(*install_stability_probe(model, settings, blocks, cls.hidden.unique_id))

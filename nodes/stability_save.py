@@ -25,7 +25,7 @@ class SaveStabilityTraceNode(io.ComfyNode):
             node_id="SADSaveStabilityTrace",
             display_name="Save Stability Trace (SAD)",
             category=CATEGORY,
-            description="Keeps what a Stability Probe measured in ComfyUI's output folder, to load or to read elsewhere.",
+            description="Keeps what a Stability Probe measured as a file in ComfyUI's output folder.",
             search_aliases=[*SEARCH_ALIASES, "export", "csv", "json", "spreadsheet"],
             is_output_node=True,
             inputs=[

@@ -7,28 +7,31 @@ retrieval that really left the site. The numbers of one model call go to the CPU
 
 from __future__ import annotations
 
+import copy
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass, field, replace
+from typing import Any, cast
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from ...sad_core import StabilityTrace, hopfield_stability, symmetricity
 from ...sad_core.hopfield_stability import MEASURES
+from ...sad_core.norm_guard import SMALLEST_NORM
 from ...sad_core.parameters import check_choice
 from ...sad_core.stability_trace import TRACE_MEASURES, Sample, StabilityRun
-from .backend import AttentionCall
 from .messages import log, show
-from .observe import Observer
-from .patch import MOST_SAMPLES, OVERRIDE, SitePatch, SkewSite, Wrapped
+from .observe import ObservedCall, Observer
+from .patch import MOST_SAMPLES, OVERRIDE, SitePatch, SkewOverride, SkewSite, Wrapped
 from .progress import progress_at
 from .settings import CHUNK_MARK
 from .sites import Site, SiteCall
 
 PROBE = "Stability Probe (SAD)"
 CHEAP = TRACE_MEASURES[:4]
+PATTERNS = ("value", "input")
 CHUNKS = {mark: chunk for chunk, mark in CHUNK_MARK.items()}
 NOTHING_REACHED = (
     "No attention site was reached. A model compiled with torch.compile is not measured; put the probe on a model "
@@ -43,19 +46,23 @@ class ProbeSettings:
     Attributes:
         measures: which of `TRACE_MEASURES`.
         every: every how many noise levels, from the first; 1 means all.
+        patterns: one of `PATTERNS`: what the retrieved patterns are taken of. "input" is the block's normalised input,
+            the paper's choice; sites whose input cannot be seen are measured by "value".
 
     Raises:
-        ValueError: no measure, an unknown one, or `every` below 1.
+        ValueError: no measure, `every` below 1, or a value that is not among the named ones.
     """
 
     measures: tuple[str, ...] = CHEAP
     every: int = 1
+    patterns: str = "value"
 
     def __post_init__(self) -> None:
         for measure in self.measures:
             check_choice("measure", measure, TRACE_MEASURES)
         if not self.measures:
             raise ValueError(f"measures is empty; choose some of {', '.join(TRACE_MEASURES)}.")
+        check_choice("patterns", self.patterns, PATTERNS)
         if self.every < 1:
             raise ValueError(f"every_nth_step is {self.every}, but it must be 1 or more.")
 
@@ -151,7 +158,8 @@ class ProbePatch(SitePatch):
 
     def _outer_sample(self, executor: Wrapped, *args: Any, **kwargs: Any) -> Any:
         addresses = tuple(site.address for site in self.sites)
-        run = ProbedRun(StabilityRun(self.model_name, addresses, self.settings.measures, notes=list(self.notes)))
+        measures, patterns = self.settings.measures, self.settings.patterns
+        run = ProbedRun(StabilityRun(self.model_name, addresses, measures, patterns, notes=list(self.notes)))
         self.report.begin(run.record)
         outer, self.run = self.run, run
         try:
@@ -223,31 +231,76 @@ class ProbePatch(SitePatch):
             if not state.active or options is None:
                 return forward(*args, **kwargs)
             site_call = SiteCall(args, kwargs)
-            observer = Observer(
-                lambda call, out: self._measure(state, site, site_call, call, out), options.get(OVERRIDE)
-            )
+            observer = Observer(lambda seen: self._measure(state, site, site_call, seen), options.get(OVERRIDE))
             return forward(*args, **{**kwargs, "transformer_options": {**options, OVERRIDE: observer}})
 
         patched_forward.skew_site = SkewSite(self, site, forward)  # type: ignore[attr-defined]
         return patched_forward
 
-    def _measure(self, state: ProbedCall, site: Site, site_call: SiteCall, call: AttentionCall, out: Tensor) -> None:
-        if call.q.shape != call.k.shape:
+    def _measure(self, state: ProbedCall, site: Site, site_call: SiteCall, seen: ObservedCall) -> None:
+        if seen.q.shape != seen.k.shape:
             return self._left_alone(site, "queries and keys are not the same tokens")
-        inner = site.rule.inner(site_call, call.q.shape[2])
+        inner = site.rule.inner(site_call, seen.q.shape[2])
         if inner is None:
             return self._left_alone(site, "the image tokens could not be told from the text tokens")
         try:
             with torch.no_grad():
-                q, k, patterns = (x[:, :, inner] for x in (call.q, call.k, out))
-                state.found.append((site.address, state.rows(measure(q, k, patterns, self.settings.measures))))
+                x = site.rule.block_input(site_call) if self.settings.patterns == "input" else None
+                if self.settings.patterns == "input" and x is None:
+                    self._note(f"{site.address}: the input cannot be seen from outside; measured by the values.")
+                q, k = seen.q[:, :, inner], seen.k[:, :, inner]
+                parts = [seen.out] if x is None else input_patterns(seen, x)
+                found = [(measure(q, k, part[:, :, inner], self.settings.measures), part.shape[-1]) for part in parts]
+                mean = sum(values * (count / sum(each for _, each in found)) for values, count in found)
+                state.found.append((site.address, state.rows(cast(Tensor, mean))))
         except RuntimeError as error:  # a picture is worth more than its measures
             self._left_alone(site, str(error).partition("\n")[0])
         return None
 
     def _left_alone(self, site: Site, reason: str) -> None:
+        self._note(f"{site.address} was not measured at some step: {reason}.")
+
+    def _note(self, sentence: str) -> None:
         if self.run is not None:
-            self.run.record.note(f"{site.address} was not measured at some step: {reason}.")
+            self.run.record.note(sentence)
+
+
+def input_patterns(seen: ObservedCall, x: Tensor) -> list[Tensor]:
+    """What the attention of a call retrieves from the block input x, in pieces of the head dim, each `(B, H, L, d)`.
+
+    All but the norm guard is linear in the values, so the same retrieval is asked for x without it. ρ is one number a
+    token and a head, whatever the values: it is how much longer the real result is than the unguarded one.
+
+    Args:
+        seen: the call and its result.
+        x: `(B, L, C)`.
+    """
+    bare = without_norm_guard(seen.previous) if isinstance(seen.previous, SkewOverride) else seen.previous
+    heads, head_dim = seen.q.shape[1], seen.q.shape[-1]
+    pieces = []
+    for piece in x.to(seen.out.dtype).split(head_dim, dim=-1):
+        values = F.pad(piece, (0, head_dim - piece.shape[-1]))[:, None].expand(-1, heads, -1, -1)
+        pieces.append(seen.retrieve(bare, values)[..., : piece.shape[-1]])
+    if bare is seen.previous:
+        return pieces
+    unguarded = torch.linalg.vector_norm(seen.retrieve(bare, seen.v), dim=-1, keepdim=True)
+    ratio = torch.linalg.vector_norm(seen.out, dim=-1, keepdim=True) / unguarded.clamp_min(SMALLEST_NORM)
+    return [piece * ratio for piece in pieces]
+
+
+def without_norm_guard(override: SkewOverride) -> SkewOverride:
+    """The same retrieval with ρ = 1, told to no report."""
+
+    def bare(each: SkewOverride) -> SkewOverride:
+        patch = copy.copy(each.patch)
+        patch.settings = replace(patch.settings, norm="none")
+        patch.state = replace(patch.state, skewed=[], backends=[], symmetricity=[], gammas=[])
+        patch.run = None
+        return SkewOverride(patch, each.site, each.call, each.previous)
+
+    result = bare(override)
+    result.earlier = [bare(each) for each in override.earlier]
+    return result
 
 
 def measure(q: Tensor, k: Tensor, patterns: Tensor, measures: tuple[str, ...]) -> Tensor:

@@ -32,14 +32,14 @@ def probe(model, **widgets) -> tuple:
     return execute(StabilityProbeNode, model=model, **widgets)
 
 
-def through(order: str, model, **widgets) -> tuple:
+def through(order: str, model, patterns: str = "value", **widgets) -> tuple:
     """A model through Skew Attention and Stability Probe in the given order: the model and the trace.
 
     "between": two Skew Attention nodes on the same sites with the probe between them; the later one wins.
     """
     if order == "skew first":
-        return probe(skew(model, **widgets)[0])
-    model, trace = probe(skew(model, gamma=0.3)[0] if order == "between" else model)
+        return probe(skew(model, **widgets)[0], patterns=patterns)
+    model, trace = probe(skew(model, gamma=0.3)[0] if order == "between" else model, patterns=patterns)
     return skew(model, **widgets)[0], trace
 
 

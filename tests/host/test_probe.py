@@ -202,6 +202,62 @@ def test_two_prompts_in_one_pass_are_told_apart(sd15):
     assert not torch.equal(one, two)
 
 
+# --- patterns of the block input
+
+
+@pytest.mark.parametrize("order", ORDERS)
+@pytest.mark.parametrize("norm", ["value", "input", "none"])
+@pytest.mark.parametrize("name", ["SD15", "SDXL"])
+def test_input_patterns_are_the_blended_input_times_the_real_norm_ratio(families, name, norm, order):
+    family = families[name]
+    settings = {"gamma": 1.5, "beta": 3.0, "norm": norm}
+    wanted = family.sample(skew(family.model, **settings)[0], steps=1)
+    model, trace = through(order, family.model, patterns="input", **settings)
+    with watch_attention(model) as calls:
+        assert family.sample(model, steps=1).equal(wanted)
+    (step,) = trace.runs[-1].steps
+    assert trace.runs[-1].patterns == "input"
+    for address in ("middle.0.0", family.sites[0]):
+        seen = next(seen for seen in calls if not seen.is_cross and address_of(family, seen.path) == address)
+        x = seen.x.double()[:, None].expand(-1, seen.q.shape[1], -1, -1)
+        unguarded = plain.skew_attention(seen.q, seen.k, seen.v, 1.5, 3.0, norm="none")
+        ratio = seen.out.double().norm(dim=-1, keepdim=True) / unguarded.norm(dim=-1, keepdim=True)
+        patterns = ratio * plain.skew_attention(seen.q, seen.k, x, 1.5, 3.0, norm="none")
+        if norm == "input":  # the paper's, stated without the detour
+            direct = plain.skew_attention(seen.q, seen.k, x, 1.5, 3.0, norm="value")
+            torch.testing.assert_close(patterns, direct, rtol=1e-3, atol=1e-4)
+        want = plain.hopfield_stability(seen.q, seen.k, patterns)
+        for measure in ("energy", "alignment"):
+            got = step.of(address)[:, trace.runs[-1].measures.index(measure)].double()
+            close = 1e-3 * float(want[measure].mean(-1).abs().max())
+            torch.testing.assert_close(got, want[measure].mean(-1), rtol=0, atol=close)
+
+
+def test_input_patterns_of_a_plain_model_and_the_report_of_a_skewed_one(sd15):
+    model, trace = probe(sd15.model, patterns="input")
+    with watch_attention(model) as calls:
+        assert sd15.sample(model).equal(sd15.picture)
+    seen = next(seen for seen in calls if not seen.is_cross)
+    x = seen.x.double()[:, None].expand(-1, seen.q.shape[1], -1, -1)
+    want = plain.hopfield_stability(seen.q, seen.k, plain.skew_attention(seen.q, seen.k, x, 1.0, norm="none"))
+    got = trace.runs[0].steps[0].of(address_of(sd15, seen.path))
+    torch.testing.assert_close(got[:, 0].double(), want["energy"].mean(-1), rtol=1e-3, atol=1e-3)
+    skewed, report = skew(probe(sd15.model, patterns="input")[0], beta=3.0, adaptive="gamma")
+    sd15.sample(skewed)
+    assert [call.attention_calls for call in report.runs[-1].calls] == [len(sd15.sites)] * STEPS
+    assert all(len(call.symmetricity) == len(sd15.sites) for call in report.runs[-1].calls)
+
+
+def test_joint_sites_are_measured_by_their_values_and_the_trace_says_so(flux):
+    model, trace = probe(flux.model, patterns="input")
+    other, values = probe(flux.model)
+    for each in (model, other):
+        assert flux.sample(each).equal(flux.picture)
+    for step, same in zip(trace.runs[0].steps, values.runs[0].steps, strict=True):
+        assert torch.equal(step.values, same.values)
+    assert "double.0: the input cannot be seen from outside; measured by the values." in trace.summary()
+
+
 # --- beside other packs
 
 
