@@ -79,21 +79,20 @@ def hopfield_stability(
     for measure in measures:
         check_choice("measure", measure, MEASURES)
     with as_wide_as_given(q.device):
-        queries, keys, unit = _centred(q), _centred(k), _unit(patterns)
-        a, b = queries.mT @ unit, keys.mT @ unit
+        queries, keys, (centred, scale) = _centred(q), _centred(k), _patterns(patterns)
+        a, b = (tokens.mT @ centred * scale for tokens in (queries, keys))
         overlap = (a * b).sum(dim=-2)  # sᵀM s
         found: dict[str, Tensor] = {}
         if "energy" in measures:
             found["energy"] = -overlap / 2
         if "instability" in measures or "alignment" in measures:
-            field = (queries @ b + keys @ a) / 2
-            if "instability" in measures:
-                found["instability"] = (unit * field < 0).to(unit.dtype).mean(dim=-2)
+            field = _local_field(queries, keys, a, b)
+            if "instability" in measures:  # the sign of s·h is that of the unscaled pattern times h
+                found["instability"] = (centred * field < 0).sum(dim=-2).to(field.dtype) / q.shape[2]
             if "alignment" in measures:
                 found["alignment"] = _alignment(overlap, field)
         if "depth" in measures or "curvature" in measures:
-            is_pattern = (unit != 0).any(dim=-2)
-            found |= _on_the_landscape(queries, keys, a, b, is_pattern, "curvature" in measures)
+            found |= _on_the_landscape(queries, keys, a, b, scale[..., 0, :] != 0, "curvature" in measures)
             if "depth" not in measures:
                 del found["depth"]
     return HopfieldStability(**found)
@@ -113,23 +112,36 @@ def token_alignment(q: Tensor, k: Tensor, patterns: Tensor) -> Tensor:
     """
     check_tokens(q, k, patterns)
     with as_wide_as_given(q.device):
-        queries, keys, unit = _centred(q), _centred(k), _unit(patterns)
-        field = (queries @ (keys.mT @ unit) + keys @ (queries.mT @ unit)) / 2
-        return (q.shape[2] * unit * _divided(field, torch.linalg.vector_norm(field, dim=-2, keepdim=True))).mean(dim=-1)
+        queries, keys, (centred, scale) = _centred(q), _centred(k), _patterns(patterns)
+        field = _local_field(queries, keys, *(tokens.mT @ centred * scale for tokens in (queries, keys)))
+        direction = _divided(field, torch.linalg.vector_norm(field, dim=-2, keepdim=True))
+        return (q.shape[2] * scale * centred * direction).mean(dim=-1)
 
 
 def _centred(tokens: Tensor) -> Tensor:
+    """Centred over the tokens, in one piece of memory, which the matrix products would otherwise each make."""
     tokens = tokens.to(wide(tokens.dtype))
-    return tokens - tokens.mean(dim=-2, keepdim=True)
+    return (tokens - tokens.mean(dim=-2, keepdim=True)).contiguous()
 
 
-def _unit(patterns: Tensor) -> Tensor:
-    """Every column centred and of unit length; a column that is constant but for rounding becomes 0."""
+def _patterns(patterns: Tensor) -> tuple[Tensor, Tensor]:
+    """The centred columns and the `(B, H, 1, P)` factors that give them unit length, 0 for constant ones.
+
+    A column is constant when only rounding is left of it.
+    """
     centred = _centred(patterns)
     length = torch.linalg.vector_norm(centred, dim=-2, keepdim=True)
-    whole = torch.linalg.vector_norm(patterns, dim=-2, keepdim=True, dtype=centred.dtype)
-    is_constant = length <= 8 * torch.finfo(centred.dtype).eps * whole
-    return torch.where(is_constant, 0.0, centred / torch.where(is_constant, 1.0, length))
+    mean = patterns.mean(dim=-2, keepdim=True, dtype=centred.dtype)
+    whole = (length.square() + patterns.shape[-2] * mean.square()).sqrt()
+    limits = torch.finfo(centred.dtype)
+    is_constant = length <= (8 * limits.eps * whole).clamp_min(limits.tiny)
+    return centred, torch.where(is_constant, 0.0, 1 / torch.where(is_constant, 1.0, length))
+
+
+def _local_field(queries: Tensor, keys: Tensor, a: Tensor, b: Tensor) -> Tensor:
+    """h = ½(q̄ b + k̄ a), `(B, H, L, P)`."""
+    one, other, first, second = (x.flatten(0, 1) for x in (queries, keys, b / 2, a / 2))
+    return torch.baddbmm(one @ first, other, second).unflatten(0, queries.shape[:2])
 
 
 def _alignment(overlap: Tensor, field: Tensor) -> Tensor:

@@ -314,6 +314,7 @@ def measure(q: Tensor, k: Tensor, patterns: Tensor, measures: tuple[str, ...]) -
     Returns:
         `(B, measures, H)`, float32 or wider.
     """
+    q, k, patterns = (x.contiguous() for x in (q, k, patterns))  # once, not in every product
     wanted = {"relative curvature": "curvature"}
     stability = hopfield_stability(
         q, k, patterns, [name for name in (wanted.get(each, each) for each in measures) if name in MEASURES]
