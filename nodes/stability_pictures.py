@@ -110,6 +110,55 @@ def draw_curves(runs: Sequence[tuple[str, StabilityRun, str | None]]) -> Tensor:
     return _panels(shared, curve, f"mean over sites, band: 10–90 % of the sites · {first.model}", height=3.2)
 
 
+def draw_maps(run: StabilityRun, address: str, chunk: str, picture: Tensor | None = None) -> Tensor:
+    """Alignment by place at up to six steps, over the picture where there is one.
+
+    Args:
+        run: a run with maps of `address`.
+        address: the site.
+        chunk: "cond" or "uncond"; where the run has none of it, whatever it has. Its first sample is drawn.
+        picture: `(height, width, 3)` in [0, 1].
+
+    Returns:
+        A ComfyUI IMAGE, `(1, height, 1024, 3)` in [0, 1].
+    """
+    try:
+        from matplotlib.figure import Figure
+    except ImportError:
+        return draw_text(NO_MATPLOTLIB)
+
+    steps = [step for step in run.steps if address in step.maps]
+    steps = [steps[place] for place in _ticks(len(steps), most=6)]
+    maps = [step.maps[address][(step.rows(chunk) or [0])[0]].float() for step in steps]
+    largest = max(max(float(each.abs().max()) for each in maps), 1e-6)
+    columns = min(len(maps), 3)
+    rows = -(-len(maps) // columns)
+    height = INCHES / columns * maps[0].shape[0] / maps[0].shape[1]
+    figure: Figure = Figure(figsize=(INCHES, min(rows * (height + 0.3) + 0.6, HIGHEST)), dpi=DPI, layout="constrained")
+    figure.suptitle(f"alignment by place at {address} (below 0 the token is pushed away) · {run.model}", fontsize=10)
+    panels = []
+    for place, (step, values) in enumerate(zip(steps, maps, strict=True)):
+        axes = figure.add_subplot(rows, columns, place + 1)
+        extent = (0, 1, 0, 1)
+        if picture is not None:
+            axes.imshow(picture.mean(dim=-1).numpy(), cmap="gray", vmin=0, vmax=1, extent=extent, aspect="auto")
+        heat = axes.imshow(
+            values.numpy(),
+            cmap=SIGNED,
+            vmin=-largest,
+            vmax=largest,
+            extent=extent,
+            aspect="auto",
+            interpolation="nearest",
+            alpha=1.0 if picture is None else 0.6,
+        )
+        axes.set(xticks=[], yticks=[])
+        axes.set_title(f"{step.progress:.0%} · σ {step.sigma:.3g}", fontsize=9)
+        panels.append(axes)
+    figure.colorbar(heat, ax=panels, pad=0.01, aspect=30)
+    return figure_to_image(figure)
+
+
 def draw_message(text: str) -> Tensor:
     """A sentence as a ComfyUI IMAGE, in lines that fit."""
     return draw_text("\n".join(textwrap.fill(line, 100) for line in text.splitlines()))
@@ -177,9 +226,9 @@ def _sigmas_on_top(axes: Axes, run: StabilityRun) -> None:
     top.set_xticks([100 * step.progress for step in steps], [f"σ {step.sigma:.3g}" for step in steps], fontsize=7)
 
 
-def _ticks(count: int) -> list[int]:
+def _ticks(count: int, most: int = TICKS) -> list[int]:
     """Some of the places 0 … count − 1, the ends among them, evenly apart."""
-    wanted = min(TICKS, count)
+    wanted = min(most, count)
     return sorted({round(place * (count - 1) / max(wanted - 1, 1)) for place in range(wanted)})
 
 

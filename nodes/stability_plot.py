@@ -11,9 +11,9 @@ from ..sad_core import StabilityTrace, difference
 from ..sad_core.stability_file import to_csv
 from ..sad_core.stability_trace import StabilityRun
 from .common import CATEGORY, SEARCH_ALIASES, Trace
-from .stability_pictures import draw_curves, draw_heads, draw_heat_maps, draw_message
+from .stability_pictures import draw_curves, draw_heads, draw_heat_maps, draw_maps, draw_message
 
-LAYOUTS = ("heat map", "curves", "heads", "difference")
+LAYOUTS = ("heat map", "curves", "heads", "difference", "map")
 PASSES = ("both", "cond", "uncond")
 WIRE_AFTER = (
     "Wire the LATENT of the sampler, or a picture made from it, to after, so that the trace is drawn when it is there."
@@ -54,7 +54,8 @@ class StabilityPlotNode(io.ComfyNode):
                     default="heat map",
                     tooltip=(
                         "heat map: every site at every step. curves: the mean over the sites with their spread. heads: "
-                        "the heads of one site. difference: this trace less compare_with, or less the run before it."
+                        "the heads of one site. difference: this trace less compare_with, or less the run before it. "
+                        "map: alignment by place over the picture, of a site that the probe's map_site names."
                     ),
                 ),
                 io.Combo.Input(
@@ -67,7 +68,10 @@ class StabilityPlotNode(io.ComfyNode):
                     "site",
                     default="",
                     advanced=True,
-                    tooltip='For layout "heads": the address of a site, such as middle.0.0. Empty: the least aligned.',
+                    tooltip=(
+                        'For the layouts "heads" and "map": the address of a site, such as middle.0.0. Empty: the '
+                        "least aligned one; for maps the first that was mapped."
+                    ),
                 ),
                 Trace.Input(
                     "compare_with",
@@ -93,14 +97,16 @@ class StabilityPlotNode(io.ComfyNode):
         compare_with: StabilityTrace | None = None,
     ) -> io.NodeOutput:
         """The picture of the newest run, the summary and the table of all runs."""
-        return io.NodeOutput(draw(trace, layout, passes, site, compare_with), trace.summary(), to_csv(trace))
+        return io.NodeOutput(draw(trace, layout, passes, site, compare_with, after), trace.summary(), to_csv(trace))
 
 
-def draw(trace: StabilityTrace, layout: str, passes: str, site: str, other: StabilityTrace | None) -> Tensor:
+def draw(
+    trace: StabilityTrace, layout: str, passes: str, site: str, other: StabilityTrace | None, after: Any = None
+) -> Tensor:
     """The chosen picture of the newest run of `trace`, `(1, height, width, 3)`.
 
     Raises:
-        ValueError: a difference without two runs to compare, or a site the run does not have.
+        ValueError: a difference without two runs to compare, a site the run does not have, a map that was not kept.
     """
     if trace.is_empty:
         return draw_message(f"{trace.summary()}\n{WIRE_AFTER}")
@@ -108,6 +114,9 @@ def draw(trace: StabilityTrace, layout: str, passes: str, site: str, other: Stab
     run = measured(trace)[-1]
     if layout == "heads":
         return draw_heads(run, site.strip() or least_aligned(run), chunk)
+    if layout == "map":
+        picture = after[0].cpu() if isinstance(after, Tensor) else None
+        return draw_maps(run, mapped(run, site.strip()), chunk or "cond", picture)
     if layout == "curves":
         return draw_curves(lines(run, chunk, other))
     if layout == "difference":
@@ -134,6 +143,19 @@ def lines(
 def measured(trace: StabilityTrace) -> list[StabilityRun]:
     """The runs that have something to draw."""
     return [run for run in trace.runs if run.steps]
+
+
+def mapped(run: StabilityRun, site: str) -> str:
+    """The site whose map is to be drawn.
+
+    Raises:
+        ValueError: the run has no map, or not of this site.
+    """
+    available = list(dict.fromkeys(address for step in run.steps for address in step.maps))
+    if not available or (site and site not in available):
+        found = f"maps of {', '.join(available)} alone" if available else "no map"
+        raise ValueError(f"The trace has {found}; name the site in map_site of Stability Probe (SAD) and sample again.")
+    return site or available[0]
 
 
 def least_aligned(run: StabilityRun) -> str:

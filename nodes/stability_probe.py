@@ -68,6 +68,15 @@ class StabilityProbeNode(io.ComfyNode):
                         "measured by value). Numbers of the two do not compare."
                     ),
                 ),
+                io.String.Input(
+                    "map_site",
+                    default="",
+                    advanced=True,
+                    tooltip=(
+                        "Sites (up to 4, such as output.5.0) whose alignment is also kept by place, to see where in "
+                        'the picture retrieval is unstable: layout "map" of Stability Plot. Empty: none.'
+                    ),
+                ),
             ],
             outputs=[
                 io.Model.Output(tooltip="The model for the sampler; it gives the same picture."),
@@ -86,7 +95,8 @@ class StabilityProbeNode(io.ComfyNode):
         every_nth_step: int = 1,
         depth_and_curvature: bool = False,
         patterns: str = "value",
+        map_site: str = "",
     ) -> io.NodeOutput:
         """A clone of `model` with a probe, and the trace its runs will fill."""
         settings = ProbeSettings(TRACE_MEASURES if depth_and_curvature else CHEAP, every_nth_step, patterns)
-        return io.NodeOutput(*install_stability_probe(model, settings, blocks, cls.hidden.unique_id))
+        return io.NodeOutput(*install_stability_probe(model, settings, blocks, map_site, cls.hidden.unique_id))

@@ -122,7 +122,7 @@ class StabilityBaseline:
             rows = zip(step.samples, values[:, places], strict=True)
             columns.append(torch.stack([self._score(address, sample, step, row) for sample, row in rows]))
         names = tuple((address, 1) for address, _ in step.columns)
-        return replace(step, columns=names, values=torch.stack(columns, dim=-1))
+        return replace(step, columns=names, values=torch.stack(columns, dim=-1), maps={})
 
     def _score(self, address: str, sample: Sample, step: Step, row: Tensor) -> Tensor:
         usual = self.usual.get((address, sample.chunk, _part(step)))

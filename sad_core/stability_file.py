@@ -37,11 +37,15 @@ def save_trace(trace: StabilityTrace, path: str | Path) -> None:
                 **{name: getattr(run, name) for name in ("model", "patterns", "kind", "status", "stride")},
                 **{name: list(getattr(run, name)) for name in ("sites", "measures", "notes")},
                 "layouts": layouts,
-                "steps": [[step.sigma, step.progress, step.samples, layouts.index(step.columns)] for step in run.steps],
+                "steps": [
+                    [step.sigma, step.progress, step.samples, layouts.index(step.columns), list(step.maps)]
+                    for step in run.steps
+                ],
             }
         )
         for place, step in enumerate(run.steps):
             tensors[f"{number}.{place}"] = step.values.contiguous().clone()
+            tensors |= {f"{number}.{place}.{address}": each.contiguous() for address, each in step.maps.items()}
     save_file(tensors, str(path), metadata={HEADER: json.dumps({"version": VERSION, "runs": runs})})
 
 
@@ -84,13 +88,16 @@ def _read_run(number: int, content: Mapping[str, Any], tensors: Mapping[str, tor
     layouts = [tuple((str(address), int(heads)) for address, heads in layout) for layout in content["layouts"]]
     measures = tuple(map(str, content["measures"]))
     steps = []
-    for place, (sigma, progress, samples, layout) in enumerate(content["steps"]):
+    for place, (sigma, progress, samples, layout, mapped) in enumerate(content["steps"]):
         values, columns = tensors[f"{number}.{place}"], layouts[layout]
         shape = (len(samples), len(measures), sum(heads for _, heads in columns))
         if tuple(values.shape) != shape or values.dtype != torch.float32:
             raise ValueError(f"step {place} has shape {tuple(values.shape)}, not {shape}")
+        maps = {str(address): tensors[f"{number}.{place}.{address}"] for address in mapped}
+        if any(each.dim() != 3 or len(each) != len(samples) or each.dtype != torch.float16 for each in maps.values()):
+            raise ValueError(f"step {place} has a map of another shape")
         names = tuple(Sample(str(chunk), int(index)) for chunk, index in samples)
-        steps.append(Step(float(sigma), float(progress), names, columns, values))
+        steps.append(Step(float(sigma), float(progress), names, columns, values, maps))
     run = StabilityRun(
         str(content["model"]),
         tuple(map(str, content["sites"])),

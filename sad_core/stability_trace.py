@@ -44,6 +44,7 @@ class Step:
         samples: what the rows of `values` are.
         columns: `(site, heads)` in the order of the model.
         values: `(samples, measures, heads of all sites)`, float32 on the CPU; NaN where a sample did not reach a site.
+        maps: alignment by place in the picture, `(samples, height, width)` in float16, by site; where asked for.
     """
 
     sigma: float
@@ -51,6 +52,7 @@ class Step:
     samples: tuple[Sample, ...]
     columns: tuple[tuple[str, int], ...]
     values: Tensor
+    maps: Mapping[str, Tensor] = field(default_factory=dict)
 
     def of(self, address: str) -> Tensor | None:
         """The values of one site, `(samples, measures, heads)`, or None where the step has none."""
@@ -105,7 +107,14 @@ class StabilityRun:
             check_choice("measure", measure, TRACE_MEASURES)
         check_choice("kind", self.kind, KINDS)
 
-    def record(self, sigma: float, progress: float, samples: Sequence[Sample], values: Mapping[str, Tensor]) -> None:
+    def record(
+        self,
+        sigma: float,
+        progress: float,
+        samples: Sequence[Sample],
+        values: Mapping[str, Tensor],
+        maps: Mapping[str, Tensor] | None = None,
+    ) -> None:
         """Keep what one call of the model gave.
 
         Samples that are new at this sigma join the step that is there (cond and uncond in separate calls); samples that
@@ -115,11 +124,14 @@ class StabilityRun:
             sigma, progress: noise level and progress of the call.
             samples: what the rows of the values are.
             values: `(samples, measures, heads)` by site, on the CPU.
+            maps: `(samples, height, width)` by site, on the CPU.
         """
         if not values:
             return
         columns = tuple((address, each.shape[-1]) for address, each in values.items())
-        step = Step(sigma, progress, tuple(samples), columns, torch.cat(list(values.values()), dim=-1).float())
+        flat = torch.cat(list(values.values()), dim=-1).float()
+        half = {address: each.half() for address, each in (maps or {}).items()}
+        step = Step(sigma, progress, tuple(samples), columns, flat, half)
         with self._lock:
             last = self._last
             if last is not None and last.sigma == sigma and not set(last.samples) & set(step.samples):
@@ -356,14 +368,14 @@ def _is_of(chunk: str, wanted: str) -> bool:
 
 
 def _size(step: Step) -> int:
-    return step.values.numel() * step.values.element_size()
+    return sum(each.numel() * each.element_size() for each in (step.values, *step.maps.values()))
 
 
 def _joined(first: Step, second: Step) -> Step:
     """Two steps at one sigma with different samples, as one."""
+    samples, maps = first.samples + second.samples, _joined_maps(first, second)
     if first.columns == second.columns:
-        values = torch.cat([first.values, second.values])
-        return replace(first, samples=first.samples + second.samples, values=values)
+        return replace(first, samples=samples, values=torch.cat([first.values, second.values]), maps=maps)
     columns = dict(first.columns)
     for address, heads in second.columns:
         columns.setdefault(address, heads)
@@ -376,6 +388,11 @@ def _joined(first: Step, second: Step) -> Step:
             for each, heads in found
         ]
         parts.append(torch.cat(nothing, dim=-1))
-    return replace(
-        first, samples=first.samples + second.samples, columns=tuple(columns.items()), values=torch.cat(parts)
-    )
+    return replace(first, samples=samples, columns=tuple(columns.items()), values=torch.cat(parts), maps=maps)
+
+
+def _joined_maps(first: Step, second: Step) -> dict[str, Tensor]:
+    """The maps that both steps have, of one size."""
+    shared = [address for address, each in first.maps.items() if address in second.maps]
+    pairs = {address: (first.maps[address], second.maps[address]) for address in shared}
+    return {address: torch.cat(pair) for address, pair in pairs.items() if pair[0].shape[1:] == pair[1].shape[1:]}

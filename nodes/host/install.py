@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 
 import torch
 from comfy.model_patcher import ModelPatcher
@@ -15,6 +16,7 @@ from .report import SkewReport
 from .settings import SkewSettings
 from .sites import Site, find_sites, list_addresses, select_sites
 
+MOST_MAPS = 4
 LEFT_OUT = "Left out, because another node has replaced these modules"
 
 
@@ -72,7 +74,7 @@ def choose_sites(model: ModelPatcher, blocks: str, node: str) -> tuple[list[Site
 
 
 def install_stability_probe(
-    model: ModelPatcher, settings: ProbeSettings, blocks: str = "", node_id: str | None = None
+    model: ModelPatcher, settings: ProbeSettings, blocks: str = "", map_site: str = "", node_id: str | None = None
 ) -> tuple[ModelPatcher, StabilityTrace]:
     """A clone of `model` whose attention is measured at the chosen blocks; not a bit of its output changes.
 
@@ -80,16 +82,23 @@ def install_stability_probe(
         model: ComfyUI's MODEL, with or without skew attention.
         settings: what to measure, and how often.
         blocks: which sites, see `sites.select_sites`; empty means all.
+        map_site: which of them are also mapped over the picture, at most `MOST_MAPS`; empty means none.
         node_id: the node to show each run on.
 
     Raises:
-        ValueError: as `choose_sites`.
+        ValueError: as `choose_sites`, and for too many sites to map.
     """
     chosen, held, _ = choose_sites(model, blocks, PROBE)
+    mapped = select_sites(map_site, chosen) if map_site.strip() else []
+    if len(mapped) > MOST_MAPS:
+        raise ValueError(
+            f'map_site "{map_site}" means {len(mapped)} sites, but at most {MOST_MAPS} can be mapped over the picture; '
+            f"name some of {list_addresses(mapped)}."
+        )
+    settings = replace(settings, mapped=tuple(site.address for site in mapped))
+    notes = [f"{LEFT_OUT}: {list_addresses(held)}."] if held else []
     patched, trace = model.clone(), StabilityTrace()
-    ProbePatch(settings, chosen, trace, node_id, [] if not held else [f"{LEFT_OUT}: {list_addresses(held)}."]).install(
-        patched
-    )
+    ProbePatch(settings, chosen, trace, node_id, notes).install(patched)
     return patched, trace
 
 

@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ...sad_core import StabilityTrace, hopfield_stability, symmetricity
+from ...sad_core import StabilityTrace, hopfield_stability, symmetricity, token_alignment
 from ...sad_core.hopfield_stability import MEASURES
 from ...sad_core.norm_guard import SMALLEST_NORM
 from ...sad_core.parameters import check_choice
@@ -32,6 +32,7 @@ from .sites import Site, SiteCall
 PROBE = "Stability Probe (SAD)"
 CHEAP = TRACE_MEASURES[:4]
 PATTERNS = ("value", "input")
+LARGEST_MAP = 64  # rows and columns of a map; larger ones are averaged down
 CHUNKS = {mark: chunk for chunk, mark in CHUNK_MARK.items()}
 NOTHING_REACHED = (
     "No attention site was reached. A model compiled with torch.compile is not measured; put the probe on a model "
@@ -48,6 +49,7 @@ class ProbeSettings:
         every: every how many noise levels, from the first; 1 means all.
         patterns: one of `PATTERNS`: what the retrieved patterns are taken of. "input" is the block's normalised input,
             the paper's choice; sites whose input cannot be seen are measured by "value".
+        mapped: addresses of the sites whose alignment is also kept by place in the picture.
 
     Raises:
         ValueError: no measure, `every` below 1, or a value that is not among the named ones.
@@ -56,6 +58,7 @@ class ProbeSettings:
     measures: tuple[str, ...] = CHEAP
     every: int = 1
     patterns: str = "value"
+    mapped: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         for measure in self.measures:
@@ -111,16 +114,20 @@ class ProbedCall:
         active: whether sites measure.
         passes: the chunks of the batch.
         samples: how many samples a chunk has in the trace.
+        latent: height and width of the latent.
         found: `(site, (rows, measures, heads))` in the order of the calls.
+        maps: `(rows, height, width)` by site.
     """
 
     active: bool = False
     passes: tuple[str, ...] = ()
     samples: int = 1
+    latent: tuple[int, int] = (0, 0)
     found: list[tuple[str, Tensor]] = field(default_factory=list)
+    maps: dict[str, Tensor] = field(default_factory=dict)
 
     def rows(self, values: Tensor) -> Tensor:
-        """`(B, measures, heads)` of one attention call, with a row per sample of the trace.
+        """`(B, …)` numbers of one attention call, with a row per sample of the trace.
 
         Video models fold frames or pixels into B, which cannot be told apart; there a chunk is averaged as a whole.
         """
@@ -190,7 +197,7 @@ class ProbePatch(SitePatch):
             run.progress[sigma] = progress_at(model.model_sampling, sigma)
         acting = self._acting_on(model)
         outer = acting.run, acting.state
-        acting.run, acting.state = run, self._call_state(run, len(x), options)
+        acting.run, acting.state = run, self._call_state(run, x, options)
         try:
             result = executor(x, t, *args, **kwargs)
             self._record(run.record, sigma, run.progress[sigma], acting.state)
@@ -198,12 +205,12 @@ class ProbePatch(SitePatch):
         finally:
             acting.run, acting.state = outer
 
-    def _call_state(self, run: ProbedRun, batch: int, options: Mapping[str, Any]) -> ProbedCall:
+    def _call_state(self, run: ProbedRun, x: Tensor, options: Mapping[str, Any]) -> ProbedCall:
         if run.level % self.settings.every:
             return ProbedCall()
-        passes = tuple(run.passes_of(options))
+        passes, batch = tuple(run.passes_of(options)), len(x)
         samples = batch // len(passes) if batch % len(passes) == 0 and batch <= MOST_SAMPLES else 1
-        return ProbedCall(True, passes, samples)
+        return ProbedCall(True, passes, samples, (x.shape[-2], x.shape[-1]))
 
     def _record(self, run: StabilityRun, sigma: float, progress: float, call: ProbedCall) -> None:
         if not call.found:
@@ -217,7 +224,7 @@ class ProbePatch(SitePatch):
             name = address if seen[address] == 1 else f"{address}#{seen[address]}"  # a second attention of this site
             values[name] = part.reshape(measured.shape)
         samples = [Sample(chunk, index) for chunk in call.passes for index in range(call.samples)]
-        run.record(sigma, progress, samples, values)
+        run.record(sigma, progress, samples, values, {address: each.cpu() for address, each in call.maps.items()})
 
     # One attention site
 
@@ -253,8 +260,19 @@ class ProbePatch(SitePatch):
                 found = [(measure(q, k, part[:, :, inner], self.settings.measures), part.shape[-1]) for part in parts]
                 mean = sum(values * (count / sum(each for _, each in found)) for values, count in found)
                 state.found.append((site.address, state.rows(cast(Tensor, mean))))
+                if site.address in self.settings.mapped and site.address not in state.maps:
+                    self._map(state, site, q, k, seen.out[:, :, inner])
         except RuntimeError as error:  # a picture is worth more than its measures
             self._left_alone(site, str(error).partition("\n")[0])
+        return None
+
+    def _map(self, state: ProbedCall, site: Site, q: Tensor, k: Tensor, patterns: Tensor) -> None:
+        grid = token_grid(q.shape[2], *state.latent)
+        if grid is None:
+            return self._note(f"{site.address} has no map: its {q.shape[2]} tokens are no grid over the picture.")
+        maps = token_alignment(q, k, patterns).mean(dim=1).unflatten(-1, grid)
+        smaller = (min(grid[0], LARGEST_MAP), min(grid[1], LARGEST_MAP))
+        state.maps[site.address] = F.adaptive_avg_pool2d(state.rows(maps)[:, None], smaller)[:, 0]
         return None
 
     def _left_alone(self, site: Site, reason: str) -> None:
@@ -263,6 +281,15 @@ class ProbePatch(SitePatch):
     def _note(self, sentence: str) -> None:
         if self.run is not None:
             self.run.record.note(sentence)
+
+
+def token_grid(tokens: int, height: int, width: int) -> tuple[int, int] | None:
+    """Rows and columns of the tokens of one site: the latent's, divided by a patch or a downsampling of 1, 2, 4 …"""
+    for patch in (1, 2, 4, 8, 16, 32):
+        rows, columns = -(-height // patch), -(-width // patch)
+        if rows * columns == tokens:
+            return rows, columns
+    return None
 
 
 def input_patterns(seen: ObservedCall, x: Tensor) -> list[Tensor]:

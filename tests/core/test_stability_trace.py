@@ -214,8 +214,9 @@ def saved(path, change=lambda header: None, tensors=None) -> None:
         (lambda header: header["runs"][0].update(measures=["energy", "mood"]), "is damaged"),
         (lambda header: header["runs"][0].update(layouts=[[["input.1.0", 4]]]), "is damaged"),
         (lambda header: header["runs"][0].update(layouts=[]), "is damaged"),
-        (lambda header: header["runs"][0]["steps"].append([0, 0, [], 0]), "is damaged"),
+        (lambda header: header["runs"][0]["steps"].append([0, 0, [], 0, []]), "is damaged"),
         (lambda header: header["runs"][0].update(steps="abc"), "is damaged"),
+        (lambda header: header["runs"][0]["steps"][0][4].append("input.1.0"), "is damaged"),
         (lambda header: header.update(runs=7), "is damaged"),
     ],
 )
@@ -342,3 +343,34 @@ def test_merging_keeps_the_runs_of_both():
     merged = one.merged(other)
     assert [id(run) for run in merged.runs] == [id(run) for run in (*one.runs, *other.runs)]
     assert merged.summary().startswith("Run 3 of 3. SD15")
+
+
+# --- maps over the picture
+
+
+def test_maps_are_kept_joined_and_saved(tmp_path):
+    run = StabilityRun("SD15", ("input.1.0", "middle.0.0"), MEASURES)
+    maps = torch.rand(2, 3, 4)
+    for row in range(2):
+        part = {"middle.0.0": maps[row : row + 1]}
+        run.record(1.0, 0.5, BOTH[row : row + 1], numbers(1, row), part)
+    (step,) = run.steps
+    assert torch.equal(step.maps["middle.0.0"], maps.half())
+    assert run.nbytes == step.values.numel() * 4 + 2 * 3 * 4 * 2
+    StabilityTrace([run]).save(tmp_path / "trace.safetensors")
+    (again,) = StabilityTrace.load(tmp_path / "trace.safetensors").runs[0].steps
+    assert torch.equal(again.maps["middle.0.0"], maps.half())
+    run.record(0.5, 0.6, BOTH[:1], numbers(1, 5), {"middle.0.0": maps[:1]})
+    run.record(0.5, 0.6, BOTH[1:], numbers(1, 6), {})
+    assert run.steps[-1].maps == {}
+
+
+def test_a_file_with_a_map_of_another_shape_is_refused(tmp_path):
+    path = tmp_path / "trace.safetensors"
+    saved(path)
+    tensors = {f"0.{place}": step.values for place, step in enumerate(filled().steps)}
+    for wrong in (torch.ones(2, 3), torch.ones(1, 3, 4).half(), torch.ones(2, 3, 4)):
+        add = tensors | {"0.0.input.1.0": wrong}
+        saved(path, lambda header: header["runs"][0]["steps"][0][4].append("input.1.0"), add)
+        with pytest.raises(ValueError, match="is damaged"):
+            StabilityTrace.load(path)

@@ -67,6 +67,7 @@ PROMISED = {
             ("every_nth_step", "INT", 1),
             ("depth_and_curvature", "BOOLEAN", False),
             ("patterns", "COMBO", "value"),
+            ("map_site", "STRING", ""),
         ],
         "optional": set(),
         "outputs": ["MODEL", "SAD_TRACE"],
@@ -101,7 +102,7 @@ PROMISED = {
 }
 OPTIONS = {
     ("SADStabilityProbe", "patterns"): ["value", "input"],
-    ("SADStabilityPlot", "layout"): ["heat map", "curves", "heads", "difference"],
+    ("SADStabilityPlot", "layout"): ["heat map", "curves", "heads", "difference", "map"],
     ("SADStabilityPlot", "passes"): ["both", "cond", "uncond"],
     ("SADSaveStabilityTrace", "format"): ["trace", "CSV", "JSON"],
     ("SADSkewAttention", "adaptive"): ["off", "gamma", "gamma and beta"],

@@ -258,6 +258,59 @@ def test_joint_sites_are_measured_by_their_values_and_the_trace_says_so(flux):
     assert "double.0: the input cannot be seen from outside; measured by the values." in trace.summary()
 
 
+# --- maps over the picture
+
+
+@pytest.mark.parametrize(
+    ("name", "site", "grid"),
+    [
+        ("SD15", "input.1.0", (8, 12)),
+        ("SD15", "middle.0.0", (4, 6)),
+        ("SD3", "joint.1", (8, 8)),
+        ("SD3 with image-only attention", "joint.0", (8, 8)),
+        ("Flux", "single.2", (8, 8)),
+    ],
+)
+def test_the_map_of_a_site_has_the_alignment_of_every_token_in_its_place(families, name, site, grid):
+    family = families[name]
+    model, trace = probe(family.model, map_site=site)
+    with watch_attention(model) as calls:
+        assert family.sample(model).equal(family.picture)
+    (first, *_) = trace.runs[0].steps
+    seen = next(seen for seen in calls if not seen.is_cross and address_of(family, seen.path) == site)
+    q, k, out = image_block(family, seen)
+    unit = out.double() - out.double().mean(dim=-2, keepdim=True)
+    unit = unit / unit.norm(dim=-2, keepdim=True)
+    field = plain.landscape(q, k) @ unit
+    want = (q.shape[2] * unit * field / field.norm(dim=-2, keepdim=True)).mean(dim=-1).mean(dim=1).unflatten(-1, grid)
+    assert list(first.maps) == [site]
+    torch.testing.assert_close(first.maps[site].double(), want, rtol=2e-3, atol=2e-3)
+    alignment = first.of(site)[:, trace.runs[0].measures.index("alignment")].mean(dim=-1)
+    torch.testing.assert_close(first.maps[site].float().mean(dim=(1, 2)), alignment, rtol=0, atol=2e-3)
+
+
+def test_large_maps_are_averaged_down_and_too_many_sites_refused(sd15, monkeypatch):
+    whole, trace = probe(sd15.model, map_site="input.1.0")
+    monkeypatch.setattr(probe_module, "LARGEST_MAP", 4)
+    small, averaged = probe(sd15.model, map_site="input.1.0")
+    for each in (whole, small):
+        monkeypatch.setattr(probe_module, "LARGEST_MAP", 64 if each is whole else 4)
+        sd15.sample(each)
+    full = trace.runs[0].steps[0].maps["input.1.0"].float()
+    want = full.unflatten(1, (4, 2)).unflatten(3, (4, 3)).mean(dim=(2, 4))
+    torch.testing.assert_close(averaged.runs[0].steps[0].maps["input.1.0"].float(), want, rtol=0, atol=2e-3)
+    with pytest.raises(ValueError, match='map_site "output, input" means 6 sites, but at most 4'):
+        probe(sd15.model, map_site="output, input")
+    with pytest.raises(ValueError, match='no attention site "double"'):
+        probe(sd15.model, map_site="double")
+
+
+def test_tokens_that_are_no_grid_over_the_picture_have_no_map():
+    grids = {(96, 8, 12): (8, 12), (24, 8, 12): (4, 6), (35, 14, 10): (7, 5), (20, 7, 9): (4, 5), (50, 8, 12): None}
+    for (tokens, height, width), grid in grids.items():
+        assert probe_module.token_grid(tokens, height, width) == grid
+
+
 # --- beside other packs
 
 

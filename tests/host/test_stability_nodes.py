@@ -56,7 +56,7 @@ def output(tmp_path, monkeypatch) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("layout", LAYOUTS[:4])
 def test_every_layout_is_an_image_1024_wide_that_shows_something(layout):
     one, other = (StabilityTrace([run_with(torch.randn(3))]) for _ in range(2))
     picture, summary, table = plot(one, layout=layout, compare_with=other)
@@ -128,6 +128,30 @@ def test_one_step_and_one_measure_can_be_drawn():
     run.record(1.0, 0.5, [Sample("cond", 0)], {SITES[0]: torch.zeros(1, 1, 1)})
     for layout in ("heat map", "curves", "heads"):
         assert plot(StabilityTrace([run]), layout=layout)[0].shape[2] == 1024
+
+
+def test_a_map_shows_the_place_over_the_picture():
+    run = StabilityRun("SD15", SITES, MEASURES)
+    for step in range(3):
+        values = {SITES[0]: torch.zeros(1, 2, 1)}
+        maps = torch.zeros(1, 8, 12)
+        maps[0, :4, :6] = -1.0  # the top left is unstable
+        run.record(2.0 - step, step / 2, [Sample("cond", 0)], values, {SITES[0]: maps})
+    trace = StabilityTrace([run])
+    drawn = plot(trace, layout="map")[0]
+    assert drawn.shape[2] == 1024
+    orange = ((drawn[0, :, :, 0] - drawn[0, :, :, 2]) > 0.3).nonzero()
+    first = orange[orange[:, 1] < 300]  # within the first of three panels
+    assert len(first) > 1000
+    assert first[:, 1].max() < 200  # its left half
+    assert first[:, 0].float().max() < 0.75 * drawn.shape[1]
+    over = plot(trace, layout="map", after=torch.rand(1, 64, 96, 3))[0]
+    assert not over.equal(drawn)
+    assert plot(trace, layout="map", after={"samples": None}, passes="uncond", site=SITES[0])[0].equal(drawn)
+    with pytest.raises(ValueError, match=r"The trace has maps of input\.1\.0 alone; name the site in map_site"):
+        plot(trace, layout="map", site="middle.0.0")
+    with pytest.raises(ValueError, match="The trace has no map; name"):
+        plot(StabilityTrace([run_with(torch.randn(3))]), layout="map")
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
