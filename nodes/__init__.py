@@ -11,6 +11,10 @@ from .gamma_schedule import GammaScheduleNode
 from .gamma_sweep import GammaGridNode, GammaSweepNode
 from .report import ReportNode
 from .skew_attention import SkewAttentionNode
+from .stability_load import LoadStabilityTraceNode
+from .stability_plot import StabilityPlotNode
+from .stability_probe import StabilityProbeNode
+from .stability_save import SaveStabilityTraceNode
 
 NODES: list[type[io.ComfyNode]] = [
     SkewAttentionNode,
@@ -18,6 +22,10 @@ NODES: list[type[io.ComfyNode]] = [
     ReportNode,
     GammaSweepNode,
     GammaGridNode,
+    StabilityProbeNode,
+    StabilityPlotNode,
+    SaveStabilityTraceNode,
+    LoadStabilityTraceNode,
 ]
 
 

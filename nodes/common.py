@@ -19,3 +19,4 @@ SEARCH_ALIASES = [
 
 Report = io.Custom("SAD_REPORT")
 Schedule = io.Custom("SAD_SCHEDULE")
+Trace = io.Custom("SAD_TRACE")

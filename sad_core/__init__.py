@@ -10,21 +10,30 @@ torch.Size([2, 8, 64, 32])
 from .attention import skew_attention
 from .decomposition import decompose
 from .diffusers_processor import set_skew_attention
+from .hopfield_stability import HopfieldStability, hopfield_stability, token_alignment
 from .joint_attention import joint_skew_attention
 from .modal_attention import modal_skew_attention
 from .norm_guard import NORMS
 from .schedule import GammaSchedule
+from .stability_comparison import StabilityBaseline, difference
+from .stability_trace import StabilityTrace
 from .symmetricity import adapt, average, symmetricity
 
 __all__ = [
     "NORMS",
     "GammaSchedule",
+    "HopfieldStability",
+    "StabilityBaseline",
+    "StabilityTrace",
     "adapt",
     "average",
     "decompose",
+    "difference",
+    "hopfield_stability",
     "joint_skew_attention",
     "modal_skew_attention",
     "set_skew_attention",
     "skew_attention",
     "symmetricity",
+    "token_alignment",
 ]

@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 
 import torch
 from comfy.model_patcher import ModelPatcher
 
+from ...sad_core import StabilityTrace
 from ...sad_core.joint_attention import JOINT_NORMS
 from .families import UNASKED
 from .patch import SkewPatch, model_name, object_path
+from .probe import PROBE, ProbePatch, ProbeSettings
 from .report import SkewReport
 from .settings import SkewSettings
 from .sites import Site, find_sites, list_addresses, reason_of_refusal, select_sites
+
+MOST_MAPS = 4
+LEFT_OUT = "Left out, because another node has replaced these modules"
 
 
 def install_skew_attention(
@@ -32,13 +38,34 @@ def install_skew_attention(
         ValueError: the model is one of `families.REFUSALS`, it has no site this pack can read, or `blocks` names one
             that does not exist.
     """
+    chosen, held, available = choose_sites(model, blocks, "Skew Attention (SAD)")
+    patched = model.clone()
+    if settings.is_neutral:
+        return patched, SkewReport("γ is 1 all along or β is 0: the model is passed on as it is.", neutral=True)
+    report = SkewReport(describe_plan(model_name(model.model), settings, chosen, held, available))
+    SkewPatch(settings, chosen, report, node_id).install(patched)
+    return patched, report
+
+
+def choose_sites(model: ModelPatcher, blocks: str, node: str) -> tuple[list[Site], list[Site], list[Site]]:
+    """The sites of `model` that `blocks` asks for: those to patch, those another node holds, and all there are.
+
+    Args:
+        model: ComfyUI's MODEL.
+        blocks: see `sites.select_sites`; empty means all.
+        node: display name of the node that asks, for messages.
+
+    Raises:
+        ValueError: the model is one of `families.REFUSALS`, it has no site this pack can read, `blocks` names one that
+            does not exist, or another node holds all of them.
+    """
     reason = reason_of_refusal(model.model.diffusion_model)
     if reason is not None:
-        raise ValueError(f"Skew Attention (SAD) cannot work on {model_name(model.model)}, because {reason}.")
+        raise ValueError(f"{node} cannot work on {model_name(model.model)}, because {reason}.")
     sites = find_sites(model.model.diffusion_model, replaced_modules(model))
     if not sites:
         raise ValueError(
-            f"{model_name(model.model)} has no self-attention that Skew Attention (SAD) can read, so nothing was "
+            f"{model_name(model.model)} has no self-attention that {node} can read, so nothing was "
             "patched. The models it knows are listed in docs/support.md."
         )
     chosen = select_sites(blocks, sites)
@@ -46,15 +73,38 @@ def install_skew_attention(
     if held == chosen:
         raise ValueError(
             f"Another node has replaced the modules of {list_addresses(held)} as a whole, so nothing was patched. "
-            "Put that node after Skew Attention (SAD), or choose other blocks."
+            f"Put that node after {node}, or choose other blocks."
         )
-    chosen = [site for site in chosen if site not in held]
-    patched = model.clone()
-    if settings.is_neutral:
-        return patched, SkewReport("γ is 1 all along or β is 0: the model is passed on as it is.", neutral=True)
-    report = SkewReport(describe_plan(model_name(model.model), settings, chosen, held, sites))
-    SkewPatch(settings, chosen, report, node_id).install(patched)
-    return patched, report
+    return [site for site in chosen if site not in held], held, sites
+
+
+def install_stability_probe(
+    model: ModelPatcher, settings: ProbeSettings, blocks: str = "", map_site: str = "", node_id: str | None = None
+) -> tuple[ModelPatcher, StabilityTrace]:
+    """A clone of `model` whose attention is measured at the chosen blocks; not a bit of its output changes.
+
+    Args:
+        model: ComfyUI's MODEL, with or without skew attention.
+        settings: what to measure, and how often.
+        blocks: which sites, see `sites.select_sites`; empty means all.
+        map_site: which of them are also mapped over the picture, at most `MOST_MAPS`; empty means none.
+        node_id: the node to show each run on.
+
+    Raises:
+        ValueError: as `choose_sites`, and for too many sites to map.
+    """
+    chosen, held, _ = choose_sites(model, blocks, PROBE)
+    mapped = select_sites(map_site, chosen) if map_site.strip() else []
+    if len(mapped) > MOST_MAPS:
+        raise ValueError(
+            f'map_site "{map_site}" means {len(mapped)} sites, but at most {MOST_MAPS} can be mapped over the picture; '
+            f"name some of {list_addresses(mapped)}."
+        )
+    settings = replace(settings, mapped=tuple(site.address for site in mapped))
+    notes = [f"{LEFT_OUT}: {list_addresses(held)}."] if held else []
+    patched, trace = model.clone(), StabilityTrace()
+    ProbePatch(settings, chosen, trace, node_id, notes).install(patched)
+    return patched, trace
 
 
 def replaced_modules(model: ModelPatcher) -> dict[str, torch.nn.Module]:
@@ -87,7 +137,7 @@ def describe_plan(model: str, settings: SkewSettings, chosen: list[Site], held: 
         f"{settings.describe()}.",
     ]
     if held:
-        lines.append(f"Left out, because another node has replaced these modules: {list_addresses(held)}.")
+        lines.append(f"{LEFT_OUT}: {list_addresses(held)}.")
     unasked = [site for site in sites if site.kind in UNASKED and site not in (*chosen, *held)]
     if unasked:
         lines.append(f"Left alone until they are named in blocks: {list_addresses(unasked)}, which see the text alone.")

@@ -23,6 +23,7 @@ from ...sad_core.joint_attention import JOINT_NORMS
 from .backend import AttentionCall, Backend, HostAttention, compiles_whole
 from .families import SiteCall, Witness
 from .messages import tell
+from .observe import Observer
 from .progress import progress_at
 from .report import ModelCall, RunRecord, SkewReport
 from .settings import SkewSettings
@@ -60,19 +61,18 @@ class CallState:
     witnessed: dict[str, int] = field(default_factory=dict)
 
 
-class SkewPatch:
-    """Skew attention on one loaded model: its settings, its sites and the run that is going on."""
+class SitePatch:
+    """Functions of ours at some sites of one loaded model, told of its sampling runs.
 
-    def __init__(self, settings: SkewSettings, sites: list[Site], report: SkewReport, node_id: str | None):
-        self.settings = settings
-        self.sites = sites
-        self.report = report
-        self.node_id = node_id
-        self.run: RunRecord | None = None
-        self.state = CallState()
-        self.attention = HostAttention(self._fell_back)
-        self.model_name = ""
-        self.progress: dict[float, float] = {}  # by sigma, for this run
+    Attributes:
+        report: where the runs are recorded; twins on other modules share it.
+        state: of the model call that is going on, with `active` and `witnessed` in it.
+    """
+
+    sites: list[Site]
+    report: Any
+    state: Any
+    model_name: str = ""
 
     def install(self, patcher: ModelPatcher) -> None:
         """Patch the sites of `patcher`, a clone of ours, and follow its sampling runs."""
@@ -90,6 +90,60 @@ class SkewPatch:
         patcher.add_wrapper_with_key(WrappersMP.APPLY_MODEL, KEY, self._apply_model)
         if not patcher.get_callbacks(CallbacksMP.ON_CLONE, KEY):
             patcher.add_callback_with_key(CallbacksMP.ON_CLONE, KEY, rebuild_on_clone)
+
+    def twin(self) -> SitePatch:
+        """The same patch for another module: own state, same settings, same report."""
+        raise NotImplementedError
+
+    def patched(self, place: Site | Witness, forward: Wrapped) -> Wrapped:
+        """`forward` of a site or a witness with our part in it, as long as there is something to do."""
+        function = self._observed(place, forward) if isinstance(place, Witness) else self._at_site(place, forward)
+        if not compiles_whole():
+            # A graph break inside a site leaves compiled pieces behind that a plain model would run into later, so only
+            # an attention without breaks is compiled (host: comfy/ldm/modules/attention.py, chosen at start).
+            function = torch.compiler.disable(function)
+        function.skew_site = SkewSite(self, place, forward)  # type: ignore[attr-defined]
+        return function
+
+    def _observed(self, witness: Witness, forward: Wrapped) -> Wrapped:
+        """`forward`, telling the sites after it how long the part of the sequence is that it sees."""
+
+        def observed_forward(*args: Any, **kwargs: Any) -> Any:
+            if self.state.active:
+                witness.observe(SiteCall(args, kwargs), self.state.witnessed)
+            return forward(*args, **kwargs)
+
+        return observed_forward
+
+    def _at_site(self, site: Site, forward: Wrapped) -> Wrapped:
+        """The function that stands at `site` in place of its `forward`."""
+        raise NotImplementedError
+
+    def _outer_sample(self, executor: Wrapped, *args: Any, **kwargs: Any) -> Any:
+        raise NotImplementedError
+
+    def _apply_model(self, executor: Any, x: Tensor, t: Tensor, *args: Any, **kwargs: Any) -> Any:
+        raise NotImplementedError
+
+    def _acting_on(self, model: Any) -> Any:
+        """The patch whose functions `model` holds; on several GPUs the host calls the main model's wrappers for all."""
+        patcher = getattr(model, "current_patcher", None)
+        wrappers = patcher.get_wrappers(WrappersMP.OUTER_SAMPLE, KEY) if patcher is not None else []
+        return next((each.__self__ for each in wrappers if each.__self__.report is self.report), self)
+
+
+class SkewPatch(SitePatch):
+    """Skew attention on one loaded model: its settings, its sites and the run that is going on."""
+
+    def __init__(self, settings: SkewSettings, sites: list[Site], report: SkewReport, node_id: str | None):
+        self.settings = settings
+        self.sites = sites
+        self.report = report
+        self.node_id = node_id
+        self.run: RunRecord | None = None
+        self.state = CallState()
+        self.attention = HostAttention(self._fell_back)
+        self.progress: dict[float, float] = {}  # by sigma, for this run
 
     def twin(self) -> SkewPatch:
         """The same patch for another module: own state, same settings, same report."""
@@ -135,12 +189,6 @@ class SkewPatch:
         finally:
             acting.state = outer
 
-    def _acting_on(self, model: Any) -> SkewPatch:
-        """The patch whose functions `model` holds; on several GPUs the host calls the main model's wrappers for all."""
-        patcher = getattr(model, "current_patcher", None)
-        wrappers = patcher.get_wrappers(WrappersMP.OUTER_SAMPLE, KEY) if patcher is not None else []
-        return next((each.__self__ for each in wrappers if each.__self__.report is self.report), self)
-
     def _call_state(self, gamma: float, device: torch.device, options: Mapping[str, Any]) -> CallState:
         marks = tuple(options.get("cond_or_uncond", ()))
         active = gamma != 1.0 and (self.settings.apply_to == "both" or any(map(self.settings.wants, marks)))
@@ -171,27 +219,7 @@ class SkewPatch:
 
     # One attention site
 
-    def patched(self, place: Site | Witness, forward: Wrapped) -> Wrapped:
-        """`forward` of a site or a witness with our part in it, as long as there is something to do."""
-        function = self._observed(place, forward) if isinstance(place, Witness) else self._skewable(place, forward)
-        if not compiles_whole():
-            # A graph break inside a site leaves compiled pieces behind that a plain model would run into later, so only
-            # an attention without breaks is compiled (host: comfy/ldm/modules/attention.py, chosen at start).
-            function = torch.compiler.disable(function)
-        function.skew_site = SkewSite(self, place, forward)  # type: ignore[attr-defined]
-        return function
-
-    def _observed(self, witness: Witness, forward: Wrapped) -> Wrapped:
-        """`forward`, telling the sites after it how long the part of the sequence is that it sees."""
-
-        def observed_forward(*args: Any, **kwargs: Any) -> Any:
-            if self.state.active:
-                witness.observe(SiteCall(args, kwargs), self.state.witnessed)
-            return forward(*args, **kwargs)
-
-        return observed_forward
-
-    def _skewable(self, site: Site, forward: Wrapped) -> Wrapped:
+    def _at_site(self, site: Site, forward: Wrapped) -> Wrapped:
         """`forward` with our override in the options of the call."""
 
         def patched_forward(*args: Any, **kwargs: Any) -> Any:
@@ -201,12 +229,18 @@ class SkewPatch:
             if options is None:
                 self.left_alone("the model called the block without transformer_options")
                 return forward(*args, **kwargs)
-            previous = options.get(OVERRIDE)
+            slot = options.get(OVERRIDE)
+            # A probe stays outside, so that it measures what really leaves the site.
+            probe = slot.innermost if isinstance(slot, Observer) else None
+            previous = slot if probe is None else probe.previous
             if isinstance(previous, SkewOverride):
                 # A later Skew Attention node has chosen this site too and wins; ours are the samples it does not want.
                 previous.earlier.append(SkewOverride(self, site, previous.call, previous.previous))
                 return forward(*args, **kwargs)
             override = SkewOverride(self, site, SiteCall(args, kwargs, self.state.witnessed), previous)
+            if probe is not None:
+                probe.previous = override
+                return forward(*args, **kwargs)
             return forward(*args, **{**kwargs, "transformer_options": {**options, OVERRIDE: override}})
 
         return patched_forward
@@ -221,7 +255,7 @@ class SkewPatch:
 class SkewSite:
     """What a patched `forward` of ours is made of; it hangs on the function as `skew_site`."""
 
-    patch: SkewPatch
+    patch: SitePatch
     place: Site | Witness
     forward: Wrapped
 

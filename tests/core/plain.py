@@ -73,3 +73,38 @@ def symmetricity(q: Tensor, k: Tensor) -> Tensor:
 def relative_error(got: Tensor, want: Tensor) -> float:
     """‖got − want‖ / ‖want‖ over the whole tensor."""
     return float((got.double() - want.double()).norm() / want.double().norm())
+
+
+def landscape(q: Tensor, k: Tensor) -> Tensor:
+    """M = ½(q̄ k̄ᵀ + k̄ q̄ᵀ), `(B, H, L, L)`, queries and keys centred over the tokens."""
+    q, k = (x.double() - x.double().mean(dim=-2, keepdim=True) for x in (q, k))
+    return (q @ k.mT + k @ q.mT) / 2
+
+
+def hopfield_stability(q: Tensor, k: Tensor, patterns: Tensor) -> dict[str, Tensor]:
+    """All measures of every pattern, one after the other, from the dense M and its eigenvalues; each `(B, H, P)`."""
+    matrices = landscape(q, k)
+    batch, heads, tokens, count = patterns.shape
+    names = ("energy", "instability", "alignment", "depth", "curvature", "spread")
+    measures = {name: torch.zeros(batch, heads, count, dtype=torch.float64) for name in names}
+    for where in torch.cartesian_prod(torch.arange(batch), torch.arange(heads), torch.arange(count)).tolist():
+        matrix, pattern = matrices[tuple(where[:2])], patterns[where[0], where[1], :, where[2]].double()
+        eigenvalues = torch.linalg.eigvalsh(matrix)
+        spread = eigenvalues[-1] - eigenvalues[0]
+        measures["spread"][tuple(where)] = spread
+        centred = pattern - pattern.mean()
+        if centred.norm() <= 1e-12 * pattern.norm():
+            continue
+        unit = centred / centred.norm()
+        field = matrix @ unit
+        tangents = torch.linalg.qr(torch.cat([unit[:, None], torch.eye(tokens, dtype=torch.float64)], dim=1)).Q[:, 1:]
+        found = {
+            "energy": -unit @ field / 2,
+            "instability": (unit * field < 0).double().mean(),
+            "alignment": unit @ field / field.norm() if field.norm() > 0 else torch.tensor(0.0),
+            "depth": (unit @ field - eigenvalues[-1]) / spread if spread > 0 else torch.tensor(0.0),
+            "curvature": unit @ field - torch.linalg.eigvalsh(tangents.T @ matrix @ tangents)[-1],
+        }
+        for name, value in found.items():
+            measures[name][tuple(where)] = value
+    return measures

@@ -9,6 +9,7 @@ import comfy.model_management
 from comfy_api.latest import io
 from comfy_api.torch_helpers import set_torch_compile_wrapper
 from symmetric_attention.nodes.skew_attention import SkewAttentionNode
+from symmetric_attention.nodes.stability_probe import StabilityProbeNode
 
 NODE_ID = "7"
 # Curves for schedules that have to be told from their neighbours: never near γ = 1 for long, another slope everywhere.
@@ -35,6 +36,22 @@ def compiled(model, *, fullgraph: bool):
     options = {"guard_filter_fn": skip_torch_compile_dict}
     set_torch_compile_wrapper(model=model, backend="eager", fullgraph=fullgraph, options=options)
     return model
+
+
+def probe(model, **widgets) -> tuple:
+    """A model through Stability Probe: the model and the trace."""
+    return execute(StabilityProbeNode, model=model, **widgets)
+
+
+def through(order: str, model, patterns: str = "value", **widgets) -> tuple:
+    """A model through Skew Attention and Stability Probe in the given order: the model and the trace.
+
+    "between": two Skew Attention nodes on the same sites with the probe between them; the later one wins.
+    """
+    if order == "skew first":
+        return probe(skew(model, **widgets)[0], patterns=patterns)
+    model, trace = probe(skew(model, gamma=0.3)[0] if order == "between" else model, patterns=patterns)
+    return skew(model, **widgets)[0], trace
 
 
 def stop_at(step: int):

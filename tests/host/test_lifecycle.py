@@ -15,7 +15,7 @@ import torch
 
 from .loading import PACK
 from .models import FLUX, SD15, STEPS, build
-from .running import skew, stop_at
+from .running import skew, stop_at, through
 from .watching import distance, effect, plainly, stated, watch_attention
 
 CONFIGS = {"SD15": SD15, "Flux": FLUX}
@@ -256,3 +256,12 @@ def test_the_sites_of_a_moved_clone_give_what_the_definition_says(family, dynami
     for seen in (seen for seen in calls if not seen.is_cross):
         assert distance(seen.out, stated(family, seen, 1.5)) <= 1e-3 * effect(family, seen, 1.5), seen.path
         assert distance(seen.out, plainly(seen)) > 0.01 * plainly(seen).norm(), seen.path
+
+
+@pytest.mark.parametrize("order", ["probe first", "skew first", "between"])
+def test_a_probe_on_a_moved_clone_measures_its_own_weights(family, dynamic, other, order):
+    model, trace = through(order, dynamic, beta=3.0)
+    wanted, want = through(order, other, beta=3.0)
+    assert family.sample(model.clone(disable_dynamic=True)).equal(family.sample(wanted))
+    for step, same in zip(trace.runs[-1].steps, want.runs[-1].steps, strict=True):
+        assert torch.equal(step.values, same.values)

@@ -60,8 +60,51 @@ PROMISED = {
         "optional": set(),
         "outputs": ["STRING"],
     },
+    "SADStabilityProbe": {
+        "inputs": [
+            ("model", "MODEL", None),
+            ("blocks", "STRING", ""),
+            ("every_nth_step", "INT", 1),
+            ("depth_and_curvature", "BOOLEAN", False),
+            ("patterns", "COMBO", "value"),
+            ("map_site", "STRING", ""),
+        ],
+        "optional": set(),
+        "outputs": ["MODEL", "SAD_TRACE"],
+    },
+    "SADStabilityPlot": {
+        "inputs": [
+            ("trace", "SAD_TRACE", None),
+            ("after", "LATENT,IMAGE", None),
+            ("layout", "COMBO", "heat map"),
+            ("passes", "COMBO", "both"),
+            ("site", "STRING", ""),
+            ("compare_with", "SAD_TRACE", None),
+        ],
+        "optional": {"after", "compare_with"},
+        "outputs": ["IMAGE", "STRING", "STRING"],
+    },
+    "SADSaveStabilityTrace": {
+        "inputs": [
+            ("trace", "SAD_TRACE", None),
+            ("after", "LATENT,IMAGE", None),
+            ("filename_prefix", "STRING", "stability/trace"),
+            ("format", "COMBO", "trace"),
+        ],
+        "optional": set(),
+        "outputs": ["STRING"],
+    },
+    "SADLoadStabilityTrace": {
+        "inputs": [("file", "STRING", "stability/trace_00001_.safetensors")],
+        "optional": set(),
+        "outputs": ["SAD_TRACE", "STRING"],
+    },
 }
 OPTIONS = {
+    ("SADStabilityProbe", "patterns"): ["value", "input"],
+    ("SADStabilityPlot", "layout"): ["heat map", "curves", "heads", "difference", "map"],
+    ("SADStabilityPlot", "passes"): ["both", "cond", "uncond"],
+    ("SADSaveStabilityTrace", "format"): ["trace", "CSV", "JSON"],
     ("SADSkewAttention", "adaptive"): ["off", "gamma", "gamma and beta"],
     ("SADSkewAttention", "norm"): ["value", "projected", "input", "none"],
     ("SADSkewAttention", "apply_to"): ["both", "cond", "uncond"],
@@ -71,6 +114,7 @@ OPTIONS = {
     ],
 }
 RANGES = {
+    ("SADStabilityProbe", "every_nth_step"): (1, 100),
     ("SADSkewAttention", "gamma"): (-2.0, 3.0),
     ("SADSkewAttention", "beta"): (0.0, 10.0),
     ("SADSkewAttention", "start_percent"): (0.0, 1.0),
@@ -138,7 +182,7 @@ def test_the_frontend_can_be_told_of_the_node(nodes, node_id):
     info = node.GET_NODE_INFO_V1()
     assert info["category"] == "model/patch/symmetric attention"
     assert info["display_name"].endswith("(SAD)")
-    assert info["output_node"] is (node_id == "SADReport")
+    assert info["output_node"] is (node_id in ("SADReport", "SADSaveStabilityTrace"))
     assert all(info["output_tooltips"])
 
 
@@ -157,7 +201,7 @@ def test_rare_widgets_are_advanced_and_the_first_ones_are_not(nodes):
 
 
 def test_the_nodes_that_show_something_know_their_own_id(nodes):
-    for node_id in ("SADSkewAttention", "SADReport"):
+    for node_id in ("SADSkewAttention", "SADReport", "SADStabilityProbe"):
         assert Hidden.unique_id in nodes[node_id].GET_SCHEMA().hidden
 
 

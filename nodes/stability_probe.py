@@ -1,0 +1,102 @@
+"""The node that measures a model while it samples: Stability Probe (SAD)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from comfy_api.latest import io
+
+from ..sad_core.stability_trace import TRACE_MEASURES
+from .common import CATEGORY, SEARCH_ALIASES, Trace
+from .host.install import install_stability_probe
+from .host.probe import CHEAP, PATTERNS, ProbeSettings
+
+
+class StabilityProbeNode(io.ComfyNode):
+    """MODEL in, the same MODEL with its attention measured and SAD_TRACE out."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        """Widgets, sockets and what they mean."""
+        return io.Schema(
+            node_id="SADStabilityProbe",
+            display_name="Stability Probe (SAD)",
+            category=CATEGORY,
+            description=(
+                "Measures how stable the retrieval of every attention site is, at every step: Hopfield energy, "
+                "instability, alignment and symmetricity. The picture stays the same, bit for bit. Works with and "
+                "without Skew Attention, before or after it. Wire the trace to Stability Plot."
+            ),
+            search_aliases=[*SEARCH_ALIASES, "energy", "instability", "attention map", "diagnostics"],
+            inputs=[
+                io.Model.Input("model", tooltip="The model to measure, with or without Skew Attention."),
+                io.String.Input(
+                    "blocks",
+                    default="",
+                    tooltip=(
+                        "Which attention sites to measure; empty means all. Addresses (input.4.1, joint.3, double.7), "
+                        "beginnings (input, output.5), ranges (double.0-9) and the groups self and joint, separated by "
+                        "commas. A wrong entry lists what the model has. Fewer sites cost less."
+                    ),
+                ),
+                io.Int.Input(
+                    "every_nth_step",
+                    default=1,
+                    min=1,
+                    max=100,
+                    tooltip="Measure every n-th step, from the first. 1 measures all of them; higher costs less.",
+                ),
+                io.Boolean.Input(
+                    "depth_and_curvature",
+                    default=False,
+                    advanced=True,
+                    tooltip=(
+                        "Also measure depth (0 is the deepest minimum, -1 the top of the landscape) and curvature "
+                        "(above 0 the retrieval lies in a bowl, below 0 a way down is left). They compare across "
+                        "layers and resolutions, but can take longer than the attention itself: choose few blocks or "
+                        "few steps."
+                    ),
+                ),
+                io.Combo.Input(
+                    "patterns",
+                    options=list(PATTERNS),
+                    default="value",
+                    advanced=True,
+                    tooltip=(
+                        "What is retrieved: value, the values of each head (cheap, every model), or input, the "
+                        "normalised input of the block as in the paper (many times dearer; UNet models, others are "
+                        "measured by value). Numbers of the two do not compare."
+                    ),
+                ),
+                io.String.Input(
+                    "map_site",
+                    default="",
+                    advanced=True,
+                    tooltip=(
+                        "Sites (up to 4, such as output.5.0) whose alignment is also kept by place, to see where in "
+                        'the picture retrieval is unstable: layout "map" of Stability Plot. Empty: none.'
+                    ),
+                ),
+            ],
+            outputs=[
+                io.Model.Output(tooltip="The model for the sampler; it gives the same picture."),
+                Trace.Output(
+                    "trace", display_name="trace", tooltip="Wire to Stability Plot (SAD) or Save Stability Trace (SAD)."
+                ),
+            ],
+            hidden=[io.Hidden.unique_id],
+        )
+
+    @classmethod
+    def execute(
+        cls,
+        model: Any,
+        blocks: str = "",
+        every_nth_step: int = 1,
+        depth_and_curvature: bool = False,
+        patterns: str = "value",
+        map_site: str = "",
+    ) -> io.NodeOutput:
+        """A clone of `model` with a probe, and the trace its runs will fill."""
+        settings = ProbeSettings(TRACE_MEASURES if depth_and_curvature else CHEAP, every_nth_step, patterns)
+        return io.NodeOutput(*install_stability_probe(model, settings, blocks, map_site, cls.hidden.unique_id))

@@ -1,0 +1,256 @@
+"""Stability Plot, Save and Load: pictures that show what was measured, and files in the output folder alone."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+import sys
+from pathlib import Path
+
+import folder_paths
+import pytest
+import torch
+from symmetric_attention.nodes import stability_pictures
+from symmetric_attention.nodes.stability_load import LoadStabilityTraceNode
+from symmetric_attention.nodes.stability_plot import LAYOUTS, StabilityPlotNode, least_aligned
+from symmetric_attention.nodes.stability_save import SaveStabilityTraceNode
+from symmetric_attention.sad_core import StabilityTrace
+from symmetric_attention.sad_core.stability_trace import Sample, StabilityRun
+
+from .models import STEPS
+from .running import execute, probe, skew
+
+MEASURES = ("energy", "alignment")
+SITES = ("input.1.0", "middle.0.0", "output.0.0")
+
+
+def run_with(values: torch.Tensor, steps: int = 6, chunks=("cond", "uncond")) -> StabilityRun:
+    """A run whose numbers are `values` by site, the same at every step and in every pass."""
+    run = StabilityRun("SD15", SITES, MEASURES)
+    samples = [Sample(chunk, 0) for chunk in chunks]
+    for step in range(steps):
+        by_site = {
+            site: torch.full((len(chunks), 2, 4), float(value)) for site, value in zip(SITES, values, strict=True)
+        }
+        run.record(10.0 - step, step / (steps - 1), samples, by_site)
+    return run
+
+
+def plot(trace, **widgets) -> tuple:
+    return execute(StabilityPlotNode, trace=trace, **widgets)
+
+
+def is_coloured(picture: torch.Tensor) -> torch.Tensor:
+    """Where a picture is neither black, white nor grey."""
+    return (picture[0].amax(-1) - picture[0].amin(-1)) > 0.1
+
+
+@pytest.fixture
+def output(tmp_path, monkeypatch) -> Path:
+    """ComfyUI's output folder for this test."""
+    folder = tmp_path / "output"
+    folder.mkdir()
+    monkeypatch.setattr(folder_paths, "output_directory", str(folder))
+    return folder
+
+
+@pytest.mark.parametrize("layout", LAYOUTS[:4])
+def test_every_layout_is_an_image_1024_wide_that_shows_something(layout):
+    one, other = (StabilityTrace([run_with(torch.randn(3))]) for _ in range(2))
+    picture, summary, table = plot(one, layout=layout, compare_with=other)
+    assert picture.dtype == torch.float32
+    assert picture.shape[0] == 1
+    assert picture.shape[2:] == (1024, 3)
+    assert 0 <= picture.min() < 0.3
+    assert 0.9 < picture.max() <= 1
+    assert is_coloured(picture).sum() > 10000
+    assert summary == one.summary()
+    assert len(list(csv.DictReader(io.StringIO(table)))) == 6 * 2 * 3
+
+
+def test_equal_numbers_have_equal_colours_and_others_do_not():
+    def panel(values):
+        picture = plot(StabilityTrace([run_with(torch.tensor(values))]))[0]
+        return picture[0, 40:230, 70:440]  # within the first panel
+
+    assert panel([0.1, 0.5, 0.9]).equal(panel([0.1, 0.5, 0.9]))
+    assert not panel([0.1, 0.5, 0.9]).equal(panel([0.9, 0.5, 0.1]))
+
+
+def test_a_run_less_itself_has_no_colour_and_two_runs_of_one_trace_are_compared():
+    one, other = run_with(torch.tensor([0.1, 0.5, 0.9])), run_with(torch.tensor([0.3, 0.1, 0.9]))
+    same = plot(StabilityTrace([one, one]), layout="difference")[0]
+    changed = plot(StabilityTrace([other, one]), layout="difference")[0]
+    left = slice(0, 440)  # without the colour bar
+    assert is_coloured(same[:, :, left]).sum() == 0
+    assert is_coloured(changed[:, :, left]).sum() > 5000
+    with pytest.raises(ValueError, match="nothing to compare with: wire a second trace"):
+        plot(StabilityTrace([one]), layout="difference")
+
+
+def test_curves_are_blue_and_orange_and_apart_by_pass():
+    def has(picture, colour):
+        wanted = torch.tensor([int(colour[place : place + 2], 16) for place in (1, 3, 5)]) / 255
+        return bool(((picture[0] - wanted).abs().amax(-1) < 0.02).any())
+
+    blue, orange = stability_pictures.BLUE, stability_pictures.ORANGE
+    run = run_with(torch.tensor([0.1, 0.5, 0.9]))
+    assert all(has(plot(StabilityTrace([run]), layout="curves")[0], colour) for colour in (blue, orange))
+    alone = plot(StabilityTrace([run]), layout="curves", passes="cond")[0]
+    assert (has(alone, blue), has(alone, orange)) == (True, False)
+    both = plot(StabilityTrace([run]), layout="curves", passes="cond", compare_with=StabilityTrace([run]))[0]
+    assert has(both, orange)
+
+
+def test_the_heads_of_the_least_aligned_site_are_shown_where_none_is_named():
+    trace = StabilityTrace([run_with(torch.tensor([0.5, 0.1, 0.9]))])
+    assert least_aligned(trace.runs[0]) == "middle.0.0"
+    assert plot(trace, layout="heads")[0].equal(plot(trace, layout="heads", site=" middle.0.0 ")[0])
+    assert not plot(trace, layout="heads")[0].equal(plot(trace, layout="heads", site="input.1.0")[0])
+    with pytest.raises(ValueError, match=r'site is "double", but it must be one of input\.1\.0, middle'):
+        plot(trace, layout="heads", site="double")
+
+
+def test_a_pass_that_was_not_there_and_undefined_numbers_are_drawn_as_grey():
+    run = run_with(torch.tensor([0.5, float("nan"), 0.9]), chunks=("cond",))
+    for layout in ("heat map", "curves", "heads"):
+        for passes in ("both", "cond", "uncond"):
+            assert plot(StabilityTrace([run]), layout=layout, passes=passes, site="input.1.0")[0].isfinite().all()
+    grey = torch.full((3,), 0xCC / 255)
+    picture = plot(StabilityTrace([run]))[0]
+    assert ((picture[0] - grey).abs().amax(-1) < 0.005).sum() > 2000
+
+
+def test_one_step_and_one_measure_can_be_drawn():
+    run = StabilityRun("SD15", SITES[:1], ("alignment",))
+    run.record(1.0, 0.5, [Sample("cond", 0)], {SITES[0]: torch.zeros(1, 1, 1)})
+    for layout in ("heat map", "curves", "heads"):
+        assert plot(StabilityTrace([run]), layout=layout)[0].shape[2] == 1024
+
+
+def test_a_map_shows_the_place_over_the_picture():
+    run = StabilityRun("SD15", SITES, MEASURES)
+    for step in range(3):
+        values = {SITES[0]: torch.zeros(1, 2, 1)}
+        maps = torch.zeros(1, 8, 12)
+        maps[0, :4, :6] = -1.0  # the top left is unstable
+        run.record(2.0 - step, step / 2, [Sample("cond", 0)], values, {SITES[0]: maps})
+    trace = StabilityTrace([run])
+    drawn = plot(trace, layout="map")[0]
+    assert drawn.shape[2] == 1024
+    orange = ((drawn[0, :, :, 0] - drawn[0, :, :, 2]) > 0.3).nonzero()
+    first = orange[orange[:, 1] < 300]  # within the first of three panels
+    assert len(first) > 1000
+    assert first[:, 1].max() < 200  # its left half
+    assert first[:, 0].float().max() < 0.75 * drawn.shape[1]
+    over = plot(trace, layout="map", after=torch.rand(1, 64, 96, 3))[0]
+    assert not over.equal(drawn)
+    assert plot(trace, layout="map", after={"samples": None}, passes="uncond", site=SITES[0])[0].equal(drawn)
+    with pytest.raises(ValueError, match=r"The trace has maps of input\.1\.0 alone; name the site in map_site"):
+        plot(trace, layout="map", site="middle.0.0")
+    with pytest.raises(ValueError, match="The trace has no map; name"):
+        plot(StabilityTrace([run_with(torch.randn(3))]), layout="map")
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_an_empty_trace_says_so_in_every_layout(layout):
+    picture, summary, table = plot(StabilityTrace(), layout=layout)
+    assert picture.shape == (1, 512, 768, 3)
+    assert picture.min() < 0.5
+    assert "No sampling run went through this probe yet" in summary
+    assert table.strip() == ""
+
+
+def test_without_matplotlib_there_is_a_sentence_and_pyplot_is_never_used(monkeypatch):
+    trace = StabilityTrace([run_with(torch.randn(3))])
+    monkeypatch.setitem(sys.modules, "matplotlib.pyplot", None)
+    assert plot(trace)[0].shape[2] == 1024
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    picture, summary, _ = plot(trace)
+    assert picture.shape == (1, 512, 768, 3)
+    assert summary.startswith("SD15")
+
+
+def test_from_the_model_to_the_picture_and_back_from_a_file(sd15, output):
+    model, trace = probe(skew(sd15.model)[0])
+    latent = {"samples": sd15.sample(model)}
+    wanted = plot(trace, after=latent)
+    (name,) = execute(SaveStabilityTraceNode, trace=trace, after=latent)
+    assert name == "stability/trace_00001_.safetensors"
+    assert (output / name).is_file()
+    loaded, summary = execute(LoadStabilityTraceNode, file=name)
+    assert summary == wanted[1]
+    again = plot(loaded)
+    assert again[0].equal(wanted[0])
+    assert again[2] == wanted[2]
+    assert len(loaded.runs[0].steps) == STEPS
+    assert execute(SaveStabilityTraceNode, trace=trace, after=latent) == ("stability/trace_00002_.safetensors",)
+
+
+def test_tables_are_saved_as_csv_and_json(output):
+    trace = StabilityTrace([run_with(torch.randn(3))])
+    (name,) = execute(SaveStabilityTraceNode, trace=trace, after=None, filename_prefix="numbers", format="CSV")
+    assert name == "numbers_00001_.csv"
+    assert (output / name).read_text() == plot(trace)[2]
+    (name,) = execute(SaveStabilityTraceNode, trace=trace, after=None, filename_prefix="a/b/numbers", format="JSON")
+    assert json.loads((output / name).read_text())["summary"] == trace.summary()
+
+
+def test_an_empty_trace_is_not_saved(output):
+    with pytest.raises(ValueError, match="No sampling run went through this probe yet"):
+        execute(SaveStabilityTraceNode, trace=StabilityTrace(), after=None)
+    assert not list(output.iterdir())
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "../trace",
+        "stability/../../trace",
+        "/etc/trace",
+        "~/trace",
+        "C:/trace",
+        "a\\..\\..\\trace",
+        "link/trace",
+        ".",
+        "",
+    ],
+)
+def test_names_that_lead_out_of_the_output_folder_are_refused(output, name):
+    outside = output.parent / "outside"
+    outside.mkdir()
+    (output / "link").symlink_to(outside, target_is_directory=True)
+    trace = StabilityTrace([run_with(torch.randn(3))])
+    for safe in (output.parent / "trace", outside / "trace"):
+        trace.save(safe)  # so that a load that got there would work
+    with pytest.raises(ValueError, match="it must be a name inside ComfyUI's output folder"):
+        execute(SaveStabilityTraceNode, trace=trace, after=None, filename_prefix=name)
+    with pytest.raises(ValueError, match="it must be a name inside ComfyUI's output folder"):
+        execute(LoadStabilityTraceNode, file=name)
+    assert sorted(path.name for path in output.parent.rglob("*")) == ["link", "output", "outside", "trace", "trace"]
+
+
+def test_a_file_that_is_no_trace_is_refused_and_a_changed_one_is_read_again(output):
+    (output / "other.safetensors").write_bytes(b"nothing")
+    with pytest.raises(ValueError, match=r"other\.safetensors is not a stability trace"):
+        execute(LoadStabilityTraceNode, file="other.safetensors")
+    before = LoadStabilityTraceNode.fingerprint_inputs(file="other.safetensors")
+    assert before == LoadStabilityTraceNode.fingerprint_inputs(file="other.safetensors")
+    os.utime(output / "other.safetensors", ns=(1, 1))
+    assert before != LoadStabilityTraceNode.fingerprint_inputs(file="other.safetensors")
+    with pytest.raises(ValueError, match="There is no file"):
+        execute(LoadStabilityTraceNode, file="nowhere.safetensors")
+
+
+def test_every_node_has_a_help_page():
+    from symmetric_attention.nodes import NODES
+
+    from .loading import ROOT
+
+    for node in NODES:
+        schema = node.GET_SCHEMA()
+        page = (ROOT / "web" / "docs" / f"{schema.node_id}.md").read_text()
+        assert page.startswith(f"# {schema.display_name}\n")
