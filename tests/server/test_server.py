@@ -9,6 +9,7 @@ import time
 
 import pytest
 import torch
+from safetensors.torch import load
 
 from demo.comfyui_server import PACKS, ComfyUIServer, ServerError
 from demo.gamma_sweep import GUIDANCE, picture_of, workflow
@@ -94,3 +95,35 @@ def test_a_wrong_block_stops_the_prompt_with_a_sentence_that_lists_the_right_one
     nodes["skew"]["inputs"]["blocks"] = "input.9"
     with pytest.raises(ServerError, match=r'no attention site "input\.9".*middle\.0\.0'):
         server.run(nodes)
+
+
+def test_a_probe_between_model_and_sampler_is_plotted_saved_and_loaded_and_changes_no_bit(server):
+    plain = picture_of(server, prompt(1.5))
+    nodes = prompt(1.5)
+    nodes["sampler"]["inputs"]["model"] = ["probe", 0]
+    nodes["probe"] = {
+        "class_type": "SADStabilityProbe",
+        "inputs": {"model": ["skew", 0], "blocks": "", "every_nth_step": 1, "depth_and_curvature": False}
+        | {"patterns": "value", "map_site": ""},
+    }
+    read = {"trace": ["probe", 1], "after": ["sampler", 0]}
+    nodes["plot"] = {
+        "class_type": "SADStabilityPlot",
+        "inputs": {**read, "layout": "heat map", "passes": "both", "site": ""},
+    }
+    nodes["text"] = {"class_type": "PreviewAny", "inputs": {"source": ["plot", 1]}}
+    nodes["drawn"] = {"class_type": "SaveImage", "inputs": {"images": ["plot", 0], "filename_prefix": "stability"}}
+    nodes["kept"] = {
+        "class_type": "SADSaveStabilityTrace",
+        "inputs": {**read, "filename_prefix": "stability/trace", "format": "trace"},
+    }
+    nodes["again"] = {"class_type": "SADLoadStabilityTrace", "inputs": {"file": ["kept", 0]}}
+    nodes["same"] = {"class_type": "PreviewAny", "inputs": {"source": ["again", 1]}}
+    outputs = server.run(nodes)
+    (text,) = outputs["text"]["text"]
+    assert f"finished, measured: 7 of 7 sites × {STEPS} steps" in text
+    assert outputs["same"]["text"] == [text]
+    (picture,) = outputs["drawn"]["images"]
+    assert server.download(picture["filename"]).startswith(b"\x89PNG")
+    (name,) = outputs["numbers"]["numbers"]
+    assert torch.equal(load(server.download(name))["images"][0].movedim(-1, 0), plain)
