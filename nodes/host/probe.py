@@ -8,6 +8,7 @@ retrieval that really left the site. The numbers of one model call go to the CPU
 from __future__ import annotations
 
 import copy
+import threading
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -87,14 +88,20 @@ class ProbedRun:
     progress: dict[float, float] = field(default_factory=dict)
     level: int = -1
     sigma: float | None = None
+    _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)  # several GPUs call from several threads
 
     def arrive_at(self, sigma: float) -> None:
         """Count noise levels: several calls at one sigma in a row are one."""
-        if sigma != self.sigma:
-            self.level, self.sigma = self.level + 1, sigma
+        with self._lock:
+            if sigma != self.sigma:
+                self.level, self.sigma = self.level + 1, sigma
 
     def passes_of(self, options: Mapping[str, Any]) -> list[str]:
         """What every chunk of the batch is called."""
+        with self._lock:
+            return self._names(options)
+
+    def _names(self, options: Mapping[str, Any]) -> list[str]:
         marks = list(options.get("cond_or_uncond") or [0])
         ids = list(options.get("uuids") or [])
         if len(ids) != len(marks):

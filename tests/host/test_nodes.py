@@ -60,6 +60,16 @@ PROMISED = {
         "optional": set(),
         "outputs": ["STRING"],
     },
+    "SADGammaSweep": {
+        "inputs": [("values", "STRING", "0, 0.5, 1, 1.5, 2")],
+        "optional": set(),
+        "outputs": ["FLOAT", "STRING"],
+    },
+    "SADGammaGrid": {
+        "inputs": [("images", "IMAGE", None), ("gamma", "FLOAT", None)],
+        "optional": set(),
+        "outputs": ["IMAGE", "STRING"],
+    },
     "SADStabilityProbe": {
         "inputs": [
             ("model", "MODEL", None),

@@ -111,3 +111,35 @@ def test_a_sweep_draws_every_gamma_and_its_grid(server):
     for gamma, picture in zip(gammas, got, strict=True):
         assert torch.equal(picture, picture_of(server, prompt(gamma)))
     assert len(outputs["shown"]["images"]) == 1
+
+
+def test_a_probe_between_model_and_sampler_is_plotted_saved_and_loaded_and_changes_no_bit(server):
+    plain = picture_of(server, prompt(1.5))
+    nodes = prompt(1.5)
+    nodes["sampler"]["inputs"]["model"] = ["probe", 0]
+    nodes["probe"] = {
+        "class_type": "SADStabilityProbe",
+        "inputs": {"model": ["skew", 0], "blocks": "", "every_nth_step": 1, "depth_and_curvature": False}
+        | {"patterns": "value", "map_site": ""},
+    }
+    read = {"trace": ["probe", 1], "after": ["sampler", 0]}
+    nodes["plot"] = {
+        "class_type": "SADStabilityPlot",
+        "inputs": {**read, "layout": "heat map", "passes": "both", "site": ""},
+    }
+    nodes["text"] = {"class_type": "PreviewAny", "inputs": {"source": ["plot", 1]}}
+    nodes["drawn"] = {"class_type": "SaveImage", "inputs": {"images": ["plot", 0], "filename_prefix": "stability"}}
+    nodes["kept"] = {
+        "class_type": "SADSaveStabilityTrace",
+        "inputs": {**read, "filename_prefix": "stability/trace", "format": "trace"},
+    }
+    nodes["again"] = {"class_type": "SADLoadStabilityTrace", "inputs": {"file": ["kept", 0]}}
+    nodes["same"] = {"class_type": "PreviewAny", "inputs": {"source": ["again", 1]}}
+    outputs = server.run(nodes)
+    (text,) = outputs["text"]["text"]
+    assert f"finished, measured: 10 of 10 sites × {STEPS} steps" in text
+    assert outputs["same"]["text"] == [text]
+    (picture,) = outputs["drawn"]["images"]
+    assert server.download(picture["filename"]).startswith(b"\x89PNG")
+    (name,) = outputs["numbers"]["numbers"]
+    assert torch.equal(load(server.download(name))["images"][0].movedim(-1, 0), plain)
