@@ -194,6 +194,7 @@ class Rule:
         block_input: the `(B, L, C)` input that the "input" and "projected" norms need.
         witnesses: what `inner` has to be told of.
         network: the class of the diffusion model, where blocks of one class are used in several ways.
+        otherwise: what the report says of calls that `inner` leaves alone.
         flag: attribute of the module that must be true, where one class serves self- and cross-attention.
     """
 
@@ -205,6 +206,7 @@ class Rule:
     block_input: BlockInput = no_input
     witnesses: tuple[Witness, ...] = ()
     network: str | None = None
+    otherwise: str = "the image tokens could not be told from the text tokens"
     flag: str | None = None
 
 
@@ -425,7 +427,14 @@ SELF_AND_CROSS = (
         SELF,
         block_input=first_argument,
     ),
-    Rule("wan.ar_model.CausalWanSelfAttention", numbered("blocks.#.self_attn"), "blocks.{index}", SELF, without_cache),
+    Rule(
+        "wan.ar_model.CausalWanSelfAttention",
+        numbered("blocks.#.self_attn"),
+        "blocks.{index}",
+        SELF,
+        without_cache,
+        otherwise="the keys are those of earlier frames too",
+    ),
     Rule("cosmos.predict2.Attention", numbered("blocks.#.self_attn"), "blocks.{index}", SELF, flag="is_selfattn"),
     Rule(
         "cosmos.blocks.Attention",

@@ -361,7 +361,7 @@ class SkewOverride:
         if not splits:
             return "the batch does not split into cond and uncond", None
         inner = self.site.rule.inner(self.call, call.q.shape[2])
-        return ("", inner) if inner is not None else ("the image tokens could not be told from the text tokens", None)
+        return ("", inner) if inner is not None else (self.site.rule.otherwise, None)
 
     def _chunks(self, batch: int) -> list[tuple[int, int, SkewOverride | None]]:
         """Runs of samples `(start, stop, who skews them)`; empty where the batch does not split evenly."""

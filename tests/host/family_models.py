@@ -6,11 +6,13 @@ to be skewed, and where the image is among their tokens. docs/support.md is writ
 
 from __future__ import annotations
 
+import gc
 import importlib
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields, replace
 
+import comfy.model_management
 import comfy.supported_models
 import torch
 from comfy.model_patcher import ModelPatcher
@@ -72,6 +74,12 @@ class Hosted(Family):
             if path == site or path.startswith(f"{site}."):
                 return address
         return None
+
+    def forget(self) -> None:
+        """Let go of the model, in the host as well, which warns of models that vanish while they are loaded."""
+        comfy.model_management.unload_all_models()
+        self.__dict__.pop("model", None)
+        gc.collect()
 
     def with_text(self, tokens: int) -> Hosted:
         """The same family with so many tokens of text, and a model of its own."""

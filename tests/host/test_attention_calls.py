@@ -8,10 +8,11 @@ import comfy.ldm.modules.attention
 import pytest
 import torch
 from comfy.ldm.modules.attention import optimized_attention
+from symmetric_attention.nodes.host.families import SiteCall
 from symmetric_attention.nodes.host.patch import OVERRIDE, CallState, SkewOverride, SkewPatch
 from symmetric_attention.nodes.host.report import SkewReport
 from symmetric_attention.nodes.host.settings import SkewSettings
-from symmetric_attention.nodes.host.sites import SiteCall, find_sites
+from symmetric_attention.nodes.host.sites import find_sites
 from symmetric_attention.sad_core import GammaSchedule
 
 from tests.core import plain

@@ -69,7 +69,7 @@ def runs(request):
     row = HOSTED[request.param]
     need(row.config_class)
     yield Runs(row)
-    row.__dict__.pop("model", None)  # all of them together would fill the memory
+    row.forget()  # all of them together would fill the memory
 
 
 def test_the_sites_of_a_model_are_those_of_its_row(runs):
@@ -201,7 +201,7 @@ def test_a_model_from_the_hosts_own_loader_has_the_same_sites(name):
     need(name)
     row = HOSTED[name]
     model = comfy.sd.load_diffusion_model_state_dict(row.model.model.diffusion_model.state_dict())
-    row.__dict__.pop("model")
+    row.forget()
     assert type(model.model.model_config).__name__ == name
     found = find_sites(model.model.diffusion_model)
     assert {site.address: site.path for site in found} == {**row.paths, **row.asked}
@@ -240,6 +240,7 @@ def test_a_text_as_long_as_the_image_is_not_mistaken_for_it(name):
         would_be = plain.skew_attention(seen.q, seen.k, seen.v, 1.5, mask=seen.mask)
         assert distance(would_be, plainly(seen)) > 1e-4 * plainly(seen).norm(), seen.path
     assert set(report.runs[-1].site_calls) == set(row.paths)
+    row.forget()
 
 
 @pytest.mark.parametrize("name", list(REFUSED))

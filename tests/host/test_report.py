@@ -225,8 +225,8 @@ def test_a_run_that_reached_no_site_warns_in_report_and_log(sd15, caplog):
     patched, report = skew(model)
     with caplog.at_level(logging.INFO, logger="symmetric_attention"):
         assert sd15.sample(patched).equal(sd15.sample(model))
-    ours = [record for record in caplog.records if record.name == "symmetric_attention"]
-    warnings = [record for record in ours if record.levelno == logging.WARNING]
+    told = [record for record in caplog.records if record.name == "symmetric_attention"]
+    warnings = [record for record in told if record.levelno == logging.WARNING]
     assert len(warnings) == 1
     for text in (warnings[0].getMessage(), report.describe()):
         assert "No attention site of SD15 was reached, so nothing changed." in text

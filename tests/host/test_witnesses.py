@@ -20,7 +20,7 @@ def row(request):
     if not hasattr(comfy.supported_models, row.config_class):
         pytest.skip(f"this ComfyUI has no {row.config_class}")
     yield row
-    row.__dict__.pop("model", None)
+    row.forget()
 
 
 def test_the_last_site_alone_knows_where_the_image_is(row):
@@ -80,6 +80,15 @@ def test_a_text_seen_in_an_earlier_forward_is_not_taken_for_one_of_this():
     assert rule.inner(SiteCall((), {}, {}), 16) is None  # nothing was seen: it may as well be text
 
 
+def test_frame_by_frame_sampling_with_a_cache_is_left_alone_from_its_first_frame_on():
+    """There the first frame alone is square."""
+    (rule,) = [rule for rule in RULES if rule.module == "wan.ar_model.CausalWanSelfAttention"]
+    x, freqs = torch.zeros(1, 8, 4), None
+    assert rule.inner(SiteCall((x, freqs), {"kv_cache": None}), 8) == slice(0, 8)
+    assert rule.inner(SiteCall((x, freqs), {"kv_cache": {"end": 0}}), 8) is None
+    assert rule.otherwise == "the keys are those of earlier frames too"
+
+
 def test_a_compiled_model_is_told_too():
     row = HOSTED["Hunyuan3Dv2"]
     torch._dynamo.reset()
@@ -92,4 +101,4 @@ def test_a_compiled_model_is_told_too():
     assert f"{len(row.paths)} of {len(row.paths)} chosen sites reached" in report.describe()
     assert distance(row.sample(compiled(row.model, fullgraph=False)), plain) < 1e-3 * distance(wanted, plain)
     torch._dynamo.reset()
-    row.__dict__.pop("model", None)
+    row.forget()
