@@ -139,16 +139,15 @@ def draw_maps(run: StabilityRun, address: str, chunk: str, picture: Tensor | Non
     panels = []
     for place, (step, values) in enumerate(zip(steps, maps, strict=True)):
         axes = figure.add_subplot(rows, columns, place + 1)
-        extent = (0, 1, 0, 1)
+        extent = (0, values.shape[1], 0, values.shape[0])
         if picture is not None:
-            axes.imshow(picture.mean(dim=-1).numpy(), cmap="gray", vmin=0, vmax=1, extent=extent, aspect="auto")
+            axes.imshow(picture.mean(dim=-1).numpy(), cmap="gray", vmin=0, vmax=1, extent=extent)
         heat = axes.imshow(
             values.numpy(),
             cmap=SIGNED,
             vmin=-largest,
             vmax=largest,
             extent=extent,
-            aspect="auto",
             interpolation="nearest",
             alpha=1.0 if picture is None else 0.6,
         )
