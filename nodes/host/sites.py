@@ -99,9 +99,10 @@ def select_sites(wanted: str, sites: Sequence[Site]) -> list[Site]:
     for entry in entries:
         found = {site.address for site in sites if entry.lower() == site.kind or _is_below(site.address, entry.lower())}
         if not found:
+            kinds = sorted({site.kind for site in sites})
             raise ValueError(
-                f'blocks: this model has no attention site "{entry}". It has {list_addresses(sites)}; the groups '
-                f"{', '.join(sorted({site.kind for site in sites}))}; ranges such as 0-3 work. Empty means all"
+                f'blocks: this model has no attention site "{entry}". It has {list_addresses(sites)}; the group'
+                f"{'s' if len(kinds) > 1 else ''} {', '.join(kinds)}; ranges such as 0-3 work. Empty means all"
                 f"{' but the text refiners' if unasked else ''}."
             )
         chosen |= found

@@ -55,7 +55,7 @@ def test_an_unknown_block_is_refused_with_a_list_of_what_there_is(sd15, blocks):
     wrong = blocks.split(", ")[-1]
     assert f'"{wrong}"' in str(caught.value)
     assert "input.1.0, input.3.0, middle.0.0" in str(caught.value)
-    assert "the groups self" in str(caught.value)
+    assert "; the group self;" in str(caught.value)
 
 
 @pytest.mark.parametrize(
