@@ -56,13 +56,13 @@ def workflows() -> list[dict[str, dict]]:
             if isinstance(value, list):
                 node["inputs"][name] = [f"plain {value[0]}", value[1]]
     last = found[-1] | plain
-    # The second trace has to be there when the difference is drawn, so it passes through a plot of its own.
-    last["plain curves"] = {
+    # The difference must not be drawn before the second run is done, so its trace takes the way through a file.
+    last["plain file"] = {
         "class_type": "SADSaveStabilityTrace",
         "inputs": {"trace": ["plain probe", 1], "after": ["plain sampler", 0]}
         | {"filename_prefix": "plain", "format": "trace"},
     }
-    last["plain trace"] = {"class_type": "SADLoadStabilityTrace", "inputs": {"file": ["plain curves", 0]}}
+    last["plain trace"] = {"class_type": "SADLoadStabilityTrace", "inputs": {"file": ["plain file", 0]}}
     plotted(last, "stability_difference", "difference", compare_with=["plain trace", 0])
     plotted(last, "stability_map", "map", site=MAPPED)
     found[-1] = last

@@ -53,9 +53,9 @@ def compare_gammas(batches: Sequence[Tensor], gammas: Sequence[float]) -> Compar
     shapes = {tuple(batch.shape) for batch in batches}
     if len(shapes) > 1:
         raise ValueError(f"The images of a sweep must all have one size and number, but there are {sorted(shapes)}.")
-    flat = torch.stack([batch.float().flatten(1) for batch in batches])  # (γ, B, pixels)
-    size = flat.shape[2] ** 0.5
-    plain = next((index for index, gamma in enumerate(gammas) if gamma == 1.0), None)
-    moved = None if plain is None else (flat - flat[plain]).norm(dim=2) / size
-    apart = None if flat.shape[1] < 2 else tuple(float(torch.pdist(row).mean()) / size for row in flat)
+    flat = [batch.float().flatten(1) for batch in batches]  # (B, pixels) each
+    pictures, pixels = flat[0].shape
+    plain = next((row for row, gamma in zip(flat, gammas, strict=True) if gamma == 1.0), None)
+    moved = None if plain is None else torch.stack([(row - plain).norm(dim=1) for row in flat]) / pixels**0.5
+    apart = None if pictures < 2 else tuple(float(torch.pdist(row).mean()) / pixels**0.5 for row in flat)
     return Comparison(tuple(gammas), tuple(batches), moved, apart)

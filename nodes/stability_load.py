@@ -41,7 +41,9 @@ class LoadStabilityTraceNode(io.ComfyNode):
         return io.NodeOutput(trace, trace.summary())
 
     @classmethod
-    def fingerprint_inputs(cls, file: str) -> str:
-        """Another value whenever the file changes, so that ComfyUI reads it again."""
+    def fingerprint_inputs(cls, file: str | None) -> str:
+        """Another value whenever the file changes, so that ComfyUI reads it again; a wired name is not known yet."""
+        if file is None:
+            return ""
         path = existing_file(file)
         return f"{path} {path.stat().st_mtime_ns}" if path.is_file() else str(path)

@@ -34,9 +34,9 @@ class StabilityProbeNode(io.ComfyNode):
                     "blocks",
                     default="",
                     tooltip=(
-                        "Which attention sites to measure; empty means all. Addresses (input.4.1, joint.3, double.7), "
-                        "beginnings (input, output.5), ranges (double.0-9) and the groups self and joint, separated by "
-                        "commas. A wrong entry lists what the model has. Fewer sites cost less."
+                        "Which attention sites to measure; empty means all but text refiners. Addresses (input.4.1, "
+                        "joint.3), beginnings (input, output.5), ranges (double.0-9) and the groups self, joint and "
+                        "text refiner, separated by commas. A wrong entry lists what there is. Fewer sites cost less."
                     ),
                 ),
                 io.Int.Input(

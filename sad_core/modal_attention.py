@@ -135,7 +135,7 @@ def _share(factors: Sequence[Strength]) -> Strength:
     number: float = max((half for half in halves if not isinstance(half, Tensor)), default=0.0)
     tensors: list[Tensor] = [half for half in halves if isinstance(half, Tensor)]
     if not tensors:
-        return float(number**0.5)
+        return float(number**0.5) or 1.0
     largest = reduce(torch.maximum, tensors[1:], tensors[0]).clamp_min(number)
     return torch.where(largest == 0, 1.0, largest).sqrt()
 

@@ -20,8 +20,14 @@ def difference(run: StabilityRun, other: StabilityRun) -> StabilityRun:
     Sites, heads, samples and measures that only one of the two has are left out.
 
     Raises:
-        ValueError: a run without steps, or no measure, site or sample in common.
+        ValueError: runs of different models or patterns, one without steps, or no measure, site or sample in common.
     """
+    if (run.model, run.patterns, run.kind) != (other.model, other.patterns, other.kind):
+        raise ValueError(
+            f"A run of {run.model} with {run.patterns} patterns ({run.kind}) cannot be compared with one of "
+            f"{other.model} with {other.patterns} patterns ({other.kind}); measure the same model twice, with the same "
+            "patterns."
+        )
     measures = tuple(measure for measure in run.measures if measure in other.measures)
     shared = [address for address in run.addresses if address in other.addresses]
     if not run.steps or not other.steps or not measures or not shared:
@@ -29,7 +35,7 @@ def difference(run: StabilityRun, other: StabilityRun) -> StabilityRun:
             "The two runs cannot be compared: they must have steps, measures and attention sites in common. Measure "
             "the same model twice, with the same probe settings."
         )
-    result = StabilityRun(run.model, tuple(shared), measures, run.patterns, kind="difference")
+    result = StabilityRun(run.model, tuple(shared), measures, run.patterns, kind="difference", stride=run.stride)
     places, their_places = ([each.measures.index(measure) for measure in measures] for each in (run, other))
     steps = []
     for step in run.steps:
@@ -59,12 +65,14 @@ class StabilityBaseline:
 
     Attributes:
         model: the model the runs were of.
+        patterns: what their retrieved patterns were taken of.
         measures: the measures they had in common.
         usual: `(mean, deviation)`, each `(measures,)`, by `(site, pass, tenth)`; over runs, samples and steps, of the
             mean over the heads. Only places with two values or more.
     """
 
     model: str
+    patterns: str
     measures: tuple[str, ...]
     usual: dict[tuple[str, str, int], tuple[Tensor, Tensor]]
 
@@ -95,7 +103,7 @@ class StabilityBaseline:
             if len(rows) > 1:
                 stacked = torch.stack(rows)
                 usual[place] = (stacked.mean(dim=0), stacked.std(dim=0))
-        return cls(runs[0].model, measures, usual)
+        return cls(runs[0].model, runs[0].patterns, measures, usual)
 
     def z_scores(self, run: StabilityRun) -> StabilityRun:
         """How many standard deviations every value of `run` lies from the usual; one column a site, heads averaged.
@@ -103,15 +111,17 @@ class StabilityBaseline:
         Undefined where the baseline has no value, or only equal ones.
 
         Raises:
-            ValueError: a run of another model or without the measures of the baseline.
+            ValueError: a run of another model, of other patterns or without the measures of the baseline.
         """
-        if run.model != self.model or not set(self.measures) <= set(run.measures):
+        is_of_the_same = (run.model, run.patterns) == (self.model, self.patterns)
+        if not is_of_the_same or not set(self.measures) <= set(run.measures):
             raise ValueError(
-                f"This baseline is of {self.model} with {', '.join(self.measures)}, but the run is of {run.model} with "
-                f"{', '.join(run.measures)}; use a baseline of the same model and measures."
+                f"This baseline is of {self.model} with {', '.join(self.measures)} ({self.patterns} patterns), but the "
+                f"run is of {run.model} with {', '.join(run.measures)} ({run.patterns} patterns); use a baseline of "
+                "the same model, measures and patterns."
             )
         places = [run.measures.index(measure) for measure in self.measures]
-        result = StabilityRun(run.model, run.sites, self.measures, run.patterns, kind="z-scores")
+        result = StabilityRun(run.model, run.sites, self.measures, run.patterns, kind="z-scores", stride=run.stride)
         result.restore([self._scored(step, places) for step in run.steps])
         result.status = run.status
         return result

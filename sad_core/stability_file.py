@@ -58,9 +58,12 @@ def load_trace(path: str | Path) -> StabilityTrace:
     from safetensors import SafetensorError, safe_open
 
     path = Path(path)
-    if not path.is_file():
+    try:
+        size = path.stat().st_size if path.is_file() else None
+    except OSError:  # a name that no file can have
+        size = None
+    if size is None:
         raise ValueError(f"There is no file {path.name}; choose a stability trace that was saved before.")
-    size = path.stat().st_size
     if size > LARGEST_FILE:
         raise ValueError(
             f"{path.name} has {size / 2**20:.0f} MB, but a stability trace has at most {LARGEST_FILE // 2**20} MB; "
@@ -79,7 +82,7 @@ def load_trace(path: str | Path) -> StabilityTrace:
         content = json.loads(header)
         if content["version"] == VERSION:
             return StabilityTrace([_read_run(number, run, tensors) for number, run in enumerate(content["runs"])])
-    except (KeyError, TypeError, ValueError, IndexError, AttributeError, RecursionError) as error:
+    except (KeyError, TypeError, ValueError, ArithmeticError, IndexError, AttributeError, RecursionError) as error:
         raise ValueError(f"{path.name} is damaged and cannot be read; save the trace again.") from error
     raise ValueError(f"{path.name} has format {content['version']}, but this version reads {VERSION}; update the pack.")
 
@@ -93,6 +96,8 @@ def _read_run(number: int, content: Mapping[str, Any], tensors: Mapping[str, tor
         shape = (len(samples), len(measures), sum(heads for _, heads in columns))
         if tuple(values.shape) != shape or values.dtype != torch.float32:
             raise ValueError(f"step {place} has shape {tuple(values.shape)}, not {shape}")
+        if any(heads < 1 for _, heads in columns):
+            raise ValueError(f"step {place} has a site without heads")
         maps = {str(address): tensors[f"{number}.{place}.{address}"] for address in mapped}
         if any(each.dim() != 3 or len(each) != len(samples) or each.dtype != torch.float16 for each in maps.values()):
             raise ValueError(f"step {place} has a map of another shape")

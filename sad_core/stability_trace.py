@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
 
@@ -63,10 +64,15 @@ class Step:
             start += heads
         return None
 
+    @cached_property
+    def averages(self) -> Tensor:
+        """The mean over the heads, `(sites, samples, measures)` in the order of `columns`."""
+        parts = self.values.split([heads for _, heads in self.columns], dim=-1)
+        return torch.stack([part.mean(dim=-1) for part in parts])
+
     def means(self) -> dict[str, Tensor]:
         """The mean over the heads by site, each `(samples, measures)`."""
-        parts = self.values.split([heads for _, heads in self.columns], dim=-1)
-        return {address: part.mean(dim=-1) for (address, _), part in zip(self.columns, parts, strict=True)}
+        return {address: average for (address, _), average in zip(self.columns, self.averages, strict=True)}
 
     def rows(self, chunk: str | None) -> list[int]:
         """Rows of `values` that belong to `chunk`: its own name, or cond for every cond; None means all."""
@@ -83,7 +89,7 @@ class StabilityRun:
         measures: which of `TRACE_MEASURES`, in the order of the values.
         patterns: "value" or "input", what the retrieved patterns were taken of.
         kind: one of `KINDS`; a difference or z-scores come from `stability_comparison`.
-        status: "running", "finished" or "interrupted".
+        status: "running", "finished", "interrupted" by the user, or "failed (RuntimeError)" and the like.
         stride: every how many steps one is kept; it doubles whenever the run would grow beyond `LARGEST_RUN`.
         notes: sentences about what could not be measured, each once.
     """
@@ -217,11 +223,11 @@ class StabilityRun:
         check_choice("measure", measure, self.measures)
         place, addresses, steps = self.measures.index(measure), self.addresses, self.steps
         result = torch.full((len(addresses), len(steps)), float("nan"))
+        places = {address: row for row, address in enumerate(addresses)}
         for column, step in enumerate(steps):
-            rows, means = step.rows(chunk), step.means()
-            for row, address in enumerate(addresses):
-                if rows and address in means:
-                    result[row, column] = means[address][rows, place].nanmean()
+            if rows := step.rows(chunk):
+                found = [places[address] for address, _ in step.columns]
+                result[found, column] = step.averages[:, rows, place].nanmean(dim=1)
         return result
 
     def heads(self, address: str, measure: str, chunk: str | None = None) -> Tensor:

@@ -52,7 +52,7 @@ def choose_sites(model: ModelPatcher, blocks: str, node: str) -> tuple[list[Site
 
     Args:
         model: ComfyUI's MODEL.
-        blocks: see `sites.select_sites`; empty means all.
+        blocks: see `sites.select_sites`; empty means all but the refiners of the text.
         node: display name of the node that asks, for messages.
 
     Raises:
@@ -86,7 +86,7 @@ def install_stability_probe(
     Args:
         model: ComfyUI's MODEL, with or without skew attention.
         settings: what to measure, and how often.
-        blocks: which sites, see `sites.select_sites`; empty means all.
+        blocks: which sites, see `sites.select_sites`; empty means all but the refiners of the text.
         map_site: which of them are also mapped over the picture, at most `MOST_MAPS`; empty means none.
         node_id: the node to show each run on.
 
@@ -94,7 +94,7 @@ def install_stability_probe(
         ValueError: as `choose_sites`, and for too many sites to map.
     """
     chosen, held, _ = choose_sites(model, blocks, PROBE)
-    mapped = select_sites(map_site, chosen) if map_site.strip() else []
+    mapped = select_sites(map_site, chosen, "map_site") if map_site.strip() else []
     if len(mapped) > MOST_MAPS:
         raise ValueError(
             f'map_site "{map_site}" means {len(mapped)} sites, but at most {MOST_MAPS} can be mapped over the picture; '

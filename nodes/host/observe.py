@@ -49,11 +49,18 @@ class Observer:
 
     Attributes:
         look: told of the call once it is done.
+        failed: told of what went wrong in looking, which must not cost the picture.
         previous: the override that does the attention, or None for the host's backend alone.
     """
 
-    def __init__(self, look: Callable[[ObservedCall], None], previous: Backend | None):
+    def __init__(
+        self,
+        look: Callable[[ObservedCall], None],
+        failed: Callable[[Exception], None],
+        previous: Backend | None,
+    ):
         self.look = look
+        self.failed = failed
         self.previous = previous
 
     def __call__(
@@ -64,10 +71,26 @@ class Observer:
             out = self.previous(function, q, k, v, heads, mask=mask, **keyword)
         else:
             out = function(q, k, v, heads, mask=mask, **keyword)
+        try:
+            self.look(self._observed(function, q, k, v, heads, mask, keyword, out))
+        except Exception as error:
+            self.failed(error)
+        return out
+
+    def _observed(
+        self,
+        function: Backend,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        heads: int,
+        mask: Tensor | None,
+        keyword: Mapping[str, Any],
+        out: Tensor,
+    ) -> ObservedCall:
         call = AttentionCall.read(q, k, v, heads, None, keyword)
         by_heads = out if keyword.get("skip_output_reshape", False) else out.unflatten(-1, (heads, -1)).transpose(1, 2)
-        self.look(ObservedCall(call.q, call.k, call.v, by_heads, function, self._acting, mask, keyword))
-        return out
+        return ObservedCall(call.q, call.k, call.v, by_heads, function, self._acting, mask, keyword)
 
     @property
     def innermost(self) -> Observer:

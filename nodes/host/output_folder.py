@@ -11,7 +11,7 @@ def new_file(prefix: str, suffix: str) -> tuple[Path, str]:
     """A new numbered file: its path, and its name below the output folder for people.
 
     Args:
-        prefix: such as `stability/trace`, with ComfyUI's placeholders (%date…%); folders are made.
+        prefix: such as `stability/trace`, with ComfyUI's placeholders (%year%, %month%, …); folders are made.
         suffix: such as `.csv`.
 
     Raises:

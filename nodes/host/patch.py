@@ -7,7 +7,8 @@ each model call keep the state; nothing outlives the run but the report.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -59,6 +60,20 @@ class CallState:
     symmetricity: list[tuple[str, Tensor]] = field(default_factory=list)
     gammas: list[Tensor] = field(default_factory=list)
     witnessed: dict[str, int] = field(default_factory=dict)
+
+
+@contextmanager
+def watched(record: Any) -> Iterator[None]:
+    """Sets the `status` of `record` to how the block ends: finished, interrupted by the user, or failed."""
+    try:
+        yield
+        record.status = "finished"
+    except InterruptProcessingException:
+        record.status = "interrupted"
+        raise
+    except BaseException as error:
+        record.status = f"failed ({type(error).__name__})"
+        raise
 
 
 class SitePatch:
@@ -155,15 +170,8 @@ class SkewPatch(SitePatch):
         run = self.report.begin(self.model_name, [site.address for site in self.sites], self.settings.apply_to)
         outer, self.run = self.run, run
         try:
-            result = executor(*args, **kwargs)
-            run.status = "finished"
-            return result
-        except InterruptProcessingException:
-            run.status = "interrupted"
-            raise
-        except BaseException as error:
-            run.status = f"failed ({type(error).__name__})"
-            raise
+            with watched(run):
+                return executor(*args, **kwargs)
         finally:
             self.run = outer
             self.progress.clear()

@@ -23,10 +23,11 @@ from ...sad_core.hopfield_stability import MEASURES
 from ...sad_core.norm_guard import SMALLEST_NORM
 from ...sad_core.parameters import check_choice
 from ...sad_core.stability_trace import TRACE_MEASURES, Sample, StabilityRun
+from .backend import HostAttention, is_out_of_memory
 from .families import SiteCall
 from .messages import log, show
 from .observe import ObservedCall, Observer
-from .patch import MOST_SAMPLES, OVERRIDE, SitePatch, SkewOverride, Wrapped
+from .patch import MOST_SAMPLES, OVERRIDE, SitePatch, SkewOverride, Wrapped, watched
 from .progress import progress_at
 from .settings import CHUNK_MARK
 from .sites import Site
@@ -37,8 +38,8 @@ PATTERNS = ("value", "input")
 LARGEST_MAP = 64  # rows and columns of a map; larger ones are averaged down
 CHUNKS = {mark: chunk for chunk, mark in CHUNK_MARK.items()}
 NOTHING_REACHED = (
-    "No attention site was reached. A model compiled with torch.compile is not measured; put the probe on a model "
-    "without it. Otherwise another patch replaces the attention of these blocks."
+    "No attention site was reached. A model compiled with torch.compile is not measured where ComfyUI attends with "
+    "PyTorch; put the probe on a model without it. Otherwise another patch replaces the attention of these blocks."
 )
 
 
@@ -81,6 +82,7 @@ class ProbedRun:
         passes: cond, uncond, cond 2 …, by the id ComfyUI gives every conditioning for one run.
         progress: by sigma.
         level: the number of the noise level, counted from 0; `sigma` is its sigma.
+        reached: whether an attention call of a chosen site was seen.
     """
 
     record: StabilityRun
@@ -88,6 +90,7 @@ class ProbedRun:
     progress: dict[float, float] = field(default_factory=dict)
     level: int = -1
     sigma: float | None = None
+    reached: bool = False
     _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)  # several GPUs call from several threads
 
     def arrive_at(self, sigma: float) -> None:
@@ -109,7 +112,7 @@ class ProbedRun:
         for mark, each in zip(marks, ids, strict=True):
             if each not in self.passes:
                 name = CHUNKS.get(mark, f"pass {mark}")
-                number = 1 + sum(other.split(" ")[0] == name for other in self.passes.values())
+                number = 1 + sum(other == name or other.startswith(f"{name} ") for other in self.passes.values())
                 self.passes[each] = name if number == 1 else f"{name} {number}"
         return [self.passes[each] for each in ids]
 
@@ -122,7 +125,7 @@ class ProbedCall:
         active: whether sites measure.
         passes: the chunks of the batch.
         samples: how many samples a chunk has in the trace.
-        latent: height and width of the latent.
+        latent: height and width of the latent; 0 where it is no picture.
         found: `(site, (rows, measures, heads))` in the order of the calls.
         maps: `(rows, height, width)` by site.
         witnessed: lengths of the parts of joined sequences, by the name of the witness that saw them.
@@ -180,18 +183,14 @@ class ProbePatch(SitePatch):
         self.report.begin(run.record)
         outer, self.run = self.run, run
         try:
-            result = executor(*args, **kwargs)
-            run.record.status = "finished"
-            return result
-        except BaseException:
-            run.record.status = "interrupted"
-            raise
+            with watched(run.record):
+                return executor(*args, **kwargs)
         finally:
             self.run = outer
             self._tell(run)
 
     def _tell(self, run: ProbedRun) -> None:
-        if run.level >= 0 and not run.record.steps:
+        if run.record.status == "finished" and run.level >= 0 and not run.reached:
             run.record.note(NOTHING_REACHED)
             log.warning("%s: %s", PROBE, NOTHING_REACHED)
         show(run.record.summary(), self.node_id)
@@ -220,7 +219,8 @@ class ProbePatch(SitePatch):
             return ProbedCall()
         passes, batch = tuple(run.passes_of(options)), len(x)
         samples = batch // len(passes) if batch % len(passes) == 0 and batch <= MOST_SAMPLES else 1
-        return ProbedCall(True, passes, samples, (x.shape[-2], x.shape[-1]))
+        is_picture = x.dim() == 4 or (x.dim() == 5 and x.shape[2] == 1)
+        return ProbedCall(True, passes, samples, (x.shape[-2], x.shape[-1]) if is_picture else (0, 0))
 
     def _record(self, run: StabilityRun, sigma: float, progress: float, call: ProbedCall) -> None:
         if not call.found:
@@ -248,32 +248,45 @@ class ProbePatch(SitePatch):
             if not state.active or options is None:
                 return forward(*args, **kwargs)
             site_call = SiteCall(args, kwargs, state.witnessed)
-            observer = Observer(lambda seen: self._measure(state, site, site_call, seen), options.get(OVERRIDE))
+            observer = Observer(
+                look=lambda seen: self._measure(state, site, site_call, seen),
+                failed=lambda error: self._failed(site, error),
+                previous=options.get(OVERRIDE),
+            )
             return forward(*args, **{**kwargs, "transformer_options": {**options, OVERRIDE: observer}})
 
         return patched_forward
 
     def _measure(self, state: ProbedCall, site: Site, site_call: SiteCall, seen: ObservedCall) -> None:
+        if self.run is not None:
+            self.run.reached = True
         if seen.q.shape != seen.k.shape:
             return self._left_alone(site, "queries and keys are not the same tokens")
         inner = site.rule.inner(site_call, seen.q.shape[2])
         if inner is None:
-            return self._left_alone(site, "the image tokens could not be told from the text tokens")
-        try:
-            with torch.no_grad():
-                x = site.rule.block_input(site_call) if self.settings.patterns == "input" else None
-                if self.settings.patterns == "input" and x is None:
-                    self._note(f"{site.address}: the input cannot be seen from outside; measured by the values.")
-                q, k = seen.q[:, :, inner], seen.k[:, :, inner]
-                parts = [seen.out] if x is None else input_patterns(seen, x)
-                found = [(measure(q, k, part[:, :, inner], self.settings.measures), part.shape[-1]) for part in parts]
-                mean = sum(values * (count / sum(each for _, each in found)) for values, count in found)
-                state.found.append((site.address, state.rows(cast(Tensor, mean))))
-                if site.address in self.settings.mapped and site.address not in state.maps:
-                    self._map(state, site, q, k, seen.out[:, :, inner])
-        except RuntimeError as error:  # a picture is worth more than its measures
-            self._left_alone(site, str(error).partition("\n")[0])
+            return self._left_alone(site, site.rule.otherwise)
+        q, k = seen.q[:, :, inner], seen.k[:, :, inner]
+        with torch.no_grad():
+            parts = self._patterns(site, site_call, seen)
+            found = [(measure(q, k, part[:, :, inner], self.settings.measures), part.shape[-1]) for part in parts]
+            mean = sum(values * (count / sum(each for _, each in found)) for values, count in found)
+            state.found.append((site.address, state.rows(cast(Tensor, mean))))
+            if site.address in self.settings.mapped and site.address not in state.maps:
+                self._map(state, site, q, k, seen.out[:, :, inner])
         return None
+
+    def _patterns(self, site: Site, site_call: SiteCall, seen: ObservedCall) -> list[Tensor]:
+        """What was retrieved, `(B, H, L, P)` in pieces: of the values, or of the block's input if it can be had."""
+        if self.settings.patterns == "value":
+            return [seen.out]
+        x = site.rule.block_input(site_call)
+        inner = seen.previous.previous if isinstance(seen.previous, SkewOverride) else seen.previous
+        if x is not None and inner is None:
+            return input_patterns(seen, x)
+        # The input's patterns take further calls, and another pack's override may be one that counts its calls.
+        reason = "the input cannot be seen from outside" if x is None else "another pack's override does the attention"
+        self._note(f"{site.address}: {reason}; measured by the values.")
+        return [seen.out]
 
     def _map(self, state: ProbedCall, site: Site, q: Tensor, k: Tensor, patterns: Tensor) -> None:
         grid = token_grid(q.shape[2], *state.latent)
@@ -286,6 +299,10 @@ class ProbePatch(SitePatch):
 
     def _left_alone(self, site: Site, reason: str) -> None:
         self._note(f"{site.address} was not measured at some step: {reason}.")
+
+    def _failed(self, site: Site, error: Exception) -> None:
+        """A picture is worth more than its measures."""
+        self._left_alone(site, "out of memory" if is_out_of_memory(error) else str(error).partition("\n")[0])
 
     def _note(self, sentence: str) -> None:
         if self.run is not None:
@@ -315,7 +332,7 @@ def input_patterns(seen: ObservedCall, x: Tensor) -> list[Tensor]:
     heads, head_dim = seen.q.shape[1], seen.q.shape[-1]
     pieces = []
     for piece in x.to(seen.out.dtype).split(head_dim, dim=-1):
-        values = F.pad(piece, (0, head_dim - piece.shape[-1]))[:, None].expand(-1, heads, -1, -1)
+        values = F.pad(piece, (0, head_dim - piece.shape[-1]))[:, None].repeat(1, heads, 1, 1)
         pieces.append(seen.retrieve(bare, values)[..., : piece.shape[-1]])
     if bare is seen.previous:
         return pieces
@@ -332,6 +349,8 @@ def without_norm_guard(override: SkewOverride) -> SkewOverride:
         patch.settings = replace(patch.settings, norm="none")
         patch.state = replace(patch.state, skewed=[], backends=[], symmetricity=[], gammas=[])
         patch.run = None
+        patch.attention = HostAttention(lambda _: None)
+        patch.attention.refused.update(each.patch.attention.refused)
         return SkewOverride(patch, each.site, each.call, each.previous)
 
     result = bare(override)

@@ -79,7 +79,10 @@ def _is_self_attention(rule: Rule, path: str, modules: Mapping[str, nn.Module]) 
     return not getattr(block, "disable_self_attn", False) and (rule.flag is None or getattr(modules[path], rule.flag))
 
 
-def select_sites(wanted: str, sites: Sequence[Site]) -> list[Site]:
+WHO_HAS = {"blocks": "this model has", "map_site": "among the measured sites there is"}
+
+
+def select_sites(wanted: str, sites: Sequence[Site], field: str = "blocks") -> list[Site]:
     """The sites a user asked for, in the order of the model.
 
     Args:
@@ -87,6 +90,7 @@ def select_sites(wanted: str, sites: Sequence[Site]) -> list[Site]:
             groups (`self`, `joint`, `text refiner`), separated by commas or lines; empty means all but the text
             refiners.
         sites: what the model has.
+        field: the widget it was written in, one of `WHO_HAS`.
 
     Raises:
         ValueError: an entry that fits no site; the message lists what exists.
@@ -101,7 +105,7 @@ def select_sites(wanted: str, sites: Sequence[Site]) -> list[Site]:
         if not found:
             kinds = sorted({site.kind for site in sites})
             raise ValueError(
-                f'blocks: this model has no attention site "{entry}". It has {list_addresses(sites)}; the group'
+                f'{field}: {WHO_HAS[field]} no attention site "{entry}". There are {list_addresses(sites)}; the group'
                 f"{'s' if len(kinds) > 1 else ''} {', '.join(kinds)}; ranges such as 0-3 work. Empty means all"
                 f"{' but the text refiners' if unasked else ''}."
             )

@@ -11,6 +11,7 @@ import pytest
 import torch
 from comfy_extras.nodes_hypertile import HyperTile
 from symmetric_attention.nodes.host import probe as probe_module
+from symmetric_attention.nodes.host.backend import compiles_whole
 from symmetric_attention.nodes.host.sites import find_sites
 
 from tests.core import plain
@@ -366,10 +367,74 @@ def test_a_compiled_model_runs_as_without_a_probe_and_the_trace_says_why_it_is_e
     wanted = small.sample(compiled(base, fullgraph=False))
     model, trace = probe(base)
     torch.testing.assert_close(small.sample(compiled(model, fullgraph=False)), wanted, rtol=1e-4, atol=1e-4)
-    assert trace.is_empty
-    assert "A model compiled with torch.compile is not measured" in trace.summary()
+    # Backends other than PyTorch's run uncompiled at the sites, and there they are measured.
+    assert trace.is_empty == compiles_whole()
+    assert ("A model compiled with torch.compile is not measured" in trace.summary()) == compiles_whole()
     assert small.sample(model).equal(small.sample(base))
     assert not trace.is_empty
+
+
+class Picky:
+    """Another pack's override that takes packed layouts alone, and changes its answer with every seventh call."""
+
+    def __init__(self):
+        self.calls = 0
+
+    def __call__(self, function, q, k, v, heads, mask=None, **keyword):
+        if v.stride(1) == 0:
+            raise ValueError("expanded values")
+        self.calls += 1
+        return function(q, k, v, heads, mask=mask, **keyword) * (1.5 if self.calls % 7 == 0 else 1.0)
+
+
+@pytest.mark.parametrize("is_skewed", [False, True])
+def test_an_override_that_counts_its_calls_counts_none_of_ours(sd15, is_skewed):
+    """Input patterns would need further calls of it, so those sites are measured by the values."""
+
+    def through_picky(model):
+        base = with_override(model, Picky())
+        return skew(base, beta=3.0)[0] if is_skewed else base
+
+    wanted = sd15.sample(through_picky(sd15.model))
+    model, trace = probe(through_picky(sd15.model), patterns="input")
+    assert sd15.sample(model).equal(wanted)
+    assert not trace.is_empty
+    assert "another pack's override does the attention; measured by the values" in trace.summary()
+
+
+@pytest.mark.parametrize("place", ["measure", "input_patterns"])
+def test_what_goes_wrong_in_measuring_costs_neither_picture_nor_run(sd15, monkeypatch, place):
+    def broken(*_):
+        raise ValueError("a measure is broken")
+
+    monkeypatch.setattr(probe_module, place, broken)
+    model, trace = probe(sd15.model, patterns="input")
+    assert sd15.sample(model).equal(sd15.picture)
+    assert "a measure is broken" in trace.summary()
+    assert "No attention site was reached" not in trace.summary()
+
+
+def test_a_failed_run_is_not_called_interrupted_nor_unreached(sd15):
+    model, trace = probe(sd15.model)
+
+    def fails(*_):
+        raise ArithmeticError("boom")
+
+    with pytest.raises(ArithmeticError):
+        sd15.sample(model, callback=fails)
+    assert "failed (ArithmeticError)" in trace.summary()
+    assert "No attention site was reached" not in trace.summary()
+
+
+@pytest.mark.parametrize(
+    ("shape", "has_map"), [((1, 4, 8, 12), True), ((1, 4, 1, 8, 12), True), ((1, 4, 3, 8, 12), False), ((1, 8, 96), False)]
+)
+def test_maps_are_drawn_over_pictures_alone(shape, has_map):
+    """Tokens of a video or of a sound may happen to fit a grid, and are no picture."""
+    patch = probe_module.ProbePatch(probe_module.ProbeSettings(), [], None, None, [])
+    run = probe_module.ProbedRun(record=None, level=0)
+    call = patch._call_state(run, torch.zeros(shape), {"cond_or_uncond": [0]})
+    assert (probe_module.token_grid(96, *call.latent) is not None) == has_map
 
 
 # --- one run, and what it leaves behind
