@@ -8,6 +8,7 @@ import io
 import json
 import math
 import threading
+from dataclasses import replace
 
 import pytest
 import torch
@@ -327,10 +328,17 @@ def test_z_scores_count_standard_deviations_from_the_usual():
                     assert got == pytest.approx((usual[3] - mean) / deviation, rel=1e-4, abs=1e-5)
 
 
+@pytest.mark.parametrize("change", [{"patterns": "input"}, {"model": "Flux"}, {"kind": "difference"}])
+def test_runs_whose_numbers_do_not_compare_are_not_compared(change):
+    with pytest.raises(ValueError, match="cannot be compared with"):
+        difference(filled(), replace(filled(seed=3), **change))
+
+
 def test_a_baseline_says_what_it_is_not_for():
     baseline = StabilityBaseline.from_runs([filled(), filled(seed=9)])
-    with pytest.raises(ValueError, match="This baseline is of SD15 with energy, alignment .value patterns., but the run is of Flux"):
-        baseline.z_scores(filled(model="Flux"))
+    for other in (filled(model="Flux"), replace(filled(), patterns="input")):
+        with pytest.raises(ValueError, match=r"This baseline is of SD15 with energy, alignment .value patterns., but"):
+            baseline.z_scores(other)
     for runs in ([], [filled(), filled(model="Flux")], [StabilityRun("SD15", ("a",))]):
         with pytest.raises(ValueError, match="A baseline needs measured runs of one model"):
             StabilityBaseline.from_runs(runs)

@@ -427,7 +427,8 @@ def test_a_failed_run_is_not_called_interrupted_nor_unreached(sd15):
 
 
 @pytest.mark.parametrize(
-    ("shape", "has_map"), [((1, 4, 8, 12), True), ((1, 4, 1, 8, 12), True), ((1, 4, 3, 8, 12), False), ((1, 8, 96), False)]
+    ("shape", "has_map"),
+    [((1, 4, 8, 12), True), ((1, 4, 1, 8, 12), True), ((1, 4, 3, 8, 12), False), ((1, 8, 96), False)],
 )
 def test_maps_are_drawn_over_pictures_alone(shape, has_map):
     """Tokens of a video or of a sound may happen to fit a grid, and are no picture."""
