@@ -63,11 +63,11 @@ def joint_skew_attention(
     queries, inner_keys = double_head_dim(q[:, :, start:stop], k[:, :, start:stop], gamma)
     before, after = (F.pad(k[:, :, part], (0, head_dim)) for part in (slice(0, start), slice(stop, tokens)))
     keys = torch.cat([before, inner_keys, after], dim=-2)
-    skewed = retrieve(queries, keys, v, _rows(mask, start, stop), scale, attend)
+    skewed = retrieve(queries, keys, v, mask_of_rows(mask, slice(start, stop)), scale, attend)
     if is_exactly(beta, 1.0) and not isinstance(gamma, Tensor):
         outside = [
-            retrieve(q[:, :, first:last], k, v, _rows(mask, first, last), scale, attend) if first < last else None
-            for first, last in ((0, start), (stop, tokens))
+            retrieve(q[:, :, rows], k, v, mask_of_rows(mask, rows), scale, attend) if rows.start < rows.stop else None
+            for rows in (slice(0, start), slice(stop, tokens))
         ]
         return torch.cat([part for part in (outside[0], skewed, outside[1]) if part is not None], dim=-2)
     plain = retrieve(q, k, v, mask, scale, attend)
@@ -97,8 +97,9 @@ def inner_run(inner: slice, tokens: int) -> tuple[int, int]:
     return start, stop
 
 
-def _rows(mask: Tensor | None, start: int, stop: int) -> Tensor | None:
-    """The mask of queries `start … stop`; a mask that is the same for every query stays as it is."""
+def mask_of_rows(mask: Tensor | None, *rows: slice) -> Tensor | None:
+    """The mask of the queries `rows`, one run after the other; one that is the same for every query stays as it is."""
     if mask is None or mask.dim() < 2 or mask.shape[-2] == 1:
         return mask
-    return mask[..., start:stop, :]
+    parts = [mask[..., part, :] for part in rows]
+    return parts[0] if len(parts) == 1 else torch.cat(parts, dim=-2)

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from .attention import Attend, additive_mask, blend, check_tokens, is_exactly, pytorch_attend, retrieve, softmax_scale
-from .joint_attention import check_joint_norm, inner_run, joint_skew_attention
+from .joint_attention import check_joint_norm, inner_run, joint_skew_attention, mask_of_rows
 from .parameters import Strength, per_head, wide
 
 
@@ -55,16 +55,16 @@ def modal_skew_attention(
     batch, heads, tokens, head_dim = q.shape
     start, stop = inner_run(inner, tokens)
     check_joint_norm(norm)
-    gamma = per_head(gamma, "gamma", batch, heads, q.device)
     text = per_head(gamma_text, "gamma_text", batch, heads, q.device)
     cross = per_head(gamma_cross, "gamma_cross", batch, heads, q.device)
-    beta = per_head(beta, "beta", batch, heads, q.device)
     scale = softmax_scale(head_dim, scale)
     attend = attend or pytorch_attend
     if is_exactly(text, 1.0) and is_exactly(cross, 1.0):
         return joint_skew_attention(
             q, k, v, gamma, beta, inner=slice(start, stop), norm=norm, scale=scale, mask=mask, attend=attend
         )
+    gamma = per_head(gamma, "gamma", batch, heads, q.device)
+    beta = per_head(beta, "beta", batch, heads, q.device)
     mask = additive_mask(mask, q.dtype)
     if is_exactly(beta, 0.0):
         return retrieve(q, k, v, mask, scale, attend)
@@ -83,12 +83,12 @@ def modal_skew_attention(
             parts.append(v[:, :, :0])
         elif is_exactly(own, 1.0) and is_exactly(cross, 1.0):
             if plain is None:
-                parts.append(retrieve(_take(q, rows), k, v, _mask_of(mask, rows), scale, attend))
+                parts.append(retrieve(_take(q, rows), k, v, mask_of_rows(mask, *rows), scale, attend))
             else:
                 parts.append(_take(plain, rows))
         else:
             queries, keys = _doubled(q, k, rows, segments, factors)
-            skewed = retrieve(queries, keys, v, _mask_of(mask, rows), scale, attend)
+            skewed = retrieve(queries, keys, v, mask_of_rows(mask, *rows), scale, attend)
             if plain is not None:
                 skewed = blend(_take(plain, rows), skewed, _but_neutral(own, cross), beta, v.shape[-1], norm)
             parts.append(skewed)
@@ -99,13 +99,6 @@ def modal_skew_attention(
 def _take(x: Tensor, rows: Sequence[slice]) -> Tensor:
     """The tokens `rows` of `(B, H, L, d)`, one run after the other."""
     return torch.cat([x[:, :, part] for part in rows], dim=-2)
-
-
-def _mask_of(mask: Tensor | None, rows: Sequence[slice]) -> Tensor | None:
-    """The mask of the queries `rows`; a mask that is the same for every query stays as it is."""
-    if mask is None or mask.dim() < 2 or mask.shape[-2] == 1:
-        return mask
-    return torch.cat([mask[..., part, :] for part in rows], dim=-2)
 
 
 def _doubled(

@@ -16,10 +16,10 @@ from symmetric_attention.nodes.host.sites import find_sites
 
 from tests.core import plain
 
-from .models import FLUX, SD15, STEPS, build
+from .models import FLUX, STEPS, build
 from .running import execute, little_memory, probe, skew, stop_at, through
 from .test_composition import louder, with_override
-from .test_other_modules import compiled
+from .test_other_modules import compiled, on_two_devices
 from .watching import watch_attention
 
 NAMES = ["SD15", "SDXL", "SD3", "SD3 with image-only attention", "Flux"]
@@ -496,15 +496,7 @@ def test_an_error_while_measuring_leaves_the_picture_whole(sd15, monkeypatch):
 
 
 def test_a_model_spread_over_two_devices_is_measured_whole(sd15):
-    if not hasattr(sd15.model, "set_additional_models") or not hasattr(sd15.model, "is_multigpu_base_clone"):
-        pytest.skip("this ComfyUI has no multi-GPU clones")
-    second = build("SD15", SD15)
-    second.load_device = torch.device("cpu", 0)
-    second.is_multigpu_base_clone = True
-    second.clone_base_uuid = sd15.model.clone_base_uuid
-    spread = sd15.model.clone()
-    spread.set_additional_models("multigpu", [second])
-    model, trace = probe(skew(spread)[0])
+    model, trace = probe(skew(on_two_devices(sd15))[0])
     sd15.sample(model)
     alone, wanted = probe(skew(sd15.model)[0])
     sd15.sample(alone)
