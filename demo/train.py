@@ -38,6 +38,7 @@ PEAK_LEARNING_RATE = 1e-3
 AVERAGE_DECAY = 0.999
 GRADIENT_LIMIT = 1.0
 LOSS_MEMORY = 0.99
+NOISY_SHARE = 0.65  # timesteps are u to this power; 1 is uniform, less means noisier
 
 
 @dataclass
@@ -70,9 +71,12 @@ def average_decay(steps: int) -> float:
 
 
 def spread_timesteps(count: int) -> Tensor:
-    """`count` random whole timesteps 0...999, one from each of `count` equal parts: steadier than independent ones."""
+    """`count` random whole timesteps 0...999, one from each of `count` equally likely parts: steadier than independent.
+
+    More of them are noisy than clean (NOISY_SHARE), because what a picture is going to show is settled there.
+    """
     places = (torch.arange(count) + torch.rand(count)) / count
-    return (places * TRAINING_TIMESTEPS).long()
+    return (places**NOISY_SHARE * TRAINING_TIMESTEPS).long()
 
 
 def level_weight(share: Tensor) -> Tensor:
