@@ -74,8 +74,8 @@ def load_picture(path: Path) -> Tensor:
     return F.avg_pool2d(on_white.permute(2, 0, 1), 2)
 
 
-def load_pictures(folder: Path) -> Pictures:
-    """The pictures named in `pictures.txt`, in the order of their file names.
+def load_pictures(folder: Path, every: bool = False) -> Pictures:
+    """The pictures named in `pictures.txt`, or `every` one of CATEGORIES, in the order of their file names.
 
     `folder` is the unpacked npm package, the one that holds `emoji.json` and `img/`.
     """
@@ -84,7 +84,9 @@ def load_pictures(folder: Path) -> Pictures:
     entries = json.loads((folder / "emoji.json").read_text(encoding="utf-8"))
     chosen = read_list(PICTURE_LIST)
     category_of = {
-        entry["image"]: PACKAGE_CATEGORIES[entry["category"]] for entry in entries if entry["image"] in chosen
+        entry["image"]: PACKAGE_CATEGORIES[entry["category"]]
+        for entry in entries
+        if entry["image"] in chosen or (every and entry["category"] in PACKAGE_CATEGORIES)
     }
     names = tuple(sorted(category_of))
     images = torch.stack([load_picture(folder / "img" / "google" / "64" / name) for name in names])
@@ -110,12 +112,20 @@ def split(pictures: Pictures) -> tuple[Pictures, Pictures]:
     return pictures.only(set(pictures.names) - held_out), pictures.only(held_out)
 
 
+def held_out_by_category(pictures: Pictures) -> dict[str, list[str]]:
+    """The names `choose_held_out` chooses, for each of CATEGORIES."""
+    labelled = list(zip(pictures.names, pictures.labels.tolist(), strict=True))
+    return {
+        category: choose_held_out(name for name, label in labelled if label == place)
+        for place, category in enumerate(CATEGORIES)
+    }
+
+
 def write_held_out(pictures: Pictures) -> None:
     """Writes the list of held-out names, a tenth of each category."""
     lines = [f"# Pictures of {PACKAGE} {VERSION} that are never trained on: a tenth of each category."]
-    for place, category in enumerate(CATEGORIES):
-        names = [name for name, label in zip(pictures.names, pictures.labels.tolist(), strict=True) if label == place]
-        lines += [f"# {category}", *choose_held_out(names)]
+    for category, names in held_out_by_category(pictures).items():
+        lines += [f"# {category}", *names]
     HELD_OUT_LIST.write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 

@@ -76,7 +76,7 @@ def spread_timesteps(count: int) -> Tensor:
     More of them are noisy than clean (NOISY_SHARE), because what a picture is going to show is settled there.
     """
     places = (torch.arange(count) + torch.rand(count)) / count
-    return (places**NOISY_SHARE * TRAINING_TIMESTEPS).long()
+    return (places**NOISY_SHARE * TRAINING_TIMESTEPS).long().clamp_max(TRAINING_TIMESTEPS - 1)
 
 
 def level_weight(share: Tensor) -> Tensor:
