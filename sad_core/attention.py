@@ -16,6 +16,7 @@ from torch import Tensor
 from .decomposition import double_head_dim
 from .norm_guard import NORMS, norm_ratio, project_input, projection_rank
 from .parameters import Strength, check_choice, per_head, wide
+from .tiled_retrieval import runs_in_tiles, tiled_retrievals
 
 Attend = Callable[[Tensor, Tensor, Tensor, Tensor | None, float], Tensor]
 
@@ -37,6 +38,7 @@ def skew_attention(
     scale: float | None = None,
     mask: Tensor | None = None,
     attend: Attend | None = None,
+    tiles: bool | None = None,
     tolerance: float = 0.01,
 ) -> Tensor:
     """Self-attention with circulation γ and blending β.
@@ -58,6 +60,8 @@ def skew_attention(
             per sample is `(B, 1, L, L)`.
         attend: the inner attention `attend(q, k, v, mask, scale)`; default PyTorch's. It is called with equal head dims
             for q, k and v, 2d for the skewed retrieval (d for the plain one), and with an additive mask or None.
+        tiles: whether our own tiles of rows may stand in for `attend` where they are faster (see `tiled_retrieval`);
+            by default where no `attend` is given.
         tolerance: relative error of ρ that "projected" aims at, see `norm_guard.projection_rank`.
 
     Returns:
@@ -73,28 +77,32 @@ def skew_attention(
     beta = per_head(beta, "beta", batch, heads, q.device)
     _check_norm(norm, x, v)
     scale = softmax_scale(q.shape[-1], scale)
+    tiles = (attend is None if tiles is None else tiles) and runs_in_tiles(q, k, v, mask)
     attend = attend or pytorch_attend
     mask = additive_mask(mask, q.dtype)
 
     if is_exactly(gamma, 1.0) or is_exactly(beta, 0.0):
         return retrieve(q, k, v, mask, scale, attend)
-    queries, keys = double_head_dim(q, k, gamma)
     patterns = None if is_exactly(beta, 1.0) else _norm_patterns(norm, x, q.shape[1], tolerance)
     stored = v if patterns is None else torch.cat([v, patterns.to(v.dtype)], dim=-1)
-    skewed = retrieve(queries, keys, stored, mask, scale, attend)
-    if is_exactly(beta, 1.0) and not isinstance(gamma, Tensor):
-        return skewed
-    plain = retrieve(q, k, stored, mask, scale, attend)
-    return blend(plain, skewed, gamma, beta, v.shape[-1], norm)
+    if tiles:
+        plain, skewed = tiled_retrievals(q, k, stored, gamma, scale, with_plain=not is_exactly(beta, 1.0))
+        untouched = retrieve(q, k, v, mask, scale, attend) if _any_neutral(gamma, beta) else None
+    else:
+        is_pure = is_exactly(beta, 1.0) and not isinstance(gamma, Tensor)
+        skewed = retrieve(*double_head_dim(q, k, gamma), stored, mask, scale, attend)
+        plain = untouched = None if is_pure else retrieve(q, k, stored, mask, scale, attend)
+    result = skewed if plain is None else blend(plain, skewed, beta, v.shape[-1], norm)
+    return result if untouched is None else keep_neutral(result, untouched, gamma, beta)
 
 
-def blend(plain: Tensor, skewed: Tensor, gamma: Strength, beta: Strength, value_dim: int, norm: str) -> Tensor:
-    """ρ·(R₁ + β(R_γ − R₁)), neutral samples and heads taken from R₁ as they are.
+def blend(plain: Tensor, skewed: Tensor, beta: Strength, value_dim: int, norm: str) -> Tensor:
+    """ρ·(R₁ + β(R_γ − R₁)).
 
     Args:
         plain, skewed: R₁ and R_γ, `(B, H, L, dv + P)`: the values first, then the P patterns ρ is taken of
             (P = 0: of the values themselves).
-        gamma, beta: floats or tensors that broadcast over `(B, H, L, dv)`.
+        beta: a float or a tensor that broadcasts over `(B, H, L, dv)`.
         value_dim: dv.
         norm: one of `norm_guard.NORMS`; "none" means ρ = 1.
 
@@ -109,11 +117,21 @@ def blend(plain: Tensor, skewed: Tensor, gamma: Strength, beta: Strength, value_
     if norm != "none" and not is_pure:
         first = value_dim if plain.shape[-1] > value_dim else 0
         result = result * norm_ratio(target[..., first:], blended[..., first:])
-    result = result.to(plain.dtype)
+    return result.to(plain.dtype)
+
+
+def keep_neutral(result: Tensor, plain: Tensor, gamma: Strength, beta: Strength) -> Tensor:
+    """`result` `(B, H, L, dv)`, with `plain` `(B, H, L, dv or more)` in the samples and heads at γ = 1 or β = 0."""
     for strength, neutral in ((gamma, 1.0), (beta, 0.0)):
         if isinstance(strength, Tensor):
-            result = torch.where(strength == neutral, plain[..., :value_dim], result)
+            result = torch.where(strength == neutral, plain[..., : result.shape[-1]], result)
     return result
+
+
+def _any_neutral(gamma: Strength, beta: Strength) -> bool:
+    """Whether there is a sample or head at γ = 1 or β = 0; looks into the tensors, so not for a GPU's."""
+    pairs = ((gamma, 1.0), (beta, 0.0))
+    return any(bool((value == neutral).any()) for value, neutral in pairs if isinstance(value, Tensor))
 
 
 def retrieve(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, scale: float, attend: Attend) -> Tensor:

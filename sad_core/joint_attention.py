@@ -14,7 +14,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .attention import Attend, additive_mask, blend, check_tokens, is_exactly, pytorch_attend, retrieve, softmax_scale
+from .attention import (
+    Attend,
+    additive_mask,
+    blend,
+    check_tokens,
+    is_exactly,
+    keep_neutral,
+    pytorch_attend,
+    retrieve,
+    softmax_scale,
+)
 from .decomposition import double_head_dim
 from .parameters import Strength, per_head
 
@@ -71,7 +81,8 @@ def joint_skew_attention(
         ]
         return torch.cat([part for part in (outside[0], skewed, outside[1]) if part is not None], dim=-2)
     plain = retrieve(q, k, v, mask, scale, attend)
-    changed = blend(plain[:, :, start:stop], skewed, gamma, beta, v.shape[-1], norm)
+    own = plain[:, :, start:stop]
+    changed = keep_neutral(blend(own, skewed, beta, v.shape[-1], norm), own, gamma, beta)
     return torch.cat([plain[:, :, :start], changed, plain[:, :, stop:]], dim=-2)
 
 

@@ -18,7 +18,17 @@ from functools import reduce
 import torch
 from torch import Tensor
 
-from .attention import Attend, additive_mask, blend, check_tokens, is_exactly, pytorch_attend, retrieve, softmax_scale
+from .attention import (
+    Attend,
+    additive_mask,
+    blend,
+    check_tokens,
+    is_exactly,
+    keep_neutral,
+    pytorch_attend,
+    retrieve,
+    softmax_scale,
+)
 from .joint_attention import check_joint_norm, inner_run, joint_skew_attention, mask_of_rows
 from .parameters import Strength, per_head, wide
 
@@ -90,7 +100,9 @@ def modal_skew_attention(
             queries, keys = _doubled(q, k, rows, segments, factors)
             skewed = retrieve(queries, keys, v, mask_of_rows(mask, *rows), scale, attend)
             if plain is not None:
-                skewed = blend(_take(plain, rows), skewed, _but_neutral(own, cross), beta, v.shape[-1], norm)
+                same = _take(plain, rows)
+                skewed = blend(same, skewed, beta, v.shape[-1], norm)
+                skewed = keep_neutral(skewed, same, _but_neutral(own, cross), beta)
             parts.append(skewed)
     inside, outside = parts
     return torch.cat([outside[:, :, :start], inside, outside[:, :, start:]], dim=-2)

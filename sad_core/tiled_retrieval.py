@@ -2,11 +2,12 @@
 
     L₁ = scale·q kᵀ        L_γ = c₊·L₁ + c₋·scale·k qᵀ        R = exp(L) v / exp(L) 1
 
-PyTorch's fused attention for the CPU wants q, k and v of one head dim, so the doubled head dim of `double_head_dim` pays
-for a doubled v as well, and the plain retrieval computes L₁ a second time. Tiles that stay in the cache need neither.
+PyTorch's fused attention for the CPU wants q, k and v of one head dim, so the doubled head dim of `double_head_dim`
+pays for a doubled v as well, and the plain retrieval computes L₁ a second time. Tiles that stay in the cache need
+neither.
 
-No row maximum is looked for where exp cannot overflow: |L| ≤ max(1, |γ|)·|scale|·maxᵢ‖qᵢ‖·maxⱼ‖kⱼ‖ (Cauchy-Schwarz). That
-is decided head by head, so no batch mate changes a bit.
+No row maximum is looked for where exp cannot overflow, |L| ≤ max(1, |γ|)·|scale|·maxᵢ‖qᵢ‖·maxⱼ‖kⱼ‖ (Cauchy-Schwarz).
+That is decided head by head, so no batch mate has a say in it.
 """
 
 from __future__ import annotations
@@ -21,17 +22,18 @@ TILE_NUMBERS = 2**20  # logits of all heads that are worked on at once; 4 MB in 
 MOST_ROWS, FEWEST_ROWS = 256, 64
 
 
-def runs_in_tiles(q: Tensor, mask: Tensor | None) -> bool:
+def runs_in_tiles(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> bool:
     """Whether tiles can do it and are the fast way: on the CPU, in full precision, without mask, gradient or compiler.
 
-    Measured against the padded fused kernel in `benchmarks/`. Half precision is left to the fused kernels, and so is
-    a graph being compiled, into which the choice for every head would not fit.
+    Half precision is left to the fused kernels, and so is a graph being compiled, into which the choice for every head
+    would not fit. `benchmarks/` compares the two.
     """
     return (
         q.device.type == "cpu"
+        and q.dtype == k.dtype == v.dtype
         and q.dtype in (torch.float32, torch.float64)
         and mask is None
-        and not torch.is_grad_enabled()
+        and not (torch.is_grad_enabled() and any(x.requires_grad for x in (q, k, v)))
         and not torch.compiler.is_compiling()
     )
 
@@ -79,9 +81,9 @@ def tiled_retrievals(
 
 def tile_shape(matrices: int, tokens: int) -> tuple[int, int]:
     """How many heads (of all samples) and how many rows make a tile: one head a thread at least, more of short ones."""
-    threads = min(matrices, torch.get_num_threads())
+    threads = max(1, min(matrices, torch.get_num_threads()))
     rows = min(tokens, MOST_ROWS, max(FEWEST_ROWS, TILE_NUMBERS // (threads * tokens)))
-    return min(matrices, max(threads, TILE_NUMBERS // 4 // (rows * tokens))), rows
+    return max(1, min(matrices, max(threads, TILE_NUMBERS // 4 // (rows * tokens)))), rows
 
 
 def _logit_bound(queries: Tensor, keys: Tensor, skewness: Tensor, scale: float) -> Tensor:

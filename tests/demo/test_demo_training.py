@@ -137,7 +137,8 @@ def test_timesteps_are_whole_and_cover_the_schedule():
     edges = 1000 * (torch.arange(1001) / 1000) ** 0.65
     assert timesteps.dtype == torch.int64
     assert bool(((edges[:-1].floor() <= timesteps) & (timesteps <= edges[1:])).all())
-    assert timesteps.min() < 12 and 998 < timesteps.max() < 1000
+    assert timesteps.min() < 12
+    assert 998 < timesteps.max() < 1000
     assert (timesteps < 500).sum() < 400  # more are noisy than clean
 
 

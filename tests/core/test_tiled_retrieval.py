@@ -1,0 +1,127 @@
+"""Tiles of rows against softmax written out in float64, whatever the tiles are."""
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sad_core import skew_attention, tiled_retrieval
+from sad_core.attention import pytorch_attend
+from sad_core.tiled_retrieval import runs_in_tiles, tile_shape, tiled_retrievals
+
+
+def draw(seed: int, *size: int) -> torch.Tensor:
+    return torch.randn(size, generator=torch.Generator().manual_seed(seed))
+
+
+def stated(q, k, v, gamma, scale) -> torch.Tensor:
+    """softmax(c₊·A + c₋·Aᵀ)·v in float64."""
+    logits = scale * q.double() @ k.double().mT
+    skewed = (1 + gamma) / 2 * logits + (1 - gamma) / 2 * logits.mT
+    return skewed.softmax(dim=-1) @ v.double()
+
+
+@given(
+    batch=st.integers(1, 3),
+    heads=st.integers(1, 4),
+    tokens=st.integers(1, 40),
+    head_dim=st.integers(1, 9),
+    value_dim=st.integers(1, 12),
+    gamma=st.floats(-2, 3),
+    size=st.sampled_from([0.3, 3.0, 30.0]),
+    numbers=st.sampled_from([64, 400, 2**20]),
+    seed=st.integers(0, 1000),
+)
+def test_both_retrievals_are_the_plain_statement(
+    batch, heads, tokens, head_dim, value_dim, gamma, size, numbers, seed
+):
+    q, k = draw(seed, batch, heads, tokens, head_dim) * size, draw(seed + 1, batch, heads, tokens, head_dim)
+    v = draw(seed + 2, batch, heads, tokens, value_dim)
+    scale = head_dim**-0.5
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tiled_retrieval, "TILE_NUMBERS", numbers)
+        patch.setattr(tiled_retrieval, "MOST_ROWS", 16)
+        patch.setattr(tiled_retrieval, "FEWEST_ROWS", 3)
+        plain, skewed = tiled_retrievals(q, k, v, gamma, scale, with_plain=True)
+        alone, same = tiled_retrievals(q, k, v, gamma, scale, with_plain=False)
+    allowed = 1e-5 * max(1.0, size)  # a logit of 100 is rounded by 1e-5
+    torch.testing.assert_close(plain.double(), stated(q, k, v, 1.0, scale), rtol=allowed, atol=allowed)
+    torch.testing.assert_close(skewed.double(), stated(q, k, v, gamma, scale), rtol=allowed, atol=allowed)
+    assert alone is None
+    assert torch.equal(same, skewed)
+
+
+def test_logits_that_exp_cannot_hold():
+    q, k, v = (draw(seed, 1, 2, 20, 4) for seed in range(3))
+    q = q * torch.tensor([1.0, 1e4])[:, None, None]
+    plain, skewed = tiled_retrievals(q, k, v, -1.0, 1.0, with_plain=True)
+    torch.testing.assert_close(plain.double(), stated(q, k, v, 1.0, 1.0), rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(skewed.double(), stated(q, k, v, -1.0, 1.0), rtol=1e-3, atol=1e-3)
+
+
+def test_a_head_with_large_logits_changes_no_bit_of_another():
+    q, k, v = (draw(seed, 2, 2, 30, 4) for seed in range(3))
+    large = q * torch.tensor([1.0, 1e3])[:, None, None, None]
+    calm, beside = (tiled_retrievals(each, k, v, 1.7, 0.5, with_plain=True) for each in (q, large))
+    for one, other in zip(calm, beside, strict=True):
+        assert torch.equal(one[0], other[0])
+        assert not torch.equal(one[1], other[1])
+
+
+def test_gamma_may_differ_from_head_to_head():
+    q, k, v = (draw(seed, 2, 3, 24, 4) for seed in range(3))
+    gamma = draw(9, 2, 3, 1, 1)
+    _, skewed = tiled_retrievals(q, k, v, gamma, 0.5, with_plain=False)
+    torch.testing.assert_close(skewed.double(), stated(q, k, v, gamma.double(), 0.5), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("beta", [1.0, 3.0])
+def test_samples_at_gamma_1_have_the_bits_of_the_inner_attention(beta):
+    q, k, v = (draw(seed, 3, 2, 24, 8) for seed in range(3))
+    out = skew_attention(q, k, v, torch.tensor([1.0, 1.5, 1.0]), beta)
+    plain = pytorch_attend(q, k, v, None, 8**-0.5)
+    assert torch.equal(out[::2], plain[::2])
+    assert not torch.allclose(out[1], plain[1], rtol=1e-3)
+
+
+@pytest.mark.parametrize("norm", ["value", "projected", "input", "none"])
+@pytest.mark.parametrize("beta", [1.0, 3.0])
+def test_tiles_and_the_fused_kernel_agree(norm, beta):
+    q, k, v = (draw(seed, 2, 3, 40, 8) for seed in range(3))
+    x = draw(5, 2, 40, 24)
+    calls = []
+
+    def attend(*arguments):
+        calls.append(arguments)
+        return pytorch_attend(*arguments)
+
+    options = {"norm": norm, "x": x}
+    fused = skew_attention(q, k, v, 1.4, beta, attend=attend, **options)
+    assert calls
+    calls.clear()
+    tiled = skew_attention(q, k, v, 1.4, beta, attend=attend, tiles=True, **options)
+    assert not calls
+    torch.testing.assert_close(tiled, fused, rtol=1e-5, atol=1e-5)
+
+
+def test_where_tiles_are_not_used():
+    q = draw(0, 1, 1, 4, 4)
+    assert runs_in_tiles(q, q, q, None)
+    assert runs_in_tiles(q.double(), q.double(), q.double(), None)
+    assert not runs_in_tiles(q.half(), q.half(), q.half(), None)
+    assert not runs_in_tiles(q, q, q, torch.zeros(4, 4))
+    assert not runs_in_tiles(q, q.clone().requires_grad_(), q, None)
+    assert not runs_in_tiles(*(q.to("meta"),) * 3, None)
+
+
+def test_gradients_still_flow():
+    q, k, v = (draw(seed, 1, 2, 6, 4).requires_grad_() for seed in range(3))
+    skew_attention(q, k, v, 1.4, 3.0).sum().backward()
+    assert all(x.grad is not None and bool(x.grad.abs().sum() > 0) for x in (q, k, v))
+
+
+def test_a_tile_is_never_a_whole_matrix_of_logits():
+    for tokens in (4096, 16384):
+        at_once, rows = tile_shape(40, tokens)
+        assert at_once * rows * tokens <= max(tiled_retrieval.TILE_NUMBERS, at_once * 64 * tokens)
+        assert rows <= 256
