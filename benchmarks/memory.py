@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -39,7 +40,10 @@ print(json.dumps({"inputs": inputs, "extra": held("VmHWM:") - before}))
 def peak(way: str) -> dict[str, float]:
     """KiB of q, k and v, and KiB that the call took above what was there before."""
     command = [sys.executable, "-c", PROGRAM, way]
-    answer = subprocess.run(command, check=True, capture_output=True, text=True, cwd=Path(__file__).parents[1])
+    # Every large tensor a mapping of its own, so that what was freed before the call does not hide what it takes.
+    environment = {**os.environ, "MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "0"}
+    root = Path(__file__).parents[1]
+    answer = subprocess.run(command, check=True, capture_output=True, text=True, cwd=root, env=environment)
     return json.loads(answer.stdout.splitlines()[-1])
 
 

@@ -13,10 +13,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .blending import blend, keep_neutral
 from .decomposition import double_head_dim
-from .norm_guard import NORMS, norm_ratio, project_input, projection_rank
-from .parameters import Strength, check_choice, per_head, wide
-from .tiled_retrieval import runs_in_tiles, tiled_retrievals
+from .norm_guard import NORMS, project_input, projection_rank
+from .parameters import Strength, check_choice, is_exactly, per_head
+from .tiled_attention import runs_in_tiles, tiled_skew_attention
 
 Attend = Callable[[Tensor, Tensor, Tensor, Tensor | None, float], Tensor]
 
@@ -60,7 +61,7 @@ def skew_attention(
             per sample is `(B, 1, L, L)`.
         attend: the inner attention `attend(q, k, v, mask, scale)`; default PyTorch's. It is called with equal head dims
             for q, k and v, 2d for the skewed retrieval (d for the plain one), and with an additive mask or None.
-        tiles: whether our own tiles of rows may stand in for `attend` where they are faster (see `tiled_retrieval`);
+        tiles: whether our own tiles of rows may stand in for `attend` where they are faster (see `tiled_attention`);
             by default where no `attend` is given.
         tolerance: relative error of ρ that "projected" aims at, see `norm_guard.projection_rank`.
 
@@ -86,46 +87,14 @@ def skew_attention(
     patterns = None if is_exactly(beta, 1.0) else _norm_patterns(norm, x, q.shape[1], tolerance)
     stored = v if patterns is None else torch.cat([v, patterns.to(v.dtype)], dim=-1)
     if tiles:
-        plain, skewed = tiled_retrievals(q, k, stored, gamma, scale, with_plain=not is_exactly(beta, 1.0))
+        result = tiled_skew_attention(q, k, stored, gamma, beta, scale, v.shape[-1], norm)
         untouched = retrieve(q, k, v, mask, scale, attend) if _any_neutral(gamma, beta) else None
     else:
         is_pure = is_exactly(beta, 1.0) and not isinstance(gamma, Tensor)
         skewed = retrieve(*double_head_dim(q, k, gamma), stored, mask, scale, attend)
-        plain = untouched = None if is_pure else retrieve(q, k, stored, mask, scale, attend)
-    result = skewed if plain is None else blend(plain, skewed, beta, v.shape[-1], norm)
+        untouched = None if is_pure else retrieve(q, k, stored, mask, scale, attend)
+        result = skewed if untouched is None else blend(untouched, skewed, beta, v.shape[-1], norm)
     return result if untouched is None else keep_neutral(result, untouched, gamma, beta)
-
-
-def blend(plain: Tensor, skewed: Tensor, beta: Strength, value_dim: int, norm: str) -> Tensor:
-    """ρ·(R₁ + β(R_γ − R₁)).
-
-    Args:
-        plain, skewed: R₁ and R_γ, `(B, H, L, dv + P)`: the values first, then the P patterns ρ is taken of
-            (P = 0: of the values themselves).
-        beta: a float or a tensor that broadcasts over `(B, H, L, dv)`.
-        value_dim: dv.
-        norm: one of `norm_guard.NORMS`; "none" means ρ = 1.
-
-    Returns:
-        `(B, H, L, dv)` in the dtype of `plain`.
-    """
-    precise = wide(plain.dtype)
-    base, target = plain.to(precise), skewed.to(precise)
-    is_pure = is_exactly(beta, 1.0)
-    blended = target if is_pure else base + beta * (target - base)
-    result = blended[..., :value_dim]
-    if norm != "none" and not is_pure:
-        first = value_dim if plain.shape[-1] > value_dim else 0
-        result = result * norm_ratio(target[..., first:], blended[..., first:])
-    return result.to(plain.dtype)
-
-
-def keep_neutral(result: Tensor, plain: Tensor, gamma: Strength, beta: Strength) -> Tensor:
-    """`result` `(B, H, L, dv)`, with `plain` `(B, H, L, dv or more)` in the samples and heads at γ = 1 or β = 0."""
-    for strength, neutral in ((gamma, 1.0), (beta, 0.0)):
-        if isinstance(strength, Tensor):
-            result = torch.where(strength == neutral, plain[..., : result.shape[-1]], result)
-    return result
 
 
 def _any_neutral(gamma: Strength, beta: Strength) -> bool:
@@ -167,11 +136,6 @@ def additive_mask(mask: Tensor | None, dtype: torch.dtype) -> Tensor | None:
     if mask.dtype != torch.bool:
         raise ValueError(f"mask is {mask.dtype}, but it must be bool (True attends) or float (added to the logits).")
     return torch.zeros_like(mask, dtype=dtype).masked_fill(~mask, float("-inf"))
-
-
-def is_exactly(value: Strength, number: float) -> bool:
-    """Whether `value` is this very number for all samples, known without looking into a tensor."""
-    return not isinstance(value, Tensor) and value == number
 
 
 def check_tokens(q: Tensor, k: Tensor, v: Tensor) -> None:

@@ -14,9 +14,9 @@ from typing import Any
 
 from torch import Tensor
 
-from .attention import is_exactly, skew_attention
+from .attention import skew_attention
 from .norm_guard import NORMS
-from .parameters import Strength, check_choice
+from .parameters import Strength, check_choice, is_exactly
 from .symmetricity import AVERAGES, adapt, average, symmetricity
 
 

@@ -14,19 +14,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .attention import (
-    Attend,
-    additive_mask,
-    blend,
-    check_tokens,
-    is_exactly,
-    keep_neutral,
-    pytorch_attend,
-    retrieve,
-    softmax_scale,
-)
+from .attention import Attend, additive_mask, check_tokens, pytorch_attend, retrieve, softmax_scale
+from .blending import blend, keep_neutral
 from .decomposition import double_head_dim
-from .parameters import Strength, per_head
+from .parameters import Strength, is_exactly, per_head
 
 JOINT_NORMS = ("value", "none")
 

@@ -18,19 +18,10 @@ from functools import reduce
 import torch
 from torch import Tensor
 
-from .attention import (
-    Attend,
-    additive_mask,
-    blend,
-    check_tokens,
-    is_exactly,
-    keep_neutral,
-    pytorch_attend,
-    retrieve,
-    softmax_scale,
-)
+from .attention import Attend, additive_mask, check_tokens, pytorch_attend, retrieve, softmax_scale
+from .blending import blend, keep_neutral
 from .joint_attention import check_joint_norm, inner_run, joint_skew_attention, mask_of_rows
-from .parameters import Strength, per_head, wide
+from .parameters import Strength, is_exactly, per_head, wide
 
 
 def modal_skew_attention(

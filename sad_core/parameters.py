@@ -42,6 +42,11 @@ def per_head(
     )
 
 
+def is_exactly(value: Strength, number: float) -> bool:
+    """Whether `value` is this very number for all samples, known without looking into a tensor."""
+    return not isinstance(value, Tensor) and value == number
+
+
 def check_choice(name: str, value: str, allowed: Iterable[str]) -> None:
     """Refuse a word that is not among the allowed ones.
 

@@ -1,4 +1,4 @@
-"""Both retrievals of skew attention from one product of queries and keys, a tile of rows at a time.
+"""Skew attention, with both retrievals from one product of queries and keys, a tile of rows at a time.
 
     L₁ = scale·q kᵀ        L_γ = c₊·L₁ + c₋·scale·k qᵀ        R = exp(L) v / exp(L) 1
 
@@ -15,7 +15,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .parameters import Strength
+from .blending import blend
+from .parameters import Strength, is_exactly
 
 LARGEST_LOGIT = 50.0  # exp(50) is 5e21, which leaves float32 room for a sum over tokens and for large values
 TILE_NUMBERS = 2**20  # logits of all heads that are worked on at once; 4 MB in float32
@@ -38,29 +39,41 @@ def runs_in_tiles(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> bool:
     )
 
 
-def tiled_retrievals(
-    q: Tensor, k: Tensor, v: Tensor, gamma: Strength, scale: float, *, with_plain: bool
-) -> tuple[Tensor | None, Tensor]:
-    """(R₁ or None, R_γ), what attention retrieves with plain and with skewed logits.
+def tiled_skew_attention(
+    q: Tensor,
+    k: Tensor,
+    stored: Tensor,
+    gamma: Strength,
+    beta: Strength,
+    scale: float,
+    value_dim: int,
+    norm: str,
+) -> Tensor:
+    """ρ·(R₁ + β(R_γ − R₁)), blended tile by tile; at β = 1 R_γ alone is computed.
 
     Args:
         q, k: `(B, H, L, d)` on the CPU, float32 or float64.
-        v: `(B, H, L, dv)`, any dv.
-        gamma: a float, or a tensor that broadcasts over `(B, H, 1, 1)`.
+        stored: `(B, H, L, dv + P)`, the values and the patterns of the norm, see `blending.blend`.
+        gamma, beta: floats, or tensors that broadcast over `(B, H, 1, 1)`.
         scale: of the logits.
-        with_plain: whether R₁ is wanted.
+        value_dim: dv.
+        norm: one of `norm_guard.NORMS`.
 
     Returns:
-        `(B, H, L, dv)`, each.
+        `(B, H, L, dv)`.
     """
     batch, heads, tokens, _ = q.shape
-    matrices = batch * heads
-    skewness = torch.as_tensor(gamma, dtype=q.dtype).expand(batch, heads, 1, 1).reshape(matrices, 1, 1)
-    queries, keys, values = (x.reshape(matrices, tokens, -1) for x in (q, k, v))
+    matrices, width = batch * heads, stored.shape[-1]
+    blends = not is_exactly(beta, 1.0)
+    skewness, strength = (
+        torch.as_tensor(value, dtype=q.dtype).expand(batch, heads, 1, 1).reshape(matrices, 1, 1)
+        for value in (gamma, beta)
+    )
+    queries, keys, values = (x.reshape(matrices, tokens, x.shape[-1]) for x in (q, k, stored))
     is_large = _logit_bound(queries, keys, skewness, scale) > LARGEST_LOGIT
     at_once, rows = tile_shape(matrices, tokens)
-    plain, skewed = (values.new_empty(values.shape) for _ in range(2))
-    logits, weights = (q.new_empty(at_once * rows * tokens) for _ in range(2))
+    room = [q.new_empty(at_once * rows * size) for size in (tokens, tokens, width, width)]
+    result = q.new_empty((matrices, tokens, value_dim))
 
     for first in range(0, matrices, at_once):
         some = slice(first, first + at_once)
@@ -68,15 +81,19 @@ def tiled_retrievals(
         query, kept, swapped = queries[some] * scale, (1 + skewness[some]) / 2, (1 - skewness[some]) / 2
         large = is_large[some] if bool(is_large[some].any()) else None
         for start in range(0, tokens, rows):
-            part = slice(start, start + rows)
-            shape = (key.shape[0], min(rows, tokens - start), tokens)
-            tile = logits[: shape[0] * shape[1] * shape[2]].view(shape)
-            torch.bmm(query[:, part], key.mT, out=tile)
-            if with_plain:
-                _retrieve(tile, value, large, weights[: tile.numel()].view(shape), plain[some, part])
-            tile.mul_(kept).baddbmm_(key[:, part] * swapped, query.mT)
-            _retrieve(tile, value, large, tile, skewed[some, part])
-    return plain.view(v.shape) if with_plain else None, skewed.view(v.shape)
+            part = slice(start, min(start + rows, tokens))
+            shape = (key.shape[0], part.stop - start)
+            logits, weights, plain, skewed = (
+                piece[: shape[0] * shape[1] * size].view(*shape, size)
+                for piece, size in zip(room, (tokens, tokens, width, width), strict=True)
+            )
+            torch.bmm(query[:, part], key.mT, out=logits)
+            if blends:
+                _retrieve(logits, value, large, weights, plain)
+            logits.mul_(kept).baddbmm_(key[:, part] * swapped, query.mT)
+            _retrieve(logits, value, large, logits, skewed)
+            result[some, part] = blend(plain, skewed, strength[some], value_dim, norm) if blends else skewed
+    return result.view(batch, heads, tokens, value_dim)
 
 
 def tile_shape(matrices: int, tokens: int) -> tuple[int, int]:

@@ -5,13 +5,17 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sad_core import skew_attention, tiled_retrieval
+from sad_core import skew_attention, tiled_attention
 from sad_core.attention import pytorch_attend
-from sad_core.tiled_retrieval import runs_in_tiles, tile_shape, tiled_retrievals
+from sad_core.tiled_attention import runs_in_tiles, tile_shape, tiled_skew_attention
 
 
 def draw(seed: int, *size: int) -> torch.Tensor:
     return torch.randn(size, generator=torch.Generator().manual_seed(seed))
+
+
+def tiled(q, k, v, gamma, beta, scale) -> torch.Tensor:
+    return tiled_skew_attention(q, k, v, gamma, beta, scale, v.shape[-1], "none")
 
 
 def stated(q, k, v, gamma, scale) -> torch.Tensor:
@@ -32,29 +36,28 @@ def stated(q, k, v, gamma, scale) -> torch.Tensor:
     numbers=st.sampled_from([64, 400, 2**20]),
     seed=st.integers(0, 1000),
 )
-def test_both_retrievals_are_the_plain_statement(
+def test_both_retrievals_and_their_blend_are_the_plain_statement(
     batch, heads, tokens, head_dim, value_dim, gamma, size, numbers, seed
 ):
     q, k = draw(seed, batch, heads, tokens, head_dim) * size, draw(seed + 1, batch, heads, tokens, head_dim)
     v = draw(seed + 2, batch, heads, tokens, value_dim)
     scale = head_dim**-0.5
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(tiled_retrieval, "TILE_NUMBERS", numbers)
-        patch.setattr(tiled_retrieval, "MOST_ROWS", 16)
-        patch.setattr(tiled_retrieval, "FEWEST_ROWS", 3)
-        plain, skewed = tiled_retrievals(q, k, v, gamma, scale, with_plain=True)
-        alone, same = tiled_retrievals(q, k, v, gamma, scale, with_plain=False)
+        patch.setattr(tiled_attention, "TILE_NUMBERS", numbers)
+        patch.setattr(tiled_attention, "MOST_ROWS", 16)
+        patch.setattr(tiled_attention, "FEWEST_ROWS", 3)
+        plain, skewed, further = (tiled(q, k, v, gamma, beta, scale) for beta in (0.0, 1.0, 2.5))
     allowed = 1e-5 * max(1.0, size)  # a logit of 100 is rounded by 1e-5
-    torch.testing.assert_close(plain.double(), stated(q, k, v, 1.0, scale), rtol=allowed, atol=allowed)
-    torch.testing.assert_close(skewed.double(), stated(q, k, v, gamma, scale), rtol=allowed, atol=allowed)
-    assert alone is None
-    assert torch.equal(same, skewed)
+    want = stated(q, k, v, 1.0, scale), stated(q, k, v, gamma, scale)
+    torch.testing.assert_close(plain.double(), want[0], rtol=allowed, atol=allowed)
+    torch.testing.assert_close(skewed.double(), want[1], rtol=allowed, atol=allowed)
+    torch.testing.assert_close(further.double(), want[0] + 2.5 * (want[1] - want[0]), rtol=allowed, atol=4 * allowed)
 
 
 def test_logits_that_exp_cannot_hold():
     q, k, v = (draw(seed, 1, 2, 20, 4) for seed in range(3))
     q = q * torch.tensor([1.0, 1e4])[:, None, None]
-    plain, skewed = tiled_retrievals(q, k, v, -1.0, 1.0, with_plain=True)
+    plain, skewed = (tiled(q, k, v, -1.0, beta, 1.0) for beta in (0.0, 1.0))
     torch.testing.assert_close(plain.double(), stated(q, k, v, 1.0, 1.0), rtol=1e-3, atol=1e-3)
     torch.testing.assert_close(skewed.double(), stated(q, k, v, -1.0, 1.0), rtol=1e-3, atol=1e-3)
 
@@ -62,16 +65,16 @@ def test_logits_that_exp_cannot_hold():
 def test_a_head_with_large_logits_changes_no_bit_of_another():
     q, k, v = (draw(seed, 2, 2, 30, 4) for seed in range(3))
     large = q * torch.tensor([1.0, 1e3])[:, None, None, None]
-    calm, beside = (tiled_retrievals(each, k, v, 1.7, 0.5, with_plain=True) for each in (q, large))
-    for one, other in zip(calm, beside, strict=True):
-        assert torch.equal(one[0], other[0])
-        assert not torch.equal(one[1], other[1])
+    for beta in (1.0, 3.0):
+        calm, beside = (tiled(each, k, v, 1.7, beta, 0.5) for each in (q, large))
+        assert torch.equal(calm[0], beside[0])
+        assert not torch.equal(calm[1], beside[1])
 
 
 def test_gamma_may_differ_from_head_to_head():
     q, k, v = (draw(seed, 2, 3, 24, 4) for seed in range(3))
     gamma = draw(9, 2, 3, 1, 1)
-    _, skewed = tiled_retrievals(q, k, v, gamma, 0.5, with_plain=False)
+    skewed = tiled(q, k, v, gamma, 1.0, 0.5)
     torch.testing.assert_close(skewed.double(), stated(q, k, v, gamma.double(), 0.5), rtol=1e-5, atol=1e-5)
 
 
@@ -123,5 +126,5 @@ def test_gradients_still_flow():
 def test_a_tile_is_never_a_whole_matrix_of_logits():
     for tokens in (4096, 16384):
         at_once, rows = tile_shape(40, tokens)
-        assert at_once * rows * tokens <= max(tiled_retrieval.TILE_NUMBERS, at_once * 64 * tokens)
+        assert at_once * rows * tokens <= max(tiled_attention.TILE_NUMBERS, at_once * 64 * tokens)
         assert rows <= 256
