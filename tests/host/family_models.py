@@ -956,7 +956,7 @@ ROWS = (
         latent=(128, 2, 4, 4),
         text=(12, 48),
         extra=lambda name: {"frame_rate": 25, **padded(12, 9)},
-        notes="calls with guide masks have some of the queries alone and are left as they are",
+        notes="in 0.33.0 a guide of a strength other than 1 splits the queries; those calls are left as they are",
         with_input=True,
     ),
     hosted(
@@ -970,6 +970,7 @@ ROWS = (
         text=(12, 64),
         extra=lambda name: {"frame_rate": 25},
         acts_on="the video tokens at `blocks`, the audio tokens at `audio`",
+        notes="the groups `video` and `audio` choose one of the two; two nodes give each a gamma of its own",
         with_input=True,
     ),
     hosted(
@@ -1071,6 +1072,7 @@ ROWS = (
         sharpen=r"self_attn\.to_qkv\.",
         extra=lambda name: {"seconds_start": len(name), "seconds_total": 30},
         acts_on="the audio tokens, the token of the global conditions aside",
+        notes="that token is alone, so `gamma_text` does nothing",
     ),
     hosted(
         "StableAudio3",
