@@ -74,6 +74,8 @@ def test_with_gamma_one_only_the_joint_sites_are_patched_and_the_plan_says_so(ru
     assert set(report.runs[-1].site_calls) == joint
     alone = ", ".join(address for address in row.paths if address not in joint)
     assert f"γ is 1 all along, so {alone} stay as they are" in report.plan
+    assert not report.runs[-1].untouched
+    assert not [path for path in patched.object_patches for address in alone.split(", ") if row.paths[address] in path]
     for seen in calls:
         if runs.site(seen) in joint:
             assert distance(seen.out, stated(row, seen, 1.0, text=0.4)) <= 1e-5 * plainly(seen).norm(), seen.path
