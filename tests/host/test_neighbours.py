@@ -254,8 +254,9 @@ class Packed(torch.nn.Module):
 
     def __init__(self, linear: torch.nn.Linear):
         super().__init__()
-        self.scale = float(linear.weight.abs().max()) / 127
-        self.packed = torch.nn.Buffer((linear.weight / self.scale).round().to(torch.int8))
+        weight = linear.weight.detach()
+        self.scale = float(weight.abs().max()) / 127
+        self.packed = torch.nn.Buffer((weight / self.scale).round().to(torch.int8))
         self.offset = None if linear.bias is None else torch.nn.Buffer(linear.bias.detach().clone())
 
     @property
