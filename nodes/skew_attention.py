@@ -83,8 +83,8 @@ class SkewAttentionNode(io.ComfyNode):
                     tooltip=(
                         "Which attention sites to change; empty means all but the text refiners some models have. "
                         "Addresses (input.4.1, joint.3, double.7), beginnings (input, output.5), ranges (double.0-9) "
-                        "and the groups self, joint and text refiner, separated by commas. "
-                        "A wrong entry lists what the model has."
+                        "and the groups self, joint and text refiner, in LTX-AV video and audio, separated by commas. "
+                        "Two nodes on different blocks give each a gamma of its own. A wrong entry lists what there is."
                     ),
                 ),
                 io.Float.Input(
@@ -122,6 +122,37 @@ class SkewAttentionNode(io.ComfyNode):
                     optional=True,
                     tooltip="A Gamma Schedule (SAD). It gives gamma for each step and replaces the gamma widget.",
                 ),
+                io.Float.Input(
+                    "gamma_text",
+                    default=1.0,
+                    min=-2.0,
+                    max=3.0,
+                    step=0.01,
+                    round=0.001,
+                    optional=True,
+                    advanced=True,
+                    tooltip=(
+                        "A gamma of its own for the text tokens among each other, where a model has text and image in "
+                        "one sequence (SD3, Flux, Qwen-Image, Z-Image, HunyuanVideo, …); whatever else stands beside "
+                        "the image counts as text. 1 leaves them as they are. Beta, the percents and apply_to hold for "
+                        "it too, the schedule and adaptive move gamma alone. On other models (SD1.5, SDXL, Wan, …) it "
+                        "does nothing, and the plan says so."
+                    ),
+                ),
+                io.Float.Input(
+                    "gamma_cross",
+                    default=1.0,
+                    min=-2.0,
+                    max=3.0,
+                    step=0.01,
+                    round=0.001,
+                    optional=True,
+                    advanced=True,
+                    tooltip=(
+                        "The same between text and image tokens: how far the image's look at the text may differ from "
+                        "the text's look at the image. 1 leaves it as it is; it can change how a prompt is followed."
+                    ),
+                ),
             ],
             outputs=[
                 io.Model.Output(tooltip="The patched model, for the sampler."),
@@ -146,9 +177,12 @@ class SkewAttentionNode(io.ComfyNode):
         end_percent: float = 1.0,
         apply_to: str = "both",
         schedule: GammaSchedule | None = None,
+        gamma_text: float = 1.0,
+        gamma_cross: float = 1.0,
     ) -> io.NodeOutput:
         """A patched clone of `model`, the plan in words and the report handle."""
         curve = GammaSchedule.from_preset("constant", gamma) if schedule is None else schedule
-        settings = SkewSettings(curve, beta, adaptive, norm, start_percent, end_percent, apply_to)
+        window = (start_percent, end_percent)
+        settings = SkewSettings(curve, beta, adaptive, norm, *window, apply_to, gamma_text, gamma_cross)
         patched, report = install_skew_attention(model, settings, blocks, cls.hidden.unique_id)
         return io.NodeOutput(patched, report.plan, report)

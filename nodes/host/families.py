@@ -196,6 +196,7 @@ class Rule:
         network: the class of the diffusion model, where blocks of one class are used in several ways.
         otherwise: what the report says of calls that `inner` leaves alone.
         flag: attribute of the module that must be true, where one class serves self- and cross-attention.
+        stream: "video" or "audio" in models that have sites of both.
     """
 
     module: str
@@ -208,6 +209,7 @@ class Rule:
     network: str | None = None
     otherwise: str = "the image tokens could not be told from the text tokens"
     flag: str | None = None
+    stream: str | None = None
 
 
 def class_name(module: nn.Module) -> str:
@@ -449,6 +451,15 @@ SELF_AND_CROSS = (
         "blocks.{index}",
         SELF,
         block_input=first_argument,
+        network="lightricks.av_model.LTXAVModel",
+        stream="video",
+    ),
+    Rule(
+        "lightricks.model.CrossAttention",
+        numbered("transformer_blocks.#.attn1"),
+        "blocks.{index}",
+        SELF,
+        block_input=first_argument,
     ),
     Rule(
         "lightricks.model.CrossAttention",
@@ -456,6 +467,7 @@ SELF_AND_CROSS = (
         "audio.{index}",
         SELF,
         block_input=first_argument,
+        stream="audio",
     ),
     Rule(
         "kandinsky5.model.SelfAttention",

@@ -10,7 +10,7 @@ from comfy.model_patcher import ModelPatcher
 
 from ...sad_core import StabilityTrace
 from ...sad_core.joint_attention import JOINT_NORMS
-from .families import UNASKED
+from .families import JOINT, UNASKED
 from .patch import SkewPatch, model_name, object_path
 from .probe import PROBE, ProbePatch, ProbeSettings
 from .report import SkewReport
@@ -39,10 +39,23 @@ def install_skew_attention(
             that does not exist.
     """
     chosen, held, available = choose_sites(model, blocks, "Skew Attention (SAD)")
+    name = model_name(model.model)
+    notes = []
+    if settings.is_modal and not any(site.kind == JOINT for site in chosen):
+        settings = replace(settings, gamma_text=1.0, gamma_cross=1.0)
+        notes = [
+            f"gamma_text and gamma_cross act in joint attention, and none of the chosen sites of {name} is joint, so "
+            "they change nothing here."
+        ]
     patched = model.clone()
     if settings.is_neutral:
-        return patched, SkewReport("γ is 1 all along or β is 0: the model is passed on as it is.", neutral=True)
-    report = SkewReport(describe_plan(model_name(model.model), settings, chosen, held, available))
+        plan = "γ is 1 all along or β is 0: the model is passed on as it is."
+        return patched, SkewReport("\n".join([plan, *notes]), neutral=True)
+    if settings.schedule.is_neutral:
+        plain = [site for site in chosen if site.kind != JOINT]
+        chosen = [site for site in chosen if site.kind == JOINT]
+        notes = [f"γ is 1 all along, so {list_addresses(plain)} stay as they are: no joint attention."] if plain else []
+    report = SkewReport("\n".join([describe_plan(name, settings, chosen, held, available), *notes]))
     SkewPatch(settings, chosen, report, node_id).install(patched)
     return patched, report
 
@@ -141,7 +154,12 @@ def describe_plan(model: str, settings: SkewSettings, chosen: list[Site], held: 
     unasked = [site for site in sites if site.kind in UNASKED and site not in (*chosen, *held)]
     if unasked:
         lines.append(f"Left alone until they are named in blocks: {list_addresses(unasked)}, which see the text alone.")
-    if kinds["joint"]:
+    if kinds[JOINT] and settings.is_modal:
+        lines.append(
+            "In joint attention γ acts among the image tokens, gamma_text among all others and gamma_cross between the "
+            "two."
+        )
+    elif kinds[JOINT]:
         lines.append("In joint attention γ acts among the image tokens; text rows and text columns stay as they are.")
     without_input = Counter(site.kind for site in chosen if not site.shows_input)
     if without_input and settings.norm not in JOINT_NORMS:

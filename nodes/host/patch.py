@@ -19,7 +19,7 @@ from comfy.patcher_extension import CallbacksMP, WrappersMP
 from comfy.utils import get_attr
 from torch import Tensor
 
-from ...sad_core import adapt, average, joint_skew_attention, skew_attention, symmetricity
+from ...sad_core import adapt, average, modal_skew_attention, skew_attention, symmetricity
 from ...sad_core.joint_attention import JOINT_NORMS
 from .backend import AttentionCall, Backend, HostAttention, compiles_whole
 from .families import SiteCall, Witness
@@ -27,13 +27,14 @@ from .messages import tell
 from .observe import Observer
 from .progress import progress_at
 from .report import ModelCall, RunRecord, SkewReport
-from .settings import SkewSettings
+from .settings import NEUTRAL, Circulation, SkewSettings
 from .sites import Site
 
 KEY = "symmetric_attention"
 MOST_SAMPLES = 64  # video models fold frames or pixels into the batch; of more than these only the mean η is kept
 OVERRIDE = "optimized_attention_override"
 Wrapped = Callable[..., Any]
+Share = tuple[int, int, "SkewOverride | None"]  # samples from and to, and who skews them
 
 
 @dataclass
@@ -42,8 +43,8 @@ class CallState:
 
     Attributes:
         active: whether sites do anything; False outside the window and outside a model call.
-        gamma: γ of this model call.
-        gamma_tensor: the same as a 0-d tensor on the model's device, which compiled graphs read.
+        circulation: γ of this model call, in joint attention a γ for each pair of modalities.
+        gamma_tensor: γ among the image tokens as a 0-d tensor on the model's device, which compiled graphs read.
         cond_or_uncond: ComfyUI's marks of the batch chunks.
         skewed: address of the site of every attention call that was skewed.
         backends: names of what did the inner attention, a name a retrieval.
@@ -52,7 +53,7 @@ class CallState:
     """
 
     active: bool = False
-    gamma: float = 1.0
+    circulation: Circulation = NEUTRAL
     gamma_tensor: Tensor | None = None
     cond_or_uncond: tuple[int, ...] = ()
     skewed: list[str] = field(default_factory=list)
@@ -184,30 +185,31 @@ class SkewPatch(SitePatch):
         if sigma not in self.progress:
             self.progress[sigma] = progress_at(model.model_sampling, sigma)
         progress = self.progress[sigma]
-        gamma = self.settings.gamma_at(progress)
+        circulation = self.settings.circulation_at(progress)
         acting = self._acting_on(model)
         if acting.run is not self.run:  # another GPU's, at its first call of this run
             acting.run = self.run
             acting.attention.refused.clear()
-        outer, acting.state = acting.state, self._call_state(gamma, x.device, options)
+        outer, acting.state = acting.state, self._call_state(circulation, x.device, options)
         try:
             result = executor(x, t, *args, **kwargs)
-            acting._record(sigma, progress, gamma)
+            acting._record(sigma, progress, circulation)
             return result
         finally:
             acting.state = outer
 
-    def _call_state(self, gamma: float, device: torch.device, options: Mapping[str, Any]) -> CallState:
+    def _call_state(self, circulation: Circulation, device: torch.device, options: Mapping[str, Any]) -> CallState:
         marks = tuple(options.get("cond_or_uncond", ()))
-        active = gamma != 1.0 and (self.settings.apply_to == "both" or any(map(self.settings.wants, marks)))
-        tensor = torch.tensor(gamma, dtype=torch.float32, device=device) if active else None
-        return CallState(active, gamma, tensor, marks)
+        wanted = self.settings.apply_to == "both" or any(map(self.settings.wants, marks))
+        active = wanted and circulation != NEUTRAL
+        tensor = torch.tensor(circulation.gamma, dtype=torch.float32, device=device) if active else None
+        return CallState(active, circulation, tensor, marks)
 
-    def _record(self, sigma: float, progress: float, gamma: float) -> None:
+    def _record(self, sigma: float, progress: float, circulation: Circulation) -> None:
         run, state = self.run, self.state
         if run is None:
             return
-        low = high = gamma
+        low = high = circulation.gamma
         if state.gammas:
             low, high = torch.stack([torch.stack([each.min(), each.max()]) for each in state.gammas]).T.cpu().tolist()
             low, high = min(low), max(high)
@@ -218,7 +220,7 @@ class SkewPatch(SitePatch):
             eta = tuple(
                 (address, tuple(each.tolist())) for (address, _), each in zip(state.symmetricity, values, strict=True)
             )
-        call = ModelCall(sigma, progress, gamma, state.cond_or_uncond, len(state.skewed), eta, (low, high))
+        call = ModelCall(sigma, progress, circulation, state.cond_or_uncond, len(state.skewed), eta, (low, high))
         run.add(call, state.skewed, state.backends)
 
     def _fell_back(self, sentence: str) -> None:
@@ -334,8 +336,7 @@ class SkewOverride:
     ) -> Tensor:
         """The host's attention call (wrap_attn in comfy/ldm/modules/attention.py), skewed where it can be."""
         call = AttentionCall.read(q, k, v, heads, mask, keyword)
-        chunks = self._chunks(call.q.shape[0])
-        reason, inner = self._inner_tokens(call, splits=bool(chunks))
+        reason, inner, chunks = self._shares(call)
         if inner is None:
             self.patch.left_alone(reason)
             if self.previous is not None:
@@ -362,26 +363,34 @@ class SkewOverride:
         wanted = self.patch.settings.norm
         return wanted if self.site.shows_input or wanted in JOINT_NORMS else "value"
 
-    def _inner_tokens(self, call: AttentionCall, splits: bool) -> tuple[str, slice | None]:
-        """Which tokens γ acts among, or a reason to leave the call alone."""
+    def _shares(self, call: AttentionCall) -> tuple[str, slice | None, list[Share]]:
+        """Which tokens γ acts among and who skews which samples, or a reason to leave the call alone."""
         if call.q.shape != call.k.shape:
-            return "queries and keys are not the same tokens", None
-        if not splits:
-            return "the batch does not split into cond and uncond", None
+            return "queries and keys are not the same tokens", None, []
         inner = self.site.rule.inner(self.call, call.q.shape[2])
-        return ("", inner) if inner is not None else (self.site.rule.otherwise, None)
+        if inner is None:
+            return self.site.rule.otherwise, None, []
+        acting = [each for each in (self, *self.earlier) if each._acts(call, inner)]
+        if not acting:
+            return "γ is 1 among the image tokens, and no others are there", None, []
+        chunks = self._chunks(call.q.shape[0], acting)
+        return ("", inner, chunks) if chunks else ("the batch does not split into cond and uncond", None, [])
 
-    def _chunks(self, batch: int) -> list[tuple[int, int, SkewOverride | None]]:
+    def _acts(self, call: AttentionCall, inner: slice) -> bool:
+        """Whether a γ of ours other than 1 bears on this call; taken to in a compiled graph, where γ is a tensor."""
+        if torch.compiler.is_compiling() or self.patch.state.circulation.gamma != 1.0:
+            return True
+        return self.patch.settings.is_modal and inner != slice(0, call.q.shape[2])
+
+    def _chunks(self, batch: int, acting: list[SkewOverride]) -> list[Share]:
         """Runs of samples `(start, stop, who skews them)`; empty where the batch does not split evenly."""
-        if self.patch.settings.apply_to == "both":
-            return [(0, batch, self)]
+        if acting[0].patch.settings.apply_to == "both":
+            return [(0, batch, acting[0])]
         marks = self.patch.state.cond_or_uncond
         size, rest = divmod(batch, len(marks))
         if rest:
             return []
-        owners = [
-            next((each for each in (self, *self.earlier) if each.patch.settings.wants(mark)), None) for mark in marks
-        ]
+        owners = [next((each for each in acting if each.patch.settings.wants(mark)), None) for mark in marks]
         return [(index * size, (index + 1) * size, owner) for index, owner in enumerate(owners)]
 
     def _skewed(self, call: AttentionCall, inner: slice, rows: slice, attend: Callable[..., Tensor]) -> Tensor:
@@ -389,16 +398,18 @@ class SkewOverride:
         gamma, beta = self._strengths(call, inner)
         x = self.site.rule.block_input(self.call) if self._norm in ("projected", "input") else None
         x = None if x is None else x[rows]
+        settings = self.patch.settings
         common: dict[str, Any] = {"norm": self._norm, "scale": call.scale, "mask": call.mask, "attend": attend}
         if inner == slice(0, call.q.shape[2]):
             return skew_attention(call.q, call.k, call.v, gamma, beta, x=x, **common)
-        return joint_skew_attention(call.q, call.k, call.v, gamma, beta, inner=inner, **common)
+        common.update(gamma_text=settings.gamma_text, gamma_cross=settings.gamma_cross)
+        return modal_skew_attention(call.q, call.k, call.v, gamma, beta, inner=inner, **common)
 
     def _strengths(self, call: AttentionCall, inner: slice) -> tuple[float | Tensor, float | Tensor]:
         """γ and β of every sample of this call."""
         settings, state = self.patch.settings, self.patch.state
         compiling = torch.compiler.is_compiling()
-        gamma = state.gamma_tensor if compiling and state.gamma_tensor is not None else state.gamma
+        gamma = state.gamma_tensor if compiling and state.gamma_tensor is not None else state.circulation.gamma
         if settings.adaptive == "off":
             return gamma, settings.beta
         eta = average(symmetricity(call.q[:, :, inner], call.k[:, :, inner]), over="sample")

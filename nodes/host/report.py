@@ -7,7 +7,7 @@ from collections import Counter, deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from .settings import CHUNK_MARK
+from .settings import CHUNK_MARK, NEUTRAL, Circulation
 
 KEPT_RUNS = 8
 KEPT_CALLS = 4096
@@ -20,7 +20,7 @@ class ModelCall:
     Attributes:
         sigma: noise level.
         progress: 0 … 1, from the sigma.
-        gamma: what the schedule gave for this call, whether or not a chunk of it was to be changed.
+        circulation: what was asked of this call, whether or not a chunk of it was to be changed.
         cond_or_uncond: ComfyUI's marks of the batch chunks, 0 cond and 1 uncond.
         attention_calls: how many attention calls were skewed.
         symmetricity: η of every skewed attention call in order, `(address, one value per sample)`; adaptive runs only.
@@ -29,11 +29,16 @@ class ModelCall:
 
     sigma: float
     progress: float
-    gamma: float
+    circulation: Circulation
     cond_or_uncond: tuple[int, ...]
     attention_calls: int
     symmetricity: tuple[tuple[str, tuple[float, ...]], ...] = ()
     gamma_range: tuple[float, float] = (1.0, 1.0)
+
+    @property
+    def gamma(self) -> float:
+        """γ among the image tokens, by the schedule."""
+        return self.circulation.gamma
 
 
 @dataclass
@@ -87,7 +92,7 @@ class RunRecord:
         """A sentence where the run did not do what was asked, else None."""
         if self.model_calls == 0 or any(self.site_calls.values()):
             return None
-        if all(call.gamma == 1.0 for call in self.calls):
+        if all(call.circulation == NEUTRAL for call in self.calls):
             return "γ was 1 at every step of this run, so the picture is that of the plain model."
         if self.apply_to != "both" and all(CHUNK_MARK[self.apply_to] not in call.cond_or_uncond for call in self.calls):
             return (
@@ -113,7 +118,7 @@ class RunRecord:
         ]
         if self.warning:
             lines.append(f"Warning: {self.warning}")
-        active = [call for call in self.calls if call.gamma != 1.0]
+        active = [call for call in self.calls if call.circulation != NEUTRAL]
         if active:
             low = min(min(call.gamma_range) for call in active)
             high = max(max(call.gamma_range) for call in active)
@@ -122,6 +127,9 @@ class RunRecord:
                 f"{gamma} from progress {active[0].progress:.3f} (sigma {active[0].sigma:.4g}) "
                 f"to {active[-1].progress:.3f} (sigma {active[-1].sigma:.4g})."
             )
+            _, text, cross = active[-1].circulation
+            if (text, cross) != NEUTRAL[1:]:
+                lines.append(f"In joint attention also gamma_text {text:.4g} and gamma_cross {cross:.4g}.")
         if hit and len(hit) < len(self.chosen):
             missing = [address for address in self.chosen if not self.site_calls[address]]
             lines.append(f"Not reached: {', '.join(missing)}.")

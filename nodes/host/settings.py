@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from ...sad_core import NORMS, GammaSchedule
 from ...sad_core.parameters import check_choice
@@ -12,6 +13,17 @@ ADAPTIVE_MODES = ("off", "gamma", "gamma and beta")
 APPLY_TO = ("both", "cond", "uncond")
 # ComfyUI's `cond_or_uncond` marks a chunk of the batch with 0 for cond and 1 for uncond.
 CHUNK_MARK = {"cond": 0, "uncond": 1}
+
+
+class Circulation(NamedTuple):
+    """γ of one model call: among the image tokens; in joint attention also among all others, and between the two."""
+
+    gamma: float = 1.0
+    text: float = 1.0
+    cross: float = 1.0
+
+
+NEUTRAL = Circulation()
 
 
 @dataclass(frozen=True)
@@ -25,9 +37,12 @@ class SkewSettings:
         norm: one of `sad_core.NORMS`; joint sites use "value" where "projected" or "input" was asked for.
         start, end: the part of the run, in progress, where anything happens; `end` itself is outside unless it is 1.
         apply_to: one of `APPLY_TO`.
+        gamma_text, gamma_cross: γ in joint attention among the tokens beside the image, and between those and the
+            image, the same from `start` to `end`; `schedule` and `adaptive` drive γ among the image tokens alone.
 
     Raises:
-        ValueError: no schedule, β not finite, start and end out of order, or a value that is not among the named ones.
+        ValueError: no schedule, β or a γ not finite, start and end out of order, or a value that is not among the named
+            ones.
     """
 
     schedule: GammaSchedule
@@ -37,14 +52,17 @@ class SkewSettings:
     start: float = 0.0
     end: float = 1.0
     apply_to: str = "both"
+    gamma_text: float = 1.0
+    gamma_cross: float = 1.0
 
     def __post_init__(self) -> None:
         if not isinstance(self.schedule, GammaSchedule):
             raise ValueError(
                 f"schedule is a {type(self.schedule).__name__}, but it must be the output of Gamma Schedule (SAD)."
             )
-        if not math.isfinite(self.beta):
-            raise ValueError(f"beta is {self.beta}, but it must be a finite number.")
+        for name in ("beta", "gamma_text", "gamma_cross"):
+            if not math.isfinite(getattr(self, name)):
+                raise ValueError(f"{name} is {getattr(self, name)}, but it must be a finite number.")
         if not 0 <= self.start < self.end <= 1:
             raise ValueError(
                 f"start_percent is {self.start:g} and end_percent {self.end:g}, but they must be in order within 0 … 1."
@@ -56,21 +74,28 @@ class SkewSettings:
     @property
     def is_neutral(self) -> bool:
         """Whether the model comes out as it went in, so that nothing needs to be patched."""
-        return self.schedule.is_neutral or self.beta == 0.0
+        return (self.schedule.is_neutral and not self.is_modal) or self.beta == 0.0
+
+    @property
+    def is_modal(self) -> bool:
+        """Whether joint attention has a γ of its own beside the image or across."""
+        return (self.gamma_text, self.gamma_cross) != (1.0, 1.0)
 
     def wants(self, mark: int) -> bool:
         """Whether a chunk with this mark of ComfyUI's `cond_or_uncond` is to be changed."""
         return self.apply_to == "both" or mark == CHUNK_MARK[self.apply_to]
 
-    def gamma_at(self, progress: float) -> float:
-        """γ of a model call: the schedule's inside the window, 1 outside."""
+    def circulation_at(self, progress: float) -> Circulation:
+        """γ of a model call: the schedule's and those of joint attention inside the window, 1 outside."""
         inside = self.start <= progress and (progress < self.end or self.end == 1)
-        return self.schedule.at(progress) if inside else 1.0
+        return Circulation(self.schedule.at(progress), self.gamma_text, self.gamma_cross) if inside else NEUTRAL
 
     def describe(self) -> str:
         """The settings in one line, for the plan."""
         low, high = self.schedule.gamma_range
         gamma = f"γ {low:g}" if low == high else f"γ {low:g} … {high:g} by the schedule"
+        if self.is_modal:
+            gamma += f", gamma_text {self.gamma_text:g}, gamma_cross {self.gamma_cross:g}"
         window = "" if (self.start, self.end) == (0, 1) else f" from {self.start:.0%} to {self.end:.0%} of the run"
         chunks = "" if self.apply_to == "both" else f", {self.apply_to} alone"
         adaptive = "" if self.adaptive == "off" else f", adaptive {self.adaptive}"

@@ -31,6 +31,11 @@ class Site:
         return self.rule.kind
 
     @property
+    def groups(self) -> tuple[str, ...]:
+        """The words that choose the site together with others: its kind, and video or audio where a model has both."""
+        return (self.kind,) if self.rule.stream is None else (self.kind, self.rule.stream)
+
+    @property
     def shows_input(self) -> bool:
         """Whether the call of the site shows the input of its attention, which two of the norms need."""
         return self.rule.block_input is not no_input
@@ -87,8 +92,8 @@ def select_sites(wanted: str, sites: Sequence[Site], field: str = "blocks") -> l
 
     Args:
         wanted: addresses (`input.4.1`), their beginnings (`input.4`, `double`), ranges (`double.0-9`, `input.4-8`) and
-            groups (`self`, `joint`, `text refiner`), separated by commas or lines; empty means all but the text
-            refiners.
+            groups (`self`, `joint`, `text refiner`, `video`, `audio`), separated by commas or lines; empty means all
+            but the text refiners.
         sites: what the model has.
         field: the widget it was written in, one of `WHO_HAS`.
 
@@ -101,12 +106,13 @@ def select_sites(wanted: str, sites: Sequence[Site], field: str = "blocks") -> l
         return [site for site in sites if site not in unasked]
     chosen: set[str] = set()
     for entry in entries:
-        found = {site.address for site in sites if entry.lower() == site.kind or _is_below(site.address, entry.lower())}
+        word = entry.lower()
+        found = {site.address for site in sites if word in site.groups or _is_below(site.address, word)}
         if not found:
-            kinds = sorted({site.kind for site in sites})
+            groups = sorted({group for site in sites for group in site.groups})
             raise ValueError(
                 f'{field}: {WHO_HAS[field]} no attention site "{entry}". There are {list_addresses(sites)}; the group'
-                f"{'s' if len(kinds) > 1 else ''} {', '.join(kinds)}; ranges such as 0-3 work. Empty means all"
+                f"{'s' if len(groups) > 1 else ''} {', '.join(groups)}; ranges such as 0-3 work. Empty means all"
                 f"{' but the text refiners' if unasked else ''}."
             )
         chosen |= found

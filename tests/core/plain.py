@@ -42,11 +42,15 @@ def skew_attention(q, k, v, gamma, beta=1.0, *, norm="value", x=None, scale=None
     return torch.where(torch.as_tensor(beta) == 0, plain_weights @ v.double(), out)
 
 
-def inner_factors(gamma: Tensor | float, inner: slice, tokens: int) -> Tensor:
-    """Γ: γ where both tokens are inner, 1 elsewhere; γ broadcasts over `(B, H, 1, 1)`."""
+def inner_factors(
+    gamma: Tensor | float, inner: slice, tokens: int, text: Tensor | float = 1.0, cross: Tensor | float = 1.0
+) -> Tensor:
+    """Γ: γ where both tokens are inner, `text` where neither is, `cross` elsewhere; each broadcasts with `(L, L)`."""
     inside = torch.zeros(tokens, dtype=torch.bool)
     inside[inner] = True
-    return torch.where(inside[:, None] & inside[None, :], torch.as_tensor(gamma, dtype=torch.float64), 1.0)
+    rows, columns = inside[:, None], inside[None, :]
+    gamma, text, cross = (torch.as_tensor(each, dtype=torch.float64) for each in (gamma, text, cross))
+    return torch.where(rows & columns, gamma, torch.where(rows | columns, cross, text))
 
 
 def each_head(strength: Tensor | float, batch: int, heads: int) -> Tensor:

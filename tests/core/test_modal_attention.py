@@ -27,10 +27,7 @@ def run(call: Call, gamma, text, cross, beta=1.0, inner=INNER, **options) -> tor
 def stated(call: Call, gamma, text, cross, beta=1.0, inner=INNER, norm="value") -> torch.Tensor:
     batch, heads, length, _ = call.q.shape
     gamma, text, cross, beta = (plain.each_head(each, batch, heads) for each in (gamma, text, cross, beta))
-    inside = torch.zeros(length, dtype=torch.bool)
-    inside[inner] = True
-    rows, columns = inside[:, None], inside[None, :]
-    factors = torch.where(rows & columns, gamma, torch.where(rows | columns, cross, text))
+    factors = plain.inner_factors(gamma, inner, length, text, cross)
     assert torch.equal(factors, factors.mT)
     options = {"norm": norm, "scale": call.scale, "mask": call.mask, "factors": factors}
     return plain.skew_attention(call.q, call.k, call.v, None, beta, **options)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Iterator
 
 import pytest
 import torch
@@ -26,6 +27,8 @@ else:
     start_host(HOST, ATTENTION)
     load_pack()
 
+from .family_models import HOSTED  # noqa: E402
+from .family_runs import Runs, need  # noqa: E402
 from .models import FAMILIES, Family  # noqa: E402
 
 
@@ -54,6 +57,15 @@ def _one_thread():
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="session", params=list(HOSTED))
+def runs(request) -> Iterator[Runs]:
+    """Every hosted family in turn; the tests of all files that ask for one are run together."""
+    row = HOSTED[request.param]
+    need(row.config_class)
+    yield Runs(row)
+    row.forget()  # all of them together would fill the memory
 
 
 @pytest.fixture

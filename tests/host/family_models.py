@@ -9,7 +9,7 @@ from __future__ import annotations
 import gc
 import importlib
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, fields, replace
 
 import comfy.model_management
@@ -92,20 +92,32 @@ class Hosted(Family):
 
         return NestedTensor([draw(f"noise {shape} of {self.name}", (batch, *shape)) for shape in self.latents])
 
+    def start(self, rows: Iterable[int]) -> dict:
+        """Noise, and where it is needed the latent, to sample these rows of a batch."""
+        rows = list(rows)
+        noise = self.noise(max(rows) + 1)
+        if self.latents:
+            return {"noise": type(noise)([part[rows] for part in noise.unbind()])}
+        picture = {"latent": self.picture_to_start_from().repeat(len(rows), 1, 1, 1, 1)} if self.from_picture else {}
+        return {"noise": noise[rows], **picture}
+
+    def picture_to_start_from(self) -> Tensor:
+        return draw(f"picture of {self.name}", (1, *self.latent))
+
     def conditioning(self, name: str, **extra) -> list:
         (text, options), *_ = super().conditioning(name, **{**self.extra(name), **extra})
         return [[None if self.textless_uncond and name == "uncond" else text, options]]
 
     def sample(self, model: ModelPatcher | None = None, **options) -> Tensor:
         if self.from_picture:
-            options.setdefault("latent", draw(f"picture of {self.name}", (1, *self.latent)))
+            options.setdefault("latent", self.picture_to_start_from())
         if self.latents and "latent" not in options:
             from comfy.nested_tensor import NestedTensor
 
             noise = options.setdefault("noise", self.noise())
             options["latent"] = NestedTensor([torch.zeros_like(part) for part in noise.unbind()])
         result = super().sample(model, **{"cfg": self.cfg, "steps": 1, **options})
-        return torch.cat([part.flatten() for part in result.unbind()]) if self.latents else result
+        return torch.cat([part.flatten(1) for part in result.unbind()], dim=1) if self.latents else result
 
 
 def fill(name: str, model: torch.nn.Module, sharp: float) -> None:
@@ -156,12 +168,12 @@ def hosted(
     """
     name = name or config_class
 
-    def build() -> ModelPatcher:
+    def build(dtype: torch.dtype = torch.float32) -> ModelPatcher:
         supported = getattr(comfy.supported_models, config_class)
         known = {each.name for each in fields(host_class(fields_of))} | {"image_model"} if fields_of else set(config)
         options = {key: value for key, value in config.items() if key in known}
         settings = type(config_class, (supported,), {"unet_extra_config": {}})(options)
-        settings.set_inference_dtype(torch.float32, None)
+        settings.set_inference_dtype(dtype, None)
         model = settings.get_model(weights(), "")
         fill(name, model, sharp)
         with torch.no_grad():
@@ -944,7 +956,7 @@ ROWS = (
         latent=(128, 2, 4, 4),
         text=(12, 48),
         extra=lambda name: {"frame_rate": 25, **padded(12, 9)},
-        notes="calls with guide masks have some of the queries alone and are left as they are",
+        notes="in 0.33.0 a guide of a strength other than 1 splits the queries; those calls are left as they are",
         with_input=True,
     ),
     hosted(
@@ -958,6 +970,7 @@ ROWS = (
         text=(12, 64),
         extra=lambda name: {"frame_rate": 25},
         acts_on="the video tokens at `blocks`, the audio tokens at `audio`",
+        notes="the groups `video` and `audio` choose one of the two; two nodes give each a gamma of its own",
         with_input=True,
     ),
     hosted(
@@ -1059,6 +1072,7 @@ ROWS = (
         sharpen=r"self_attn\.to_qkv\.",
         extra=lambda name: {"seconds_start": len(name), "seconds_total": 30},
         acts_on="the audio tokens, the token of the global conditions aside",
+        notes="that token is alone, so `gamma_text` does nothing",
     ),
     hosted(
         "StableAudio3",

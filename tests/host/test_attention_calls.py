@@ -11,7 +11,7 @@ from comfy.ldm.modules.attention import optimized_attention
 from symmetric_attention.nodes.host.families import SiteCall
 from symmetric_attention.nodes.host.patch import OVERRIDE, CallState, SkewOverride, SkewPatch
 from symmetric_attention.nodes.host.report import SkewReport
-from symmetric_attention.nodes.host.settings import SkewSettings
+from symmetric_attention.nodes.host.settings import Circulation, SkewSettings
 from symmetric_attention.nodes.host.sites import find_sites
 from symmetric_attention.sad_core import GammaSchedule
 
@@ -51,7 +51,7 @@ def skewed(sd15):
     site = find_sites(sd15.model.model.diffusion_model)[0]
     settings = SkewSettings(GammaSchedule.from_preset("constant", 1.5), 3.0)
     patch = SkewPatch(settings, [site], SkewReport("a plan"), None)
-    patch.state = CallState(active=True, gamma=1.5)
+    patch.state = CallState(active=True, circulation=Circulation(1.5))
 
     def attention(*arguments, previous=None, **keyword):
         override = SkewOverride(patch, site, SiteCall((), {}), previous)

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from symmetric_attention.nodes.host.families import SiteCall
 from symmetric_attention.nodes.host.patch import OVERRIDE, CallState, SkewOverride, SkewPatch
 from symmetric_attention.nodes.host.report import SkewReport
-from symmetric_attention.nodes.host.settings import SkewSettings
+from symmetric_attention.nodes.host.settings import Circulation, SkewSettings
 from symmetric_attention.nodes.host.sites import find_sites
 from symmetric_attention.sad_core import GammaSchedule
 
@@ -36,7 +36,7 @@ def attention_of_ours(gamma: float, beta: float, norm: str):
     site = find_sites(FAMILIES["SD15"].model.model.diffusion_model)[0]
     patch = SkewPatch(SkewSettings(GammaSchedule.from_preset("constant", gamma), beta, norm=norm), [site], None, None)
     patch.report = SkewReport("a plan")
-    patch.state = CallState(active=True, gamma=gamma)
+    patch.state = CallState(active=True, circulation=Circulation(gamma))
     override = SkewOverride(patch, site, SiteCall((), {}), None)
     return lambda *arguments, **keyword: optimized_attention(
         *arguments, transformer_options={OVERRIDE: override}, **keyword

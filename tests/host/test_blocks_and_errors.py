@@ -65,6 +65,8 @@ def test_an_unknown_block_is_refused_with_a_list_of_what_there_is(sd15, blocks):
         ({"gamma": math.inf}, "inf"),
         ({"beta": math.nan}, "beta is nan"),
         ({"beta": math.inf}, "beta is inf"),
+        ({"gamma_text": math.nan}, "gamma_text is nan"),
+        ({"gamma_cross": math.inf}, "gamma_cross is inf"),
         ({"start_percent": 0.5, "end_percent": 0.5}, "start_percent is 0.5 and end_percent 0.5"),
         ({"start_percent": 0.8, "end_percent": 0.2}, "start_percent is 0.8 and end_percent 0.2"),
         ({"start_percent": -0.1}, "start_percent is -0.1"),

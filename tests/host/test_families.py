@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from functools import cached_property
 from types import SimpleNamespace
 
 import comfy.ldm.modules.attention
@@ -16,60 +14,14 @@ from symmetric_attention.nodes.host.sites import find_sites
 
 from tests.core import plain
 
-from .family_models import HOSTED, NEWER, REFUSED, Hosted, host_class, names_of_the_host
+from .family_models import HOSTED, NEWER, REFUSED, host_class, names_of_the_host
+from .family_runs import Runs, need
 from .models import FAMILIES
 from .running import skew
-from .watching import Seen, distance, effect, plainly, stated, watch_attention
+from .watching import distance, effect, plainly, stated
 
 SETTINGS = [(1.5, 1.0), (0.4, 3.0)]
 TOLERANCE = 1e-3
-
-
-@dataclass(frozen=True)
-class Runs:
-    """What the tests of one family share, so that its model is built and run as seldom as possible."""
-
-    row: Hosted
-
-    @cached_property
-    def plain(self) -> list[Seen]:
-        return self.watched(self.row.model)
-
-    @cached_property
-    def picture(self) -> torch.Tensor:
-        return self.row.sample()
-
-    def skewed(self, gamma: float, beta: float = 1.0, **widgets) -> list[Seen]:
-        patched, _ = skew(self.row.model, gamma, beta, **widgets)
-        return self.watched(patched)
-
-    def watched(self, model, **options) -> list[Seen]:
-        with watch_attention(model) as calls:
-            self.row.sample(model, **options)
-        return calls
-
-    def site(self, seen: Seen) -> str | None:
-        """The address of the site that made a call; None for cross-attention and whatever else is no site."""
-        return self.row.site_of(seen.path)
-
-    def acting(self, calls: list[Seen]) -> list[Seen]:
-        return [seen for seen in calls if self.site(seen) in self.row.paths]
-
-
-def need(name: str) -> None:
-    """Skip a test where the host has no such class in `supported_models`."""
-    from comfyui_version import __version__
-
-    if not hasattr(comfy.supported_models, name):
-        pytest.skip(f"ComfyUI {__version__} has no {name}")
-
-
-@pytest.fixture(scope="module", params=list(HOSTED))
-def runs(request):
-    row = HOSTED[request.param]
-    need(row.config_class)
-    yield Runs(row)
-    row.forget()  # all of them together would fill the memory
 
 
 def test_the_sites_of_a_model_are_those_of_its_row(runs):

@@ -8,13 +8,19 @@ from __future__ import annotations
 
 import comfy.controlnet
 import comfy.sd
+import comfy.supported_models
+import comfy_extras.nodes_model_advanced
 import pytest
 import torch
+from comfy.model_patcher import ModelPatcher
+from comfy_extras.nodes_context_windows import ContextWindowsManualNode
 from comfy_extras.nodes_easycache import EasyCacheNode
 from comfy_extras.nodes_freelunch import FreeU_V2
+from comfy_extras.nodes_lt import LTXVAddGuide
 from comfy_extras.nodes_nag import NAGuidance
 
-from .models import draw
+from .family_models import HOSTED
+from .models import FLUX, SD15, build, draw
 from .running import execute, skew
 from .watching import distance, effect, stated, watch_attention
 
@@ -135,3 +141,150 @@ def test_a_step_cache_skips_model_calls_and_the_report_counts_the_rest(sd15):
     sd15.sample(patched, steps=6)
     assert 0 < report.runs[-1].site_calls[sd15.sites[0]] < 6
     assert report.runs[-1].status == "finished"
+
+
+ORDERS = ["theirs first", "ours first"]
+
+
+def in_order(order: str, model, theirs) -> tuple:
+    """`model` through their node and ours, and the report of ours."""
+    if order == "theirs first":
+        return skew(theirs(model))
+    patched, report = skew(model)
+    return theirs(patched), report
+
+
+@pytest.mark.parametrize("order", ORDERS)
+def test_the_attention_of_comfyuis_backend_node_does_the_inner_work(family, order):
+    node = comfy_extras.nodes_model_advanced.NODE_CLASS_MAPPINGS.get("ModelAttentionBackend")
+    if node is None:
+        pytest.skip("this host has no Model Attention Backend node")
+    patched, report = in_order(order, family.model, lambda model: node().patch(model, "pytorch attention")[0])
+    assert_stated(family, patched)
+    assert set(report.runs[-1].site_calls) == set(family.sites)
+    assert report.runs[-1].warning is None
+
+
+def test_context_windows_are_skewed_window_by_window():
+    """A video of six latent frames in windows of three: every window is a call of the model with its own tokens."""
+    row = HOSTED["WAN21_T2V"]
+    noise = draw("six frames", (1, 16, 6, 8, 8))
+    names = ("context_schedule", "fuse_method", "context_stride", "closed_loop", "freenoise")
+    given = dict(zip(names, ("standard_static", "pyramid", 1, False, False), strict=True))
+
+    def theirs(model):
+        settings = {"context_length": 3, "context_overlap": 1, "dim": 2, **given}
+        return execute(ContextWindowsManualNode, model=model, **settings)[0]
+
+    first, later = (in_order(order, row.model, theirs) for order in ORDERS)
+    with watch_attention(first[0]) as calls:
+        together = row.sample(first[0], noise=noise)
+    assert together.equal(row.sample(later[0], noise=noise))
+    alone = [row.sample(model, noise=noise) for model in (row.model, theirs(row.model), skew(row.model)[0])]
+    for other in alone:
+        assert distance(together, other) > 1e-3 * other.norm()
+    record = first[1].runs[-1]
+    assert record.model_calls > 1
+    assert set(record.site_calls) == set(row.paths)
+    assert not record.untouched
+    sites = [seen for seen in calls if row.site_of(seen.path)]
+    assert all(seen.q.shape[2] < 6 * 16 for seen in sites)
+    for seen in sites:
+        assert distance(seen.out, stated(row, seen, 1.5)) <= 1e-3 * effect(row, seen, 1.5), seen.path
+    row.forget()
+
+
+class Encoder:
+    """A VAE that gives noise for any picture."""
+
+    downscale_index_formula = (8, 32, 32)
+
+    def encode(self, pixels):
+        return draw("a guide", (1, 128, 1, pixels.shape[1] // 32, pixels.shape[2] // 32))
+
+
+@pytest.mark.parametrize("strength", [1.0, 0.5])
+def test_guides_of_ltx_video_are_skewed_or_left_alone_and_counted(strength):
+    """A guide joins the tokens of the video. For a weak one newer hosts attend part by part, which stays plain."""
+    row = HOSTED["LTXV"]
+    latent = {"samples": torch.zeros(1, *row.latent)}
+    texts = (row.conditioning("cond"), row.conditioning("uncond"))
+    inputs = {"vae": Encoder(), "latent": latent, "image": torch.zeros(1, 128, 128, 3), "frame_idx": 0}
+    *texts, guided = execute(LTXVAddGuide, positive=texts[0], negative=texts[1], strength=strength, **inputs)
+    noise = draw("noise with a guide", tuple(guided["samples"].shape))
+    run = {"texts": tuple(texts), "noise": noise, "latent": guided["samples"], "noise_mask": guided["noise_mask"]}
+    patched, report = skew(row.model)
+    with watch_attention(patched) as calls:
+        picture = row.sample(patched, **run)
+    plain = row.sample(**run)
+    record = report.runs[-1]
+    sites = [seen for seen in calls if row.site_of(seen.path)]
+    assert sites
+    if all(seen.q.shape == seen.k.shape for seen in sites):
+        assert {seen.q.shape[2] for seen in sites} == {3 * 16}
+        for seen in sites:
+            assert distance(seen.out, stated(row, seen, 1.5)) <= 1e-3 * effect(row, seen, 1.5), seen.path
+        assert not record.untouched
+        assert distance(picture, plain) > 1e-3 * plain.norm()
+    else:
+        assert strength != 1.0
+        assert not record.site_calls
+        assert record.untouched == {"queries and keys are not the same tokens": len(sites)}
+        assert "all were left alone" in record.warning
+        assert picture.equal(plain)
+    row.forget()
+
+
+def with_weights_in_fp8(name: str, config: dict) -> ModelPatcher:
+    """A model whose weights are stored in eight bits and cast for every use, as with --fp8_e4m3fn-unet."""
+    settings = getattr(comfy.supported_models, name)(dict(config))
+    settings.set_inference_dtype(torch.float8_e4m3fn, torch.float32)
+    model = settings.get_model({}, "")
+    own = build(name, config).model.diffusion_model.state_dict()
+    with torch.no_grad():
+        for path, weight in (*model.diffusion_model.named_parameters(), *model.diffusion_model.named_buffers()):
+            if path in own:
+                weight.copy_(own[path])
+    cpu = torch.device("cpu")
+    return ModelPatcher(model, load_device=cpu, offload_device=cpu)
+
+
+class Packed(torch.nn.Module):
+    """A Linear as loaders of packed weights have them: it unpacks inside of its forward and has no weight to read."""
+
+    def __init__(self, linear: torch.nn.Linear):
+        super().__init__()
+        weight = linear.weight.detach()
+        self.scale = float(weight.abs().max()) / 127
+        self.packed = torch.nn.Buffer((weight / self.scale).round().to(torch.int8))
+        self.offset = None if linear.bias is None else torch.nn.Buffer(linear.bias.detach().clone())
+
+    @property
+    def weight(self):
+        raise AssertionError("somebody read a packed weight")
+
+    def forward(self, x):
+        return torch.nn.functional.linear(x, self.packed.to(x.dtype) * self.scale, self.offset)
+
+
+def with_packed_weights(name: str, config: dict) -> ModelPatcher:
+    """A model whose queries, keys and values come out of weights that cannot be read."""
+    patcher = build(name, config)
+    network = patcher.model.diffusion_model
+    places = [path for path, _ in network.named_modules() if path.rpartition(".")[2] in ("to_q", "to_k", "to_v", "qkv")]
+    assert places
+    for path in places:
+        network.set_submodule(path, Packed(network.get_submodule(path)))
+    return patcher
+
+
+@pytest.mark.parametrize("make", [with_weights_in_fp8, with_packed_weights])
+def test_weights_that_are_no_plain_tensors_are_never_read(family, make):
+    model = make(family.name, {"SD15": SD15, "Flux": FLUX}[family.name])
+    plain = family.sample(model)
+    assert plain.isfinite().all()
+    assert family.sample(skew(model, gamma=1.0)[0]).equal(plain)
+    patched, report = skew(model)
+    assert_stated(family, patched)
+    assert set(report.runs[-1].site_calls) == set(family.sites)
+    assert family.sample(model).equal(plain)

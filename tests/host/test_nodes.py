@@ -33,8 +33,10 @@ PROMISED = {
             ("end_percent", "FLOAT", 1.0),
             ("apply_to", "COMBO", "both"),
             ("schedule", "SAD_SCHEDULE", None),
+            ("gamma_text", "FLOAT", 1.0),
+            ("gamma_cross", "FLOAT", 1.0),
         ],
-        "optional": {"schedule"},
+        "optional": {"schedule", "gamma_text", "gamma_cross"},
         "outputs": ["MODEL", "STRING", "SAD_REPORT"],
     },
     "SADGammaSchedule": {
@@ -126,6 +128,8 @@ OPTIONS = {
 RANGES = {
     ("SADStabilityProbe", "every_nth_step"): (1, 100),
     ("SADSkewAttention", "gamma"): (-2.0, 3.0),
+    ("SADSkewAttention", "gamma_text"): (-2.0, 3.0),
+    ("SADSkewAttention", "gamma_cross"): (-2.0, 3.0),
     ("SADSkewAttention", "beta"): (0.0, 10.0),
     ("SADSkewAttention", "start_percent"): (0.0, 1.0),
     ("SADSkewAttention", "end_percent"): (0.0, 1.0),
@@ -207,7 +211,7 @@ def test_every_input_but_the_model_has_a_tooltip(nodes, node_id):
 def test_rare_widgets_are_advanced_and_the_first_ones_are_not(nodes):
     inputs = nodes["SADSkewAttention"].GET_SCHEMA().inputs
     advanced = {each.id for each in inputs if each.advanced}
-    assert advanced == {"norm", "blocks", "start_percent", "end_percent", "apply_to"}
+    assert advanced == {"norm", "blocks", "start_percent", "end_percent", "apply_to", "gamma_text", "gamma_cross"}
 
 
 def test_the_nodes_that_show_something_know_their_own_id(nodes):

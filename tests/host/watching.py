@@ -117,11 +117,22 @@ def backend(function: Callable) -> Iterator[None]:
 
 
 def stated(
-    family: Family, seen: Seen, gamma: float | Tensor, beta: float | Tensor = 1.0, norm: str = "value"
+    family: Family,
+    seen: Seen,
+    gamma: float | Tensor,
+    beta: float | Tensor = 1.0,
+    norm: str = "value",
+    *,
+    text: float = 1.0,
+    cross: float = 1.0,
 ) -> Tensor:
-    """What skew attention is for this call, stated plainly in float64, with γ in the image block alone."""
+    """What skew attention is for this call, stated plainly in float64, with γ in the image block alone.
+
+    Args:
+        text, cross: what Γ is in the block of all other tokens and in the two blocks between.
+    """
     tokens = seen.q.shape[2]
-    factors = plain.inner_factors(gamma, family.image(tokens), tokens)
+    factors = plain.inner_factors(gamma, family.image(tokens), tokens, text, cross)
     x = None if seen.x is None else seen.x.double()
     return plain.skew_attention(seen.q, seen.k, seen.v, None, beta, norm=norm, x=x, mask=seen.mask, factors=factors)
 

@@ -1,0 +1,52 @@
+"""In every family a picture is what it is alone: whatever stands beside it in the batch, joined or split, CFG or none.
+
+Rows of a batch differ by rounding on the plain host too. What is allowed is a thousandth of the change that γ makes to
+the picture, and three times what the host's own pictures differ by without us.
+"""
+
+from __future__ import annotations
+
+import pytest
+
+from .running import little_memory, skew
+from .watching import distance
+
+COND, UNCOND = 0, 1
+STRENGTH = {"gamma": 1.5, "beta": 3.0, "adaptive": "gamma and beta"}
+BATCH = 4
+# Where the host itself takes one sample at a time: its mask of the text fits no more, it packs its tokens by itself, or
+# the batch is the frames of one video.
+MASKED, PACKED, FRAMES = "HunyuanVideo", "MiniMaxH3", "SVD_img2vid"
+
+
+@pytest.mark.parametrize("cfg", [3.0, 1.0])
+def test_a_picture_is_the_same_alone_and_beside_three_others(runs, cfg):
+    row = runs.row
+    if row.name in (MASKED, PACKED, FRAMES):
+        pytest.skip("the host itself takes one sample at a time")
+    patched, report = skew(row.model, **STRENGTH)
+    ours, hosts = (row.sample(model, cfg=cfg, **row.start(range(BATCH))) for model in (patched, row.model))
+    rows = (0, BATCH - 1)
+    alone, hosts_alone = (
+        [row.sample(model, cfg=cfg, **row.start([index]))[0] for index in rows] for model in (patched, row.model)
+    )
+    rounding = max(distance(hosts[index], each) for index, each in zip(rows, hosts_alone, strict=True))
+    for index, each, hosts_each in zip(rows, alone, hosts_alone, strict=True):
+        assert distance(each, hosts_each) > 0
+        assert distance(each, ours[index]) <= 1e-3 * distance(each, hosts_each) + 3 * rounding
+    marks = {mark for call in report.runs[-1].calls for mark in call.cond_or_uncond}
+    assert marks == ({COND} if cfg == 1.0 else {COND, UNCOND})
+
+
+def test_a_picture_is_the_same_with_cond_and_uncond_joined_and_split(runs):
+    row = runs.row
+    if row.name == MASKED:
+        pytest.skip("the host itself takes one sample at a time")
+    cfg = {"cfg": 3.0}
+    patched, report = skew(row.model, **STRENGTH)
+    ours, hosts = row.sample(patched, **cfg), row.sample(**cfg)
+    with little_memory(row.model):
+        ours_split, hosts_split = row.sample(patched, **cfg), row.sample(**cfg)
+    assert {call.cond_or_uncond for call in report.runs[-1].calls} == {(UNCOND,), (COND,)}
+    assert distance(ours, hosts) > 0
+    assert distance(ours, ours_split) <= 1e-3 * distance(ours, hosts) + 3 * distance(hosts, hosts_split)

@@ -1,0 +1,41 @@
+"""Every family in half precision: finite, the same bits at γ = 1, near what the definition says of the same q, k, v.
+
+Half precision rounds the plain attention too. What a site may be off by is given as a share of the change that γ makes
+there, which the tiny models make at least a twentieth of the result: about five times the host's own rounding.
+"""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from .running import skew
+from .watching import distance, effect, stated, watch_attention
+
+CLOSE = {torch.float16: 0.02, torch.bfloat16: 0.15}
+# 136 million weights take a minute here; its blocks are those of Cosmos Predict 2.
+TOO_LARGE = ("Anima",)
+
+
+@pytest.mark.parametrize("dtype", CLOSE, ids=lambda dtype: str(dtype).removeprefix("torch."))
+def test_half_precision_is_near_the_definition_and_neutral_to_the_bit(runs, dtype):
+    row = runs.row
+    if row.name in TOO_LARGE:
+        pytest.skip("too many weights for a test on a CPU")
+    model = row.build(dtype)
+    plain = row.sample(model)
+    neutral, _ = skew(model, 1.0, 3.0)
+    assert row.sample(neutral).equal(plain)
+    patched, report = skew(model, 1.5, 3.0)
+    with watch_attention(patched) as calls:
+        picture = row.sample(patched)
+    assert picture.isfinite().all()
+    assert not picture.equal(plain)
+    assert not report.runs[-1].fallbacks
+    acting = runs.acting(calls)
+    assert {runs.site(seen) for seen in acting} == set(row.paths)
+    assert dtype in {seen.q.dtype for seen in acting}
+    for seen in acting:
+        assert seen.out.dtype == seen.v.dtype, seen.path
+        assert distance(seen.out, stated(row, seen, 1.5, 3.0)) <= CLOSE[dtype] * effect(row, seen, 1.5), seen.path
+    runs.row.forget()
