@@ -74,6 +74,16 @@ class Step:
         """The mean over the heads by site, each `(samples, measures)`."""
         return {address: average for (address, _), average in zip(self.columns, self.averages, strict=True)}
 
+    def part_means(self) -> dict[str, Tensor]:
+        """The mean over heads, samples and sites of each part of the model (`input`, `double` …), each `(measures,)`.
+
+        The mean over all sites comes first, as "all".
+        """
+        rows: dict[str, list[int]] = {"all": list(range(len(self.columns)))}
+        for row, (address, _) in enumerate(self.columns):
+            rows.setdefault(address.partition("#")[0].partition(".")[0], []).append(row)
+        return {part: self.averages[each].flatten(0, 1).nanmean(dim=0) for part, each in rows.items()}
+
     def rows(self, chunk: str | None) -> list[int]:
         """Rows of `values` that belong to `chunk`: its own name, or cond for every cond; None means all."""
         return [row for row, sample in enumerate(self.samples) if chunk is None or _is_of(sample.chunk, chunk)]

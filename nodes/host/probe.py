@@ -25,6 +25,7 @@ from ...sad_core.parameters import check_choice
 from ...sad_core.stability_trace import TRACE_MEASURES, Sample, StabilityRun
 from .backend import HostAttention, is_out_of_memory
 from .families import SiteCall
+from .live import LiveChart, charts
 from .messages import log, show
 from .observe import ObservedCall, Observer
 from .patch import MOST_SAMPLES, OVERRIDE, SitePatch, SkewOverride, Wrapped, watched
@@ -79,6 +80,7 @@ class ProbedRun:
 
     Attributes:
         record: where its numbers go.
+        chart: the chart that shows them as they come, where a browser has one.
         passes: cond, uncond, cond 2 …, by the id ComfyUI gives every conditioning for one run.
         progress: by sigma.
         level: the number of the noise level, counted from 0; `sigma` is its sigma.
@@ -86,6 +88,7 @@ class ProbedRun:
     """
 
     record: StabilityRun
+    chart: LiveChart | None = None
     passes: dict[Any, str] = field(default_factory=dict)
     progress: dict[float, float] = field(default_factory=dict)
     level: int = -1
@@ -179,7 +182,8 @@ class ProbePatch(SitePatch):
     def _outer_sample(self, executor: Wrapped, *args: Any, **kwargs: Any) -> Any:
         addresses = tuple(site.address for site in self.sites)
         measures, patterns = self.settings.measures, self.settings.patterns
-        run = ProbedRun(StabilityRun(self.model_name, addresses, measures, patterns, notes=list(self.notes)))
+        record = StabilityRun(self.model_name, addresses, measures, patterns, notes=list(self.notes))
+        run = ProbedRun(record, charts.begin(self.node_id, measures))
         self.report.begin(run.record)
         outer, self.run = self.run, run
         try:
@@ -193,6 +197,8 @@ class ProbePatch(SitePatch):
         if run.record.status == "finished" and run.level >= 0 and not run.reached:
             run.record.note(NOTHING_REACHED)
             log.warning("%s: %s", PROBE, NOTHING_REACHED)
+        if run.chart is not None:
+            run.chart.close(run.record.status)
         show(run.record.summary(), self.node_id)
 
     def _apply_model(self, executor: Any, x: Tensor, t: Tensor, *args: Any, **kwargs: Any) -> Any:
@@ -209,7 +215,7 @@ class ProbePatch(SitePatch):
         acting.run, acting.state = run, self._call_state(run, x, options)
         try:
             result = executor(x, t, *args, **kwargs)
-            self._record(run.record, sigma, run.progress[sigma], acting.state)
+            self._record(run, sigma, run.progress[sigma], acting.state)
             return result
         finally:
             acting.run, acting.state = outer
@@ -222,7 +228,7 @@ class ProbePatch(SitePatch):
         is_picture = x.dim() == 4 or (x.dim() == 5 and x.shape[2] == 1)
         return ProbedCall(True, passes, samples, (x.shape[-2], x.shape[-1]) if is_picture else (0, 0))
 
-    def _record(self, run: StabilityRun, sigma: float, progress: float, call: ProbedCall) -> None:
+    def _record(self, run: ProbedRun, sigma: float, progress: float, call: ProbedCall) -> None:
         if not call.found:
             return
         flat = torch.cat([values.flatten() for _, values in call.found]).cpu()  # one transfer for all sites
@@ -234,7 +240,10 @@ class ProbePatch(SitePatch):
             name = address if seen[address] == 1 else f"{address}#{seen[address]}"  # a second attention of this site
             values[name] = part.reshape(measured.shape)
         samples = [Sample(chunk, index) for chunk in call.passes for index in range(call.samples)]
-        run.record(sigma, progress, samples, values, {address: each.cpu() for address, each in call.maps.items()})
+        maps = {address: each.cpu() for address, each in call.maps.items()}
+        run.record.record(sigma, progress, samples, values, maps)
+        if run.chart is not None:
+            run.chart.add(run.record)
 
     # One attention site
 
