@@ -2,13 +2,14 @@
 
 const SVG = "http://www.w3.org/2000/svg";
 const SIZE = 100; // of the drawing, stretched to whatever room there is
+const EDGE = 8; // left free above the highest and below the lowest value
 
 // Told apart by colour-blind readers, with 3:1 contrast or more on dark and on light nodes, and by their dashes too.
 const STYLES = [
   { colour: "currentColor", width: 2, dashes: "", border: "solid" },
   { colour: "#d55e00", width: 1.2, dashes: "5 3", border: "dashed" },
   { colour: "#009e73", width: 1.2, dashes: "1 3", border: "dotted" },
-  { colour: "#cc79a7", width: 1.2, dashes: "8 3 1 3", border: "dashed" },
+  { colour: "#c2699b", width: 1.2, dashes: "8 3 1 3", border: "dashed" },
   { colour: "#0072b2", width: 1.2, dashes: "12 4", border: "dashed" },
 ];
 
@@ -106,7 +107,7 @@ export class Chart {
 
 function drawPanel({ title, lines, neutral }, value, cursor) {
   const [low, high] = range(lines, neutral);
-  const y = (number) => round(SIZE * (1 - (number - low) / (high - low)));
+  const y = (number) => round(SIZE - EDGE - ((SIZE - 2 * EDGE) * (number - low)) / (high - low));
   const drawing = document.createElementNS(SVG, "svg");
   drawing.setAttribute("viewBox", `0 0 ${SIZE} ${SIZE}`);
   drawing.setAttribute("preserveAspectRatio", "none");

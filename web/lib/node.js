@@ -2,6 +2,8 @@
 
 import { Chart } from "./chart.js";
 
+const MARGIN = 10; // that the classic rendering leaves around a widget
+
 /** Run `after` behind whatever `target[method]` was, and keep what that returns. */
 export function chain(target, method, after) {
   const before = target[method];
@@ -17,7 +19,7 @@ export function addChart(node, name, height) {
   useStyles();
   const chart = new Chart(name);
   chart.element.style.setProperty("--sad-chart-height", `${height}px`);
-  const options = { serialize: false, hideOnZoom: false, getMinHeight: () => height };
+  const options = { serialize: false, hideOnZoom: false, margin: MARGIN, getMinHeight: () => height + 2 * MARGIN };
   const widget = node.addDOMWidget("chart", "sad_chart", chart.element, options);
   widget.serialize = false; // the option above keeps it out of prompts, this out of workflows
   return chart;
