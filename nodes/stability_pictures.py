@@ -26,6 +26,7 @@ TITLES = {
 }
 INCHES, DPI = 10.24, 100
 HIGHEST = 30.0  # inches of a picture
+SCALE = 0.75  # inches for the colours of the maps and their numbers
 MOST_LABELS = 90  # of sites on one axis
 TICKS = 5
 ROOM_OF_A_SIGMA = 0.18  # of the progress, between two sigmas on top of a curve
@@ -133,8 +134,9 @@ def draw_maps(run: StabilityRun, address: str, chunk: str, picture: Tensor | Non
     largest = max(max(float(each.abs().max()) for each in maps), 1e-6)
     columns = min(len(maps), 3)
     rows = -(-len(maps) // columns)
-    height = INCHES / columns * maps[0].shape[0] / maps[0].shape[1]
-    figure: Figure = Figure(figsize=(INCHES, min(rows * (height + 0.3) + 0.6, HIGHEST)), dpi=DPI, layout="constrained")
+    height = (INCHES - SCALE) / columns * maps[0].shape[0] / maps[0].shape[1]
+    # "compressed" moves panels of a fixed shape together where "constrained" would leave white bands between them.
+    figure: Figure = Figure(figsize=(INCHES, min(rows * (height + 0.3) + 0.3, HIGHEST)), dpi=DPI, layout="compressed")
     figure.suptitle(f"alignment by place at {address} (below 0 the token is pushed away) · {run.model}", fontsize=10)
     panels = []
     for place, (step, values) in enumerate(zip(steps, maps, strict=True)):
