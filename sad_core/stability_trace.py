@@ -101,6 +101,7 @@ class StabilityRun:
         kind: one of `KINDS`; a difference or z-scores come from `stability_comparison`.
         status: "running", "finished", "interrupted" by the user, or "failed (RuntimeError)" and the like.
         stride: every how many steps one is kept; it doubles whenever the run would grow beyond `LARGEST_RUN`.
+        gamma: the γ at work in words, such as "γ 1" or "γ 0.8 … 1.3"; empty where it is not known.
         notes: sentences about what could not be measured, each once.
     """
 
@@ -111,6 +112,7 @@ class StabilityRun:
     kind: str = "measured"
     status: str = "running"
     stride: int = 1
+    gamma: str = ""
     notes: list[str] = field(default_factory=list)
     _steps: list[Step] = field(default_factory=list, repr=False)
     _last: Step | None = field(default=None, repr=False)
@@ -277,7 +279,7 @@ class StabilityRun:
         lines = [
             f"{self.model}, {self.status}, {self.kind}: {len(addresses)} of {len(self.sites)} sites × {len(steps)} "
             f"steps{kept}, {', '.join(self.chunks)}; sigma {steps[0].sigma:.4g} … {steps[-1].sigma:.4g}; "
-            f"{self.patterns} patterns."
+            f"{self.patterns} patterns{self.gamma and f'; {self.gamma}'}."
         ]
         for measure in self.measures:
             values = self.matrix(measure)

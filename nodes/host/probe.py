@@ -85,6 +85,7 @@ class ProbedRun:
         progress: by sigma.
         level: the number of the noise level, counted from 0; `sigma` is its sigma.
         reached: whether an attention call of a chosen site was seen.
+        gammas: the lowest and the highest γ that was at work; None while none is known.
     """
 
     record: StabilityRun
@@ -94,6 +95,7 @@ class ProbedRun:
     level: int = -1
     sigma: float | None = None
     reached: bool = False
+    gammas: tuple[float, float] | None = None
     _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)  # several GPUs call from several threads
 
     def arrive_at(self, sigma: float) -> None:
@@ -101,6 +103,13 @@ class ProbedRun:
         with self._lock:
             if sigma != self.sigma:
                 self.level, self.sigma = self.level + 1, sigma
+
+    def retrieved_with(self, gamma: float) -> None:
+        """Keep the range of γ, and what it is called in the record."""
+        with self._lock:
+            low, high = self.gammas or (gamma, gamma)
+            low, high = self.gammas = min(low, gamma), max(high, gamma)
+            self.record.gamma = f"γ {low:.4g}" if low == high else f"γ {low:.4g} … {high:.4g}"
 
     def passes_of(self, options: Mapping[str, Any]) -> list[str]:
         """What every chunk of the batch is called."""
@@ -280,6 +289,8 @@ class ProbePatch(SitePatch):
             found = [(measure(q, k, part[:, :, inner], self.settings.measures), part.shape[-1]) for part in parts]
             mean = sum(values * (count / sum(each for _, each in found)) for values, count in found)
             state.found.append((site.address, state.rows(cast(Tensor, mean))))
+            if self.run is not None and (gamma := gamma_of(seen)) is not None:
+                self.run.retrieved_with(gamma)
             if site.address in self.settings.mapped and site.address not in state.maps:
                 self._map(state, site, q, k, seen.out[:, :, inner])
         return None
@@ -325,6 +336,13 @@ def token_grid(tokens: int, height: int, width: int) -> tuple[int, int] | None:
         if rows * columns == tokens:
             return rows, columns
     return None
+
+
+def gamma_of(seen: ObservedCall) -> float | None:
+    """The γ of a call, before any adaptive rule: 1 without an override, None where another pack's does the work."""
+    if seen.previous is None:
+        return 1.0
+    return seen.previous.patch.state.gamma if isinstance(seen.previous, SkewOverride) else None
 
 
 def input_patterns(seen: ObservedCall, x: Tensor) -> list[Tensor]:

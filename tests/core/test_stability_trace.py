@@ -398,3 +398,15 @@ def test_the_means_of_the_parts_are_over_their_own_sites_and_leave_out_what_is_m
     torch.testing.assert_close(means["middle"].double(), heads["middle.0.0"].mean(dim=0), rtol=1e-5, atol=1e-6)
     everything = torch.stack([*there, *heads["middle.0.0"]]).mean(dim=0)
     torch.testing.assert_close(means["all"].double(), everything, rtol=1e-5, atol=1e-6)
+
+
+def test_gamma_is_kept_in_files_named_in_differences_and_may_be_missing(tmp_path):
+    one, other = filled(), filled(seed=9)
+    one.gamma, other.gamma = "γ 1.5", "γ 1"
+    assert difference(one, other).gamma == "γ 1.5 less γ 1"
+    assert "value patterns; γ 1.5." in one.summary()
+    path = tmp_path / "trace.safetensors"
+    StabilityTrace([one, other]).save(path)
+    assert [run.gamma for run in StabilityTrace.load(path).runs] == ["γ 1.5", "γ 1"]
+    saved(path, lambda header: header["runs"][0].pop("gamma"))  # a file of before
+    assert StabilityTrace.load(path).runs[0].gamma == ""
