@@ -9,12 +9,12 @@ const EVENT = "symmetric_attention.stability";
 const HEIGHT = 210;
 const charts = new WeakMap(); // by node: { chart, run, isDue }
 
+// At once and not in setup(): where the editor starts slowly, a run may be over before that is called.
+api.addEventListener(EVENT, ({ detail }) => receive(detail));
+api.addEventListener("reconnected", catchUp);
+
 app.registerExtension({
   name: "symmetric_attention.stability_chart",
-  setup() {
-    api.addEventListener(EVENT, ({ detail }) => receive(detail));
-    api.addEventListener("reconnected", catchUp);
-  },
   nodeCreated(node) {
     if (node.comfyClass !== "SADStabilityProbe") return;
     const chart = addChart(node, "Stability while sampling", HEIGHT);
@@ -28,6 +28,7 @@ app.registerExtension({
 
 /** Ask for what was measured before this page, or this graph in it, was there to listen. */
 async function catchUp() {
+  if (!graph()) return;
   try {
     const runs = await ask(api, "/symmetric_attention/stability", { workflow: graph().id });
     runs.forEach(receive);
@@ -36,12 +37,13 @@ async function catchUp() {
   }
 }
 
+/** The whole graph, whichever of its subgraphs is looked at; undefined while the editor starts. */
 function graph() {
-  return app.rootGraph ?? app.graph;
+  return app.isGraphReady === false ? undefined : (app.rootGraph ?? app.graph);
 }
 
 function receive(message) {
-  if (message.workflow !== graph().id) return;
+  if (message.workflow !== graph()?.id) return;
   const state = charts.get(nodeOf(graph(), message.node));
   if (!state) return;
   state.run = merged(state.run, message);

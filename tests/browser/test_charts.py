@@ -211,7 +211,7 @@ def test_the_curve_follows_the_widgets_and_so_does_the_prompt(page, complaints, 
     def put(name: str, value) -> None:
         """Give a widget a value the way its rendering does."""
         if renderer == "nodes 2.0" and isinstance(value, float):
-            field = page.get_by_label(name, exact=True).locator("input").or_(page.get_by_label(name, exact=True)).first
+            field = page.get_by_label(name, exact=True).locator("input").first
             field.fill(str(value))
             field.press("Enter")
         else:
