@@ -9,7 +9,10 @@ except ImportError as error:
 
 from .gamma_schedule import GammaScheduleNode
 from .gamma_sweep import GammaGridNode, GammaSweepNode
+from .host.live import charts
+from .host.routes import serve
 from .report import ReportNode
+from .schedule_preview import preview
 from .skew_attention import SkewAttentionNode
 from .stability_load import LoadStabilityTraceNode
 from .stability_plot import StabilityPlotNode
@@ -31,6 +34,11 @@ NODES: list[type[io.ComfyNode]] = [
 
 class SymmetricAttentionExtension(ComfyExtension):
     """What ComfyUI loads."""
+
+    async def on_load(self) -> None:
+        """Opens the doors that the scripts in web/ knock at."""
+        serve("/symmetric_attention/stability", charts.of_workflow)
+        serve("/symmetric_attention/gamma_curve", preview)
 
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
         """All nodes of the pack."""

@@ -14,6 +14,14 @@ from .host.curves import schedule_from_curve, steps_of_run
 from .pictures import draw_schedule
 
 SHAPES = (*PRESETS, "keyframes", "curve", "values")
+FIELDS = {
+    **dict.fromkeys(PRESETS, ("start_gamma", "end_gamma", "start", "end")),
+    "constant": ("start_gamma",),
+    "window": ("start_gamma", "start", "end"),
+    "keyframes": ("keyframes",),
+    "curve": ("curve", "curve_min", "curve_max"),
+    "values": ("values",),
+}  # what counts for each shape
 
 
 class GammaScheduleNode(io.ComfyNode):
@@ -99,16 +107,37 @@ class GammaScheduleNode(io.ComfyNode):
         sigmas: Any = None,
     ) -> io.NodeOutput:
         """The schedule of the chosen shape and its picture `(1, height, width, 3)`."""
-        if shape == "keyframes":
-            schedule = GammaSchedule.from_keyframes(keyframes)
-        elif shape == "curve":
-            schedule = schedule_from_curve(curve, curve_min, curve_max)
-        elif shape == "values":
-            schedule = GammaSchedule.from_values(read_values(values))
-        else:
-            schedule = GammaSchedule.from_preset(shape, start_gamma, end_gamma, start, end)
+        schedule = make_schedule(
+            shape, start_gamma, end_gamma, start, end, keyframes, curve, curve_min, curve_max, values
+        )
         steps = None if model is None or sigmas is None else steps_of_run(model, sigmas)
         return io.NodeOutput(schedule, draw_schedule(schedule, steps))
+
+
+def make_schedule(
+    shape: str,
+    start_gamma: float = 1.0,
+    end_gamma: float = 1.0,
+    start: float = 0.0,
+    end: float = 1.0,
+    keyframes: str = "",
+    curve: Any = None,
+    curve_min: float = 0.5,
+    curve_max: float = 1.5,
+    values: str | Sequence[float] | float = "",
+) -> GammaSchedule:
+    """The schedule of the chosen shape.
+
+    Raises:
+        ValueError: a field that counts for this shape does not give a curve.
+    """
+    if shape == "keyframes":
+        return GammaSchedule.from_keyframes(keyframes)
+    if shape == "curve":
+        return schedule_from_curve(curve, curve_min, curve_max)
+    if shape == "values":
+        return GammaSchedule.from_values(read_values(values))
+    return GammaSchedule.from_preset(shape, start_gamma, end_gamma, start, end)
 
 
 def read_values(values: str | Sequence[float] | float) -> list[float]:

@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     from .comparison import Comparison
 
 LARGEST_CELL = 256
-CURVE_PLACES = 513
 BLUE, ORANGE, GREY = "#0072B2", "#D55E00", "#666666"  # Okabe and Ito: told apart by colour-blind readers too
 
 
@@ -37,10 +36,8 @@ def draw_schedule(schedule: GammaSchedule, steps: Sequence[float] | None = None)
 
     figure = Figure(figsize=(7.68, 5.12), dpi=100, layout="constrained")
     axes = figure.add_subplot()
-    places = [index / (CURVE_PLACES - 1) for index in range(CURVE_PLACES)]
-    style = "steps-post" if schedule.easing == "hold" else "default"
     axes.axhline(1.0, color=GREY, linestyle="--", linewidth=1, label="γ = 1, the plain model")
-    axes.plot(places, [schedule.at(place) for place in places], color=BLUE, linewidth=2, drawstyle=style, label="γ")
+    axes.plot(*zip(*schedule.polyline(), strict=True), color=BLUE, linewidth=2, label="γ")
     if steps is not None:
         axes.plot(steps, [schedule.at(step) for step in steps], "o", color=ORANGE, label=f"{len(steps)} steps")
     axes.set(xlim=(0, 1), xlabel="progress of the run (0 noise, 1 image)", ylabel="γ", title="Gamma schedule")

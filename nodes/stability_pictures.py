@@ -26,6 +26,7 @@ TITLES = {
 }
 INCHES, DPI = 10.24, 100
 HIGHEST = 30.0  # inches of a picture
+SCALE = 0.75  # inches for the colours of the maps and their numbers
 MOST_LABELS = 90  # of sites on one axis
 TICKS = 5
 ROOM_OF_A_SIGMA = 0.18  # of the progress, between two sigmas on top of a curve
@@ -107,7 +108,8 @@ def draw_curves(runs: Sequence[tuple[str, StabilityRun, str | None]]) -> Tensor:
         if measure == shared[0]:
             axes.legend(fontsize=8)
 
-    return _panels(shared, curve, f"mean over sites, band: 10–90 % of the sites · {first.model}", height=3.2)
+    names = " and ".join(dict.fromkeys(_name(run) for _, run, _ in runs))
+    return _panels(shared, curve, f"mean over sites, band: 10–90 % of the sites · {names}", height=3.2)
 
 
 def draw_maps(run: StabilityRun, address: str, chunk: str, picture: Tensor | None = None) -> Tensor:
@@ -133,9 +135,10 @@ def draw_maps(run: StabilityRun, address: str, chunk: str, picture: Tensor | Non
     largest = max(max(float(each.abs().max()) for each in maps), 1e-6)
     columns = min(len(maps), 3)
     rows = -(-len(maps) // columns)
-    height = INCHES / columns * maps[0].shape[0] / maps[0].shape[1]
-    figure: Figure = Figure(figsize=(INCHES, min(rows * (height + 0.3) + 0.6, HIGHEST)), dpi=DPI, layout="constrained")
-    figure.suptitle(f"alignment by place at {address} (below 0 the token is pushed away) · {run.model}", fontsize=10)
+    height = (INCHES - SCALE) / columns * maps[0].shape[0] / maps[0].shape[1]
+    # "compressed" moves panels of a fixed shape together where "constrained" would leave white bands between them.
+    figure: Figure = Figure(figsize=(INCHES, min(rows * (height + 0.3) + 0.3, HIGHEST)), dpi=DPI, layout="compressed")
+    figure.suptitle(f"alignment by place at {address} (below 0 the token is pushed away) · {_name(run)}", fontsize=10)
     panels = []
     for place, (step, values) in enumerate(zip(steps, maps, strict=True)):
         axes = figure.add_subplot(rows, columns, place + 1)
@@ -233,4 +236,8 @@ def _ticks(count: int, most: int = TICKS) -> list[int]:
 
 def _title(run: StabilityRun, chunk: str | None) -> str:
     what = {"measured": "", "difference": "this run less the other · ", "z-scores": "z-scores · "}[run.kind]
-    return f"{what}{run.model} · {chunk or ' and '.join(run.chunks)} · {len(run.steps)} steps"
+    return f"{what}{_name(run)} · {chunk or ' and '.join(run.chunks)} · {len(run.steps)} steps"
+
+
+def _name(run: StabilityRun) -> str:
+    return " · ".join(filter(None, (run.model, run.gamma)))

@@ -7,6 +7,7 @@ import re
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 from .parameters import check_choice
 
@@ -69,6 +70,23 @@ class GammaSchedule:
             return gamma
         (stop, target) = self.keyframes[after]
         return gamma + (target - gamma) * EASINGS[self.easing]((progress - start) / (stop - start))
+
+    def polyline(self, pieces: int = 32) -> list[tuple[float, float]]:
+        """`(progress, gamma)` points from 0 to 1 that give the curve when straight lines join them.
+
+        Exact where the curve is straight or jumps (two points at one progress); an eased piece is cut into `pieces`.
+        """
+        points = [(0.0, self.keyframes[0][1])]
+        for (start, gamma), (stop, _) in pairwise(self.keyframes):
+            if self.easing == "hold":
+                points += [(start, gamma), (stop, gamma)]
+            elif self.easing == "linear":
+                points.append((start, gamma))
+            else:
+                places = (start + (stop - start) * piece / pieces for piece in range(pieces))
+                points += [(place, self.at(place)) for place in places]
+        points += [self.keyframes[-1], (1.0, self.keyframes[-1][1])]
+        return list(dict.fromkeys(points))
 
     @property
     def is_neutral(self) -> bool:

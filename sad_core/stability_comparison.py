@@ -56,6 +56,8 @@ def difference(run: StabilityRun, other: StabilityRun) -> StabilityRun:
         raise ValueError("The two runs have no sample in common; compare runs with the same batch and the same CFG.")
     result.restore(steps)
     result.status = "finished"
+    if run.gamma and other.gamma:
+        result.gamma = f"{run.gamma} less {other.gamma}"
     return result
 
 
@@ -123,7 +125,7 @@ class StabilityBaseline:
         places = [run.measures.index(measure) for measure in self.measures]
         result = StabilityRun(run.model, run.sites, self.measures, run.patterns, kind="z-scores", stride=run.stride)
         result.restore([self._scored(step, places) for step in run.steps])
-        result.status = run.status
+        result.status, result.gamma = run.status, run.gamma
         return result
 
     def _scored(self, step: Step, places: list[int]) -> Step:

@@ -34,7 +34,7 @@ def save_trace(trace: StabilityTrace, path: str | Path) -> None:
         layouts = list(dict.fromkeys(step.columns for step in run.steps))
         runs.append(
             {
-                **{name: getattr(run, name) for name in ("model", "patterns", "kind", "status", "stride")},
+                **{name: getattr(run, name) for name in ("model", "patterns", "kind", "status", "stride", "gamma")},
                 **{name: list(getattr(run, name)) for name in ("sites", "measures", "notes")},
                 "layouts": layouts,
                 "steps": [
@@ -111,6 +111,7 @@ def _read_run(number: int, content: Mapping[str, Any], tensors: Mapping[str, tor
         kind=str(content["kind"]),
         status=str(content["status"]),
         stride=max(int(content["stride"]), 1),
+        gamma=str(content.get("gamma", "")),
         notes=list(map(str, content["notes"])),
     )
     run.restore(steps)

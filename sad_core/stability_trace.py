@@ -74,6 +74,16 @@ class Step:
         """The mean over the heads by site, each `(samples, measures)`."""
         return {address: average for (address, _), average in zip(self.columns, self.averages, strict=True)}
 
+    def part_means(self) -> dict[str, Tensor]:
+        """The mean over heads, samples and sites of each part of the model (`input`, `double` …), each `(measures,)`.
+
+        The mean over all sites comes first, as "all".
+        """
+        rows: dict[str, list[int]] = {"all": list(range(len(self.columns)))}
+        for row, (address, _) in enumerate(self.columns):
+            rows.setdefault(address.partition("#")[0].partition(".")[0], []).append(row)
+        return {part: self.averages[each].flatten(0, 1).nanmean(dim=0) for part, each in rows.items()}
+
     def rows(self, chunk: str | None) -> list[int]:
         """Rows of `values` that belong to `chunk`: its own name, or cond for every cond; None means all."""
         return [row for row, sample in enumerate(self.samples) if chunk is None or _is_of(sample.chunk, chunk)]
@@ -91,6 +101,7 @@ class StabilityRun:
         kind: one of `KINDS`; a difference or z-scores come from `stability_comparison`.
         status: "running", "finished", "interrupted" by the user, or "failed (RuntimeError)" and the like.
         stride: every how many steps one is kept; it doubles whenever the run would grow beyond `LARGEST_RUN`.
+        gamma: the γ at work in words, such as "γ 1" or "γ 0.8 … 1.3"; empty where it is not known.
         notes: sentences about what could not be measured, each once.
     """
 
@@ -101,6 +112,7 @@ class StabilityRun:
     kind: str = "measured"
     status: str = "running"
     stride: int = 1
+    gamma: str = ""
     notes: list[str] = field(default_factory=list)
     _steps: list[Step] = field(default_factory=list, repr=False)
     _last: Step | None = field(default=None, repr=False)
@@ -267,7 +279,7 @@ class StabilityRun:
         lines = [
             f"{self.model}, {self.status}, {self.kind}: {len(addresses)} of {len(self.sites)} sites × {len(steps)} "
             f"steps{kept}, {', '.join(self.chunks)}; sigma {steps[0].sigma:.4g} … {steps[-1].sigma:.4g}; "
-            f"{self.patterns} patterns."
+            f"{self.patterns} patterns{self.gamma and f'; {self.gamma}'}."
         ]
         for measure in self.measures:
             values = self.matrix(measure)

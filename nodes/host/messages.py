@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
+from typing import Any
 
 log = logging.getLogger("symmetric_attention")
 
@@ -22,9 +24,36 @@ def show(text: str, node_id: str | None) -> None:
     if node_id is None:
         return
     try:
-        from server import PromptServer
-
-        server = PromptServer.instance
+        server = _server()
         server.send_progress_text(text, node_id, sid=server.client_id)
     except Exception:
         log.debug("the text could not be shown in a browser", exc_info=True)
+
+
+def send(event: str, message: Mapping[str, Any]) -> None:
+    """Send an event to the browser that queued the prompt; what goes wrong on the way stays in the log, as in `show`.
+
+    Args:
+        event: its name, for `api.addEventListener` in web/.
+        message: what JSON can hold: no NaN, which browsers refuse.
+    """
+    try:
+        server = _server()
+        server.send_sync(event, message, server.client_id)
+    except Exception:
+        log.debug("the event %s could not be sent to a browser", event, exc_info=True)
+
+
+def running_workflow() -> str | None:
+    """The id of the graph in the editor that the running prompt was queued from; None where a script queued it."""
+    try:
+        running, _ = _server().prompt_queue.get_current_queue_volatile()
+        return str(running[0][3]["extra_pnginfo"]["workflow"]["id"])
+    except Exception:
+        return None
+
+
+def _server() -> Any:
+    from server import PromptServer
+
+    return PromptServer.instance

@@ -25,6 +25,7 @@ from ...sad_core.parameters import check_choice
 from ...sad_core.stability_trace import TRACE_MEASURES, Sample, StabilityRun
 from .backend import HostAttention, is_out_of_memory
 from .families import SiteCall
+from .live import LiveChart, charts
 from .messages import log, show
 from .observe import ObservedCall, Observer
 from .patch import MOST_SAMPLES, OVERRIDE, SitePatch, SkewOverride, Wrapped, watched
@@ -79,18 +80,22 @@ class ProbedRun:
 
     Attributes:
         record: where its numbers go.
+        chart: the chart that shows them as they come, where a browser has one.
         passes: cond, uncond, cond 2 …, by the id ComfyUI gives every conditioning for one run.
         progress: by sigma.
         level: the number of the noise level, counted from 0; `sigma` is its sigma.
         reached: whether an attention call of a chosen site was seen.
+        gammas: the lowest and the highest γ that was at work; None while none is known.
     """
 
     record: StabilityRun
+    chart: LiveChart | None = None
     passes: dict[Any, str] = field(default_factory=dict)
     progress: dict[float, float] = field(default_factory=dict)
     level: int = -1
     sigma: float | None = None
     reached: bool = False
+    gammas: tuple[float, float] | None = None
     _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)  # several GPUs call from several threads
 
     def arrive_at(self, sigma: float) -> None:
@@ -98,6 +103,13 @@ class ProbedRun:
         with self._lock:
             if sigma != self.sigma:
                 self.level, self.sigma = self.level + 1, sigma
+
+    def retrieved_with(self, gamma: float) -> None:
+        """Keep the range of γ, and what it is called in the record."""
+        with self._lock:
+            low, high = self.gammas or (gamma, gamma)
+            low, high = self.gammas = min(low, gamma), max(high, gamma)
+            self.record.gamma = f"γ {low:.4g}" if low == high else f"γ {low:.4g} … {high:.4g}"
 
     def passes_of(self, options: Mapping[str, Any]) -> list[str]:
         """What every chunk of the batch is called."""
@@ -179,7 +191,8 @@ class ProbePatch(SitePatch):
     def _outer_sample(self, executor: Wrapped, *args: Any, **kwargs: Any) -> Any:
         addresses = tuple(site.address for site in self.sites)
         measures, patterns = self.settings.measures, self.settings.patterns
-        run = ProbedRun(StabilityRun(self.model_name, addresses, measures, patterns, notes=list(self.notes)))
+        record = StabilityRun(self.model_name, addresses, measures, patterns, notes=list(self.notes))
+        run = ProbedRun(record, charts.begin(self.node_id, measures))
         self.report.begin(run.record)
         outer, self.run = self.run, run
         try:
@@ -193,6 +206,8 @@ class ProbePatch(SitePatch):
         if run.record.status == "finished" and run.level >= 0 and not run.reached:
             run.record.note(NOTHING_REACHED)
             log.warning("%s: %s", PROBE, NOTHING_REACHED)
+        if run.chart is not None:
+            run.chart.close(run.record.status)
         show(run.record.summary(), self.node_id)
 
     def _apply_model(self, executor: Any, x: Tensor, t: Tensor, *args: Any, **kwargs: Any) -> Any:
@@ -209,7 +224,7 @@ class ProbePatch(SitePatch):
         acting.run, acting.state = run, self._call_state(run, x, options)
         try:
             result = executor(x, t, *args, **kwargs)
-            self._record(run.record, sigma, run.progress[sigma], acting.state)
+            self._record(run, sigma, run.progress[sigma], acting.state)
             return result
         finally:
             acting.run, acting.state = outer
@@ -222,7 +237,7 @@ class ProbePatch(SitePatch):
         is_picture = x.dim() == 4 or (x.dim() == 5 and x.shape[2] == 1)
         return ProbedCall(True, passes, samples, (x.shape[-2], x.shape[-1]) if is_picture else (0, 0))
 
-    def _record(self, run: StabilityRun, sigma: float, progress: float, call: ProbedCall) -> None:
+    def _record(self, run: ProbedRun, sigma: float, progress: float, call: ProbedCall) -> None:
         if not call.found:
             return
         flat = torch.cat([values.flatten() for _, values in call.found]).cpu()  # one transfer for all sites
@@ -234,7 +249,10 @@ class ProbePatch(SitePatch):
             name = address if seen[address] == 1 else f"{address}#{seen[address]}"  # a second attention of this site
             values[name] = part.reshape(measured.shape)
         samples = [Sample(chunk, index) for chunk in call.passes for index in range(call.samples)]
-        run.record(sigma, progress, samples, values, {address: each.cpu() for address, each in call.maps.items()})
+        maps = {address: each.cpu() for address, each in call.maps.items()}
+        run.record.record(sigma, progress, samples, values, maps)
+        if run.chart is not None:
+            run.chart.add(run.record)
 
     # One attention site
 
@@ -271,6 +289,8 @@ class ProbePatch(SitePatch):
             found = [(measure(q, k, part[:, :, inner], self.settings.measures), part.shape[-1]) for part in parts]
             mean = sum(values * (count / sum(each for _, each in found)) for values, count in found)
             state.found.append((site.address, state.rows(cast(Tensor, mean))))
+            if self.run is not None and (gamma := gamma_of(seen)) is not None:
+                self.run.retrieved_with(gamma)
             if site.address in self.settings.mapped and site.address not in state.maps:
                 self._map(state, site, q, k, seen.out[:, :, inner])
         return None
@@ -316,6 +336,13 @@ def token_grid(tokens: int, height: int, width: int) -> tuple[int, int] | None:
         if rows * columns == tokens:
             return rows, columns
     return None
+
+
+def gamma_of(seen: ObservedCall) -> float | None:
+    """The γ of a call, before any adaptive rule: 1 without an override, None where another pack's does the work."""
+    if seen.previous is None:
+        return 1.0
+    return seen.previous.patch.state.gamma if isinstance(seen.previous, SkewOverride) else None
 
 
 def input_patterns(seen: ObservedCall, x: Tensor) -> list[Tensor]:

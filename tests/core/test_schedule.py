@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import pytest
@@ -232,3 +233,20 @@ def test_equal_schedules_are_equal_and_can_be_keys():
     first, second = (GammaSchedule.from_keyframes("0:1, 1:2") for _ in range(2))
     assert first == second
     assert len({first, second, GammaSchedule.from_keyframes("0:1, 1:2", "cosine")}) == 2
+
+
+# --- as a line of points
+
+
+@pytest.mark.parametrize("easing", EASINGS)
+@pytest.mark.parametrize("frames", [((0.3, 1.2),), ((0.0, 1.0), (0.25, 2.0), (1.0, 0.5)), ((0.1, 1.5), (0.7, 0.5))])
+def test_a_polyline_runs_from_end_to_end_through_every_keyframe_and_along_the_curve(easing, frames):
+    schedule = GammaSchedule(frames, easing)
+    points = schedule.polyline()
+    assert (points[0], points[-1]) == ((0.0, frames[0][1]), (1.0, frames[-1][1]))
+    assert set(frames) <= set(points)
+    for (start, gamma), (stop, target) in itertools.pairwise(points):
+        assert start <= stop
+        middle = (start + stop) / 2
+        if start < stop:
+            assert schedule.at(middle) == pytest.approx((gamma + target) / 2, abs=2e-3)

@@ -382,3 +382,31 @@ def test_a_file_with_a_map_of_another_shape_is_refused(tmp_path):
         saved(path, lambda header: header["runs"][0]["steps"][0][4].append("input.1.0"), add)
         with pytest.raises(ValueError, match="is damaged"):
             StabilityTrace.load(path)
+
+
+def test_the_means_of_the_parts_are_over_their_own_sites_and_leave_out_what_is_missing():
+    sites = (("input.1.0", 2), ("input.1.0#2", 2), ("middle.0.0", 3))
+    values = numbers(2, 0, sites)
+    values["input.1.0"][0] = math.nan
+    run = StabilityRun("SD15", tuple(address for address, _ in sites), MEASURES)
+    run.record(1.0, 0.5, BOTH, values)
+    heads = {address: each.double().mean(dim=-1) for address, each in values.items()}
+    there = [heads["input.1.0"][1], *heads["input.1.0#2"]]
+    means = run.steps[0].part_means()
+    assert list(means) == ["all", "input", "middle"]
+    torch.testing.assert_close(means["input"].double(), torch.stack(there).mean(dim=0), rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(means["middle"].double(), heads["middle.0.0"].mean(dim=0), rtol=1e-5, atol=1e-6)
+    everything = torch.stack([*there, *heads["middle.0.0"]]).mean(dim=0)
+    torch.testing.assert_close(means["all"].double(), everything, rtol=1e-5, atol=1e-6)
+
+
+def test_gamma_is_kept_in_files_named_in_differences_and_may_be_missing(tmp_path):
+    one, other = filled(), filled(seed=9)
+    one.gamma, other.gamma = "γ 1.5", "γ 1"
+    assert difference(one, other).gamma == "γ 1.5 less γ 1"
+    assert "value patterns; γ 1.5." in one.summary()
+    path = tmp_path / "trace.safetensors"
+    StabilityTrace([one, other]).save(path)
+    assert [run.gamma for run in StabilityTrace.load(path).runs] == ["γ 1.5", "γ 1"]
+    saved(path, lambda header: header["runs"][0].pop("gamma"))  # a file of before
+    assert StabilityTrace.load(path).runs[0].gamma == ""

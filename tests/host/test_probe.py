@@ -122,6 +122,17 @@ def test_with_skew_attention_the_trace_is_of_what_really_left_the_site(families,
     assert ((one - other).abs() > 1e-3).any()
 
 
+def test_the_trace_names_the_gamma_that_was_at_work(sd15):
+    plain_model, plain_trace = probe(sd15.model)
+    sd15.sample(plain_model)
+    skewed, skewed_trace = probe(skew(sd15.model, gamma=0.3, end_percent=0.4)[0])
+    sd15.sample(skewed, steps=3)
+    strange, strange_trace = probe(with_override(sd15.model, louder))
+    sd15.sample(strange)
+    got = [trace.runs[0].gamma for trace in (plain_trace, skewed_trace, strange_trace)]
+    assert got == ["γ 1", "γ 0.3 … 1", ""]
+
+
 def test_depth_and_curvature_are_recorded_where_they_are_asked_for(sd15):
     model, trace = probe(sd15.model, blocks="middle, output.0", depth_and_curvature=True)
     with watch_attention(model) as calls:

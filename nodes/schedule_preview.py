@@ -1,0 +1,42 @@
+"""What the chart on Gamma Schedule (SAD) shows while its widgets change: the curve the node would make of them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from .gamma_schedule import FIELDS, make_schedule
+
+LONGEST_TEXT = 10_000
+
+
+def preview(asked: Mapping[str, Any]) -> dict[str, Any]:
+    """The curve, or a sentence where there is none.
+
+    Args:
+        asked: "widgets": the value of every widget by its name; "wired": names of the inputs that come by a wire.
+
+    Returns:
+        "points": `(progress, gamma)` to be joined by straight lines; or "note": why the curve is not known yet; or
+        "problem": the sentence the node itself would fail with.
+    """
+    widgets, wired = dict(asked.get("widgets", {})), asked.get("wired", [])
+    shape = widgets.get("shape")
+    fields = [] if "shape" in wired else FIELDS.get(str(shape), ())
+    from_wires = ["shape"] if "shape" in wired else [name for name in fields if name in wired]
+    if from_wires:
+        what = " and ".join(from_wires)
+        return {"note": f"The curve comes from the wire at {what}; the picture output shows it once the workflow runs."}
+    given = {name: widgets[name] for name in fields if name in widgets}
+    if any(isinstance(value, (str, list)) and len(value) > LONGEST_TEXT for value in given.values()):
+        return {"note": f"A text of more than {LONGEST_TEXT:,} characters is not previewed."}
+    try:
+        points = make_schedule(str(shape), **given).polyline()
+    except ValueError as problem:
+        return {"problem": str(problem)}
+    except TypeError:
+        return {"problem": "A number is missing; fill every field of the chosen shape."}
+    if not all(math.isfinite(gamma) for _, gamma in points):
+        return {"problem": "γ grows beyond all numbers; choose smaller ones."}
+    return {"points": points}

@@ -1,0 +1,73 @@
+/** Gamma Schedule (SAD): the curve its widgets make, as they change. The server computes it; here it is only drawn. */
+
+import { app } from "../../scripts/app.js";
+import { api } from "../../scripts/api.js";
+import { short } from "./lib/chart.js";
+import { addChart, ask, chain } from "./lib/node.js";
+
+const HEIGHT = 130;
+const PAUSE = 120; // milliseconds without a change before the server is asked
+const PLACES = 20; // that the arrow keys visit
+
+app.registerExtension({
+  name: "symmetric_attention.gamma_curve",
+  nodeCreated(node) {
+    if (node.comfyClass !== "SADGammaSchedule") return;
+    const widgets = [...node.widgets];
+    const chart = addChart(node, "Gamma over the run", HEIGHT);
+    let newest = 0;
+    let waiting = 0;
+
+    async function refresh() {
+      const asked = ++newest;
+      const question = {
+        widgets: Object.fromEntries(widgets.map((widget) => [widget.name, widget.value])),
+        wired: node.inputs.filter((input) => input.link != null).map((input) => input.name),
+      };
+      let answer;
+      try {
+        answer = await ask(api, "/symmetric_attention/gamma_curve", question);
+      } catch {
+        answer = { note: "The server gave no preview; the node works without it." };
+      }
+      if (asked === newest) draw(chart, answer); // else a later change is on its way
+    }
+
+    function refreshSoon() {
+      clearTimeout(waiting);
+      waiting = setTimeout(refresh, PAUSE);
+    }
+
+    for (const widget of widgets) chain(widget, "callback", refreshSoon);
+    chain(node, "onConfigure", refreshSoon);
+    chain(node, "onConnectionsChange", refreshSoon);
+    refreshSoon();
+  },
+});
+
+function draw(chart, { points, note, problem }) {
+  if (!points) {
+    chart.say(problem ?? note, problem !== undefined);
+    return;
+  }
+  const gammas = points.map(([, gamma]) => gamma);
+  const low = gammas.reduce((one, other) => Math.min(one, other));
+  const high = gammas.reduce((one, other) => Math.max(one, other));
+  const places = Array.from({ length: PLACES + 1 }, (_, place) => place / PLACES);
+  const at = (place) => `${short(on(points, places[place]))} at ${Math.round(100 * places[place])} %`;
+  chart.show({
+    note: low === high ? `γ ${short(low)} all along` : `γ ${short(low)} … ${short(high)}`,
+    panels: [{ title: "γ, and the plain model at 1", lines: [{ name: "γ", points }], neutral: 1 }],
+    places,
+    value: at,
+    words: (place) => `from ${short(gammas[0])} to ${short(gammas.at(-1))}; ${at(place)}.`,
+  });
+}
+
+/** γ at a progress, on the straight lines between the points. */
+function on(points, progress) {
+  const after = points.findIndex(([start]) => start > progress);
+  if (after <= 0) return points.at(after < 0 ? -1 : 0)[1];
+  const [[start, gamma], [stop, target]] = [points[after - 1], points[after]];
+  return gamma + ((target - gamma) * (progress - start)) / (stop - start);
+}

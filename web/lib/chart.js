@@ -1,0 +1,200 @@
+/** A small chart for a node: panels of lines over the progress of a run, read with the eyes, the arrow keys or a screen reader. */
+
+const SVG = "http://www.w3.org/2000/svg";
+const SIZE = 100; // of the drawing, stretched to whatever room there is
+const EDGE = 8; // left free above the highest and below the lowest value
+
+// Told apart by colour-blind readers, with 3:1 contrast or more on dark and on light nodes, and by their dashes too.
+const STYLES = [
+  { colour: "currentColor", width: 2, dashes: "", border: "solid" },
+  { colour: "#d55e00", width: 1.2, dashes: "5 3", border: "dashed" },
+  { colour: "#009e73", width: 1.2, dashes: "1 3", border: "dotted" },
+  { colour: "#c2699b", width: 1.2, dashes: "8 3 1 3", border: "dashed" },
+  { colour: "#0072b2", width: 1.2, dashes: "12 4", border: "dashed" },
+];
+
+/**
+ * @typedef {object} Line
+ * @property {string} name for the legend.
+ * @property {[number, number | null][]} points (progress 0 … 1, value); null leaves a gap.
+ *
+ * @typedef {object} Panel
+ * @property {string} title
+ * @property {Line[]} lines the first one is the main one.
+ * @property {number} [neutral] a value with a dashed line of its own, always in view.
+ *
+ * @typedef {object} Picture
+ * @property {string} note a few words above the panels.
+ * @property {Panel[]} panels
+ * @property {number[]} places progress of the points the cursor visits, rising.
+ * @property {(place: number) => string} words what there is at a place, for those who listen.
+ * @property {(place: number, panel: number) => string} value what there is at a place of one panel.
+ */
+
+export class Chart {
+  /** @param {string} name what the chart is, for those who cannot see it. */
+  constructor(name) {
+    this.name = name;
+    this.picture = null;
+    this.cursor = null; // number of a place; null follows the last one
+    this.note = make("div", "sad-chart-note");
+    this.legend = make("div", "sad-chart-legend");
+    this.panels = make("div", "sad-chart-panels");
+    this.heard = make("div", "sad-chart-heard");
+    this.heard.setAttribute("aria-live", "polite");
+    const head = make("div", "sad-chart-head", this.note, this.legend);
+    this.element = make("div", "sad-chart", head, this.panels, this.heard);
+    this.element.tabIndex = 0;
+    this.element.setAttribute("role", "group");
+    this.element.addEventListener("keydown", (event) => this.#onKey(event));
+    this.element.addEventListener("blur", () => this.#moveTo(null));
+    this.say("");
+  }
+
+  /** Show words alone. */
+  say(note, isProblem = false) {
+    this.picture = null;
+    this.cursor = null;
+    this.#write(note, isProblem);
+    this.legend.replaceChildren();
+    this.panels.replaceChildren();
+    this.element.setAttribute("aria-label", `${this.name}: ${note}`);
+  }
+
+  /** @param {Picture} picture */
+  show(picture) {
+    this.picture = picture;
+    if (this.cursor >= picture.places.length) this.cursor = null;
+    this.#write(picture.note, false);
+    const names = picture.panels[0].lines.map((line) => line.name);
+    this.legend.replaceChildren(...(names.length > 1 ? names.map(legendEntry) : []));
+    this.element.style.setProperty("--sad-chart-columns", picture.panels.length > 1 ? 2 : 1);
+    this.#draw();
+  }
+
+  #write(note, isProblem) {
+    this.note.textContent = note;
+    this.element.classList.toggle("sad-chart-problem", isProblem);
+  }
+
+  #draw() {
+    const { panels, places, words, value } = this.picture;
+    const place = this.cursor ?? places.length - 1;
+    const cursor = this.cursor === null ? null : places[place];
+    this.panels.replaceChildren(
+      ...panels.map((panel, number) => drawPanel(panel, place < 0 ? "" : value(place, number), cursor)),
+    );
+    this.element.setAttribute("aria-label", `${this.name}: ${place < 0 ? this.picture.note : words(place)}`);
+  }
+
+  #onKey(event) {
+    const last = (this.picture?.places.length ?? 0) - 1;
+    const at = this.cursor ?? last;
+    const target = { ArrowLeft: at - 1, ArrowRight: at + 1, Home: 0, End: last, Escape: null }[event.key];
+    if (last < 0 || target === undefined) return;
+    event.preventDefault();
+    event.stopPropagation(); // the editor moves nodes with the same keys
+    this.#moveTo(target === null ? null : Math.min(Math.max(target, 0), last));
+  }
+
+  #moveTo(cursor) {
+    if (cursor === this.cursor) return;
+    this.cursor = cursor;
+    this.#draw();
+    this.heard.textContent = cursor === null ? "" : this.picture.words(cursor);
+  }
+}
+
+function drawPanel({ title, lines, neutral }, value, cursor) {
+  const [low, high] = range(lines, neutral);
+  const y = (number) => round(SIZE - EDGE - ((SIZE - 2 * EDGE) * (number - low)) / (high - low));
+  const drawing = document.createElementNS(SVG, "svg");
+  drawing.setAttribute("viewBox", `0 0 ${SIZE} ${SIZE}`);
+  drawing.setAttribute("preserveAspectRatio", "none");
+  drawing.setAttribute("aria-hidden", "true");
+  drawing.append(path(`M0 0V${SIZE}H${SIZE}`, "sad-chart-axes"));
+  if (neutral !== undefined) drawing.append(path(`M0 ${y(neutral)}H${SIZE}`, "sad-chart-neutral"));
+  for (const [number, { points }] of [...lines.entries()].reverse()) {
+    const line = path(outline(points, y), "sad-chart-line");
+    const { colour, width, dashes } = STYLES[number % STYLES.length];
+    Object.assign(line.style, { stroke: colour, strokeWidth: width, strokeDasharray: dashes });
+    drawing.append(line);
+  }
+  if (cursor !== null) drawing.append(path(`M${round(SIZE * cursor)} 0V${SIZE}`, "sad-chart-cursor"));
+  const head = make("div", "sad-chart-title", make("span", "", title), make("output", "", value));
+  const percent = make("div", "sad-chart-percent", make("span", "", "0 %"), make("span", "", "100 %"));
+  return make("div", "sad-chart-panel", head, scale([low, high, neutral], y), drawing, percent);
+}
+
+/** Numbers beside a panel, each at its height; a neutral one wins over an end it would lie upon. */
+function scale([low, high, neutral], y) {
+  const isApart = (number) => neutral === undefined || Math.abs(y(number) - y(neutral)) > SIZE / 5;
+  const shown = [low, high].filter(isApart).concat(neutral ?? []);
+  const texts = shown.map(short);
+  const widest = texts.reduce((one, other) => (other.length > one.length ? other : one));
+  const labels = shown.map((number, place) => {
+    const label = make("span", "", texts[place]);
+    label.style.top = `${y(number)}%`;
+    return label;
+  });
+  return make("div", "sad-chart-scale", make("span", "sad-chart-room", widest), ...labels);
+}
+
+/** The lowest and the highest value, the neutral one among them, with a little air where all are the same. */
+function range(lines, neutral) {
+  const values = lines.flatMap(({ points }) => points.map(([, value]) => value)).filter((value) => value !== null);
+  if (neutral !== undefined) values.push(neutral);
+  if (!values.length) return [0, 1];
+  const low = values.reduce((one, other) => Math.min(one, other));
+  const high = values.reduce((one, other) => Math.max(one, other));
+  const air = low === high ? Math.abs(low) * 0.1 || 0.1 : 0;
+  return [low - air, high + air];
+}
+
+/** The `d` of a path through points, lifted over gaps; a point alone becomes a dot. */
+function outline(points, y) {
+  let isDown = false;
+  return points
+    .map(([progress, value]) => {
+      if (value === null) return (isDown = false), "";
+      const command = isDown ? "L" : "M";
+      const dot = isDown ? "" : "h0";
+      isDown = true;
+      return `${command}${round(SIZE * progress)} ${y(value)}${dot}`;
+    })
+    .join("");
+}
+
+function legendEntry(name, number) {
+  const entry = make("span", "", name);
+  const { colour, border } = STYLES[number % STYLES.length];
+  entry.style.setProperty("--sad-line-colour", colour);
+  entry.style.setProperty("--sad-line-style", border);
+  return entry;
+}
+
+/** A number in as few characters as say something. */
+export function short(number) {
+  if (number === null || number === undefined) return "–";
+  const size = Math.abs(number);
+  const text = size !== 0 && (size >= 1e5 || size < 1e-3) ? number.toExponential(1) : String(+number.toPrecision(3));
+  return text.replace("-", "−");
+}
+
+function round(number) {
+  return Math.round(number * 1000) / 1000;
+}
+
+function path(outline, className) {
+  const element = document.createElementNS(SVG, "path");
+  element.setAttribute("d", outline);
+  element.setAttribute("class", className);
+  return element;
+}
+
+function make(tag, className, ...children) {
+  const element = document.createElement(tag);
+  if (className) element.className = className;
+  element.append(...children);
+  return element;
+}

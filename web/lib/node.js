@@ -1,0 +1,58 @@
+/** What the charts need of ComfyUI's editor. */
+
+import { Chart } from "./chart.js";
+
+const MARGIN = 10; // that the classic rendering leaves around a widget
+
+/** Run `after` behind whatever `target[method]` was, and keep what that returns. */
+export function chain(target, method, after) {
+  const before = target[method];
+  target[method] = function (...args) {
+    const result = before?.apply(this, args);
+    after.apply(this, args);
+    return result;
+  };
+}
+
+/** A chart below the widgets of a node; nothing of it is saved with the workflow or queued with the prompt. */
+export function addChart(node, name, height) {
+  useStyles();
+  const chart = new Chart(name);
+  chart.element.style.setProperty("--sad-chart-height", `${height}px`);
+  const options = { serialize: false, hideOnZoom: false, margin: MARGIN, getMinHeight: () => height + 2 * MARGIN };
+  const widget = node.addDOMWidget("chart", "sad_chart", chart.element, options);
+  widget.serialize = false; // the option above keeps it out of prompts, this out of workflows
+  return chart;
+}
+
+/** The node an id of a prompt means: "12:3" is the node 3 in the subgraph of node 12. */
+export function nodeOf(graph, executionId) {
+  const ids = executionId.split(":");
+  const last = ids.pop();
+  const inner = ids.reduce((outer, id) => outer?.getNodeById(toId(id))?.subgraph, graph);
+  return inner?.getNodeById(toId(last)) ?? null;
+}
+
+/** Ids are numbers in graphs that people make; API prompts may have words. */
+function toId(id) {
+  return /^\d+$/.test(id) ? Number(id) : id;
+}
+
+/** The server's answer to a question; throws where there is none. */
+export async function ask(api, path, question) {
+  const answer = await api.fetchApi(path, {
+    method: "POST",
+    headers: { "Content-Type": "application/json" },
+    body: JSON.stringify(question),
+  });
+  if (!answer.ok) throw new Error(`${path} answered ${answer.status}`);
+  return answer.json();
+}
+
+function useStyles() {
+  const address = new URL("./chart.css", import.meta.url).href;
+  if (document.querySelector(`link[href="${address}"]`)) return;
+  const link = document.createElement("link");
+  Object.assign(link, { rel: "stylesheet", href: address });
+  document.head.append(link);
+}
