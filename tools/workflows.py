@@ -21,7 +21,7 @@ sys.path[:0] = [str(ROOT)]
 FOLDER = ROOT / "workflows"
 CORE_VERSION = "0.33.0"
 MOST_BYTES = 200_000  # of a picture
-READY = "window.app && window.app.extensionManager && window.app.canvas && window.app.graph"
+READY = "window.app && window.app.extensionManager && window.app.canvas"
 
 
 @dataclass(frozen=True)
@@ -175,8 +175,8 @@ WORKFLOWS: dict[str, list[list[Node]]] = {
                 "**Gamma Schedule** draws the curve with your real steps as dots: change **shape** and **end** and see "
                 "where the steps fall.\n\n**Stability Plot** shows every attention site at every step: energy and "
                 "instability are low, alignment is high where retrieval is stable. The probe changes no bit of the "
-                "picture. To see what gamma changed, keep the trace of a run at gamma 1 with Save Stability Trace, load "
-                "it into **compare_with** and choose layout *difference*.",
+                "picture. To see what gamma changed, keep the trace of a run at gamma 1 with Save Stability Trace, "
+                "load it into **compare_with** and choose layout *difference*.",
                 165,
             ),
         ],
