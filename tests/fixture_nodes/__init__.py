@@ -60,7 +60,10 @@ class TinyConditioningNode(io.ComfyNode):
 
 
 class TinyLatentNode(io.ComfyNode):
-    """An empty LATENT of the size the model was made for."""
+    """A LATENT of the size the model was made for, as good as empty.
+
+    The host would give one that is all zeros as many channels as the full-sized family has.
+    """
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -70,7 +73,7 @@ class TinyLatentNode(io.ComfyNode):
 
     @classmethod
     def execute(cls, family: str) -> io.NodeOutput:
-        return io.NodeOutput({"samples": torch.zeros(1, *HOSTED[family].latent)})
+        return io.NodeOutput({"samples": torch.full((1, *HOSTED[family].latent), 1e-6)})
 
 
 class TinyImageNode(io.ComfyNode):
