@@ -8,24 +8,12 @@ from pathlib import Path
 import pytest
 
 from demo.gamma_sweep import workflow
+from tests.browser_numbers import numbered
 from tests.stand_ins import SITES, family_of, with_stand_ins
 
 WORKFLOWS = sorted((Path(__file__).resolve().parents[2] / "workflows").glob("*.json"))
 SAVE = "() => JSON.stringify(window.app.graph.serialize())"
 LOAD = "graph => window.app.loadGraphData(graph, true, true)"
-
-
-def numbered(prompt: dict) -> dict:
-    """An API prompt with numbers for node ids, as the editor wants them."""
-    number = {name: str(index + 1) for index, name in enumerate(prompt)}
-
-    def renamed(value):
-        return [number[value[0]], value[1]] if isinstance(value, list) else value
-
-    return {
-        number[name]: {**node, "inputs": {key: renamed(value) for key, value in node["inputs"].items()}}
-        for name, node in prompt.items()
-    }
 
 
 @pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.stem)
