@@ -8,7 +8,6 @@ Needs what tools/workflows.py needs.
 from __future__ import annotations
 
 import io
-import json
 import shutil
 import sys
 from pathlib import Path
@@ -21,13 +20,18 @@ from workflows import READY, SHOW, put_empty_models  # noqa: E402
 FOLDER, HELP = ROOT / "docs" / "images", ROOT / "web" / "docs" / "images"
 SEARCH = "() => { window.app.extensionManager.command.execute('Workspace.SearchBox.Toggle') }"
 TEMPLATES = "() => { window.app.extensionManager.command.execute('Comfy.BrowseTemplates') }"
-IDLE = "async () => { const q = await window.app.api.getQueue(); return !q.Running.length && !q.Pending.length }"
+FIXED_SEED = """
+() => window.app.graph._nodes.flatMap(n => n.widgets ?? []).filter(w => w.name === 'control_after_generate')
+    .forEach(w => w.value = 'fixed')
+"""
 ONE_NODE = """
-type => {
+([type, number]) => {
     window.app.graph.clear();
+    window.app.graph.last_node_id = number;  // the editor keeps the values of a widget by its node's id
     const node = LiteGraph.createNode(type);
     window.app.graph.add(node);
     node.pos = [600, 300];
+    node.setSize([Math.max(node.size[0], 240), node.size[1]]);
     window.app.canvas.ds.scale = 1;
     window.app.canvas.ds.offset = [0, 0];
     window.app.canvas.selectNode(node);
@@ -131,7 +135,7 @@ def main() -> int:
         page.keyboard.press("Escape")
         page.keyboard.press("Escape")
 
-        page.evaluate(ONE_NODE, "SADSkewAttention")
+        page.evaluate(ONE_NODE, ["SADSkewAttention", 1000])
         page.get_by_test_id("info-button").click()
         page.wait_for_timeout(2000)
         write(page.screenshot(), FOLDER / "tour_help.jpg", 1100)
@@ -143,6 +147,7 @@ def main() -> int:
         page.evaluate(PLACE, places)
         two = "n => n.type === 'SADDemoConditioning'"
         page.evaluate(f"() => {{ window.app.graph._nodes.filter({two}).forEach((n, i) => n.pos = [0, 90 + 100 * i]) }}")
+        page.evaluate(FIXED_SEED)
         page.evaluate("() => window.app.queuePrompt(0)")
         page.wait_for_function("() => window.app.graph._nodes.some(n => n.imgs && n.imgs.length)", timeout=300_000)
         page.evaluate(PLACE, places)
@@ -152,13 +157,12 @@ def main() -> int:
         clip = {"x": 0, "y": 0, "width": min(1600, right + 40), "height": min(1000, bottom + 70)}
         write(page.screenshot(clip=clip), FOLDER / "tour_sweep.jpg", 1300)
 
-        for kind in NODES:
-            page.evaluate(ONE_NODE, kind)
+        for number, kind in enumerate(NODES):
+            page.evaluate(ONE_NODE, [kind, 2000 + number])
             page.evaluate("() => { window.app.canvas.deselectAll(); window.app.canvas.setDirty(true, true) }")
             page.wait_for_timeout(400)
             write(page.screenshot(clip=box(page)), HELP / f"{kind}.jpg", 420)
         browser.close()
-    print(json.dumps({"pictures": len(NODES) + 4}))
     return 0
 
 
