@@ -491,23 +491,24 @@ def main() -> int:
         shutil.copy(host / "input" / "example.png", server.output.parent / "input")
         browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox", "--disable-gpu"])
         server.post("/settings", {"Comfy.TutorialCompleted": True})  # no greeting over the graph
-        page = browser.new_page(viewport={"width": 2000, "height": 1500})
-        page.goto(server.address)
-        page.wait_for_function(READY, timeout=60_000)
-        page.wait_for_function("LiteGraph.registered_node_types['SADSkewAttention'] !== undefined", timeout=60_000)
-        page.evaluate("() => window.app.extensionManager.command.execute('Workspace.ToggleFocusMode')")
         for name in names:
+            page = browser.new_page(viewport={"width": 2000, "height": 1500})  # a new one: the editor remembers widgets
+            page.goto(server.address)
+            page.wait_for_function(READY, timeout=60_000)
+            page.wait_for_function("LiteGraph.registered_node_types['SADSkewAttention'] !== undefined", timeout=60_000)
+            page.evaluate("() => window.app.extensionManager.command.execute('Workspace.ToggleFocusMode')")
             columns = [[{**vars(node), "properties": node.properties} for node in column] for column in WORKFLOWS[name]]
             sizes = [COLUMN_WIDTH, GAP_ACROSS, GAP_DOWN, TITLE_HEIGHT]
             graph = json.loads(page.evaluate(BUILD, [columns, *sizes]))
             text = json.dumps(graph, indent=2, ensure_ascii=False) + "\n"
             (FOLDER / f"{name}.json").write_text(text, encoding="utf-8")
             right, bottom = page.evaluate(SHOW, [20, 50])
-            page.wait_for_timeout(500)  # the editor draws when it likes
+            page.wait_for_timeout(1000)  # the editor draws when it likes
             clip = {"x": 0, "y": 0, "width": right + 40, "height": bottom + 70}
             picture = Image.open(io.BytesIO(page.screenshot(clip=clip))).convert("RGB")
             write_jpg(picture, FOLDER / f"{name}.jpg")
             print(name, picture.size, (FOLDER / f"{name}.jpg").stat().st_size)
+            page.close()
         browser.close()
     return 0
 
