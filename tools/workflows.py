@@ -499,8 +499,7 @@ def main() -> int:
             page.wait_for_function("LiteGraph.registered_node_types['SADSkewAttention'] !== undefined", timeout=60_000)
             page.evaluate("() => window.app.extensionManager.command.execute('Workspace.ToggleFocusMode')")
             columns = [[{**vars(node), "properties": node.properties} for node in column] for column in WORKFLOWS[name]]
-            sizes = [VIEW = {"scale": 0.8, "offset": [150, 110]}  # where the editor stands when the graph is opened
-COLUMN_WIDTH, GAP_ACROSS, GAP_DOWN, TITLE_HEIGHT]
+            sizes = [COLUMN_WIDTH, GAP_ACROSS, GAP_DOWN, TITLE_HEIGHT]
             graph = json.loads(page.evaluate(BUILD, [columns, *sizes]))
             graph["extra"]["ds"] = VIEW
             text = json.dumps(graph, indent=2, ensure_ascii=False) + "\n"
