@@ -22,7 +22,8 @@ SELECTED = """
         canvas.ds.scale = 1;
         canvas.ds.offset = [0, 0];
     }
-    if (!canvas.selectedItems.has(node)) canvas.selectNode(node);
+    canvas.deselectAll();
+    canvas.selectNode(node);
     canvas.setDirty(true, true);
     return document.querySelector('[data-testid="info-button"]') !== null;
 }
@@ -62,7 +63,7 @@ def test_every_template_is_in_the_template_browser_with_its_picture(page, server
 
 
 def test_the_help_page_opens_and_shows_its_picture(page):
-    page.wait_for_function(SELECTED, polling=500, timeout=60_000)
+    page.wait_for_function(SELECTED, polling=2000, timeout=40_000)
     page.get_by_test_id("info-button").click()
     page.get_by_text("What a Skew Attention (SAD) node planned").wait_for(timeout=20_000)
     loaded = "() => [...document.images].some(i => i.src.includes('SADReport.jpg') && i.naturalWidth > 0)"
