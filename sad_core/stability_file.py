@@ -1,4 +1,4 @@
-"""Stability traces on disk and in spreadsheets: safetensors with a JSON header, CSV, JSON. Nothing is unpickled."""
+"""Stability traces on disk and in spreadsheets: safetensors with a JSON header, CSV, JSON. Reading one runs no code."""
 
 from __future__ import annotations
 

@@ -9,14 +9,25 @@ from pathlib import Path
 
 import pytest
 
-from demo.comfyui_server import ComfyUIServer
+from demo.comfyui_server import PACKS, ComfyUIServer
 from tests.hosts import find_host
+from tests.stand_ins import FIXTURES
 
 sync_api = pytest.importorskip("playwright.sync_api")
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 FLAGS = ["--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking", "--disable-sync"]
-READY = "window.app && window.app.extensionManager && window.app.canvas && window.app.graph"
-CHECKPOINT = "sd_xl_base_1.0.safetensors"
+READY = "window.app && window.app.extensionManager && window.app.canvas"
+# So that workflows find the names of their models in the lists.
+MODELS = {
+    "checkpoints": (
+        "sd_xl_base_1.0.safetensors",
+        "v1-5-pruned-emaonly-fp16.safetensors",
+        "stable-audio-open-1.0.safetensors",
+    ),
+    "diffusion_models": ("z_image_turbo_bf16.safetensors",),
+    "text_encoders": ("qwen_3_4b.safetensors", "t5-base.safetensors"),
+    "vae": ("ae.safetensors",),
+}
 
 
 @pytest.fixture(scope="session")
@@ -24,16 +35,29 @@ def server() -> Iterator[ComfyUIServer]:
     host = find_host()
     if host is None:
         pytest.skip("NO COMFYUI HOST: the browser was not tested; set COMFYUI_PATH")
-    with ComfyUIServer(host, sys.executable) as running:
-        checkpoints = running.output.parent / "models" / "checkpoints"
-        checkpoints.mkdir()
-        (checkpoints / CHECKPOINT).touch()  # so that workflows find their checkpoint's name in the list
+    with ComfyUIServer(host, sys.executable, packs={**PACKS, **FIXTURES}) as running:
+        base = running.output.parent
+        shutil.copy(host / "input" / "example.png", base / "input")
+        for folder, names in MODELS.items():
+            (base / "models" / folder).mkdir(exist_ok=True)
+            for name in names:
+                (base / "models" / folder / name).touch()
+        running.post("/settings", {"Comfy.TutorialCompleted": True})  # no greeting over the graph
         yield running
+
+
+# What the editor of ComfyUI itself logs as an error on a plain start: files that are optional, and its own start.
+NOT_OURS = ("Failed to load resource", "ComfyApp graph accessed before initialization")
+
+
+def is_error(message) -> bool:
+    """Whether a line of the browser's console is an error that a workflow or this pack could have caused."""
+    return message.type == "error" and not message.text.startswith(NOT_OURS)
 
 
 @pytest.fixture
 def page(server: ComfyUIServer, tmp_path: Path) -> Iterator:
-    """A page with ComfyUI loaded; `page.problems` collects uncaught errors. Leaves a screenshot in its folder."""
+    """A page with ComfyUI loaded; `page.problems` collects its errors. Leaves a screenshot in its folder."""
     if CHROMIUM is None:
         pytest.skip("NO CHROMIUM: the browser was not tested; install Debian's chromium")
     with sync_api.sync_playwright() as playwright:
@@ -41,6 +65,7 @@ def page(server: ComfyUIServer, tmp_path: Path) -> Iterator:
         page = browser.new_page(viewport={"width": 1600, "height": 1000})
         page.problems = []
         page.on("pageerror", lambda error: page.problems.append(str(error)))
+        page.on("console", lambda message: page.problems.append(message.text) if is_error(message) else None)
         page.goto(server.address)
         page.wait_for_function(READY, timeout=60_000)
         page.wait_for_function("LiteGraph.registered_node_types['SADSkewAttention'] !== undefined", timeout=60_000)

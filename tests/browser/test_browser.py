@@ -8,59 +8,58 @@ from pathlib import Path
 import pytest
 
 from demo.gamma_sweep import workflow
+from tests.browser_numbers import numbered
+from tests.stand_ins import SITES, family_of, with_stand_ins
 
 WORKFLOWS = sorted((Path(__file__).resolve().parents[2] / "workflows").glob("*.json"))
+SAVE = "() => JSON.stringify(window.app.graph.serialize())"
 LOAD = "graph => window.app.loadGraphData(graph, true, true)"
-# What stands in for the parts of a checkpoint: class and inputs by the class that is replaced.
-STAND_INS = {
-    "CheckpointLoaderSimple": ("SADDemoModel", {}),
-    "CLIPTextEncode": ("SADDemoConditioning", {"category": "animals"}),
-    "EmptyLatentImage": ("SADDemoLatent", {"count": 1, "nonce": 0}),
-    "VAEDecode": ("SADDemoDecode", {"enlarge": 1}),
-}
-
-
-def numbered(prompt: dict) -> dict:
-    """An API prompt with numbers for node ids, as the editor wants them."""
-    number = {name: str(index + 1) for index, name in enumerate(prompt)}
-
-    def renamed(value):
-        return [number[value[0]], value[1]] if isinstance(value, list) else value
-
-    return {
-        number[name]: {**node, "inputs": {key: renamed(value) for key, value in node["inputs"].items()}}
-        for name, node in prompt.items()
-    }
-
-
-def with_stand_ins(prompt: dict) -> dict:
-    """The prompt with the checkpoint swapped for the demo model; everything of ours stays as it is."""
-    swapped = {}
-    for name, node in prompt.items():
-        kind, inputs = STAND_INS.get(node["class_type"], (node["class_type"], None))
-        if inputs is not None:
-            kept = {key: value for key, value in node["inputs"].items() if kind == "SADDemoDecode" and key == "samples"}
-            node = {"class_type": kind, "inputs": {**inputs, **kept}}
-        swapped[name] = node
-    return swapped
 
 
 @pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.stem)
 def test_a_shared_workflow_opens_keeps_its_values_and_runs(page, server, path):
+    """Opened, saved, opened again and queued; a newer version may only add widgets after those that were saved."""
     graph = json.loads(path.read_text(encoding="utf-8"))
-    assert path.with_suffix(".jpg").exists()
+    opened(page, graph)
+    missing = "window.app.graph._nodes.filter(n => !n.isVirtualNode && !LiteGraph.registered_node_types[n.type])"
+    assert page.evaluate(f"{missing}.map(n => n.type)") == []
+    again = json.loads(page.evaluate(SAVE))
+    opened(page, again)
+    for saved in (again, json.loads(page.evaluate(SAVE))):
+        values = {node["id"]: node.get("widgets_values") or [] for node in saved["nodes"]}
+        for node in graph["nodes"]:
+            kept = node.get("widgets_values") or []
+            assert values[node["id"]][: len(kept)] == kept, node["type"]
+        links = {tuple(link) for link in saved["links"]}
+        assert links == {tuple(link) for link in graph["links"]}
+    prompt = json.loads(page.evaluate("async () => JSON.stringify((await window.app.graphToPrompt()).output)"))
+    told_before = len(server.log)
+    outputs = server.run(with_stand_ins(prompt))
+    sites = SITES[family_of(prompt)]
+    assert f"{sites} of {sites} chosen sites reached" in server.log[told_before:]
+    assert outputs
+    assert page.problems == []
+
+
+def opened(page, graph: dict) -> None:
+    """Open a workflow in the editor, from an empty graph."""
+    page.evaluate("() => window.app.graph.clear()")
     page.evaluate(LOAD, graph)
     page.wait_for_function(f"window.app.graph._nodes.length === {len(graph['nodes'])}")
-    missing = "window.app.graph._nodes.filter(n => !LiteGraph.registered_node_types[n.type]).map(n => n.type)"
-    assert page.evaluate(missing) == []
-    again = json.loads(page.evaluate("() => JSON.stringify(window.app.graph.serialize())"))
-    values = {node["id"]: node.get("widgets_values") or [] for node in graph["nodes"]}
-    assert {node["id"]: node.get("widgets_values") or [] for node in again["nodes"]} == values
-    prompt = json.loads(page.evaluate("async () => JSON.stringify((await window.app.graphToPrompt()).output)"))
-    outputs = server.run(with_stand_ins(prompt))
-    (report,) = next(output["text"] for output in outputs.values() if "text" in output)
-    assert "10 of 10 chosen sites reached" in report
-    assert page.problems == []
+
+
+def test_every_workflow_names_the_pack_and_the_version_of_its_nodes():
+    """ComfyUI-Manager finds a missing pack by these two."""
+    for path in WORKFLOWS:
+        nodes = json.loads(path.read_text(encoding="utf-8"))["nodes"]
+        assert any(node["type"] == "SADSkewAttention" for node in nodes), path.name
+        for node in nodes:
+            if node["type"] != "MarkdownNote":
+                pack = "symmetric-attention" if node["type"].startswith("SAD") else "comfy-core"
+                assert node["properties"]["cnr_id"] == pack
+                assert node["properties"]["ver"].count(".") == 2
+        (note,) = (node for node in nodes if node["type"] == "MarkdownNote")
+        assert len(note["widgets_values"][0]) > 100
 
 
 def test_the_report_of_a_run_appears_on_the_node_in_the_browser(page, server):

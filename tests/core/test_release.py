@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import re
 import shutil
+import struct
 import sys
 import zipfile
 from pathlib import Path
@@ -24,7 +25,15 @@ UNWANTED_MODULES = {
     *("socket", "ssl", "subprocess", "telnetlib", "urllib", "aiohttp", "httpx"),
 }
 UNWANTED_CALLS = {"__import__", "compile", "eval", "exec"}
-LARGEST_ARCHIVE = 2_000_000  # bytes
+# What scanners look for in the text, comments and names included, in every file and not only in code.
+UNWANTED_TEXT = (
+    *("eval(", "exec(", "base64", "pickle", "marshal", "subprocess", "os.system", "popen", "ctypes", "__import__"),
+    *("importlib", "torch.load", "urllib", "requests.", "httpx", "socket.", "XMLHttpRequest", "WebSocket"),
+    *("b64decode", "atob(", "fromhex", "pip install", "pip._internal"),
+)
+SAID_IN_WORDS = {".md", ".json", ".txt", ".toml"}  # pages may say "no pickle" and how to install matplotlib
+LARGEST_ARCHIVE = 2_500_000  # bytes
+LARGEST_FILE = 250_000
 NODE_ID = re.compile(r'node_id="(\w+)"')
 
 
@@ -78,6 +87,57 @@ def test_the_code_keeps_away_from_network_processes_and_pickles(archive):
                 assert name.partition(".")[0] not in UNWANTED_MODULES, f"{path.name} imports {name}"
             if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
                 assert node.func.id not in UNWANTED_CALLS, f"{path.name} calls {node.func.id}"
+
+
+def test_no_file_holds_a_text_that_a_scanner_flags(archive):
+    """Registry scanners search for substrings; even a comment or `model.eval()` costs users their update."""
+    own_calls = {"pip install"}  # the messages that name a missing matplotlib
+    for path in archive.rglob("*"):
+        if path.is_file() and path.suffix not in SAID_IN_WORDS | {".jpg", ".png"}:
+            text = path.read_text(encoding="utf-8")
+            found = [word for word in UNWANTED_TEXT if word in text and word not in own_calls]
+            assert found == [], path.relative_to(archive)
+
+
+def test_no_file_is_large(archive):
+    for path in archive.rglob("*"):
+        assert path.stat().st_size <= LARGEST_FILE, path.relative_to(archive)
+
+
+def test_nothing_but_the_listed_packages_has_to_be_installed(archive):
+    """Every import of the shipped code is the standard library's, ComfyUI's own, or declared in pyproject.toml."""
+    hosts = {"torch", "safetensors", "numpy", "PIL", "comfy", "comfy_api", "folder_paths", "server", "aiohttp"}
+    declared = set(project()["dependencies"])
+    assert declared <= {"matplotlib"}  # what the README names
+    for path in archive.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            names = []
+            if isinstance(node, ast.Import):
+                names = [alias.name for alias in node.names]
+            elif isinstance(node, ast.ImportFrom) and node.level == 0:
+                names = [node.module]
+            for name in names:
+                top = name.partition(".")[0]
+                assert top in sys.stdlib_module_names | hosts | declared, f"{path.name} imports {name}"
+
+
+def test_the_texts_of_every_language_ship(archive):
+    assert {path.parent.name for path in (archive / "locales").rglob("nodeDefs.json")} == {"en", "fr", "ja", "ko", "zh"}
+
+
+def test_icon_and_banner_fit_the_registry():
+    """Square and at most 400×400; 21:9. The addresses end in files that are there."""
+    comfy = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["comfy"]
+    for key, (width, height) in {"Icon": (400, 400), "Banner": (1050, 450)}.items():
+        path = ROOT / comfy[key].partition("/main/")[2]
+        header = path.read_bytes()[:24]
+        assert header.startswith(b"\x89PNG")
+        assert struct.unpack(">II", header[16:24]) == (width, height)
+
+
+def test_the_publish_workflow_holds_no_secret():
+    text = (ROOT / ".github" / "workflows" / "publish.yml").read_text(encoding="utf-8")
+    assert re.findall(r"token:\s*(.+)", text) == ["${{ secrets.REGISTRY_ACCESS_TOKEN }}"]
 
 
 def test_what_is_left_out_exists_and_is_anchored():

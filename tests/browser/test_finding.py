@@ -1,0 +1,87 @@
+"""A user who has never heard of the method: finds the nodes by what they want, a template, and the help page."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+COMMAND = "id => { window.app.extensionManager.command.execute(id) }"
+# Asked again and again, because the editor loads a first graph of its own at a time of its own.
+SELECTED = """
+() => {
+    const { graph, canvas } = window.app;
+    let node = graph._nodes.find(each => each.type === 'SADReport');
+    if (!node) {
+        graph.clear();
+        node = LiteGraph.createNode('SADReport');
+        graph.add(node);
+        node.pos = [600, 300];
+        canvas.ds.scale = 1;
+        canvas.ds.offset = [0, 0];
+    }
+    canvas.deselectAll();
+    canvas.selectNode(node);
+    canvas.setDirty(true, true);
+    return document.querySelector('[data-testid="info-button"]') !== null;
+}
+"""
+
+
+@pytest.mark.parametrize(
+    ("words", "name"),
+    [
+        ("diversity", "Skew Attention (SAD)"),
+        ("fidelity", "Skew Attention (SAD)"),
+        ("hopfield", "Stability Probe (SAD)"),
+        ("sweep", "Gamma Sweep (SAD)"),
+        ("skew attention", "Skew Attention (SAD)"),
+    ],
+)
+def test_nodes_are_found_by_what_users_type(page, words, name):
+    page.evaluate("() => window.app.graph.clear()")
+    page.evaluate(COMMAND, "Workspace.SearchBox.Toggle")
+    box = page.locator("input:focus")
+    box.wait_for()
+    box.fill(words)
+    page.get_by_text(name).first.wait_for(timeout=20_000)
+    assert page.problems == []
+
+
+def test_every_template_is_in_the_template_browser_with_its_picture(page, server):
+    names = {path.stem for path in (ROOT / "workflows").glob("*.json")}
+    assert set(server.get("/api/workflow_templates")["symmetric-attention"]) == names
+    page.evaluate(COMMAND, "Comfy.BrowseTemplates")
+    page.get_by_text("symmetric-attention", exact=True).first.click()
+    for name in names:
+        page.get_by_text(name, exact=True).first.wait_for(timeout=20_000)
+    large = "[...document.images].filter(i => i.complete && i.naturalWidth > 1000).length"  # pictures of whole graphs
+    page.wait_for_function(f"{large} >= {len(names)}", timeout=60_000)
+    assert page.problems == []
+
+
+def test_the_help_page_opens_and_shows_its_picture(page):
+    page.wait_for_function(SELECTED, polling=2000, timeout=40_000)
+    page.get_by_test_id("info-button").click()
+    page.get_by_text("What a Skew Attention (SAD) node planned").wait_for(timeout=20_000)
+    loaded = "() => [...document.images].some(i => i.src.includes('SADReport.jpg') && i.naturalWidth > 0)"
+    page.wait_for_function(loaded, timeout=20_000)
+    assert page.problems == []
+
+
+def test_the_node_speaks_the_language_of_the_editor(page, server):
+    texts = json.loads((ROOT / "locales" / "zh" / "nodeDefs.json").read_text(encoding="utf-8"))
+    assert server.get("/api/i18n")["zh"]["nodeDefs"]["SADSkewAttention"] == texts["SADSkewAttention"]
+    server.post("/settings", {"Comfy.Locale": "zh"})
+    try:
+        page.reload()
+        ready = "window.app?.canvas && LiteGraph.registered_node_types['SADSkewAttention'] !== undefined"
+        page.wait_for_function(ready, timeout=60_000)
+        title = "() => LiteGraph.createNode('SADSkewAttention').title"
+        assert page.evaluate(title) == texts["SADSkewAttention"]["display_name"]
+        widget = "() => LiteGraph.createNode('SADSkewAttention').widgets.find(w => w.name === 'gamma').label"
+        assert page.evaluate(widget) == texts["SADSkewAttention"]["inputs"]["gamma"]["name"]
+    finally:
+        server.post("/settings", {"Comfy.Locale": "en"})

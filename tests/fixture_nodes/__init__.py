@@ -1,0 +1,117 @@
+"""The tiny models of tests/host as ComfyUI nodes, so that whole workflows of families too large for a test can run.
+
+Linked into the `custom_nodes` of a test's server; nothing of it ships.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.machinery
+import importlib.util
+import sys
+from pathlib import Path
+
+import torch
+from comfy_api.latest import ComfyExtension, io
+
+# Under a name of its own: ComfyUI has a package called `tests` too.
+PACKAGE = "symmetric_attention_family_models"
+spec = importlib.machinery.ModuleSpec(PACKAGE, None, is_package=True)
+spec.submodule_search_locations = [str(Path(__file__).resolve().parents[1] / "host")]
+sys.modules[PACKAGE] = importlib.util.module_from_spec(spec)
+HOSTED = importlib.import_module(f"{PACKAGE}.family_models").HOSTED
+
+CATEGORY = "symmetric attention fixtures"
+
+
+def family_input() -> io.Combo.Input:
+    return io.Combo.Input("family", options=list(HOSTED))
+
+
+class TinyModelNode(io.ComfyNode):
+    """A tiny model of the family, its weights drawn at random."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="SADTinyModel", category=CATEGORY, inputs=[family_input()], outputs=[io.Model.Output()]
+        )
+
+    @classmethod
+    def execute(cls, family: str) -> io.NodeOutput:
+        return io.NodeOutput(HOSTED[family].build())
+
+
+class TinyConditioningNode(io.ComfyNode):
+    """A text that such a model takes, another one for every `name`."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="SADTinyConditioning",
+            category=CATEGORY,
+            inputs=[family_input(), io.String.Input("name")],
+            outputs=[io.Conditioning.Output()],
+        )
+
+    @classmethod
+    def execute(cls, family: str, name: str) -> io.NodeOutput:
+        return io.NodeOutput(HOSTED[family].conditioning(name))
+
+
+class TinyLatentNode(io.ComfyNode):
+    """A LATENT of the size the model was made for, as good as empty.
+
+    The host would give one that is all zeros as many channels as the full-sized family has.
+    """
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="SADTinyLatent", category=CATEGORY, inputs=[family_input()], outputs=[io.Latent.Output()]
+        )
+
+    @classmethod
+    def execute(cls, family: str) -> io.NodeOutput:
+        return io.NodeOutput({"samples": torch.full((1, *HOSTED[family].latent), 1e-6)})
+
+
+class TinyImageNode(io.ComfyNode):
+    """The first channel of a latent as a grey IMAGE, values squeezed into [0, 1]."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="SADTinyImage", category=CATEGORY, inputs=[io.Latent.Input("samples")], outputs=[io.Image.Output()]
+        )
+
+    @classmethod
+    def execute(cls, samples: dict) -> io.NodeOutput:
+        grey = samples["samples"][:, 0].sigmoid()
+        return io.NodeOutput(grey.unsqueeze(-1).expand(-1, -1, -1, 3))
+
+
+class TinyAudioNode(io.ComfyNode):
+    """The first two channels of a latent as a stereo AUDIO, values squeezed into [-1, 1]."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="SADTinyAudio", category=CATEGORY, inputs=[io.Latent.Input("samples")], outputs=[io.Audio.Output()]
+        )
+
+    @classmethod
+    def execute(cls, samples: dict) -> io.NodeOutput:
+        wave = samples["samples"][:, :2].tanh().repeat_interleave(256, dim=-1)
+        return io.NodeOutput({"waveform": wave, "sample_rate": 44_100})
+
+
+class FixtureExtension(ComfyExtension):
+    """What ComfyUI loads."""
+
+    async def get_node_list(self) -> list[type[io.ComfyNode]]:
+        return [TinyModelNode, TinyConditioningNode, TinyLatentNode, TinyImageNode, TinyAudioNode]
+
+
+async def comfy_entrypoint() -> ComfyExtension:
+    return FixtureExtension()

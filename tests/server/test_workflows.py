@@ -1,0 +1,35 @@
+"""The shared workflows fit every host: its nodes have the inputs and outputs that the graphs wire."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+WORKFLOWS = sorted((Path(__file__).resolve().parents[2] / "workflows").glob("*.json"))
+ONLY_IN_THE_EDITOR = {"MarkdownNote"}
+
+
+@pytest.fixture(scope="session")
+def known(server) -> dict:
+    return server.get("/object_info")
+
+
+@pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.stem)
+def test_a_shared_workflow_asks_for_nothing_this_host_lacks(known, path):
+    graph = json.loads(path.read_text(encoding="utf-8"))
+    nodes = {node["id"]: node for node in graph["nodes"]}
+    for node in nodes.values():
+        if node["type"] in ONLY_IN_THE_EDITOR:
+            continue
+        assert node["type"] in known, node["type"]
+        inputs = known[node["type"]]["input"]
+        names = {*inputs.get("required", {}), *inputs.get("optional", {})}
+        wired = {each["name"] for each in node.get("inputs", []) if each.get("link") is not None}
+        assert wired <= names, node["type"]
+        if node["type"].startswith("SAD"):
+            assert {each["name"] for each in node.get("inputs", [])} <= names, node["type"]
+    for _, source, output, _, _, kind in graph["links"]:
+        outputs = known[nodes[source]["type"]]["output"]
+        assert outputs[output] == kind, nodes[source]["type"]
