@@ -17,6 +17,8 @@ Backend = Callable[..., Tensor]
 
 # Beyond these head dims a backend gives up inside, some with an error in the log for every call.
 LARGEST_HEAD_DIM = {"attention_sage": 128, "attention3_sage": 255, "attention_flash": 256}
+# Those that compute softmax(q kᵀ) v in the precision of q, so that another exact way may take their place.
+EXACT = {"attention_basic", "attention_split", "attention_sub_quad", "attention_pytorch"}
 LAYOUT_FLAGS = ("skip_reshape", "skip_output_reshape", "scale", "enable_gqa")
 INSTEAD = "PyTorch attention takes over for the rest of the run"
 REFUSALS = (RuntimeError, ValueError, NotImplementedError, AssertionError)
@@ -136,6 +138,11 @@ class HostAttention:
 def name_of(function: Backend) -> str:
     """A name for messages, such as `attention_pytorch`."""
     return getattr(function, "__name__", type(function).__name__)
+
+
+def is_exact(function: Backend) -> bool:
+    """Whether `function` is one of the host's exact attentions, not a quantised one or one of another pack."""
+    return name_of(function) in EXACT
 
 
 def compiles_whole() -> bool:

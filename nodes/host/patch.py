@@ -21,7 +21,8 @@ from torch import Tensor
 
 from ...sad_core import adapt, average, modal_skew_attention, skew_attention, symmetricity
 from ...sad_core.joint_attention import JOINT_NORMS
-from .backend import AttentionCall, Backend, HostAttention, compiles_whole
+from ...sad_core.tiled_attention import runs_in_tiles
+from .backend import AttentionCall, Backend, HostAttention, compiles_whole, is_exact
 from .families import SiteCall, Witness
 from .messages import tell
 from .observe import Observer
@@ -33,6 +34,7 @@ from .sites import Site
 KEY = "symmetric_attention"
 MOST_SAMPLES = 64  # video models fold frames or pixels into the batch; of more than these only the mean η is kept
 OVERRIDE = "optimized_attention_override"
+TILES = "tiles of rows"  # what the report calls our own attention (sad_core/tiled_attention.py)
 Wrapped = Callable[..., Any]
 Share = tuple[int, int, "SkewOverride | None"]  # samples from and to, and who skews them
 
@@ -343,6 +345,7 @@ class SkewOverride:
                 return self.previous(function, q, k, v, heads, mask=mask, **keyword)
             return function(q, k, v, heads, mask=mask, **keyword)
         attend = self.patch.attention.bind(function, self.previous, call, self.patch.state.backends)
+        replaceable = self.previous is None and is_exact(function)
         owners = dict.fromkeys(owner for _, _, owner in chunks if owner is not None)
         for other in self.earlier:
             if other not in owners:
@@ -353,7 +356,7 @@ class SkewOverride:
         for start, stop, owner in chunks:
             part = call.rows(start, stop)
             if owner is not None:
-                parts.append(owner._skewed(part, inner, slice(start, stop), attend))
+                parts.append(owner._skewed(part, inner, slice(start, stop), attend, replaceable))
             else:
                 parts.append(attend(part.q, part.k, part.v, part.mask, part.scale))
         return call.write(parts[0] if len(parts) == 1 else torch.cat(parts))
@@ -393,15 +396,23 @@ class SkewOverride:
         owners = [next((each for each in acting if each.patch.settings.wants(mark)), None) for mark in marks]
         return [(index * size, (index + 1) * size, owner) for index, owner in enumerate(owners)]
 
-    def _skewed(self, call: AttentionCall, inner: slice, rows: slice, attend: Callable[..., Tensor]) -> Tensor:
-        """The samples `rows` of the whole call, which are `call`, by our settings."""
+    def _skewed(
+        self, call: AttentionCall, inner: slice, rows: slice, attend: Callable[..., Tensor], replaceable: bool
+    ) -> Tensor:
+        """The samples `rows` of the whole call, which are `call`, by our settings.
+
+        Where `attend` is `replaceable`, tiles of our own may do its work; on the CPU they are faster.
+        """
         gamma, beta = self._strengths(call, inner)
         x = self.site.rule.block_input(self.call) if self._norm in ("projected", "input") else None
         x = None if x is None else x[rows]
         settings = self.patch.settings
         common: dict[str, Any] = {"norm": self._norm, "scale": call.scale, "mask": call.mask, "attend": attend}
         if inner == slice(0, call.q.shape[2]):
-            return skew_attention(call.q, call.k, call.v, gamma, beta, x=x, **common)
+            tiles = replaceable and runs_in_tiles(call.q, call.k, call.v, call.mask)
+            if tiles:
+                self.patch.state.backends.append(TILES)
+            return skew_attention(call.q, call.k, call.v, gamma, beta, x=x, tiles=tiles, **common)
         common.update(gamma_text=settings.gamma_text, gamma_cross=settings.gamma_cross)
         return modal_skew_attention(call.q, call.k, call.v, gamma, beta, inner=inner, **common)
 

@@ -133,12 +133,18 @@ def test_one_gamma_is_told_as_one_number_with_the_part_of_the_run_it_held(sd15):
     assert "γ 1.5 from progress 0.000 (sigma 14.61) to 1.000 (sigma 0.02917)." in report.describe()
 
 
-def test_the_backend_is_named(sd15):
-    patched, report = skew(sd15.model)
-    sd15.sample(patched)
+def test_the_backend_is_named(flux):
+    patched, report = skew(flux.model)
+    flux.sample(patched)
     name = comfy.ldm.modules.attention.optimized_attention.__name__
     assert name in ("attention_pytorch", "attention_sub_quad")
     assert f"Attention by {name}." in report.describe()
+
+
+def test_tiles_of_our_own_are_named(sd15):
+    patched, report = skew(sd15.model)
+    sd15.sample(patched)
+    assert "Attention by tiles of rows." in report.describe()
 
 
 def test_an_override_that_does_the_inner_attention_is_named(sd15):
