@@ -342,7 +342,7 @@ def gamma_of(seen: ObservedCall) -> float | None:
     """The γ of a call, before any adaptive rule: 1 without an override, None where another pack's does the work."""
     if seen.previous is None:
         return 1.0
-    return seen.previous.patch.state.gamma if isinstance(seen.previous, SkewOverride) else None
+    return seen.previous.patch.state.circulation.gamma if isinstance(seen.previous, SkewOverride) else None
 
 
 def input_patterns(seen: ObservedCall, x: Tensor) -> list[Tensor]:
