@@ -28,8 +28,8 @@ UNWANTED_CALLS = {"__import__", "compile", "eval", "exec"}
 # What scanners look for in the text, comments and names included, in every file and not only in code.
 UNWANTED_TEXT = (
     *("eval(", "exec(", "base64", "pickle", "marshal", "subprocess", "os.system", "popen", "ctypes", "__import__"),
-    *("importlib", "torch.load", "urllib", "requests.", "httpx", "socket.", "XMLHttpRequest", "WebSocket", "ClientSession"),
-    *("b64decode", "atob(", "fromhex", "pip install", "pip._internal"),
+    *("importlib", "torch.load", "urllib", "requests.", "httpx", "socket.", "XMLHttpRequest", "WebSocket"),
+    *("ClientSession", "b64decode", "atob(", "fromhex", "pip install", "pip._internal"),
 )
 SAID_IN_WORDS = {".md", ".json", ".txt", ".toml"}  # pages may say "no pickle" and how to install matplotlib
 LARGEST_ARCHIVE = 2_500_000  # bytes
