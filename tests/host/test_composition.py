@@ -91,7 +91,8 @@ def test_an_override_is_called_by_the_hosts_rules(sd15, flux):
 
     for family in (sd15, flux):
         patched, _ = skew(with_override(family.model, careful), beta=3.0)
-        assert distance(family.sample(patched), family.sample(skew(family.model, beta=3.0)[0])) < 1e-4
+        alone = family.sample(skew(family.model, beta=3.0)[0])  # without an override tiles may do the work
+        assert distance(family.sample(patched), alone) < 3e-5 * float(alone.norm())
     assert seen
 
 
