@@ -8,4 +8,7 @@ demo:  ## a picture and a table of what γ does; `make demo COMFYUI=~/ComfyUI` c
 test:  ## lint, types and all tests, with a ComfyUI host where one can be found
 	@$(PYTHON) tools/run_tests.py
 
-.PHONY: demo test
+benchmark:  ## what the pack costs, as ratios; `make benchmark COMFYUI=~/ComfyUI` times whole sampling steps too
+	@python=$$($(PYTHON) tools/environment.py $(if $(COMFYUI),test --host "$(COMFYUI)",demo)) && "$$python" -m benchmarks $(if $(COMFYUI),--comfyui "$(COMFYUI)")
+
+.PHONY: demo test benchmark

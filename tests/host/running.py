@@ -28,13 +28,13 @@ def skew(model, gamma: float = 1.5, beta: float = 1.0, **widgets) -> tuple:
     return patched, report
 
 
-def compiled(model, *, fullgraph: bool):
+def compiled(model, *, fullgraph: bool, backend: str = "eager"):
     """The model as ComfyUI's own TorchCompileModel node leaves it, guards on transformer_options dropped."""
     from comfy_extras.nodes_torch_compile import skip_torch_compile_dict
 
     model = model.clone()
     options = {"guard_filter_fn": skip_torch_compile_dict}
-    set_torch_compile_wrapper(model=model, backend="eager", fullgraph=fullgraph, options=options)
+    set_torch_compile_wrapper(model=model, backend=backend, fullgraph=fullgraph, options=options)
     return model
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import shutil
 
 import pytest
 import torch
@@ -36,6 +37,21 @@ def test_compiled_runs_give_the_same_pictures_in_any_order_and_tell_of_it(small_
             got, want = small_flux.sample(compiled(patched, fullgraph=False), steps=2), wanted[gamma]
             assert "2 of 2 chosen sites reached" in report.describe()
             assert report.runs[-1].warning is None
+        torch.testing.assert_close(got, want, **close)
+    assert small_flux.sample(steps=2).equal(plain)
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="inductor needs a C++ compiler")
+def test_inductor_gives_the_pictures_of_eager_runs(small_flux):
+    if optimized_attention.__name__ != "attention_pytorch":
+        pytest.skip("only PyTorch's attention is compiled with the sites")
+    torch._dynamo.reset()
+    plain = small_flux.sample(steps=2)
+    patched, _ = skew(small_flux.model, 0.2)
+    wanted = small_flux.sample(patched, steps=2)
+    close = {"rtol": 1e-4, "atol": 1e-3 * float((wanted - plain).norm() / plain.numel() ** 0.5)}
+    for model, want in ((patched, wanted), (small_flux.model, plain)):
+        got = small_flux.sample(compiled(model, fullgraph=False, backend="inductor"), steps=2)
         torch.testing.assert_close(got, want, **close)
     assert small_flux.sample(steps=2).equal(plain)
 
