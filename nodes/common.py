@@ -5,17 +5,9 @@ from __future__ import annotations
 from comfy_api.latest import io
 
 CATEGORY = "model/patch/symmetric attention"
-SEARCH_ALIASES = [
-    "SAD",
-    "skew",
-    "circulation",
-    "hopfield",
-    "diversity",
-    "variety",
-    "fidelity",
-    "seed variance",
-    "attention guidance",
-]
+SEARCH_ALIASES = ["SAD", "skew", "circulation", "hopfield", "attention guidance"]
+# What users want rather than what a node is called: these words lead to the one node that does it.
+GOAL_ALIASES = ["diversity", "variety", "fidelity", "seed variance"]
 
 Report = io.Custom("SAD_REPORT")
 Schedule = io.Custom("SAD_SCHEDULE")

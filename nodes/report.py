@@ -24,6 +24,7 @@ class ReportNode(io.ComfyNode):
             description="Tells what Skew Attention did in a run: sites reached, gamma applied, backend, fallbacks.",
             search_aliases=[*SEARCH_ALIASES, "log", "what happened"],
             is_output_node=True,
+            not_idempotent=True,  # it shows its text on the node that ran
             inputs=[
                 Report.Input("report", tooltip="The report output of Skew Attention (SAD)."),
                 io.MultiType.Input(

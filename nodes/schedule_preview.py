@@ -21,7 +21,9 @@ def preview(asked: Mapping[str, Any]) -> dict[str, Any]:
         "points": `(progress, gamma)` to be joined by straight lines; or "note": why the curve is not known yet; or
         "problem": the sentence the node itself would fail with.
     """
-    widgets, wired = dict(asked.get("widgets", {})), asked.get("wired", [])
+    widgets, wired = asked.get("widgets"), asked.get("wired")
+    if not isinstance(widgets, dict) or not isinstance(wired, list):
+        return {"problem": "Send the widgets as an object and the wired inputs as a list."}
     shape = widgets.get("shape")
     fields = [] if "shape" in wired else FIELDS.get(str(shape), ())
     from_wires = ["shape"] if "shape" in wired else [name for name in fields if name in wired]
@@ -29,7 +31,7 @@ def preview(asked: Mapping[str, Any]) -> dict[str, Any]:
         what = " and ".join(from_wires)
         return {"note": f"The curve comes from the wire at {what}; the picture output shows it once the workflow runs."}
     given = {name: widgets[name] for name in fields if name in widgets}
-    if any(isinstance(value, (str, list)) and len(value) > LONGEST_TEXT for value in given.values()):
+    if any(isinstance(value, (str, list, dict)) and len(str(value)) > LONGEST_TEXT for value in given.values()):
         return {"note": f"A text of more than {LONGEST_TEXT:,} characters is not previewed."}
     try:
         points = make_schedule(str(shape), **given).polyline()

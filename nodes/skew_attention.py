@@ -7,8 +7,9 @@ from typing import Any
 from comfy_api.latest import io
 
 from ..sad_core import NORMS, GammaSchedule
-from .common import CATEGORY, SEARCH_ALIASES, Report, Schedule
+from .common import CATEGORY, GOAL_ALIASES, SEARCH_ALIASES, Report, Schedule
 from .host.install import install_skew_attention
+from .host.messages import show
 from .host.settings import ADAPTIVE_MODES, APPLY_TO, SkewSettings
 
 
@@ -23,10 +24,11 @@ class SkewAttentionNode(io.ComfyNode):
             display_name="Skew Attention (SAD)",
             category=CATEGORY,
             description=(
-                "Scales the skew-symmetric part of self-attention by gamma, on any checkpoint and without training. "
+                "Scales the skew-symmetric part of self-attention by gamma, on the checkpoint you have, without training. "
                 "Gamma 1 is the untouched model, bit for bit and at no cost. Deterministic: it needs no seed."
             ),
-            search_aliases=SEARCH_ALIASES,
+            search_aliases=[*SEARCH_ALIASES, *GOAL_ALIASES],
+            not_idempotent=True,  # the patch knows the id of its node, so no other node may get it from the cache
             inputs=[
                 io.Model.Input("model"),
                 io.Float.Input(
@@ -185,4 +187,5 @@ class SkewAttentionNode(io.ComfyNode):
         window = (start_percent, end_percent)
         settings = SkewSettings(curve, beta, adaptive, norm, *window, apply_to, gamma_text, gamma_cross)
         patched, report = install_skew_attention(model, settings, blocks, cls.hidden.unique_id)
+        show(report.plan, cls.hidden.unique_id)  # until a run ends, and in place of what was told of the last one
         return io.NodeOutput(patched, report.plan, report)

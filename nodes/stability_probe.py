@@ -28,6 +28,7 @@ class StabilityProbeNode(io.ComfyNode):
                 "without Skew Attention, before or after it. Wire the trace to Stability Plot."
             ),
             search_aliases=[*SEARCH_ALIASES, "energy", "instability", "attention map", "diagnostics"],
+            not_idempotent=True,  # the patch knows the id of its node, so no other node may get it from the cache
             inputs=[
                 io.Model.Input("model", tooltip="The model to measure, with or without Skew Attention."),
                 io.String.Input(

@@ -7,6 +7,7 @@ import { addChart, ask, nodeOf } from "./lib/node.js";
 
 const EVENT = "symmetric_attention.stability";
 const HEIGHT = 210;
+const NO_ID = "00000000-0000-0000-0000-000000000000";
 const charts = new WeakMap(); // by node: { chart, run, isDue }
 
 // At once and not in setup(): where the editor starts slowly, a run may be over before that is called.
@@ -28,9 +29,10 @@ app.registerExtension({
 
 /** Ask for what was measured before this page, or this graph in it, was there to listen. */
 async function catchUp() {
-  if (!graph()) return;
+  const workflow = graph()?.id;
+  if (!workflow || workflow === NO_ID) return; // every graph without an id has the same
   try {
-    const runs = await ask(api, "/symmetric_attention/stability", { workflow: graph().id });
+    const runs = await ask(api, "/symmetric_attention/stability", { workflow });
     runs.forEach(receive);
   } catch (error) {
     console.debug("Symmetric Attention (SAD): no earlier steps to be had", error);

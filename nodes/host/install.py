@@ -79,7 +79,7 @@ def choose_sites(model: ModelPatcher, blocks: str, node: str) -> tuple[list[Site
     if not sites:
         raise ValueError(
             f"{model_name(model.model)} has no self-attention that {node} can read, so nothing was "
-            "patched. The models it knows are listed in docs/support.md."
+            "patched. The models it knows are listed in docs/support.md of its repository."
         )
     chosen = select_sites(blocks, sites)
     held = [site for site in chosen if is_replaced(site, model)]

@@ -17,7 +17,7 @@ from symmetric_attention.nodes.report import ReportNode
 from symmetric_attention.nodes.skew_attention import SkewAttentionNode
 
 from .loading import load_pack
-from .running import execute, skew
+from .running import NODE_ID, execute, skew
 
 # A promise to saved graphs: widgets are stored by their order. New inputs go to the end of their group; nothing moves.
 PROMISED = {
@@ -324,3 +324,17 @@ def test_a_picture_is_drawn_without_pyplot(monkeypatch):
 def test_the_report_node_waits_for_a_latent_or_an_image():
     (after,) = (each for each in ReportNode.GET_SCHEMA().inputs if each.id == "after")
     assert set(after.get_io_type().split(",")) == {io.Latent.io_type, io.Image.io_type}
+
+
+def test_a_node_that_knows_its_id_is_not_served_from_the_cache_of_another(nodes):
+    """ComfyUI shares cached results between equal nodes, and then reports would appear on the first of them."""
+    for node in nodes.values():
+        schema = node.GET_SCHEMA()
+        assert schema.not_idempotent == (Hidden.unique_id in (schema.hidden or [])), schema.node_id
+
+
+def test_the_plan_is_on_the_node_before_anything_runs(sd15, monkeypatch):
+    shown = []
+    monkeypatch.setattr("symmetric_attention.nodes.skew_attention.show", lambda *text: shown.append(text))
+    _, plan, _ = execute(SkewAttentionNode, model=sd15.model, gamma=1.0, beta=1.0)
+    assert shown == [(plan, NODE_ID)]

@@ -91,7 +91,7 @@ export class Chart {
     const last = (this.picture?.places.length ?? 0) - 1;
     const at = this.cursor ?? last;
     const target = { ArrowLeft: at - 1, ArrowRight: at + 1, Home: 0, End: last, Escape: null }[event.key];
-    if (last < 0 || target === undefined) return;
+    if (last < 0 || target === undefined || event.altKey || event.ctrlKey || event.metaKey) return;
     event.preventDefault();
     event.stopPropagation(); // the editor moves nodes with the same keys
     this.#moveTo(target === null ? null : Math.min(Math.max(target, 0), last));
@@ -177,7 +177,7 @@ function legendEntry(name, number) {
 export function short(number) {
   if (number === null || number === undefined) return "–";
   const size = Math.abs(number);
-  const text = size !== 0 && (size >= 1e5 || size < 1e-3) ? number.toExponential(1) : String(+number.toPrecision(3));
+  const text = size !== 0 && (size >= 1e5 || size < 1e-3) ? number.toExponential(1) : String(+number.toPrecision(4));
   return text.replace("-", "−");
 }
 
