@@ -24,8 +24,8 @@ class SkewAttentionNode(io.ComfyNode):
             display_name="Skew Attention (SAD)",
             category=CATEGORY,
             description=(
-                "Scales the skew-symmetric part of self-attention by gamma, on the checkpoint you have, without training. "
-                "Gamma 1 is the untouched model, bit for bit and at no cost. Deterministic: it needs no seed."
+                "Scales the skew-symmetric part of self-attention by gamma, on the checkpoint you have, without "
+                "training. Gamma 1 is the untouched model, bit for bit and at no cost. Deterministic: it needs no seed."
             ),
             search_aliases=[*SEARCH_ALIASES, *GOAL_ALIASES],
             not_idempotent=True,  # the patch knows the id of its node, so no other node may get it from the cache
