@@ -3,7 +3,8 @@
     python -m benchmarks                             # attention calls and memory, some minutes
     python -m benchmarks --comfyui ~/ComfyUI         # whole sampling steps of full-width UNets too (12 GB of memory)
 
-Run it on a quiet machine. Every ratio is taken round by round between things timed in turn in one process.
+Run it on a quiet machine. Ratios of times are taken round by round between things timed in turn in one process; memory
+is measured once, in a process for each way.
 """
 
 from __future__ import annotations

@@ -35,7 +35,7 @@ def preview(asked: Mapping[str, Any]) -> dict[str, Any]:
         return {"note": f"A text of more than {LONGEST_TEXT:,} characters is not previewed."}
     try:
         points = make_schedule(str(shape), **given).polyline()
-    except ValueError as problem:
+    except (ValueError, OverflowError) as problem:
         return {"problem": str(problem)}
     except TypeError:
         return {"problem": "A number is missing; fill every field of the chosen shape."}

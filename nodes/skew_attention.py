@@ -187,5 +187,6 @@ class SkewAttentionNode(io.ComfyNode):
         window = (start_percent, end_percent)
         settings = SkewSettings(curve, beta, adaptive, norm, *window, apply_to, gamma_text, gamma_cross)
         patched, report = install_skew_attention(model, settings, blocks, cls.hidden.unique_id)
-        show(report.plan, cls.hidden.unique_id)  # until a run ends, and in place of what was told of the last one
+        if report.neutral:  # no run will tell, and what the last one told must not stay on the node
+            show(report.plan, cls.hidden.unique_id)
         return io.NodeOutput(patched, report.plan, report)

@@ -61,7 +61,7 @@ def skew_attention(
             per sample is `(B, 1, L, L)`.
         attend: the inner attention `attend(q, k, v, mask, scale)`; default PyTorch's. It is called with equal head dims
             for q, k and v, 2d for the skewed retrieval (d for the plain one), and with an additive mask or None.
-        tiles: whether our own tiles of rows may stand in for `attend` where they are faster (see `tiled_attention`);
+        tiles: whether our own tiles of rows may stand in for `attend` on the CPU (see `tiled_attention`);
             by default where no `attend` is given.
         tolerance: relative error of ρ that "projected" aims at, see `norm_guard.projection_rank`.
 
@@ -78,7 +78,7 @@ def skew_attention(
     beta = per_head(beta, "beta", batch, heads, q.device)
     _check_norm(norm, x, v)
     scale = softmax_scale(q.shape[-1], scale)
-    tiles = (attend is None if tiles is None else tiles) and runs_in_tiles(q, k, v, mask)
+    tiles = (attend is None if tiles is None else tiles) and runs_in_tiles(q, k, v, mask, gamma, beta, x)
     attend = attend or pytorch_attend
     mask = additive_mask(mask, q.dtype)
 

@@ -7,10 +7,12 @@ pays for a doubled v as well, and the plain retrieval computes L₁ a second tim
 neither.
 
 No row maximum is looked for where exp cannot overflow, |L| ≤ max(1, |γ|)·|scale|·maxᵢ‖qᵢ‖·maxⱼ‖kⱼ‖ (Cauchy-Schwarz).
-That is decided head by head, so no batch mate has a say in it.
+That is decided head by head, and a tile never reaches over two samples, so no batch mate changes a bit.
 """
 
 from __future__ import annotations
+
+from itertools import product
 
 import torch
 from torch import Tensor
@@ -18,23 +20,29 @@ from torch import Tensor
 from .blending import blend
 from .parameters import Strength, is_exactly
 
-LARGEST_LOGIT = 50.0  # exp(50) is 5e21, which leaves float32 room for a sum over tokens and for large values
-TILE_NUMBERS = 2**20  # logits of all heads that are worked on at once; 4 MB in float32
+LARGEST_LOGIT = 30.0  # exp(±30) is 1e13 and 1e-13, which leaves float32 room for sums over tokens and for the values
+TILE_NUMBERS = 2**20  # of logits in a tile, 4 MB in float32; more only where FEWEST_ROWS of one head have more
+CACHED_NUMBERS = 2**18  # of logits that are still quick to work on; short heads are put together up to it
 MOST_ROWS, FEWEST_ROWS = 256, 64
+FEWEST_TOKENS = 128  # for fewer, one call of a fused kernel for all samples and heads is quicker than a loop
 
 
-def runs_in_tiles(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> bool:
-    """Whether tiles can do it and are the fast way: on the CPU, in full precision, without mask, gradient or compiler.
+def runs_in_tiles(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, *others: Strength | None) -> bool:
+    """Whether tiles can take the place of the fused kernel: on the CPU, in full precision, without a mask.
 
-    Half precision is left to the fused kernels, and so is a graph being compiled, into which the choice for every head
-    would not fit. `benchmarks/` compares the two.
+    Half precision and autocast are left to the fused kernels, and so are gradients, to any of the tensors or to
+    `others` (γ, β, the input of the norm), and a graph being compiled, into which the choice for every head would not
+    fit. Few tokens are too.
     """
+    tensors = [x for x in (q, k, v, *others) if isinstance(x, Tensor)]
     return (
         q.device.type == "cpu"
         and q.dtype == k.dtype == v.dtype
         and q.dtype in (torch.float32, torch.float64)
         and mask is None
-        and not (torch.is_grad_enabled() and any(x.requires_grad for x in (q, k, v)))
+        and q.shape[2] >= FEWEST_TOKENS
+        and not torch.is_autocast_enabled("cpu")
+        and not (torch.is_grad_enabled() and any(x.requires_grad for x in tensors))
         and not torch.compiler.is_compiling()
     )
 
@@ -63,22 +71,19 @@ def tiled_skew_attention(
         `(B, H, L, dv)`.
     """
     batch, heads, tokens, _ = q.shape
-    matrices, width = batch * heads, stored.shape[-1]
-    blends = not is_exactly(beta, 1.0)
+    width, blends = stored.shape[-1], not is_exactly(beta, 1.0)
     skewness, strength = (
-        torch.as_tensor(value, dtype=q.dtype).expand(batch, heads, 1, 1).reshape(matrices, 1, 1)
-        for value in (gamma, beta)
+        torch.as_tensor(value, dtype=q.dtype).expand(batch, heads, 1, 1) for value in (gamma, beta)
     )
-    queries, keys, values = (x.reshape(matrices, tokens, x.shape[-1]) for x in (q, k, stored))
-    is_large = _logit_bound(queries, keys, skewness, scale) > LARGEST_LOGIT
-    at_once, rows = tile_shape(matrices, tokens)
+    is_large = _logit_bound(q, k, skewness, scale) > LARGEST_LOGIT
+    at_once, rows = tile_shape(heads, tokens)
     room = [q.new_empty(at_once * rows * size) for size in (tokens, tokens, width, width)]
-    result = q.new_empty((matrices, tokens, value_dim))
+    result = q.new_empty((batch, heads, tokens, value_dim))
 
-    for first in range(0, matrices, at_once):
-        some = slice(first, first + at_once)
-        key, value = keys[some], values[some]
-        query, kept, swapped = queries[some] * scale, (1 + skewness[some]) / 2, (1 - skewness[some]) / 2
+    for sample, first in product(range(batch), range(0, heads, at_once)):
+        some = sample, slice(first, first + at_once)
+        key, value = k[some].contiguous(), stored[some].contiguous()
+        query, kept, swapped = q[some] * scale, (1 + skewness[some]) / 2, (1 - skewness[some]) / 2
         large = is_large[some] if bool(is_large[some].any()) else None
         for start in range(0, tokens, rows):
             part = slice(start, min(start + rows, tokens))
@@ -92,21 +97,22 @@ def tiled_skew_attention(
                 _retrieve(logits, value, large, weights, plain)
             logits.mul_(kept).baddbmm_(key[:, part] * swapped, query.mT)
             _retrieve(logits, value, large, logits, skewed)
-            result[some, part] = blend(plain, skewed, strength[some], value_dim, norm) if blends else skewed
-    return result.view(batch, heads, tokens, value_dim)
+            result[some][:, part] = blend(plain, skewed, strength[some], value_dim, norm) if blends else skewed
+    return result
 
 
-def tile_shape(matrices: int, tokens: int) -> tuple[int, int]:
-    """How many heads (of all samples) and how many rows make a tile: one head a thread at least, more of short ones."""
-    threads = max(1, min(matrices, torch.get_num_threads()))
+def tile_shape(heads: int, tokens: int) -> tuple[int, int]:
+    """How many heads of a sample and how many rows make a tile: a head for every thread, more of short ones."""
+    threads = min(heads, torch.get_num_threads())
     rows = min(tokens, MOST_ROWS, max(FEWEST_ROWS, TILE_NUMBERS // (threads * tokens)))
-    return max(1, min(matrices, max(threads, TILE_NUMBERS // 4 // (rows * tokens)))), rows
+    fitting, quick = TILE_NUMBERS // (rows * tokens), CACHED_NUMBERS // (rows * tokens)
+    return min(heads, max(1, quick, min(threads, fitting))), rows
 
 
 def _logit_bound(queries: Tensor, keys: Tensor, skewness: Tensor, scale: float) -> Tensor:
-    """`(matrices, 1, 1)`: no logit of the head, plain or skewed, is larger."""
+    """`(B, H, 1, 1)`: no logit of the head, plain or skewed, is larger."""
     longest = [torch.linalg.vector_norm(x, dim=-1).amax(dim=-1) for x in (queries, keys)]
-    return (longest[0] * longest[1] * abs(scale))[:, None, None] * skewness.abs().clamp_min(1.0)
+    return (longest[0] * longest[1] * abs(scale))[..., None, None] * skewness.abs().clamp_min(1.0)
 
 
 def _retrieve(logits: Tensor, values: Tensor, large: Tensor | None, weights: Tensor, out: Tensor) -> None:

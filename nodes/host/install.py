@@ -49,13 +49,15 @@ def install_skew_attention(
         ]
     patched = model.clone()
     if settings.is_neutral:
-        plan = "γ is 1 all along or β is 0: the model is passed on as it is."
-        return patched, SkewReport("\n".join([plan, *notes]), neutral=True)
+        neutral = "γ is 1 all along or β is 0: the model is passed on as it is."
+        return patched, SkewReport("\n".join([neutral, *notes]), neutral=True)
+    plain: list[Site] = []
     if settings.schedule.is_neutral:
         plain = [site for site in chosen if site.kind != JOINT]
         chosen = [site for site in chosen if site.kind == JOINT]
         notes = [f"γ is 1 all along, so {list_addresses(plain)} stay as they are: no joint attention."] if plain else []
-    report = SkewReport("\n".join([describe_plan(name, settings, chosen, held, available), *notes]))
+    plan = describe_plan(name, settings, chosen, held, available, plain)
+    report = SkewReport("\n".join([plan, *notes]))
     SkewPatch(settings, chosen, report, node_id).install(patched)
     return patched, report
 
@@ -141,8 +143,19 @@ def is_replaced(site: Site, model: ModelPatcher) -> bool:
     return any(path.startswith(f"{replaced}.") for path in paths for replaced in model.object_patches)
 
 
-def describe_plan(model: str, settings: SkewSettings, chosen: list[Site], held: list[Site], sites: list[Site]) -> str:
-    """What will be done, in lines for people; what cannot be done as asked is said too."""
+def describe_plan(
+    model: str, settings: SkewSettings, chosen: list[Site], held: list[Site], sites: list[Site], spared: list[Site]
+) -> str:
+    """What will be done, in lines for people; what cannot be done as asked is said too.
+
+    Args:
+        model: its name.
+        settings: what to do.
+        chosen: the sites to patch.
+        held: those that were asked for and belong to another node.
+        sites: all there are.
+        spared: those that were asked for and stay as they are, as γ is 1 there.
+    """
     kinds = Counter(site.kind for site in chosen)
     lines = [
         f"{model}: {len(chosen)} of {len(sites)} attention sites "
@@ -151,7 +164,7 @@ def describe_plan(model: str, settings: SkewSettings, chosen: list[Site], held: 
     ]
     if held:
         lines.append(f"{LEFT_OUT}: {list_addresses(held)}.")
-    unasked = [site for site in sites if site.kind in UNASKED and site not in (*chosen, *held)]
+    unasked = [site for site in sites if site.kind in UNASKED and site not in (*chosen, *held, *spared)]
     if unasked:
         lines.append(f"Left alone until they are named in blocks: {list_addresses(unasked)}, which see the text alone.")
     if kinds[JOINT] and settings.is_modal:

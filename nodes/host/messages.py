@@ -48,8 +48,10 @@ def running_workflow() -> str | None:
     """The id of the graph in the editor that the running prompt was queued from; None where a script queued it."""
     try:
         running, _ = _server().prompt_queue.get_current_queue_volatile()
-        return str(running[0][3]["extra_pnginfo"]["workflow"]["id"])
+        workflow = running[0][3].get("extra_pnginfo", {}).get("workflow", {}).get("id")
+        return None if workflow is None else str(workflow)
     except Exception:
+        log.debug("the graph of the running prompt could not be found", exc_info=True)
         return None
 
 

@@ -34,6 +34,8 @@ from .sites import Site
 KEY = "symmetric_attention"
 MOST_SAMPLES = 64  # video models fold frames or pixels into the batch; of more than these only the mean η is kept
 OVERRIDE = "optimized_attention_override"
+GAMMA_IS_1 = "γ is 1 among the image tokens, and no others are there"
+TAKEN = "a later Skew Attention node acts on this site"
 TILES = "tiles of rows"  # what the report calls our own attention (sad_core/tiled_attention.py)
 Wrapped = Callable[..., Any]
 Share = tuple[int, int, "SkewOverride | None"]  # samples from and to, and who skews them
@@ -347,9 +349,11 @@ class SkewOverride:
         attend = self.patch.attention.bind(function, self.previous, call, self.patch.state.backends)
         replaceable = self.previous is None and is_exact(function)
         owners = dict.fromkeys(owner for _, _, owner in chunks if owner is not None)
-        for other in self.earlier:
-            if other not in owners:
-                other.patch.left_alone("a later Skew Attention node acts on this site")
+        for other in (self, *self.earlier):
+            if not other._acts(call, inner):
+                other.patch.left_alone(GAMMA_IS_1)
+            elif other is not self and other not in owners:
+                other.patch.left_alone(TAKEN)
         for acting in owners:
             acting.patch.state.skewed.append(acting.site.address)
         parts = []
@@ -375,7 +379,7 @@ class SkewOverride:
             return self.site.rule.otherwise, None, []
         acting = [each for each in (self, *self.earlier) if each._acts(call, inner)]
         if not acting:
-            return "γ is 1 among the image tokens, and no others are there", None, []
+            return GAMMA_IS_1, None, []
         chunks = self._chunks(call.q.shape[0], acting)
         return ("", inner, chunks) if chunks else ("the batch does not split into cond and uncond", None, [])
 
@@ -401,7 +405,7 @@ class SkewOverride:
     ) -> Tensor:
         """The samples `rows` of the whole call, which are `call`, by our settings.
 
-        Where `attend` is `replaceable`, tiles of our own may do its work; on the CPU they are faster.
+        Where `attend` is `replaceable`, tiles of our own may do its work on the CPU.
         """
         gamma, beta = self._strengths(call, inner)
         x = self.site.rule.block_input(self.call) if self._norm in ("projected", "input") else None

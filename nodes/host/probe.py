@@ -8,6 +8,7 @@ retrieval that really left the site. The numbers of one model call go to the CPU
 from __future__ import annotations
 
 import copy
+import math
 import threading
 from collections import Counter
 from collections.abc import Mapping
@@ -104,12 +105,16 @@ class ProbedRun:
             if sigma != self.sigma:
                 self.level, self.sigma = self.level + 1, sigma
 
-    def retrieved_with(self, gamma: float) -> None:
-        """Keep the range of γ, and what it is called in the record."""
+    def retrieved_with(self, gamma: float | None) -> None:
+        """Keep the range of γ, and what it is called in the record; nothing once one was not known."""
         with self._lock:
+            if gamma is None:
+                gamma = math.nan
             low, high = self.gammas or (gamma, gamma)
-            low, high = self.gammas = min(low, gamma), max(high, gamma)
-            self.record.gamma = f"γ {low:.4g}" if low == high else f"γ {low:.4g} … {high:.4g}"
+            unknown = math.isnan(gamma) or math.isnan(low)
+            low, high = self.gammas = (math.nan, math.nan) if unknown else (min(low, gamma), max(high, gamma))
+            named = f"γ {low:.4g}" if low == high else f"γ {low:.4g} … {high:.4g}"
+            self.record.gamma = "" if math.isnan(low) else named
 
     def passes_of(self, options: Mapping[str, Any]) -> list[str]:
         """What every chunk of the batch is called."""
@@ -289,8 +294,8 @@ class ProbePatch(SitePatch):
             found = [(measure(q, k, part[:, :, inner], self.settings.measures), part.shape[-1]) for part in parts]
             mean = sum(values * (count / sum(each for _, each in found)) for values, count in found)
             state.found.append((site.address, state.rows(cast(Tensor, mean))))
-            if self.run is not None and (gamma := gamma_of(seen)) is not None:
-                self.run.retrieved_with(gamma)
+            if self.run is not None:
+                self.run.retrieved_with(gamma_of(seen))
             if site.address in self.settings.mapped and site.address not in state.maps:
                 self._map(state, site, q, k, seen.out[:, :, inner])
         return None
@@ -339,10 +344,19 @@ def token_grid(tokens: int, height: int, width: int) -> tuple[int, int] | None:
 
 
 def gamma_of(seen: ObservedCall) -> float | None:
-    """The γ of a call, before any adaptive rule: 1 without an override, None where another pack's does the work."""
+    """The γ of a call, before any adaptive rule: 1 without an override, None where there is more than one number to it.
+
+    So it is where another pack does the work, where several nodes share the site, where γ differs between image and
+    text, and where it acts on cond or uncond alone.
+    """
     if seen.previous is None:
         return 1.0
-    return seen.previous.patch.state.circulation.gamma if isinstance(seen.previous, SkewOverride) else None
+    if not isinstance(seen.previous, SkewOverride) or seen.previous.earlier:
+        return None
+    settings = seen.previous.patch.settings
+    if settings.is_modal or settings.apply_to != "both":
+        return None
+    return seen.previous.patch.state.circulation.gamma
 
 
 def input_patterns(seen: ObservedCall, x: Tensor) -> list[Tensor]:

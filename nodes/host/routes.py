@@ -28,7 +28,7 @@ def serve(path: str, answer: Answer) -> None:
     async def handle(request: Any) -> Any:
         try:
             asked = json.loads(await request.text())
-        except ValueError:
+        except (ValueError, RecursionError):
             asked = None
         if not isinstance(asked, dict):
             return web.json_response({"error": "Send a JSON object."}, status=400)

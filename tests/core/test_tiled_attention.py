@@ -80,7 +80,7 @@ def test_gamma_may_differ_from_head_to_head():
 
 @pytest.mark.parametrize("beta", [1.0, 3.0])
 def test_samples_at_gamma_1_have_the_bits_of_the_inner_attention(beta):
-    q, k, v = (draw(seed, 3, 2, 24, 8) for seed in range(3))
+    q, k, v = (draw(seed, 3, 2, 130, 8) for seed in range(3))
     out = skew_attention(q, k, v, torch.tensor([1.0, 1.5, 1.0]), beta)
     plain = pytorch_attend(q, k, v, None, 8**-0.5)
     assert torch.equal(out[::2], plain[::2])
@@ -90,8 +90,8 @@ def test_samples_at_gamma_1_have_the_bits_of_the_inner_attention(beta):
 @pytest.mark.parametrize("norm", ["value", "projected", "input", "none"])
 @pytest.mark.parametrize("beta", [1.0, 3.0])
 def test_tiles_and_the_fused_kernel_agree(norm, beta):
-    q, k, v = (draw(seed, 2, 3, 40, 8) for seed in range(3))
-    x = draw(5, 2, 40, 24)
+    q, k, v = (draw(seed, 2, 3, 130, 8) for seed in range(3))
+    x = draw(5, 2, 130, 24)
     calls = []
 
     def attend(*arguments):
@@ -108,23 +108,53 @@ def test_tiles_and_the_fused_kernel_agree(norm, beta):
 
 
 def test_where_tiles_are_not_used():
-    q = draw(0, 1, 1, 4, 4)
-    assert runs_in_tiles(q, q, q, None)
+    q = draw(0, 1, 1, 128, 4)
+    assert runs_in_tiles(q, q, q, None, 1.5, torch.tensor(1.5), None)
     assert runs_in_tiles(q.double(), q.double(), q.double(), None)
+    assert not runs_in_tiles(q[:, :, 1:], q[:, :, 1:], q[:, :, 1:], None)
     assert not runs_in_tiles(q.half(), q.half(), q.half(), None)
     assert not runs_in_tiles(q, q, q, torch.zeros(4, 4))
     assert not runs_in_tiles(q, q.clone().requires_grad_(), q, None)
+    assert not runs_in_tiles(q, q, q, None, torch.tensor(1.5, requires_grad=True))
     assert not runs_in_tiles(*(q.to("meta"),) * 3, None)
+    with torch.autocast("cpu"):
+        assert not runs_in_tiles(q, q, q, None)
 
 
-def test_gradients_still_flow():
-    q, k, v = (draw(seed, 1, 2, 6, 4).requires_grad_() for seed in range(3))
-    skew_attention(q, k, v, 1.4, 3.0).sum().backward()
-    assert all(x.grad is not None and bool(x.grad.abs().sum() > 0) for x in (q, k, v))
+@pytest.mark.parametrize("norm", ["value", "input"])
+def test_gradients_still_flow(norm):
+    q, k, v = (draw(seed, 1, 2, 130, 4) for seed in range(3))
+    x, gamma, beta = draw(3, 1, 130, 8), torch.tensor(1.4), torch.tensor(3.0)
+    for wanted in (q, k, v, gamma, beta, *([x] if norm == "input" else [])):
+        wanted.requires_grad_()
+        skew_attention(q, k, v, gamma, beta, norm=norm, x=x).square().sum().backward()
+        assert bool(wanted.grad.abs().sum() > 0)
+        wanted.requires_grad_(False)
 
 
-def test_a_tile_is_never_a_whole_matrix_of_logits():
-    for tokens in (4096, 16384):
-        at_once, rows = tile_shape(40, tokens)
-        assert at_once * rows * tokens <= max(tiled_attention.TILE_NUMBERS, at_once * 64 * tokens)
-        assert rows <= 256
+@pytest.mark.parametrize("threads", [1, 8, 64])
+def test_a_tile_has_a_bounded_number_of_logits(monkeypatch, threads):
+    monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
+    for heads in (1, 10, 40):
+        for tokens in (128, 1024, 4096, 16384, 65536):
+            at_once, rows = tile_shape(heads, tokens)
+            assert 1 <= at_once <= heads
+            assert 1 <= rows <= 256
+            assert at_once * rows * tokens <= max(2**20, 64 * tokens)
+
+
+@pytest.mark.parametrize(("heads", "tokens"), [(1, 1024), (12, 512), (3, 130)])
+def test_batch_mates_change_no_bit_whatever_the_threads(monkeypatch, heads, tokens):
+    q, k, v = (draw(seed, 3, heads, tokens, 16) for seed in range(3))
+    for threads in (1, 4, 16):
+        monkeypatch.setattr(torch, "get_num_threads", lambda threads=threads: threads)
+        together = tiled(q, k, v, 1.5, 3.0, 0.25)
+        for row in range(3):
+            one = slice(row, row + 1)
+            assert torch.equal(together[one], tiled(q[one], k[one], v[one], 1.5, 3.0, 0.25))
+
+
+def test_an_empty_batch_and_no_tokens_come_back_empty():
+    for size in ((0, 2, 130, 4), (2, 2, 0, 4)):
+        q = torch.zeros(size)
+        assert skew_attention(q, q, q, 1.5, 3.0).shape == size

@@ -43,7 +43,7 @@ def load_pack(name: str = PACK, folder: Path = ROOT) -> types.ModuleType:
 class StandIns(importlib.abc.MetaPathFinder, importlib.abc.Loader):
     """Empty modules for all that a host would bring, so that its tests can be collected, counted and skipped."""
 
-    NAMES = ("comfy", "comfy_api", "comfy_extras", "folder_paths", "nodes", PACK)
+    NAMES = ("aiohttp", "comfy", "comfy_aimdo", "comfy_api", "comfy_extras", "folder_paths", "nodes", PACK)
 
     def find_spec(self, fullname, path=None, target=None):
         if fullname.partition(".")[0] in self.NAMES:

@@ -333,8 +333,10 @@ def test_a_node_that_knows_its_id_is_not_served_from_the_cache_of_another(nodes)
         assert schema.not_idempotent == (Hidden.unique_id in (schema.hidden or [])), schema.node_id
 
 
-def test_the_plan_is_on_the_node_before_anything_runs(sd15, monkeypatch):
+def test_a_neutral_node_says_so_in_place_of_what_the_last_run_told(sd15, monkeypatch):
     shown = []
     monkeypatch.setattr("symmetric_attention.nodes.skew_attention.show", lambda *text: shown.append(text))
     _, plan, _ = execute(SkewAttentionNode, model=sd15.model, gamma=1.0, beta=1.0)
     assert shown == [(plan, NODE_ID)]
+    execute(SkewAttentionNode, model=sd15.model, gamma=1.5, beta=1.0)
+    assert len(shown) == 1  # the run tells

@@ -11,6 +11,7 @@ import types
 import comfy.ldm.modules.attention
 import comfy.model_management
 import pytest
+import symmetric_attention
 import torch
 from symmetric_attention.nodes.report import ReportNode
 
@@ -141,10 +142,15 @@ def test_the_backend_is_named(flux):
     assert f"Attention by {name}." in report.describe()
 
 
-def test_tiles_of_our_own_are_named(sd15):
-    patched, report = skew(sd15.model)
-    sd15.sample(patched)
-    assert "Attention by tiles of rows." in report.describe()
+@pytest.mark.parametrize("widgets", [{}, {"beta": 3.0, "norm": "input"}, {"adaptive": "gamma"}, {"apply_to": "cond"}])
+def test_tiles_of_our_own_are_named_and_give_the_same_picture(sd15, monkeypatch, widgets):
+    patched, report = skew(sd15.model, **widgets)
+    wanted = sd15.sample(patched)
+    assert "tiles of rows" not in report.describe()  # too few tokens here to be worth it
+    monkeypatch.setattr(symmetric_attention.sad_core.tiled_attention, "FEWEST_TOKENS", 1)
+    got = sd15.sample(patched)
+    assert "tiles of rows" in report.describe()
+    assert float((got - wanted).norm()) < 3e-5 * float(wanted.norm())
 
 
 def test_an_override_that_does_the_inner_attention_is_named(sd15):
@@ -247,8 +253,8 @@ def test_every_run_is_told_to_the_log(sd15, caplog):
     assert report.runs[-1].describe() in told[0].getMessage()
 
 
-def test_a_plain_model_says_nothing(sd15, caplog):
-    with caplog.at_level(logging.DEBUG, logger="symmetric_attention"):
+def test_a_plain_model_says_nothing_in_the_log(sd15, caplog):
+    with caplog.at_level(logging.INFO, logger="symmetric_attention"):
         sd15.sample(skew(sd15.model, gamma=1.0)[0])
     assert not [record for record in caplog.records if record.name.startswith("symmetric_attention")]
 
