@@ -514,3 +514,20 @@ def test_a_model_spread_over_two_devices_is_measured_whole(sd15):
     for chunk in ("cond", "uncond"):
         got, want = (each.runs[0].matrix("energy", chunk) for each in (trace, wanted))
         torch.testing.assert_close(got, want, rtol=1e-3, atol=1e-3 * float(want.abs().max()))
+
+
+@pytest.mark.parametrize(
+    ("name", "nodes"),
+    [
+        ("SD15", [{"gamma": 1.5, "apply_to": "cond"}]),
+        ("SD15", [{"gamma": 0.5, "apply_to": "uncond"}, {"gamma": 1.5, "apply_to": "cond"}]),
+        ("Flux", [{"gamma": 1.5, "gamma_text": 0.5}]),
+    ],
+)
+def test_a_trace_names_no_gamma_where_it_is_not_one_number(families, name, nodes):
+    model = families[name].model
+    for widgets in nodes:
+        model, _ = skew(model, **widgets)
+    model, trace = probe(model)
+    families[name].sample(model)
+    assert trace.runs[0].gamma == ""
