@@ -16,7 +16,8 @@ from tests.stand_ins import FIXTURES
 sync_api = pytest.importorskip("playwright.sync_api")
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 FLAGS = ["--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking", "--disable-sync"]
-READY = "window.app && window.app.extensionManager && window.app.canvas"
+# The editor has loaded its first graph; before that it would take the place of one that a test opens.
+READY = "window.app?.extensionManager?.workflow?.activeWorkflow && window.app.canvas"
 # So that workflows find the names of their models in the lists.
 MODELS = {
     "checkpoints": (

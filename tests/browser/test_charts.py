@@ -260,10 +260,11 @@ def test_without_the_scripts_the_nodes_work_as_before(page, server):
     page.reload()
     page.wait_for_function(READY, timeout=PATIENCE)
     page.wait_for_function("LiteGraph.registered_node_types['SADStabilityProbe'] !== undefined", timeout=PATIENCE)
-    page.evaluate("prompt => window.app.loadApiJson(prompt, 'plain')", prompt(2))
+    page.evaluate(OPEN, prompt(2))
     assert page.evaluate("() => document.querySelectorAll('.sad-chart').length") == 0
     page.evaluate(QUEUE)
-    told = """() => window.app.rootGraph._nodes.find(n => n.comfyClass === 'SADStabilityProbe').widgets
+    told = """() => window.app.rootGraph._nodes.find(n => n.comfyClass === 'SADStabilityProbe')?.widgets
         .some(w => typeof w.value === 'string' && w.value.includes('10 of 10 sites × 2 steps'))"""
     page.wait_for_function(told, timeout=PATIENCE)
-    assert page.problems == []
+    others = [each for each in page.problems if "Failed to fetch dynamically imported module" not in each]
+    assert others == []  # the editor tells of the scripts that were blocked
