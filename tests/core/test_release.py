@@ -48,6 +48,13 @@ def archive(tmp_path_factory) -> Path:
     return folder / "pack"
 
 
+def imported(node: ast.AST) -> list[str]:
+    """Names of the modules from outside the pack that this piece of code imports."""
+    if isinstance(node, ast.Import):
+        return [alias.name for alias in node.names]
+    return [node.module] if isinstance(node, ast.ImportFrom) and node.level == 0 else []
+
+
 def test_everything_a_user_needs_is_in_it(archive):
     for name in ("__init__.py", "README.md", "LICENSE", "CHANGELOG.md", "pyproject.toml", "requirements.txt"):
         assert (archive / name).is_file(), name
@@ -78,12 +85,7 @@ def test_only_what_ships_is_in_it(archive):
 def test_the_code_keeps_away_from_network_processes_and_pickles(archive):
     for path in archive.rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-            names = []
-            if isinstance(node, ast.Import):
-                names = [alias.name for alias in node.names]
-            elif isinstance(node, ast.ImportFrom) and node.level == 0:
-                names = [node.module]
-            for name in names:
+            for name in imported(node):
                 assert name.partition(".")[0] not in UNWANTED_MODULES, f"{path.name} imports {name}"
             if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
                 assert node.func.id not in UNWANTED_CALLS, f"{path.name} calls {node.func.id}"
@@ -112,12 +114,7 @@ def test_nothing_but_the_listed_packages_has_to_be_installed(archive):
     assert declared <= {"matplotlib"}  # what the README names
     for path in archive.rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-            names = []
-            if isinstance(node, ast.Import):
-                names = [alias.name for alias in node.names]
-            elif isinstance(node, ast.ImportFrom) and node.level == 0:
-                names = [node.module]
-            for name in names:
+            for name in imported(node):
                 top = name.partition(".")[0]
                 assert top in sys.stdlib_module_names | hosts | declared, f"{path.name} imports {name}"
 
