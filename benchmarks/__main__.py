@@ -39,7 +39,7 @@ def measured(parts: list[str], rounds: int, comfyui: Path | None) -> Iterator[Ro
         print("whole steps: not measured, they need --comfyui", flush=True)
     elif "step" in parts:
         for name in MODELS:
-            yield from measure_steps(comfyui, name, max(3, rounds // 4))
+            yield from measure_steps(comfyui, name, max(3, rounds // 2))
 
 
 def main() -> None:
