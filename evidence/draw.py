@@ -29,7 +29,7 @@ from evidence.settings import SETTINGS, Setting, named
 from evidence.store import FOLDER, Store
 
 FIRST_GOAL = 200  # every setting gets so many before one gets more
-COST_OF_MEASURING = 20  # of one step and sample, in evaluations of the model
+COST_OF_MEASURING = 3  # of one step and sample, in evaluations of the model
 
 
 @dataclass(frozen=True)
