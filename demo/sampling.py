@@ -10,7 +10,7 @@ These conventions are shared by everything that draws with the demo model, insid
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from diffusers import EulerDiscreteScheduler
@@ -20,6 +20,8 @@ from demo.latent import LATENT_CHANNELS, LATENT_SIZE
 from demo.model import NO_CATEGORY, DemoModel
 
 TRAINING_TIMESTEPS = 1000
+
+Velocity = Callable[[Tensor, Tensor], Tensor]  # of the latents as the model sees them, at a timestep
 
 
 def make_scheduler(steps: int) -> EulerDiscreteScheduler:
@@ -44,32 +46,53 @@ def seed_noise(seed: int) -> Tensor:
     return torch.randn((1, LATENT_CHANNELS, LATENT_SIZE, LATENT_SIZE), generator=generator)
 
 
+def both_velocities(model: DemoModel, scaled: Tensor, timestep: Tensor, categories: Tensor) -> tuple[Tensor, Tensor]:
+    """The velocities (N, 12, 16, 16) with the categories and without any, from one call of the model, in this order."""
+    both = torch.cat([categories, torch.full_like(categories, NO_CATEGORY)])
+    conditional, unconditional = model(scaled.repeat(2, 1, 1, 1), timestep.expand(len(both)), both).chunk(2)
+    return conditional, unconditional
+
+
+def guide(conditional: Tensor, unconditional: Tensor, guidance: float) -> Tensor:
+    """The velocity pushed away from "no category" by `guidance`."""
+    return unconditional + guidance * (conditional - unconditional)
+
+
 def guided_velocity(model: DemoModel, scaled: Tensor, timestep: Tensor, categories: Tensor, guidance: float) -> Tensor:
     """The velocity (N, 12, 16, 16) the model sees in `scaled`, pushed away from "no category" by `guidance`.
 
     A guidance of 1 is the conditional answer alone and costs half as much.
     """
-    count = scaled.shape[0]
     if guidance == 1.0:
-        return model(scaled, timestep.expand(count), categories)
-    both = torch.cat([categories, torch.full_like(categories, NO_CATEGORY)])
-    conditional, unconditional = model(scaled.repeat(2, 1, 1, 1), timestep.expand(2 * count), both).chunk(2)
-    return unconditional + guidance * (conditional - unconditional)
+        return model(scaled, timestep.expand(len(categories)), categories)
+    return guide(*both_velocities(model, scaled, timestep, categories), guidance)
+
+
+def first_latents(scheduler: EulerDiscreteScheduler, seeds: Sequence[int]) -> Tensor:
+    """Where N seeds start, (N, 12, 16, 16)."""
+    noise = torch.cat([seed_noise(seed) for seed in seeds])
+    return noise * (1 + scheduler.sigmas[0] ** 2) ** 0.5
 
 
 @torch.no_grad()
+def denoise(scheduler: EulerDiscreteScheduler, latents: Tensor, velocity: Velocity) -> Tensor:
+    """Finished latents (N, 12, 16, 16), by one Euler step along `velocity` for each timestep of a fresh scheduler."""
+    for timestep in scheduler.timesteps:
+        scaled = scheduler.scale_model_input(latents, timestep)
+        latents = scheduler.step(velocity(scaled, timestep), timestep, latents, return_dict=False)[0]
+    return latents
+
+
 def sample_latents(
     model: DemoModel, categories: Tensor, seeds: Sequence[int], steps: int = 25, guidance: float = 2.0
 ) -> Tensor:
     """One batch of finished latents (N, 12, 16, 16), for `categories` (N,) and N seeds."""
+
+    def velocity(scaled: Tensor, timestep: Tensor) -> Tensor:
+        return guided_velocity(model, scaled, timestep, categories, guidance)
+
     scheduler = make_scheduler(steps)
-    noise = torch.cat([seed_noise(seed) for seed in seeds])
-    latents = noise * (1 + scheduler.sigmas[0] ** 2) ** 0.5
-    for timestep in scheduler.timesteps:
-        scaled = scheduler.scale_model_input(latents, timestep)
-        predicted = guided_velocity(model, scaled, timestep, categories, guidance)
-        latents = scheduler.step(predicted, timestep, latents, return_dict=False)[0]
-    return latents
+    return denoise(scheduler, first_latents(scheduler, seeds), velocity)
 
 
 def sample(

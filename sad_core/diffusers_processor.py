@@ -28,6 +28,7 @@ def set_skew_attention(
     norm: str = "value",
     adaptive: bool = False,
     average_over: str = "sample",
+    layers: str = "",
 ) -> list[str]:
     """Put γ and β on every self-attention (`attn1`) of a diffusers model; calling it again replaces the settings.
 
@@ -36,12 +37,15 @@ def set_skew_attention(
         gamma, beta, norm: as for `skew_attention`; "input" and "projected" work, the processor sees the input.
         adaptive: weigh γ and β by the symmetricity of each call, the paper's rule.
         average_over: "sample", "head" or "batch", see `symmetricity.average`; "batch" is the authors' own.
+        layers: how the names of the wanted layers begin, such as "down_blocks", "mid_block" or "up_blocks.1"; all
+            others become plain. By default every layer is wanted.
 
     Returns:
         Names of the attention layers that were set.
 
     Raises:
-        ValueError: the model has no self-attention layer called `attn1`, or an unknown norm or average.
+        ValueError: the model has no self-attention layer called `attn1`, or none whose name begins with `layers`; an
+            unknown norm or average.
     """
     check_choice("norm", norm, NORMS)
     check_choice("average_over", average_over, AVERAGES)
@@ -49,14 +53,18 @@ def set_skew_attention(
     names = [name for name in processors if name.endswith("attn1.processor")]
     if not names:
         raise ValueError(f"{type(unet).__name__} has no self-attention layer named attn1, so there is nothing to set.")
+    chosen = [name for name in names if not layers or name.startswith(f"{layers}.")]
+    if not chosen:
+        parts = ", ".join(dict.fromkeys(name.partition(".")[0] for name in names))
+        raise ValueError(f'layers: the name of no self-attention begins with "{layers}"; here they begin with {parts}.')
+    is_neutral = is_exactly(gamma, 1.0) or is_exactly(beta, 0.0)
     for name in names:
         plain = processors[name]
         plain = plain.plain if isinstance(plain, SkewAttentionProcessor) else plain
-        is_neutral = is_exactly(gamma, 1.0) or is_exactly(beta, 0.0)
         skewed = SkewAttentionProcessor(plain, gamma, beta, norm=norm, adaptive=adaptive, average_over=average_over)
-        processors[name] = plain if is_neutral else skewed
+        processors[name] = plain if is_neutral or name not in chosen else skewed
     unet.set_attn_processor(processors)
-    return names
+    return chosen
 
 
 class SkewAttentionProcessor:

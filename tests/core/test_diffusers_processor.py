@@ -10,6 +10,7 @@ import torch
 from safetensors import safe_open
 
 from sad_core import set_skew_attention
+from sad_core.diffusers_processor import SkewAttentionProcessor
 from tests.core.plain import relative_error
 
 diffusers = pytest.importorskip("diffusers")
@@ -117,3 +118,19 @@ def test_a_model_without_self_attention_is_refused():
 
     with pytest.raises(ValueError, match="Plain has no self-attention"):
         set_skew_attention(Plain())
+
+
+def test_gamma_is_put_on_the_wanted_layers_alone():
+    unet = sdxl_shaped_unet()
+    set_skew_attention(unet, gamma=2.0)
+    names = set_skew_attention(unet, gamma=0.5, layers="up_blocks")
+    assert names
+    assert all(name.startswith("up_blocks.") for name in names)
+    skewed = [name for name, each in unet.attn_processors.items() if isinstance(each, SkewAttentionProcessor)]
+    assert sorted(skewed) == sorted(names)
+
+
+@pytest.mark.parametrize("layers", ["left_blocks", "up_block"])
+def test_layers_that_the_model_does_not_have_are_refused(layers):
+    with pytest.raises(ValueError, match=f'begins with "{layers}"; here they begin with down_blocks'):
+        set_skew_attention(sdxl_shaped_unet(), gamma=0.5, layers=layers)

@@ -1,0 +1,1 @@
+"""What γ and the stability measures really do, measured on the demo model with paired seeds and intervals."""
