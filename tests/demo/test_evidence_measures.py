@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
-from torch_fidelity.metric_kid import polynomial_mmd
+from torch_fidelity.metric_kid import kid_features_to_metric
 from torch_fidelity.metric_prc import prc_features_to_metric
 
 from demo.classifier import hits, load_classifier
@@ -251,7 +251,8 @@ def test_too_few_pictures_for_the_neighbours_are_refused():
 @given(seed=SEEDS, width=st.integers(1, 12))
 def test_the_kernel_distance_is_that_of_torch_fidelity(seed, width):
     samples, real = points(12, width, seed), points(12, width, seed + 1, shift=0.3)
-    want = polynomial_mmd(real.numpy(), samples.numpy(), degree=3, gamma=None, coef0=1)
+    found = kid_features_to_metric(real, samples, kid_subsets=1, kid_subset_size=12, verbose=False)
+    want = found["kernel_inception_distance_mean"]
     assert kernel_distance(samples, real)(torch.arange(12)) == pytest.approx(want, rel=1e-6, abs=1e-9)
 
 
