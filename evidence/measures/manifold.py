@@ -16,6 +16,7 @@ from torch import Tensor
 from evidence.measures.sets import BLOCK, SetMeasure, blocks
 
 NEIGHBOUR = 5
+RIM = 1 + 1e-9  # keeps the neighbour that a ball reaches to inside it, whatever the rounding
 
 
 def radii(distances: Tensor, neighbour: int = NEIGHBOUR) -> Tensor:
@@ -23,7 +24,7 @@ def radii(distances: Tensor, neighbour: int = NEIGHBOUR) -> Tensor:
     count = distances.shape[-1]
     if count <= neighbour:
         raise ValueError(f"neighbour: {count} pictures have no {neighbour}th neighbour. Choose at most {count - 1}.")
-    return distances.kthvalue(neighbour + 1, dim=-1).values  # the nearest of all is the point itself
+    return distances.kthvalue(neighbour + 1, dim=-1).values * RIM  # the nearest of all is the point itself
 
 
 def precision(samples: Tensor, real: Tensor, neighbour: int = NEIGHBOUR) -> Tensor:
@@ -33,7 +34,7 @@ def precision(samples: Tensor, real: Tensor, neighbour: int = NEIGHBOUR) -> Tens
 
 def density(samples: Tensor, real: Tensor, neighbour: int = NEIGHBOUR) -> Tensor:
     """In how many balls of real pictures (M, d) each sample (N, d) lies, divided by k: (N,). Not bounded by 1."""
-    return inside(samples, real, neighbour).sum(dim=1) / float(neighbour)
+    return inside(samples, real, neighbour).double().sum(dim=1) / neighbour
 
 
 def inside(samples: Tensor, real: Tensor, neighbour: int) -> Tensor:

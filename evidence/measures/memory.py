@@ -19,13 +19,13 @@ TIE = 0.02  # root mean square; a memory this close behind the nearest one expla
 
 def nearest(samples: Tensor, memories: Tensor) -> Tensor:
     """Distance of each sample (N, d) to the nearest of the memories (M, d): (N,)."""
-    return squared_distances(samples, memories).amin(dim=1).sqrt()
+    return torch.cdist(samples, memories).amin(dim=1)
 
 
 def nearest_own(samples: Tensor, labels: Tensor, memories: Tensor, memory_labels: Tensor) -> Tensor:
     """The same to the nearest memory of the category (N,) that was asked for: (N,)."""
     foreign = labels[:, None] != memory_labels
-    return squared_distances(samples, memories).masked_fill(foreign, torch.inf).amin(dim=1).sqrt()
+    return torch.cdist(samples, memories).masked_fill(foreign, torch.inf).amin(dim=1)
 
 
 def mixture_index(samples: Tensor, memories: Tensor) -> Tensor:
