@@ -51,10 +51,13 @@ class Classifier(nn.Module):
         self.dropout = nn.Dropout(0.3)
         self.scores = nn.Linear(widths[-1], len(CATEGORIES))
 
+    def features(self, pictures: Tensor) -> Tensor:
+        """(N, 128), what the scores are made of: the last stage, averaged over the picture."""
+        return self.stages(pictures * 2 - 1).mean(dim=(2, 3))
+
     def forward(self, pictures: Tensor) -> Tensor:
         """Scores before the softmax."""
-        features = self.stages(pictures * 2 - 1).mean(dim=(2, 3))
-        return self.scores(self.dropout(features))
+        return self.scores(self.dropout(self.features(pictures)))
 
 
 def move(pictures: Tensor) -> Tensor:

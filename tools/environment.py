@@ -2,6 +2,7 @@
 """Make (or find) the virtual environment a command needs and print the path of its Python.
 
     python3 tools/environment.py demo
+    python3 tools/environment.py evidence
     python3 tools/environment.py test --host ~/ComfyUI
 
 An environment is kept under the user's cache folder, named by a hash of this Python's version and of every requirement
@@ -74,7 +75,7 @@ def environment(name: str, host: Path | None = None) -> Path:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("name", choices=["demo", "test"])
+    parser.add_argument("name", choices=["demo", "evidence", "test"])
     parser.add_argument("--host", type=Path, help="a ComfyUI folder whose requirements are installed too")
     arguments = parser.parse_args()
     print(environment(arguments.name, arguments.host))
