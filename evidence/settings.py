@@ -86,22 +86,28 @@ def _sweep(sweep: str, variations: Iterable[dict[str, Any]], prefix: str = "", *
 
 THIRDS = ((0.0, 1 / 3), (1 / 3, 2 / 3), (2 / 3, 1.0))
 GRID_GAMMAS = (-1.0, 0.0, 0.5, 0.8, 1.05, 1.2, 1.5, 2.0, 3.0)
-GRID_BETAS = (1.0, 3.0, 5.0)
+MODERATE_GAMMAS = (0.5, 1.05, 1.2, 1.5, 2.0)  # the others break pictures before β gets to 5
+GRID = (
+    *((gamma, beta) for gamma in GRID_GAMMAS for beta in (1.0, 3.0)),
+    *((gamma, 5.0) for gamma in MODERATE_GAMMAS),
+)
 
-_PLAIN = {"measured": True}
 _STATIC = [{"gamma": gamma} for gamma in (0.0, 0.5, 1.5, 2.0)]
 _AUTHORS = [{"gamma": 1.05, "beta": 3.0}, {"gamma": 1.2, "beta": 5.0}]
-_MAIN = _sweep("main", [_PLAIN, *_STATIC, *_AUTHORS, {"guidance": 3.0}], count=1000)
+_MAIN = _sweep("main", [{}, *_STATIC, *_AUTHORS, {"guidance": 3.0}], count=1000)
 _IN_MAIN = {(setting.gamma, setting.beta) for setting in _MAIN}
 
 # In the order of drawing: what answers most comes first.
 SETTINGS = (
     *_MAIN,
+    *_sweep("stability", [{"count": 600}, {"gamma": 0.5}, {"gamma": 2.0}], prefix="stability_", measured=True),
     *_sweep(
-        "grid",
-        [{"gamma": g, "beta": b} for g in GRID_GAMMAS for b in GRID_BETAS if (g, b) not in _IN_MAIN],
+        "guidance",
+        [
+            *({"guidance": scale} for scale in (1.0, 1.5, 4.0, 6.0)),
+            *({"gamma": g, "guidance": scale} for g in (0.5, 2.0) for scale in (1.0, 4.0)),
+        ],
     ),
-    *_sweep("stability", [{"gamma": gamma} for gamma in (0.5, 2.0)], prefix="stability_", measured=True),
     *_sweep(
         "baselines",
         [
@@ -111,20 +117,14 @@ SETTINGS = (
             *({"temperature": factor} for factor in (0.9, 1.1)),
         ],
     ),
-    *_sweep("schedule", [{"gamma": g, "start": start, "end": end} for g in (0.5, 2.0) for start, end in THIRDS]),
+    *_sweep("grid", [{"gamma": gamma, "beta": beta} for gamma, beta in GRID if (gamma, beta) not in _IN_MAIN]),
     *_sweep(
         "adaptive",
         [{"gamma": g, "beta": b} for g, b in ((1.05, 3.0), (1.2, 5.0), (1.5, 3.0), (2.0, 1.0))],
         adaptive=True,
     ),
+    *_sweep("schedule", [{"gamma": g, "start": start, "end": end} for g in (0.5, 2.0) for start, end in THIRDS]),
     *_sweep("sites", [{"gamma": g, "sites": sites} for g in (0.0, 2.0) for sites in ("down", "middle", "up")]),
-    *_sweep(
-        "guidance",
-        [
-            *({"guidance": scale} for scale in (1.0, 1.5, 4.0, 6.0)),
-            *({"gamma": g, "guidance": scale} for g in (0.5, 2.0) for scale in (1.0, 4.0)),
-        ],
-    ),
     *_sweep("steps", [{"gamma": gamma} for gamma in (0.5, 1.0, 2.0)], steps=25),
 )
 SWEEPS = tuple(dict.fromkeys(setting.sweep for setting in SETTINGS))

@@ -1,0 +1,130 @@
+"""The figures of docs/evidence.md: what γ does to each measure, every knob in one plane, and pictures to look at."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from evidence.document import title
+from evidence.settings import SETTINGS, Setting
+from evidence.store import Store
+
+FOLDER = Path(__file__).resolve().parent.parent / "docs" / "images"
+BLUE, ORANGE, GREEN, PINK, GREY, SKY, YELLOW = (
+    "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#555555", "#56B4E9", "#E69F00"
+)  # fmt: skip
+PANELS = {
+    "probability": "judge's probability of the category",
+    "density/imagenet/unseen": "density among unseen real pictures",
+    "mixture/pixels": "mixture index (blends)",
+    "patchwork/pixels": "patchwork index",
+    "apart/imagenet": "distance between seeds (ImageNet features)",
+    "vendi/imagenet": "Vendi score (ImageNet features)",
+    "high frequency": "high-frequency energy",
+    "drift/pixels": "distance from the plain picture",
+}
+BETA_COLOURS = {1.0: BLUE, 3.0: ORANGE, 5.0: GREEN}
+SHOWN = ("gamma_-1", "gamma_0", "gamma_0.5", "plain", "gamma_1.5", "gamma_2", "gamma_3",
+         "gamma_1.05_beta_3", "gamma_1.2_beta_5", "guidance_1", "guidance_4", "pag_1", "sag_1")  # fmt: skip
+SEEDS_SHOWN = 15
+
+
+def draw_figures(numbers: dict[str, Any], store: Store, folder: Path = FOLDER) -> None:
+    """Write all figures."""
+    save(gamma_figure(numbers), folder / "evidence_gamma.png")
+    save(plane_figure(numbers), folder / "evidence_plane.png")
+    save(pictures_figure(store), folder / "evidence_pictures.png")
+
+
+def save(figure: Figure, path: Path) -> None:
+    """As PNG, without touching pyplot."""
+    FigureCanvasAgg(figure).print_png(path)
+
+
+def gamma_figure(numbers: dict[str, Any]) -> Figure:
+    """Every panel a measure against γ, a line for each β, with 95 % intervals."""
+    figure = Figure(figsize=(10.2, 13), dpi=100, layout="constrained")
+    by_name = {setting.name: setting for setting in SETTINGS}
+    for axes, (measure, words) in zip(figure.subplots(4, 2).flat, PANELS.items(), strict=True):
+        for beta, colour in BETA_COLOURS.items():
+            points = {}
+            for name, result in numbers["settings"].items():
+                setting = by_name[name]
+                if is_in_the_grid(setting) and (setting.beta == beta or name == "plain"):
+                    points[setting.gamma] = result["measures"].get(measure, [0.0, 0.0, 0.0])
+            with_interval(axes, sorted(points.items()), colour, f"β = {beta:g}")
+        axes.axvline(1.0, color=GREY, linewidth=1, linestyle=":")
+        axes.set(title=words, xlabel="γ")
+        axes.title.set_size(10)
+    figure.axes[0].legend(frameon=False)
+    return figure
+
+
+def is_in_the_grid(setting: Setting) -> bool:
+    """Whether γ and β alone differ from the plain model."""
+    return setting.sweep in ("main", "grid") and setting.guidance == 2.0
+
+
+def with_interval(axes: Axes, points: list[tuple[float, list[float]]], colour: str, label: str) -> None:
+    """A line with error bars."""
+    places, values = [place for place, _ in points], [value for _, (value, _, _) in points]
+    below = [max(0.0, value - low) for _, (value, low, _) in points]
+    above = [max(0.0, high - value) for _, (value, _, high) in points]
+    axes.errorbar(places, values, yerr=[below, above], color=colour, label=label, marker="o", markersize=4, capsize=2)
+
+
+def plane_figure(numbers: dict[str, Any]) -> Figure:
+    """Fidelity against diversity, each knob a line through the plain model."""
+    figure = Figure(figsize=(10.2, 7), dpi=100, layout="constrained")
+    axes = figure.subplots()
+    families = {
+        "γ, β = 1": (BLUE, "o", lambda s: is_in_the_grid(s) and s.beta == 1, "gamma"),
+        "γ, β = 3": (ORANGE, "s", lambda s: is_in_the_grid(s) and s.beta == 3 and s.gamma < 2, "gamma"),
+        "CFG": (GREEN, "^", lambda s: s.gamma == 1 and s.sweep in ("main", "guidance"), "guidance"),
+        "PAG": (PINK, "D", lambda s: s.pag > 0, "pag"),
+        "SAG": (SKY, "v", lambda s: s.sag > 0, "sag"),
+        "FreeU": (GREY, "P", lambda s: s.freeu is not None, ""),
+        "first noise ×": (YELLOW, "X", lambda s: s.temperature != 1, "temperature"),
+    }
+    for label, (colour, marker, belongs, knob) in families.items():
+        chosen = [s for s in SETTINGS if s.name in numbers["settings"] and belongs(s) and s.sweep not in ("steps",)]
+        chosen.sort(key=lambda s: getattr(s, knob) if knob else s.freeu)
+        rows = [numbers["settings"][s.name]["measures"] for s in chosen]
+        along, up = ([row[name] for row in rows] for name in ("apart/imagenet", "probability"))
+        bars = [[[p[0] - p[1] for p in side], [p[2] - p[0] for p in side]] for side in (along, up)]
+        axes.errorbar([p[0] for p in along], [p[0] for p in up], xerr=bars[0], yerr=bars[1], color=colour,
+                      marker=marker, markersize=6, linewidth=1.2, elinewidth=0.6, label=label)  # fmt: skip
+        for setting, x, y in zip(chosen, along, up, strict=True):
+            if knob and setting.name != "plain":
+                axes.annotate(f"{getattr(setting, knob):g}", (x[0], y[0]), xytext=(5, 5), textcoords="offset points",
+                              color=colour, fontsize=9)  # fmt: skip
+    plain = numbers["settings"]["plain"]["measures"]
+    axes.plot(plain["apart/imagenet"][0], plain["probability"][0], marker="*", markersize=18, color="black", zorder=9)
+    axes.annotate("plain model (γ 1, CFG 2)", (plain["apart/imagenet"][0], plain["probability"][0]), xytext=(12, -16),
+                  textcoords="offset points")  # fmt: skip
+    axes.set(xlabel="diversity: distance between seeds of a category (ImageNet features)",
+             ylabel="fidelity: judge's probability of the category")  # fmt: skip
+    axes.legend(frameon=False, loc="lower left")
+    return figure
+
+
+def pictures_figure(store: Store) -> Figure:
+    """The same seeds under some settings, a row each."""
+    shown = [setting for name in SHOWN for setting in SETTINGS if setting.name == name and store.count(setting)]
+    figure = Figure(figsize=(10.2, 0.62 * len(shown) + 0.1), dpi=100, layout="constrained")
+    figure.get_layout_engine().set(w_pad=0.005, h_pad=0.005, wspace=0.0, hspace=0.0)
+    cells = figure.subplots(len(shown), SEEDS_SHOWN, squeeze=False)
+    order = sorted(range(SEEDS_SHOWN), key=lambda seed: seed % 3)
+    for row, setting in zip(cells, shown, strict=True):
+        pictures = store.load(setting, SEEDS_SHOWN).pictures
+        for cell, seed in zip(row, order, strict=True):
+            cell.imshow(pictures[seed].movedim(0, -1).numpy(), interpolation="nearest")
+            cell.set(xticks=[], yticks=[])
+            for edge in cell.spines.values():
+                edge.set_visible(False)
+        row[0].set_ylabel(title(setting.name), rotation=0, ha="right", va="center", fontsize=9)
+    return figure
