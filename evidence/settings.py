@@ -94,7 +94,7 @@ GRID = (
 
 _STATIC = [{"gamma": gamma} for gamma in (0.0, 0.5, 1.5, 2.0)]
 _AUTHORS = [{"gamma": 1.05, "beta": 3.0}, {"gamma": 1.2, "beta": 5.0}]
-_MAIN = _sweep("main", [{}, *_STATIC, *_AUTHORS, {"guidance": 3.0}], count=1000)
+_MAIN = _sweep("main", [{}, *_STATIC, *_AUTHORS, {"guidance": 3.0}], count=600)
 _IN_MAIN = {(setting.gamma, setting.beta) for setting in _MAIN}
 
 # In the order of drawing: what answers most comes first.
