@@ -111,7 +111,7 @@ SETTINGS = (
     *_sweep(
         "baselines",
         [
-            *({"pag": scale} for scale in (0.5, 1.0, 2.0)),
+            *({"pag": scale} for scale in (0.5, 1.0, 2.0, 4.0, 8.0)),
             *({"sag": scale} for scale in (0.5, 1.0)),
             *({"freeu": factors} for factors in ((0.9, 0.2, 1.2, 1.4), (0.95, 0.6, 1.1, 1.2))),
             *({"temperature": factor} for factor in (0.9, 1.1)),
