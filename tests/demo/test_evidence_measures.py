@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 import math
 
 import numpy
@@ -11,16 +12,18 @@ import scipy.optimize
 import scipy.stats
 import torch
 import torch.nn.functional as F
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
 from torch_fidelity.metric_kid import kid_features_to_metric
 from torch_fidelity.metric_prc import prc_features_to_metric
 
 from demo.classifier import hits, load_classifier
+from demo.data import HELD_OUT_LIST, PICTURE_LIST, read_list
 from demo.gamma_sweep import spread
 from evidence import bootstrap
 from evidence.bootstrap import Estimate, correlation, halves, mean, of_set, resamples
-from evidence.measures import Embedded, Real, agreement, embed, guards, manifold, measure, memory, pairwise
+from evidence.measures import Embedded, Real, agreement, embed, guards, load_real, manifold, measure, memory, pairwise
 from evidence.measures.features import cosine_distances, efficientnet, imagenet, pixels, squared_distances
 from evidence.measures.kernel_distance import kernel_distance, polynomial_kernel
 from evidence.measures.sets import blocks, off_diagonal_mean
@@ -76,6 +79,15 @@ def test_features_of_a_picture_do_not_depend_on_the_others():
     assert [features.shape[1] for features in together.features.values()] == [3072, 128, 1280]
 
 
+def test_the_imagenet_features_are_those_of_before():
+    """Two ramps and a grey: other weights, another size, or other values than -1 to 1 move the strongest features."""
+    ramp = torch.linspace(0, 1, 32).expand(32, 32)
+    features = imagenet(torch.stack([ramp.T, ramp, torch.full((32, 32), 0.5)])[None])[0]
+    strongest = features.topk(4)
+    assert strongest.indices.tolist() == [113, 897, 245, 425]
+    assert strongest.values.tolist() == pytest.approx([4.909, 4.498, 4.059, 3.801], abs=0.01)
+
+
 def test_some_of_the_embedded_pictures():
     all_of_them = embed(pictures(5), labels_of(5))
     some = all_of_them.only(slice(1, 4))
@@ -108,6 +120,7 @@ def plain_mixture_index(sample, memories):
     return 1 - best / nearest
 
 
+@settings(max_examples=15)
 @given(seed=SEEDS)
 def test_the_mixture_index_is_its_definition(seed):
     samples, memories = points(4, seed=seed), points(5, seed=seed + 1)
@@ -508,6 +521,22 @@ def test_halves_vary_as_new_seeds_do():
 
 
 # All together
+
+
+def test_real_pictures_are_what_the_model_knows_and_what_it_does_not(tmp_path):
+    """A made-up package: five listed pictures, two of them held out, and three more of the same categories."""
+    held_out = sorted(read_list(HELD_OUT_LIST))[:2]
+    trained_on = sorted(read_list(PICTURE_LIST) - read_list(HELD_OUT_LIST))[:3]
+    others = ["a.png", "b.png", "c.png"]
+    (tmp_path / "img" / "google" / "64").mkdir(parents=True)
+    for name in [*held_out, *trained_on, *others, "flag.png"]:
+        Image.new("RGBA", (64, 64), (255, 0, 0, 128)).save(tmp_path / "img" / "google" / "64" / name)
+    entries = [{"image": name, "category": "Food & Drink"} for name in [*held_out, *trained_on, *others]]
+    entries.append({"image": "flag.png", "category": "Flags"})
+    (tmp_path / "emoji.json").write_text(json.dumps(entries), encoding="utf-8")
+    found = load_real(tmp_path)
+    assert (len(found.memories), len(found.held_out), len(found.unseen)) == (3, 2, 3)
+    assert found.unseen.features["imagenet"].shape == (3, 1280)
 
 
 @pytest.fixture(scope="module")
