@@ -94,13 +94,13 @@ GRID = (
 
 _STATIC = [{"gamma": gamma} for gamma in (0.0, 0.5, 1.5, 2.0)]
 _AUTHORS = [{"gamma": 1.05, "beta": 3.0}, {"gamma": 1.2, "beta": 5.0}]
-_MAIN = _sweep("main", [{}, *_STATIC, *_AUTHORS, {"guidance": 3.0}], count=600)
+_MAIN = _sweep("main", [{}, *_STATIC, *_AUTHORS, {"guidance": 3.0}], count=400)
 _IN_MAIN = {(setting.gamma, setting.beta) for setting in _MAIN}
 
 # In the order of drawing: what answers most comes first.
 SETTINGS = (
     *_MAIN,
-    *_sweep("stability", [{"count": 600}, {"gamma": 0.5}, {"gamma": 2.0}], prefix="stability_", measured=True),
+    *_sweep("stability", [{"count": 400}, {"gamma": 0.5}, {"gamma": 2.0}], prefix="stability_", measured=True),
     *_sweep(
         "guidance",
         [
