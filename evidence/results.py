@@ -137,7 +137,7 @@ def of_real(real: Real) -> dict[str, Numbers]:
     """The same numbers of real pictures nobody drew: what is normal, and the null of the mixture indices."""
     found = {}
     for name, pictures in (("held out", real.held_out), ("unseen", real.unseen)):
-        samples = measure(pictures, None, real, block=min(25, len(pictures) // 6)).samples
+        samples = measure(pictures, None, real, block=2).samples
         kept = {key: samples[key] for key in SAMPLE_MEASURES if key in samples and "unseen" not in key}
         found[name] = {key: rounded(mean(numbers, pictures.labels)) for key, numbers in kept.items()}
     return found
