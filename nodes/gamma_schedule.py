@@ -9,7 +9,7 @@ from comfy_api.latest import io
 
 from ..sad_core import GammaSchedule
 from ..sad_core.schedule import PRESETS, split_entries
-from .common import CATEGORY, SEARCH_ALIASES, Schedule
+from .common import CATEGORY, GAMMA, PERCENT, SEARCH_ALIASES, Schedule
 from .host.curves import schedule_from_curve, steps_of_run
 from .pictures import draw_schedule
 
@@ -30,8 +30,6 @@ class GammaScheduleNode(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         """Widgets, sockets and what they mean."""
-        percent = {"min": 0.0, "max": 1.0, "step": 0.01, "round": 0.001}
-        gamma = {"min": -2.0, "max": 3.0, "step": 0.01, "round": 0.001}
         return io.Schema(
             node_id="SADGammaSchedule",
             display_name="Gamma Schedule (SAD)",
@@ -52,10 +50,10 @@ class GammaScheduleNode(io.ComfyNode):
                         "values: from the field of that name."
                     ),
                 ),
-                io.Float.Input("start_gamma", default=1.2, **gamma, tooltip="Gamma at the start; 1 changes nothing."),
-                io.Float.Input("end_gamma", default=1.0, **gamma, tooltip="Gamma at the end; 1 changes nothing."),
-                io.Float.Input("start", default=0.0, **percent, tooltip="Where the shape starts: 0 is pure noise."),
-                io.Float.Input("end", default=1.0, **percent, tooltip="Where the shape ends: 1 is the finished image."),
+                io.Float.Input("start_gamma", default=1.2, **GAMMA, tooltip="Gamma at the start; 1 changes nothing."),
+                io.Float.Input("end_gamma", default=1.0, **GAMMA, tooltip="Gamma at the end; 1 changes nothing."),
+                io.Float.Input("start", default=0.0, **PERCENT, tooltip="Where the shape starts: 0 is pure noise."),
+                io.Float.Input("end", default=1.0, **PERCENT, tooltip="Where the shape ends: 1 is the finished image."),
                 io.String.Input(
                     "keyframes",
                     default="0:1, 0.3:1.05, 1:1",
@@ -70,10 +68,10 @@ class GammaScheduleNode(io.ComfyNode):
                     tooltip='For shape "curve": drawn here or wired; bottom is curve_min, top is curve_max.',
                 ),
                 io.Float.Input(
-                    "curve_min", default=0.5, **gamma, advanced=True, tooltip="Gamma at the bottom of the drawn curve."
+                    "curve_min", default=0.5, **GAMMA, advanced=True, tooltip="Gamma at the bottom of the drawn curve."
                 ),
                 io.Float.Input(
-                    "curve_max", default=1.5, **gamma, advanced=True, tooltip="Gamma at the top of the drawn curve."
+                    "curve_max", default=1.5, **GAMMA, advanced=True, tooltip="Gamma at the top of the drawn curve."
                 ),
                 io.MultiType.Input(
                     io.String.Input("values", default="1, 1.05, 1.2, 1.05, 1"),

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from comfy_api.latest import io
 from torch import Tensor
 
-from .common import CATEGORY, SEARCH_ALIASES
+from .common import CATEGORY, GAMMA, SEARCH_ALIASES
 from .comparison import compare_gammas
 from .gamma_schedule import read_values
 from .pictures import draw_grid
@@ -51,8 +51,11 @@ class GammaSweepNode(io.ComfyNode):
         if not 1 <= len(gammas) <= MOST_VALUES:
             raise ValueError(f"values: {len(gammas)} gammas given; write 1 to {MOST_VALUES} of them, such as 0, 1, 2.")
         for gamma in gammas:
-            if not -2 <= gamma <= 3:
-                raise ValueError(f"values: gamma {gamma:g} is outside of what Skew Attention (SAD) takes, -2 to 3.")
+            if not GAMMA["min"] <= gamma <= GAMMA["max"]:
+                raise ValueError(
+                    f"values: gamma {gamma:g} is outside of what Skew Attention (SAD) takes, "
+                    f"{GAMMA['min']:g} to {GAMMA['max']:g}."
+                )
         return io.NodeOutput(gammas, [f"gamma {gamma:g}" for gamma in gammas])
 
 

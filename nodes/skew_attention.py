@@ -7,7 +7,7 @@ from typing import Any
 from comfy_api.latest import io
 
 from ..sad_core import NORMS, GammaSchedule
-from .common import CATEGORY, GOAL_ALIASES, SEARCH_ALIASES, Report, Schedule
+from .common import CATEGORY, GAMMA, GOAL_ALIASES, PERCENT, SEARCH_ALIASES, Report, Schedule
 from .host.install import install_skew_attention
 from .host.messages import show
 from .host.settings import ADAPTIVE_MODES, APPLY_TO, SkewSettings
@@ -34,10 +34,7 @@ class SkewAttentionNode(io.ComfyNode):
                 io.Float.Input(
                     "gamma",
                     default=1.05,
-                    min=-2.0,
-                    max=3.0,
-                    step=0.01,
-                    round=0.001,
+                    **GAMMA,
                     tooltip=(
                         "Circulation. 1 leaves the model as it is. Above 1 strengthens the skew part of attention, "
                         "below 1 weakens it; 0 keeps the symmetric part alone, -1 swaps queries and keys. The further "
@@ -92,20 +89,14 @@ class SkewAttentionNode(io.ComfyNode):
                 io.Float.Input(
                     "start_percent",
                     default=0.0,
-                    min=0.0,
-                    max=1.0,
-                    step=0.01,
-                    round=0.001,
+                    **PERCENT,
                     advanced=True,
                     tooltip="Where in the run the effect starts. 0 is pure noise. Later starts keep the composition.",
                 ),
                 io.Float.Input(
                     "end_percent",
                     default=1.0,
-                    min=0.0,
-                    max=1.0,
-                    step=0.01,
-                    round=0.001,
+                    **PERCENT,
                     advanced=True,
                     tooltip="Where in the run the effect ends. Earlier ends keep fine detail.",
                 ),
@@ -127,10 +118,7 @@ class SkewAttentionNode(io.ComfyNode):
                 io.Float.Input(
                     "gamma_text",
                     default=1.0,
-                    min=-2.0,
-                    max=3.0,
-                    step=0.01,
-                    round=0.001,
+                    **GAMMA,
                     optional=True,
                     advanced=True,
                     tooltip=(
@@ -144,10 +132,7 @@ class SkewAttentionNode(io.ComfyNode):
                 io.Float.Input(
                     "gamma_cross",
                     default=1.0,
-                    min=-2.0,
-                    max=3.0,
-                    step=0.01,
-                    round=0.001,
+                    **GAMMA,
                     optional=True,
                     advanced=True,
                     tooltip=(

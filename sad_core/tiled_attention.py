@@ -31,8 +31,8 @@ def runs_in_tiles(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, *others:
     """Whether tiles can take the place of the fused kernel: on the CPU, in full precision, without a mask.
 
     Half precision and autocast are left to the fused kernels, and so are gradients, to any of the tensors or to
-    `others` (γ, β, the input of the norm), and a graph being compiled, into which the choice for every head would not
-    fit. Few tokens are too.
+    `others` (γ, β, the input of the norm), and a graph being compiled or a transform of `torch.func` such as `vmap`,
+    into which the choice for every head would not fit. Few tokens are too.
     """
     tensors = [x for x in (q, k, v, *others) if isinstance(x, Tensor)]
     return (
@@ -44,6 +44,7 @@ def runs_in_tiles(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, *others:
         and not torch.is_autocast_enabled("cpu")
         and not (torch.is_grad_enabled() and any(x.requires_grad for x in tensors))
         and not torch.compiler.is_compiling()
+        and not torch._C._are_functorch_transforms_active()  # how torch.autograd.function asks; there is no public way
     )
 
 

@@ -2,6 +2,20 @@
 
 from __future__ import annotations
 
+# A graph with an id, as people have it, made of a prompt; everything but the nodes with a chart out of the way.
+OPEN = """async prompt => {
+    window.app.loadApiJson(prompt, 'charts');
+    const graph = JSON.parse(JSON.stringify(window.app.rootGraph.serialize()));
+    graph.id = crypto.randomUUID();
+    const charted = graph.nodes.filter(n => ['SADStabilityProbe', 'SADGammaSchedule'].includes(n.type));
+    graph.nodes.forEach((node, place) => { node.pos = [-3000, 300 * place]; });
+    charted.forEach((node, place) => { node.pos = [120 + 560 * place, 120]; node.size = [420, 100]; });
+    await window.app.loadGraphData(graph, true, true);
+    Object.assign(window.app.canvas.ds, {scale: 1, offset: [0, 0]});
+    window.app.canvas.setDirty(true, true);
+    return graph.id;
+}"""
+
 
 def numbered(prompt: dict) -> dict:
     """An API prompt with numbers for node ids, as the editor wants them."""

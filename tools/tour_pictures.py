@@ -19,6 +19,9 @@ from workflows import READY, SHOW, put_empty_models  # noqa: E402
 
 FOLDER, HELP = ROOT / "docs" / "images", ROOT / "web" / "docs" / "images"
 PICTURED_AT_WORK = {"SADStabilityProbe", "SADGammaSchedule"}  # with their charts, on their help pages
+PATIENCE = 300_000  # milliseconds
+NODE_ID = "kind => window.app.rootGraph._nodes.find(node => node.type === kind).id"
+NOTES = "[...document.querySelectorAll('.sad-chart-note')].map(note => note.textContent)"
 SEARCH = "() => { window.app.extensionManager.command.execute('Workspace.SearchBox.Toggle') }"
 TEMPLATES = "() => { window.app.extensionManager.command.execute('Comfy.BrowseTemplates') }"
 FIXED_SEED = """
@@ -81,6 +84,26 @@ def run_of_a_sweep() -> tuple[dict, dict]:
     return prompt, places
 
 
+def run_with_charts() -> dict:
+    """The demo model between a schedule and a probe as a prompt."""
+    from demo.gamma_sweep import workflow
+
+    prompt = workflow(1.0, "food", 2, steps=20)
+    prompt["schedule"] = {
+        "class_type": "SADGammaSchedule",
+        "inputs": {"shape": "cosine", "start_gamma": 1.3, "end_gamma": 0.9, "start": 0.1, "end": 0.8}
+        | {"keyframes": "0:1, 0.3:1.05, 1:1", "curve_min": 0.5, "curve_max": 1.5, "values": "1, 1.05, 1"},
+    }
+    prompt["probe"] = {
+        "class_type": "SADStabilityProbe",
+        "inputs": {"model": ["skew", 0], "blocks": "", "every_nth_step": 1, "depth_and_curvature": False}
+        | {"patterns": "value", "map_site": ""},
+    }
+    prompt["skew"]["inputs"]["schedule"] = ["schedule", 0]
+    prompt["sampler"]["inputs"]["model"] = ["probe", 0]
+    return prompt
+
+
 def write(picture: bytes, path: Path, width: int) -> None:
     """Write a screenshot as a JPG at most `width` wide."""
     from PIL import Image
@@ -101,6 +124,21 @@ def box(page: Any) -> dict[str, float]:
     return {"x": left + x - 16, "y": top + y - 52, "width": width + 32, "height": height + 68}
 
 
+def take_charts(page: Any) -> None:
+    """Write the help pictures of the nodes with a chart, after a run of the demo model, in the Nodes 2.0 rendering."""
+    from tests.browser_numbers import OPEN, numbered
+
+    page.evaluate("() => window.app.extensionManager.setting.set('Comfy.VueNodes.Enabled', true)")
+    page.evaluate(OPEN, numbered(run_with_charts()))
+    page.evaluate("() => window.app.queuePrompt(0)")
+    for beginning in ("finished", "γ 0.9 …"):
+        shown = f"text => {NOTES}.some(note => note.startsWith(text))"
+        page.wait_for_function(shown, arg=beginning, timeout=PATIENCE)
+    for kind in PICTURED_AT_WORK:
+        node = page.locator(f'[data-node-id="{page.evaluate(NODE_ID, kind)}"]')
+        write(node.screenshot(), HELP / f"{kind}.jpg", 420)
+
+
 def main() -> int:
     from playwright.sync_api import sync_playwright
 
@@ -117,8 +155,8 @@ def main() -> int:
         browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox", "--disable-gpu"])
         page = browser.new_page(viewport={"width": 1600, "height": 1000})
         page.goto(server.address)
-        page.wait_for_function(READY, timeout=60_000)
-        page.wait_for_function("LiteGraph.registered_node_types['SADSkewAttention'] !== undefined", timeout=60_000)
+        page.wait_for_function(READY, timeout=PATIENCE)
+        page.wait_for_function("LiteGraph.registered_node_types['SADSkewAttention'] !== undefined", timeout=PATIENCE)
         page.evaluate("() => window.app.graph.clear()")
 
         page.evaluate(TEMPLATES)
@@ -150,7 +188,7 @@ def main() -> int:
         page.evaluate(f"() => {{ window.app.graph._nodes.filter({two}).forEach((n, i) => n.pos = [0, 90 + 100 * i]) }}")
         page.evaluate(FIXED_SEED)
         page.evaluate("() => window.app.queuePrompt(0)")
-        page.wait_for_function("() => window.app.graph._nodes.some(n => n.imgs && n.imgs.length)", timeout=300_000)
+        page.wait_for_function("() => window.app.graph._nodes.some(n => n.imgs && n.imgs.length)", timeout=PATIENCE)
         page.evaluate(PLACE, places)
         page.evaluate(f"() => {{ window.app.graph._nodes.filter({two}).forEach((n, i) => n.pos = [0, 90 + 100 * i]) }}")
         right, bottom = page.evaluate(SHOW, [20, 50])
@@ -165,6 +203,8 @@ def main() -> int:
             page.evaluate("() => { window.app.canvas.deselectAll(); window.app.canvas.setDirty(true, true) }")
             page.wait_for_timeout(400)
             write(page.screenshot(clip=box(page)), HELP / f"{kind}.jpg", 420)
+
+        take_charts(page)
         browser.close()
     return 0
 

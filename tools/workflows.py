@@ -9,6 +9,7 @@ tests/hosts.py), Debian's chromium, and the packages of the tests.
 from __future__ import annotations
 
 import io
+import itertools
 import json
 import shutil
 import sys
@@ -21,6 +22,7 @@ sys.path[:0] = [str(ROOT)]
 FOLDER = ROOT / "workflows"
 CORE_VERSION = "0.33.0"
 MOST_BYTES = 200_000  # of a picture
+EXAMPLE = "example.png"  # in the input folder of every ComfyUI; the pictures here show one of our own in its place
 READY = "window.app && window.app.extensionManager && window.app.canvas"
 
 
@@ -230,13 +232,13 @@ WORKFLOWS: dict[str, list[list[Node]]] = {
             note(
                 "Both passes use one schedule. It is read by the noise level and not by a step count: the first pass "
                 "(denoise 0.75) enters it at about 25 %, the second (0.45) at about 55 %.\n\nEnd the window at 0.5 and "
-                "only the first pass is changed; start it at 0.6 and mostly the second. Put your picture into "
-                "**Load Image**.",
-                155,
+                "only the first pass is changed; start it at 0.6 and mostly the second.\n\nPut a picture of yours into "
+                "**Load Image**. Until you do, it holds the example.png in ComfyUI's input folder.",
+                185,
             ),
         ],
         [
-            Node("picture", "LoadImage", {"image": "example.png"}, size=(0, 320)),
+            Node("picture", "LoadImage", {"image": EXAMPLE}, size=(0, 320)),
             Node(
                 "scaled",
                 "ImageScale",
@@ -489,7 +491,7 @@ def main() -> int:
     packs = {"symmetric-attention": ROOT}
     with ComfyUIServer(host, sys.executable, packs=packs) as server, sync_playwright() as playwright:
         put_empty_models(server.output.parent)
-        shutil.copy(host / "input" / "example.png", server.output.parent / "input")
+        draw_lighthouse(server.output.parent / "input" / EXAMPLE)
         browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox", "--disable-gpu"])
         server.post("/settings", {"Comfy.TutorialCompleted": True})  # no greeting over the graph
         for name in names:
@@ -522,6 +524,34 @@ def put_empty_models(base: Path) -> None:
             name, directory, _ = node.model
             (base / "models" / directory).mkdir(parents=True, exist_ok=True)
             (base / "models" / directory / name).touch()
+
+
+def draw_lighthouse(path: Path) -> None:
+    """Write what somebody might load to have it painted: a lighthouse in a storm, in a few flat colours."""
+    from PIL import Image, ImageDraw, ImageFilter
+
+    side = 768
+    picture = Image.new("RGB", (side, side), "#2b3a52")
+    draw = ImageDraw.Draw(picture, "RGBA")
+    for x, y, size, colour in ((90, 130, 150, "#42526b"), (330, 70, 190, "#37465f"), (640, 150, 170, "#4b5b74")):
+        draw.ellipse((x - size, y - size // 2, x + size, y + size // 2), colour)  # clouds
+    picture.paste(picture.filter(ImageFilter.GaussianBlur(14)))
+    for end in ([(0, 60), (0, 230)], [(side, 110), (side, 250)]):  # beams of light
+        draw.polygon([(500, 196), *end], "#ffe9a866")
+    for row, colour in enumerate(("#35607a", "#2c5269", "#234559", "#1b394b")):  # waves
+        top = 500 + 60 * row
+        crests = [(x, top + (18 if (x // 48 + row) % 2 else -18)) for x in range(0, side + 48, 48)]
+        draw.polygon([*crests, (side, side), (0, side)], colour)
+        draw.line(crests, "#cfe0e8", 4, "curve")
+    draw.polygon([(360, 610), (420, 520), (500, 490), (590, 515), (670, 620), (700, 700), (330, 700)], "#2a2523")
+    edges = [(452 + 0.1 * (500 - y), 548 - 0.1 * (500 - y), y) for y in (500, 430, 360, 290, 230)]
+    for number, ((left, right, low), (upper_left, upper_right, high)) in enumerate(itertools.pairwise(edges)):
+        stripe = [(left, low), (right, low), (upper_right, high), (upper_left, high)]
+        draw.polygon(stripe, "#b3402e" if number % 2 else "#e8e2d4")
+    draw.rectangle((468, 220, 532, 232), "#20242c")
+    draw.rectangle((480, 176, 520, 220), "#ffe9a8")
+    draw.polygon([(472, 176), (528, 176), (500, 146)], "#20242c")
+    picture.save(path)
 
 
 def write_jpg(picture: Any, path: Path) -> None:

@@ -3,15 +3,19 @@
 import { app } from "../../scripts/app.js";
 import { api } from "../../scripts/api.js";
 import { short } from "./lib/chart.js";
-import { addChart, ask, nodeOf } from "./lib/node.js";
+import { addChart, allNodes, ask, nodeOf } from "./lib/node.js";
 
 const EVENT = "symmetric_attention.stability";
 const HEIGHT = 210;
-const NO_ID = "00000000-0000-0000-0000-000000000000";
+const NO_ID = "00000000-0000-0000-0000-000000000000"; // of every graph without an id of its own, as in nodes/host/live.py
+const LOST = "connection lost"; // the run may go on unseen
+const GONE = "server restarted"; // and it knows nothing of the run
+const OPEN = ["running", LOST, GONE]; // how the run ended may still be heard
 const charts = new WeakMap(); // by node: { chart, run, isDue }
 
 // At once and not in setup(): where the editor starts slowly, a run may be over before that is called.
 api.addEventListener(EVENT, ({ detail }) => receive(detail));
+api.addEventListener("reconnecting", () => mark("running", LOST));
 api.addEventListener("reconnected", catchUp);
 
 app.registerExtension({
@@ -34,6 +38,7 @@ async function catchUp() {
   try {
     const runs = await ask(api, "/symmetric_attention/stability", { workflow });
     runs.forEach(receive);
+    mark(LOST, GONE); // what the server knew of is told by now
   } catch (error) {
     console.debug("Symmetric Attention (SAD): no earlier steps to be had", error);
   }
@@ -49,6 +54,20 @@ function receive(message) {
   const state = charts.get(nodeOf(graph(), message.node));
   if (!state) return;
   state.run = merged(state.run, message);
+  drawSoon(state);
+}
+
+/** Change the status of all runs in this graph that have it. */
+function mark(status, other) {
+  for (const node of allNodes(graph())) {
+    const state = charts.get(node);
+    if (state?.run?.status !== status) continue;
+    state.run = { ...state.run, status: other };
+    drawSoon(state);
+  }
+}
+
+function drawSoon(state) {
   if (state.isDue) return;
   state.isDue = true; // once a frame, however fast the steps come
   requestAnimationFrame(() => {
@@ -63,7 +82,7 @@ function merged(run, message) {
   const before = run?.run === message.run ? run : { points: new Map(), status: "running" };
   const points = new Map(before.points);
   for (const point of message.points) points.set(point.step, point);
-  const status = before.status === "running" ? message.status : before.status;
+  const status = OPEN.includes(before.status) ? message.status : before.status;
   return { ...message, points, status };
 }
 

@@ -1,6 +1,7 @@
-"""The chart that grows on a probe while it measures: every step goes to the browser as it is finished.
+"""The chart that grows on a probe while it measures: every step goes to the browsers as it is finished.
 
-The points are also kept here for a while, for pages that are opened or reloaded later. No run ever reads them.
+Every page that shows the graph draws it, not the one alone that queued the prompt. The points are also kept here for a
+while, for pages that are opened or reloaded later. No run ever reads them.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from ...sad_core.stability_trace import StabilityRun, Step
 from .messages import log, running_workflow, send
 
 EVENT = "symmetric_attention.stability"
+NO_ID = "00000000-0000-0000-0000-000000000000"  # of every graph that the editor has given none of its own
 KEPT_CHARTS = 32
 MOST_POINTS = 1000
 
@@ -54,14 +56,18 @@ class LiveChart:
                 self._points[point["step"]] = point
                 if len(self._points) > MOST_POINTS:
                     self._points = dict(list(self._points.items())[::2])
-            send(EVENT, self.message([point]))
+            self.send([point])
         except Exception:
             log.debug("a step could not be charted", exc_info=True)
 
     def close(self, status: str) -> None:
         """Send how the run ended: "finished", "interrupted" or "failed (…)"."""
         self.status = status
-        send(EVENT, self.message([]))
+        self.send([])
+
+    def send(self, points: list[Point]) -> None:
+        """Send some points to every page, which knows its graph by the id; without one, to the page that queued it."""
+        send(EVENT, self.message(points), to_all=self.workflow != NO_ID)
 
     def message(self, points: list[Point] | None = None) -> dict[str, Any]:
         """What the browser gets: whose run this is, and these points of it, or all."""
@@ -94,7 +100,7 @@ class LiveCharts:
             self._charts.move_to_end((workflow, node_id))
             while len(self._charts) > KEPT_CHARTS:
                 self._charts.popitem(last=False)
-        send(EVENT, chart.message([]))
+        chart.send([])
         return chart
 
     def of_workflow(self, asked: Mapping[str, Any]) -> list[dict[str, Any]]:

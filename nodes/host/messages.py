@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 log = logging.getLogger("symmetric_attention")
@@ -30,16 +31,29 @@ def show(text: str, node_id: str | None) -> None:
         log.debug("the text could not be shown in a browser", exc_info=True)
 
 
-def send(event: str, message: Mapping[str, Any]) -> None:
-    """Send an event to the browser that queued the prompt; what goes wrong on the way stays in the log, as in `show`.
+@contextmanager
+def only_logged(what: str) -> Iterator[None]:
+    """Errors of the block stay in the log, after the words `what`: for telling of a run in a `finally`.
+
+    A finished picture must not get lost over its description, and the sampler's own error must not hide behind ours.
+    """
+    try:
+        yield
+    except Exception:
+        log.exception("Symmetric Attention (SAD): %s", what)
+
+
+def send(event: str, message: Mapping[str, Any], to_all: bool = False) -> None:
+    """Send an event to browsers; what goes wrong on the way stays in the log, as in `show`.
 
     Args:
         event: its name, for `api.addEventListener` in web/.
         message: what JSON can hold: no NaN, which browsers refuse.
+        to_all: to every open page, and not the one alone that queued the prompt.
     """
     try:
         server = _server()
-        server.send_sync(event, message, server.client_id)
+        server.send_sync(event, message, None if to_all else server.client_id)
     except Exception:
         log.debug("the event %s could not be sent to a browser", event, exc_info=True)
 

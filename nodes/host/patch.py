@@ -24,7 +24,7 @@ from ...sad_core.joint_attention import JOINT_NORMS
 from ...sad_core.tiled_attention import runs_in_tiles
 from .backend import AttentionCall, Backend, HostAttention, compiles_whole, is_exact
 from .families import SiteCall, Witness
-from .messages import tell
+from .messages import only_logged, tell
 from .observe import Observer
 from .progress import progress_at
 from .report import ModelCall, RunRecord, SkewReport
@@ -181,7 +181,8 @@ class SkewPatch(SitePatch):
             self.run = outer
             self.progress.clear()
             self.attention.refused.clear()  # every run asks its backend again and tells of its own fallbacks
-            tell(run.describe(), self.node_id, warning=run.warning is not None)
+            with only_logged("what happened in this run could not be described"):
+                tell(run.describe(), self.node_id, warning=run.warning is not None)
 
     def _apply_model(self, executor: Any, x: Tensor, t: Tensor, *args: Any, **kwargs: Any) -> Any:
         options = kwargs["transformer_options"] if "transformer_options" in kwargs else args[3]

@@ -27,7 +27,7 @@ from ...sad_core.stability_trace import TRACE_MEASURES, Sample, StabilityRun
 from .backend import HostAttention, is_out_of_memory
 from .families import SiteCall
 from .live import LiveChart, charts
-from .messages import log, show
+from .messages import log, only_logged, show
 from .observe import ObservedCall, Observer
 from .patch import MOST_SAMPLES, OVERRIDE, SitePatch, SkewOverride, Wrapped, watched
 from .progress import progress_at
@@ -205,7 +205,8 @@ class ProbePatch(SitePatch):
                 return executor(*args, **kwargs)
         finally:
             self.run = outer
-            self._tell(run)
+            with only_logged("what this run measured could not be described"):
+                self._tell(run)
 
     def _tell(self, run: ProbedRun) -> None:
         if run.record.status == "finished" and run.level >= 0 and not run.reached:

@@ -43,8 +43,18 @@ def server() -> Iterator[ComfyUIServer]:
             (base / "models" / folder).mkdir(exist_ok=True)
             for name in names:
                 (base / "models" / folder / name).touch()
-        running.post("/settings", {"Comfy.TutorialCompleted": True})  # no greeting over the graph
+        # No greeting and no map over the graph.
+        running.post("/settings", {"Comfy.TutorialCompleted": True, "Comfy.Minimap.Visible": False})
         yield running
+
+
+NODES_2 = "Comfy.VueNodes.Enabled"  # the setting
+RENDERERS = {"classic": False, "nodes 2.0": True}
+
+
+def render(page, renderer: str) -> None:
+    """Have the editor draw nodes the one way or the other."""
+    page.evaluate("([id, is]) => window.app.extensionManager.setting.set(id, is)", [NODES_2, RENDERERS[renderer]])
 
 
 # What the editor of ComfyUI itself logs as an error on a plain start: files that are optional, and its own start.
@@ -56,20 +66,27 @@ def is_error(message) -> bool:
     return message.type == "error" and not message.text.startswith(NOT_OURS)
 
 
+def open_page(browser, server: ComfyUIServer):
+    """A page of its own, as another user has it, with ComfyUI loaded; `page.problems` collects its errors."""
+    page = browser.new_page(viewport={"width": 1600, "height": 1000})
+    page.problems = []
+    page.on("pageerror", lambda error: page.problems.append(str(error)))
+    page.on("console", lambda message: page.problems.append(message.text) if is_error(message) else None)
+    page.goto(server.address)
+    page.wait_for_function(READY, timeout=60_000)
+    page.wait_for_function("LiteGraph.registered_node_types['SADSkewAttention'] !== undefined", timeout=60_000)
+    return page
+
+
 @pytest.fixture
 def page(server: ComfyUIServer, tmp_path: Path) -> Iterator:
-    """A page with ComfyUI loaded; `page.problems` collects its errors. Leaves a screenshot in its folder."""
+    """`open_page`, in the classic rendering. Leaves a screenshot in its folder."""
     if CHROMIUM is None:
         pytest.skip("NO CHROMIUM: the browser was not tested; install Debian's chromium")
     with sync_api.sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
-        page = browser.new_page(viewport={"width": 1600, "height": 1000})
-        page.problems = []
-        page.on("pageerror", lambda error: page.problems.append(str(error)))
-        page.on("console", lambda message: page.problems.append(message.text) if is_error(message) else None)
-        page.goto(server.address)
-        page.wait_for_function(READY, timeout=60_000)
-        page.wait_for_function("LiteGraph.registered_node_types['SADSkewAttention'] !== undefined", timeout=60_000)
+        server.post("/settings", {NODES_2: False})
+        page = open_page(browser, server)
         yield page
         page.screenshot(path=tmp_path / "page.png")
         browser.close()

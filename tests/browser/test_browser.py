@@ -11,16 +11,23 @@ from demo.gamma_sweep import workflow
 from tests.browser_numbers import numbered
 from tests.stand_ins import SITES, family_of, with_stand_ins
 
+from .conftest import RENDERERS, render
+
 WORKFLOWS = sorted((Path(__file__).resolve().parents[2] / "workflows").glob("*.json"))
 SAVE = "() => JSON.stringify(window.app.graph.serialize())"
 LOAD = "graph => window.app.loadGraphData(graph, true, true)"
 
 
+@pytest.mark.parametrize("renderer", RENDERERS)
 @pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.stem)
-def test_a_shared_workflow_opens_keeps_its_values_and_runs(page, server, path):
+def test_a_shared_workflow_opens_keeps_its_values_and_runs(page, server, path, renderer):
     """Opened, saved, opened again and queued; a newer version may only add widgets after those that were saved."""
+    render(page, renderer)
     graph = json.loads(path.read_text(encoding="utf-8"))
     opened(page, graph)
+    in_html = len(graph["nodes"]) if renderer == "nodes 2.0" else 0
+    page.wait_for_function(f"document.querySelectorAll('.lg-node[data-node-id]').length === {in_html}")
+    assert page.locator(".node-error").count() == 0  # what Nodes 2.0 draws in the place of a node it cannot
     missing = "window.app.graph._nodes.filter(n => !n.isVirtualNode && !LiteGraph.registered_node_types[n.type])"
     assert page.evaluate(f"{missing}.map(n => n.type)") == []
     again = json.loads(page.evaluate(SAVE))

@@ -7,13 +7,12 @@ import itertools
 import pytest
 
 from demo.gamma_sweep import workflow
+from tests.browser_numbers import OPEN, numbered
 
-from .conftest import READY
-from .test_browser import numbered
+from .conftest import READY, RENDERERS, open_page, render
 
 fresh = itertools.count(1000)
 PATIENCE, OFTEN = 200_000, 200  # milliseconds; asking at every frame would take the time from the sampler
-RENDERERS = {"classic": False, "nodes 2.0": True}
 
 # The chart of the node of a class: what it says, and how many points its first line has in every panel.
 CHART = """kind => {
@@ -31,28 +30,9 @@ CHART = """kind => {
             panel => [...panel.querySelectorAll('.sad-chart-line')].at(-1).getAttribute('d')),
     };
 }"""
-# A graph with an id, as people have it, made of a prompt; everything but the nodes with a chart out of the way.
-OPEN = """async prompt => {
-    window.app.loadApiJson(prompt, 'charts');
-    const graph = JSON.parse(JSON.stringify(window.app.rootGraph.serialize()));
-    graph.id = crypto.randomUUID();
-    const charted = graph.nodes.filter(n => ['SADStabilityProbe', 'SADGammaSchedule'].includes(n.type));
-    graph.nodes.forEach((node, place) => { node.pos = [-3000, 300 * place]; });
-    charted.forEach((node, place) => { node.pos = [120 + 560 * place, 120]; node.size = [420, 100]; });
-    await window.app.loadGraphData(graph, true, true);
-    Object.assign(window.app.canvas.ds, {scale: 1, offset: [0, 0]});
-    window.app.canvas.setDirty(true, true);
-    return graph.id;
-}"""
 QUEUE = "() => window.app.queuePrompt(0)"
-
-
-@pytest.fixture(autouse=True)
-def _no_welcome(server):
-    """Without the dialog that greets new users and covers the nodes."""
-    server.post("/settings/Comfy.TutorialCompleted", True)
-    server.post("/settings/Comfy.Minimap.Visible", False)
-    server.post("/settings/Comfy.VueNodes.Enabled", False)
+INTERRUPT = "async () => (await import('/scripts/api.js')).api.interrupt()"
+DISCONNECT = "async () => (await import('/scripts/api.js')).api.socket.close()"  # the editor connects again by itself
 
 
 @pytest.fixture
@@ -67,10 +47,6 @@ def is_ours(told) -> bool:
     """Whether an error or a warning may have to do with the pack; pictures of templates are never there offline."""
     about_us = "symmetric" in told.text.lower() or "symmetric" in told.location.get("url", "")
     return told.type in ("error", "warning") and (about_us or "Unknown message type" in told.text)
-
-
-def render(page, renderer: str) -> None:
-    page.evaluate("is => window.app.extensionManager.setting.set('Comfy.VueNodes.Enabled', is)", RENDERERS[renderer])
 
 
 def prompt(steps: int) -> dict:
@@ -109,6 +85,12 @@ def wait_for(page, kind: str, condition: str, **values) -> dict:
     }}"""
     page.wait_for_function(test, arg=[kind, values], timeout=PATIENCE, polling=OFTEN)
     return chart(page, kind)
+
+
+def put_steps(page, steps: int) -> None:
+    """Set the steps of the sampler."""
+    sampler = "window.app.rootGraph._nodes.find(n => n.comfyClass === 'KSampler')"
+    page.evaluate(f"steps => {{ {sampler}.widgets.find(w => w.name === 'steps').value = steps; }}", steps)
 
 
 def count(line: str) -> int:
@@ -172,14 +154,77 @@ def test_a_page_reloaded_while_the_model_samples_shows_all_points_and_goes_on(pa
     assert int(after["note"].split()[3]) == count(after["lines"][0])
     probed(page, "points > v.after", after=count(after["lines"][0]))
 
-    page.evaluate("async () => (await import('/scripts/api.js')).api.interrupt()")
+    page.evaluate(INTERRUPT)
     probed(page, "chart.note.startsWith('interrupted')")
 
-    sampler = "window.app.rootGraph._nodes.find(n => n.comfyClass === 'KSampler')"
-    page.evaluate(f"() => {{ {sampler}.widgets.find(w => w.name === 'steps').value = 3; }}")
+    put_steps(page, 3)
     page.evaluate(QUEUE)
     second = probed(page, "chart.note.startsWith('finished')")
     assert [count(line) for line in second["lines"]] == [3] * 4
+    assert page.problems == []
+    assert complaints == []
+
+
+def test_every_page_with_the_graph_draws_the_run_and_no_page_with_another(page, server, complaints):
+    """Node ids are the same in both graphs; that of the graph tells them apart."""
+    page.evaluate(OPEN, prompt(3))
+    other = open_page(page.context.browser, server)
+    other.evaluate(OPEN, prompt(3))
+    page.evaluate(QUEUE)
+    probed(page, "chart.note.startsWith('finished')")
+    assert chart(other, "SADStabilityProbe")["note"].startswith("The measures of every step appear here")
+
+    graph = page.evaluate("() => JSON.parse(JSON.stringify(window.app.rootGraph.serialize()))")
+    other.evaluate("graph => window.app.loadGraphData(graph, true, true)", graph)
+    probed(other, "chart.note.startsWith('finished · step 3')")
+    put_steps(page, 4)
+    page.evaluate(QUEUE)
+    for each in (page, other):
+        shown = probed(each, "chart.note.startsWith('finished · step 4')")
+        assert [count(line) for line in shown["lines"]] == [4] * 4
+        assert each.problems == []
+    assert complaints == []
+
+
+def test_a_lost_connection_is_told_of_and_the_chart_goes_on_when_it_is_back(page, complaints):
+    page.evaluate(OPEN, prompt(500))
+    page.evaluate(QUEUE)
+    probed(page, "points >= 3")
+    page.evaluate("""() => {
+        window.told = [];
+        const note = document.querySelector('.sad-chart[aria-label^="Stability"] .sad-chart-note');
+        new MutationObserver(() => window.told.push(note.textContent)).observe(note, {childList: true});
+    }""")
+    page.evaluate(DISCONNECT)
+    told = "note => window.told.some(each => each.startsWith(note))"
+    page.wait_for_function(told, arg="connection lost · step ", timeout=PATIENCE, polling=OFTEN)
+    lost = probed(page, "chart.note.startsWith('running')")
+    probed(page, "points > v.lost", lost=count(lost["lines"][0]))
+    page.evaluate(INTERRUPT)
+    probed(page, "chart.note.startsWith('interrupted')")
+    assert page.problems == []
+    assert complaints == []
+
+
+def test_a_run_that_the_server_knows_nothing_of_any_more_does_not_stay_running(page, complaints):
+    """What a page has on its charts when the server behind it was started again."""
+    graph_id = page.evaluate(OPEN, prompt(3))
+    node = page.evaluate("() => String(window.app.rootGraph._nodes.find(n => n.comfyClass === 'SADStabilityProbe').id)")
+    point = {"step": 1, "sigma": 7.0, "progress": 0.2, "means": {"all": [0.5]}}
+    page.evaluate(
+        """async detail => {
+            const {api} = await import('/scripts/api.js');
+            api.dispatchEvent(new CustomEvent('symmetric_attention.stability', {detail}));
+        }""",
+        {"node": node, "workflow": graph_id, "run": 1.0, "status": "running"}
+        | {"measures": ["alignment"], "points": [point]},
+    )
+    probed(page, "chart.note.startsWith('running · step 1')")
+    page.evaluate(DISCONNECT)
+    gone = probed(page, "chart.note.startsWith('server restarted · step 1')")
+    assert count(gone["lines"][0]) == 1
+    page.evaluate(QUEUE)
+    probed(page, "chart.note.startsWith('finished · step 3')")
     assert page.problems == []
     assert complaints == []
 

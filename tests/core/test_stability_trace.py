@@ -7,8 +7,11 @@ import gc
 import io
 import json
 import math
+import re
+import runpy
 import threading
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -344,6 +347,17 @@ def test_a_baseline_says_what_it_is_not_for():
             StabilityBaseline.from_runs(runs)
     alone = StabilityBaseline.from_runs([filled()]).z_scores(filled())
     assert all(step.values.isnan().all() for step in alone.steps)
+
+
+def test_the_example_of_the_tour_runs(tmp_path, monkeypatch, capsys):
+    for number in (1, 2, 3):
+        StabilityTrace([filled(seed=10 * number)]).save(tmp_path / f"trace_0000{number}_.safetensors")
+    monkeypatch.chdir(tmp_path)
+    tour = Path(__file__).resolve().parents[2] / "docs" / "tour.md"
+    (example,) = re.findall(r"```python\n(.+?)```", tour.read_text(encoding="utf-8"), re.DOTALL)
+    Path("example.py").write_text(example, encoding="utf-8")
+    runpy.run_path("example.py")
+    assert capsys.readouterr().out.startswith("SD15, finished, z-scores: 2 of 2 sites × 4 steps")
 
 
 def test_merging_keeps_the_runs_of_both():

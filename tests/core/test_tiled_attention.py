@@ -121,6 +121,19 @@ def test_where_tiles_are_not_used():
         assert not runs_in_tiles(q, q, q, None)
 
 
+@pytest.mark.filterwarnings("ignore:There is a performance drop")  # of vmap, which PyTorch tells of
+@pytest.mark.parametrize(("beta", "norm"), [(1.0, "value"), (3.0, "value"), (3.0, "input")])
+def test_under_vmap_every_call_gives_what_it_gives_alone(beta, norm):
+    q, k, v = (draw(seed, 3, 1, 2, 130, 4) for seed in range(3))
+    x, gamma = draw(3, 3, 1, 130, 8), torch.tensor([0.5, 1.0, 1.4])
+
+    def attend(q, k, v, x, gamma):
+        return skew_attention(q, k, v, gamma, beta, norm=norm, x=x)
+
+    alone = torch.stack([attend(*one) for one in zip(q, k, v, x, gamma, strict=True)])
+    torch.testing.assert_close(torch.vmap(attend)(q, k, v, x, gamma), alone, rtol=1e-5, atol=1e-5)
+
+
 @pytest.mark.parametrize("norm", ["value", "input"])
 def test_gradients_still_flow(norm):
     q, k, v = (draw(seed, 1, 2, 130, 4) for seed in range(3))

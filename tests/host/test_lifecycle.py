@@ -12,10 +12,12 @@ import comfy.model_patcher
 import comfy_aimdo.host_buffer
 import pytest
 import torch
+from symmetric_attention.nodes.host.report import RunRecord
+from symmetric_attention.sad_core.stability_trace import StabilityRun
 
 from .loading import PACK
 from .models import FLUX, SD15, STEPS, build
-from .running import skew, stop_at, through
+from .running import probe, skew, stop_at, through
 from .watching import distance, effect, plainly, stated, watch_attention
 
 CONFIGS = {"SD15": SD15, "Flux": FLUX}
@@ -187,6 +189,28 @@ def test_an_error_in_the_middle_of_a_model_call_leaves_no_state(family):
         assert patch.state.active is False
     assert report.runs[-1].status == "failed (ArithmeticError)"
     assert family.sample(patched).equal(family.sample(skew(family.model)[0]))
+
+
+@pytest.mark.parametrize(
+    ("node", "record", "text"), [(skew, RunRecord, "describe"), (probe, StabilityRun, "summary")]
+)
+def test_the_samplers_error_wins_over_one_in_our_description_and_a_picture_is_kept(
+    sd15, monkeypatch, caplog, node, record, text
+):
+    def undescribed(*_):
+        raise TypeError("no words for it")
+
+    def fails(*_):
+        raise ArithmeticError("in the sampler")
+
+    patched, _ = node(sd15.model)
+    picture = sd15.sample(patched)
+    monkeypatch.setattr(record, text, undescribed)
+    with pytest.raises(ArithmeticError, match="in the sampler"):
+        sd15.sample(patched, callback=fails)
+    assert sd15.sample(patched).equal(picture)
+    assert "no words for it" in caplog.text
+    assert all(patch.run is None for patch in patches_of(patched))
 
 
 def test_a_model_called_outside_of_sampling_is_plain(family):

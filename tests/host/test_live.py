@@ -71,7 +71,7 @@ def test_every_step_is_one_message_with_the_means_of_the_trace(families, name, c
     model, trace = probe(family.model)
     assert family.sample(model, steps=4).equal(family.sample(steps=4))
     (run,) = trace.runs
-    assert browser.addressed == {(live.EVENT, browser.client_id)}
+    assert browser.addressed == {(live.EVENT, None)}  # every page
     begin, *steps, end = browser.events
     assert (begin["points"], begin["status"]) == ([], "running")
     assert (end["points"], end["status"]) == ([], "finished")
@@ -215,6 +215,14 @@ def test_long_runs_and_many_nodes_stay_small(connect, monkeypatch):
     points = [point["step"] for point in chart.message()["points"]]
     assert len(points) <= 50
     assert (points[0], points[-1], sorted(points)) == (1, 200, points)
+
+
+def test_a_graph_without_an_id_is_told_of_to_the_page_that_queued_it_alone(connect):
+    """Every such graph has the same id, so another page would take it for its own."""
+    browser = Browser(live.NO_ID)
+    connect(browser).begin("3", ("alignment",)).close("finished")
+    assert len(browser.events) == 2
+    assert browser.addressed == {(live.EVENT, browser.client_id)}
 
 
 def test_two_graphs_with_the_same_node_id_have_charts_of_their_own(connect):

@@ -10,7 +10,7 @@ import symmetric_attention
 
 from tools.node_schemas import ENGLISH, LOCALES, english, read
 
-LANGUAGES = ("en", "fr", "ja", "ko", "zh")
+TRANSLATED = ("fr", "ja", "ko", "zh")
 SCRIPT = {"ja": r"[\u3040-\u30ff]", "ko": r"[\uac00-\ud7af]", "zh": r"[\u4e00-\u9fff]"}  # of that language alone
 
 
@@ -36,28 +36,66 @@ def test_english_is_what_the_schemas_say(nodes):
 
 
 def test_there_are_exactly_these_languages():
-    assert {path.name for path in LOCALES.iterdir()} == set(LANGUAGES)
+    assert {path.name for path in LOCALES.iterdir()} == {"en", *TRANSLATED}
 
 
-@pytest.mark.parametrize("language", [language for language in LANGUAGES if language != "en"])
+@pytest.mark.parametrize("language", TRANSLATED)
 def test_a_translation_has_every_name_and_every_tooltip(language):
-    want = keys(read(ENGLISH))
-    got = keys(read(LOCALES / language / "nodeDefs.json"))
+    want, got = keys(read(ENGLISH)), translation(language)
     assert sorted(want.keys() - got.keys()) == []
     assert all(text.strip() for text in got.values())
-    same = [path for path, text in got.items() if path.endswith("tooltip") and text == want.get(path)]
-    assert same == [], "not translated"
-    for path, text in got.items():
-        if language in SCRIPT and path.endswith(("tooltip", "description")):
+    assert [path for path, text in sentences(got).items() if text == want.get(path)] == [], "not translated"
+    for path, text in sentences(got).items():
+        if language in SCRIPT:
             assert re.search(SCRIPT[language], text), path
 
 
-@pytest.mark.parametrize("language", [language for language in LANGUAGES if language != "en"])
+@pytest.mark.parametrize("language", TRANSLATED)
 def test_what_is_typed_into_a_widget_is_not_translated(language):
-    """Choices, addresses and numbers that a tooltip quotes have to be typed or picked as they are."""
-    translated = keys(read(LOCALES / language / "nodeDefs.json"))
+    """Choices and addresses that a tooltip quotes have to be typed or picked as they are."""
+    translated = translation(language)
     quoted = re.compile(r"input\.4\.1|output\.5|double\.0-9|middle\.0\.0|keyframes|heat map|projected|safetensors")
-    for path, text in keys(read(ENGLISH)).items():
-        if path.endswith("tooltip"):
-            for word in set(quoted.findall(text)):
-                assert word in translated[path], path
+    for path, text in sentences(keys(read(ENGLISH))).items():
+        for word in set(quoted.findall(text)):
+            assert word in translated[path], path
+
+
+@pytest.mark.parametrize("language", TRANSLATED)
+def test_a_translation_gives_the_same_numbers(language):
+    translated = translation(language)
+    number = re.compile(r"-?\d+(?:\.\d+)*")
+    for path, text in sentences(keys(read(ENGLISH))).items():
+        assert set(number.findall(translated[path])) == set(number.findall(text)), path
+
+
+@pytest.mark.parametrize("language", TRANSLATED)
+def test_a_translation_calls_nodes_and_widgets_as_the_editor_shows_them(language):
+    """A node that the English names stands under its own name in that language, and no other node does."""
+    english_nodes, nodes = read(ENGLISH), read(LOCALES / language / "nodeDefs.json")
+    shown = {english_nodes[each]["display_name"]: nodes[each]["display_name"] for each in english_nodes}
+    labels = {
+        widget: texts["name"] for node in nodes.values() for widget, texts in node["inputs"].items() if "_" in widget
+    }
+    translated = translation(language)
+    for path, text in sentences(keys(english_nodes)).items():
+        for name, here in shown.items():
+            if base(name) in text:
+                assert base(here) in translated[path], path
+            else:
+                assert here not in translated[path], path
+        for widget, label in labels.items():
+            if re.search(rf"\b{widget}\b", text):
+                assert label in translated[path], path
+
+
+def translation(language: str) -> dict[str, str]:
+    return keys(read(LOCALES / language / "nodeDefs.json"))
+
+
+def sentences(texts: dict[str, str]) -> dict[str, str]:
+    """Tooltips and descriptions; names alone are left out."""
+    return {path: text for path, text in texts.items() if path.endswith(("tooltip", "description"))}
+
+
+def base(name: str) -> str:
+    return name.removesuffix(" (SAD)")

@@ -33,6 +33,14 @@ export function nodeOf(graph, executionId) {
   return inner?.getNodeById(toId(last)) ?? null;
 }
 
+/** Every node of a graph and of the subgraphs in it; none of no graph. */
+export function* allNodes(graph) {
+  for (const node of graph?.nodes ?? []) {
+    yield node;
+    yield* allNodes(node.subgraph);
+  }
+}
+
 /** Ids are numbers in graphs that people make; API prompts may have words. */
 function toId(id) {
   return /^\d+$/.test(id) ? Number(id) : id;
