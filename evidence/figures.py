@@ -78,37 +78,36 @@ def with_interval(axes: Axes, points: list[tuple[float, list[float]]], colour: s
 
 
 def plane_figure(numbers: dict[str, Any]) -> Figure:
-    """Fidelity against diversity, each knob a line through the plain model."""
+    """What each knob does to fidelity and diversity at once, each a line from the plain model at (0, 0)."""
     figure = Figure(figsize=(10.2, 7), dpi=100, layout="constrained")
     axes = figure.subplots()
     families = {
         "γ, β = 1": (BLUE, "o", lambda s: is_in_the_grid(s) and s.beta == 1, "gamma"),
-        "γ, β = 3": (ORANGE, "s", lambda s: is_in_the_grid(s) and s.beta == 3 and s.gamma < 2, "gamma"),
+        "γ, β = 3": (ORANGE, "s", lambda s: is_in_the_grid(s) and (s.beta == 3 or s.name == "plain"), "gamma"),
         "CFG": (GREEN, "^", lambda s: s.gamma == 1 and s.sweep in ("main", "guidance"), "guidance"),
-        "PAG": (PINK, "D", lambda s: s.pag > 0, "pag"),
-        "SAG": (SKY, "v", lambda s: s.sag > 0, "sag"),
-        "FreeU": (GREY, "P", lambda s: s.freeu is not None, ""),
-        "first noise ×": (YELLOW, "X", lambda s: s.temperature != 1, "temperature"),
+        "PAG": (PINK, "D", lambda s: s.pag > 0 or s.name == "plain", "pag"),
+        "SAG": (SKY, "v", lambda s: s.sag > 0 or s.name == "plain", "sag"),
+        "first noise ×": (YELLOW, "X", lambda s: s.temperature != 1 or s.name == "plain", "temperature"),
     }
     for label, (colour, marker, belongs, knob) in families.items():
-        chosen = [s for s in SETTINGS if s.name in numbers["settings"] and belongs(s) and s.sweep not in ("steps",)]
-        chosen.sort(key=lambda s: getattr(s, knob) if knob else s.freeu)
-        rows = [numbers["settings"][s.name]["measures"] for s in chosen]
+        chosen = [setting for setting in SETTINGS if setting.name in numbers["settings"] and belongs(setting)]
+        chosen.sort(key=lambda setting: getattr(setting, knob))
+        rows = [numbers["settings"][setting.name]["changes"] for setting in chosen]
         along, up = ([row[name] for row in rows] for name in ("apart/imagenet", "probability"))
         bars = [[[p[0] - p[1] for p in side], [p[2] - p[0] for p in side]] for side in (along, up)]
         axes.errorbar([p[0] for p in along], [p[0] for p in up], xerr=bars[0], yerr=bars[1], color=colour,
-                      marker=marker, markersize=6, linewidth=1.2, elinewidth=0.6, label=label)  # fmt: skip
+                      marker=marker, markersize=7, linewidth=1.4, elinewidth=0.4, label=label)  # fmt: skip
         for setting, x, y in zip(chosen, along, up, strict=True):
-            if knob and setting.name != "plain":
-                axes.annotate(f"{getattr(setting, knob):g}", (x[0], y[0]), xytext=(5, 5), textcoords="offset points",
-                              color=colour, fontsize=9)  # fmt: skip
-    plain = numbers["settings"]["plain"]["measures"]
-    axes.plot(plain["apart/imagenet"][0], plain["probability"][0], marker="*", markersize=18, color="black", zorder=9)
-    axes.annotate("plain model (γ 1, CFG 2)", (plain["apart/imagenet"][0], plain["probability"][0]), xytext=(12, -16),
-                  textcoords="offset points")  # fmt: skip
-    axes.set(xlabel="diversity: distance between seeds of a category (ImageNet features)",
-             ylabel="fidelity: judge's probability of the category")  # fmt: skip
-    axes.legend(frameon=False, loc="lower left")
+            if setting.name != "plain":
+                axes.annotate(f"{getattr(setting, knob):g}", (x[0], y[0]), xytext=(6, 5), textcoords="offset points",
+                              color=colour, fontsize=10, annotation_clip=True)  # fmt: skip
+    axes.plot(0, 0, marker="*", markersize=20, color="black", linestyle="", label="plain model (γ 1, CFG 2)", zorder=9)
+    axes.axhline(0, color=GREY, linewidth=0.8, linestyle=":")
+    axes.axvline(0, color=GREY, linewidth=0.8, linestyle=":")
+    axes.set(xlim=(-0.031, 0.031), ylim=(-0.082, 0.034),
+             xlabel="change of diversity: distance between seeds of a category (ImageNet features)",
+             ylabel="change of fidelity: judge's probability of the category")  # fmt: skip
+    axes.legend(frameon=False, loc="upper left")
     return figure
 
 
@@ -126,5 +125,5 @@ def pictures_figure(store: Store) -> Figure:
             cell.set(xticks=[], yticks=[])
             for edge in cell.spines.values():
                 edge.set_visible(False)
-        row[0].set_ylabel(title(setting.name), rotation=0, ha="right", va="center", fontsize=9)
+        row[0].set_ylabel(title(setting.name), rotation=0, ha="right", va="center", fontsize=8)
     return figure
