@@ -262,6 +262,10 @@ def _said(number: Estimate) -> str:
     return f"{number.value:.3g}{interval}"
 
 
+def _gammas(rows: Sequence[Row]) -> str:
+    return ", ".join(f"{row.gamma:g}" for row in rows)
+
+
 def _notes(rows: Sequence[Row], prompt: Tensor | str | None) -> list[str]:
     notes = []
     if not any(row.gamma == 1.0 for row in rows):
@@ -277,15 +281,15 @@ def _notes(rows: Sequence[Row], prompt: Tensor | str | None) -> list[str]:
     repeated = [row for row in rows if row.repeated]
     if repeated:
         notes.append(
-            f"Some pictures of γ = {', '.join(f'{row.gamma:g}' for row in repeated)} equal another of the same gamma: "
+            f"Some pictures of γ = {_gammas(repeated)} equal another of the same gamma: "
             "where gammas are run several times, wire seed of Gamma Sweep (SAD) into the sampler."
         )
-    broken = sum(row.broken for row in rows)
+    broken = [row for row in rows if row.broken]
     if broken:
-        worst = max(rows, key=lambda row: row.broken)
+        count = sum(row.broken for row in broken)
+        pictures, were = ("picture", "was") if count == 1 else ("pictures", "were")
         notes.append(
-            f"{broken} pictures hold NaN or infinite numbers and were left out, {worst.broken} of them at "
-            f"γ = {worst.gamma:g}."
+            f"{count} {pictures} with NaN or infinite numbers {were} left out, at γ = {_gammas(broken)}."
         )
     if isinstance(prompt, str):
         notes.append(prompt)

@@ -63,9 +63,9 @@ PROMISED = {
         "outputs": ["STRING"],
     },
     "SADGammaSweep": {
-        "inputs": [("values", "STRING", "0, 0.5, 1, 1.5, 2")],
-        "optional": set(),
-        "outputs": ["FLOAT", "STRING"],
+        "inputs": [("values", "STRING", "0, 0.5, 1, 1.5, 2"), ("seeds", "INT", 1), ("first_seed", "INT", 0)],
+        "optional": {"seeds", "first_seed"},
+        "outputs": ["FLOAT", "STRING", "INT"],
     },
     "SADGammaGrid": {
         "inputs": [("images", "IMAGE", None), ("gamma", "FLOAT", None)],
