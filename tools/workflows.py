@@ -390,8 +390,8 @@ WORKFLOWS: dict[str, list[list[Node]]] = {
             latent(1024, 2),
             Node("vision", "CLIPVisionLoader", {"clip_name": CLIP_VISION_G[0]}, model=CLIP_VISION_G),
             note(
-                "Does diversity go up with gamma on **your** checkpoint, and what does it cost? Every gamma is run with "
-                "the same seeds: **batch_size** times **seeds** of them, here eight. With fewer, only large differences "
+                "Does diversity go up with gamma on **your** checkpoint, and what does it cost? Every gamma gets the "
+                "same seeds: **batch_size** times **seeds** of them, here eight. With fewer, only large differences "
                 "show; five gammas are 40 pictures.\n\nThe plot sets diversity against drift from gamma 1, bars are "
                 "95 % intervals. A broken picture can be very diverse: look at the grid too. It holds for this prompt; "
                 "try a second one. Any CLIP vision model will do, but agreement with the prompt needs bigG for SDXL.",
