@@ -51,7 +51,7 @@ places => {
 """
 NODES = (
     *("SADSkewAttention", "SADGammaSchedule", "SADReport", "SADGammaSweep", "SADGammaGrid"),
-    *("SADStabilityProbe", "SADStabilityPlot", "SADSaveStabilityTrace", "SADLoadStabilityTrace"),
+    *("SADStabilityProbe", "SADStabilityPlot", "SADSaveStabilityTrace", "SADLoadStabilityTrace", "SADDiversityReport"),
 )
 
 
@@ -79,6 +79,23 @@ def run_of_a_sweep() -> tuple[dict, dict]:
         "PreviewImage": (920, 120, 560, 560),
     }
     return prompt, places
+
+
+def plot_of_a_report(server: Any) -> bytes:
+    """The plot of Diversity and Fidelity Report for sixteen seeds of the demo model at seven gammas."""
+    from demo.gamma_sweep import workflow
+
+    prompt = workflow(1.0, "smileys", 3)
+    prompt["latent"]["inputs"]["count"] = 16
+    prompt["sweep"] = {"class_type": "SADGammaSweep", "inputs": {"values": "-1, 0, 0.5, 1, 1.5, 2, 3"}}
+    prompt["skew"]["inputs"]["gamma"] = ["sweep", 0]
+    images = {"images": ["decode", 0], "gamma": ["sweep", 0]}
+    prompt["measured"] = {"class_type": "SADDiversityReport", "inputs": images}
+    prompt["summary"] = {"class_type": "PreviewAny", "inputs": {"source": ["measured", 2]}}
+    prompt["plot"] = {"class_type": "SaveImage", "inputs": {"images": ["measured", 0], "filename_prefix": "report"}}
+    outputs = server.run(prompt)
+    print(*outputs["summary"]["text"])
+    return server.download(outputs["plot"]["images"][0]["filename"])
 
 
 def write(picture: bytes, path: Path, width: int) -> None:
@@ -120,6 +137,7 @@ def main() -> int:
         page.wait_for_function(READY, timeout=60_000)
         page.wait_for_function("LiteGraph.registered_node_types['SADSkewAttention'] !== undefined", timeout=60_000)
         page.evaluate("() => window.app.graph.clear()")
+        write(plot_of_a_report(server), HELP / "diversity_report.jpg", 760)
 
         page.evaluate(TEMPLATES)
         page.get_by_text("symmetric-attention", exact=True).first.click()
