@@ -111,6 +111,16 @@ PROMISED = {
         "optional": set(),
         "outputs": ["SAD_TRACE", "STRING"],
     },
+    "SADDiversityReport": {
+        "inputs": [
+            ("images", "IMAGE", None),
+            ("gamma", "FLOAT", None),
+            ("clip_vision", "CLIP_VISION", None),
+            ("conditioning", "CONDITIONING", None),
+        ],
+        "optional": {"clip_vision", "conditioning"},
+        "outputs": ["IMAGE", "STRING", "STRING"],
+    },
 }
 OPTIONS = {
     ("SADStabilityProbe", "patterns"): ["value", "input"],
