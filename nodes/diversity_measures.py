@@ -107,6 +107,12 @@ class DiversityReport:
         """The row of γ = 1."""
         return next((row for row in self.rows if row.gamma == 1.0), None)
 
+    @property
+    def counted(self) -> str:
+        """How many pictures were measured at each γ."""
+        counts = sorted({row.n for row in self.rows})
+        return f"n = {counts[0]}" if len(counts) == 1 else f"n = {counts[0]} to {counts[-1]}"
+
     def to_csv(self) -> str:
         """One line for each γ, every measure with the ends of its 95 % interval; what does not exist is left empty."""
         text = text_io.StringIO()
@@ -179,12 +185,12 @@ def _row(gamma: float, seen: _Seen, plain: _Seen | None, space: FeatureSpace, pr
     n, features = len(seen.whole), seen.features[seen.whole]
     kernel, distances = cosines(features, features), space.distances(features, features)
     measures = {
-        "vendi": jackknife(lambda kept: vendi_score(among(kernel, kept)), n),
-        "distance": jackknife(lambda kept: mean_distance(among(distances, kept)), n),
-        "clipped": _mean(seen.facts["clipped"][seen.whole]),
+        "vendi": jackknife(lambda kept: vendi_score(among(kernel, kept)), n, 1.0, n),
+        "distance": jackknife(lambda kept: mean_distance(among(distances, kept)), n, 0.0),
+        "clipped": _mean(seen.facts["clipped"][seen.whole], 0.0, 1.0),
     }
     if prompt is not None:
-        measures["agreement"] = _mean(cosines(features, prompt[None])[:, 0])
+        measures["agreement"] = _mean(cosines(features, prompt[None])[:, 0], -1.0, 1.0)
     if plain is not None:
         measures |= _against(seen, plain, space)
     return Row(gamma, n, len(seen.pictures) - n, seen.repeated, measures)
@@ -203,12 +209,12 @@ def _against(seen: _Seen, plain: _Seen, space: FeatureSpace) -> dict[str, Estima
 
     def times(name: str) -> Estimate:
         now, then = seen.facts[name][seeds], plain.facts[name][seeds]
-        return jackknife(lambda kept: float(now[kept].sum() / then[kept].sum()), n)
+        return jackknife(lambda kept: float(now[kept].sum() / then[kept].sum()), n, 0.0)
 
     return {
         "distance_change": jackknife(change, n),
-        "drift": _mean(space.distances(here, there).diagonal()),
-        "pixel_drift": _mean(torch.tensor(moved)),
+        "drift": _mean(space.distances(here, there).diagonal(), 0.0),
+        "pixel_drift": _mean(torch.tensor(moved), 0.0),
         "saturation": times("saturation"),
         "high_frequency": times("high_frequency"),
     }
@@ -219,17 +225,15 @@ def among(pairs: Tensor, kept: Tensor) -> Tensor:
     return pairs[kept][:, kept]
 
 
-def _mean(values: Tensor) -> Estimate:
-    return jackknife(lambda kept: float(values[kept].mean()), len(values))
+def _mean(values: Tensor, lowest: float, highest: float = math.inf) -> Estimate:
+    return jackknife(lambda kept: float(values[kept].mean()), len(values), lowest, highest)
 
 
 # --- in words
 
 
 def _findings(report: DiversityReport) -> list[str]:
-    counts = sorted({row.n for row in report.rows})
-    n = f"n = {counts[0]}" if len(counts) == 1 else f"n = {counts[0]} to {counts[-1]}"
-    measured = f"Measured on {n} pictures a gamma, in this feature space: {report.space.name}."
+    measured = f"Measured with {report.counted} for each gamma, in this feature space: {report.space.name}."
     diverse = [row for row in report.rows if row["distance"].exists]
     if not diverse:
         return [measured]

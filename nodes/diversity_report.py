@@ -10,7 +10,7 @@ from comfy_api.latest import io
 from torch import Tensor
 
 from .common import CATEGORY
-from .diversity_measures import PIXELS, FeatureSpace, cosine_distances, measure_sweep
+from .diversity_measures import PIXELS, DiversityReport, FeatureSpace, cosine_distances, measure_sweep
 from .diversity_pictures import draw_report
 from .gamma_sweep import SWEEP_ALIASES
 from .host.clip_vision import describe, embed, prompt_beside
@@ -70,10 +70,21 @@ class DiversityReportNode(io.ComfyNode):
         conditioning: Sequence[Any] = (),
     ) -> io.NodeOutput:
         """The plot `(1, height, 1024, 3)`, the table and the summary, from a batch `(B, h, w, 3)` for each run."""
-        model = next(iter(clip_vision), None)
-        prompt = partial(prompt_beside, conditioning, model) if len(conditioning) else None
-        report = measure_sweep(images, gamma, PIXELS if model is None else space_of(model), prompt)
+        report = measure(images, gamma, clip_vision, conditioning)
         return io.NodeOutput(draw_report(report), report.to_csv(), report.summary())
+
+
+def measure(
+    images: Sequence[Tensor], gamma: Sequence[float], clip_vision: Sequence[Any] = (), conditioning: Sequence[Any] = ()
+) -> DiversityReport:
+    """The report of what came in, each a list; optional inputs that are not wired are empty.
+
+    Raises:
+        ValueError: not one γ for each run, or pictures of several sizes.
+    """
+    model = next(iter(clip_vision), None)
+    prompt = partial(prompt_beside, conditioning, model) if len(conditioning) else None
+    return measure_sweep(images, gamma, PIXELS if model is None else space_of(model), prompt)
 
 
 def space_of(clip_vision: Any) -> FeatureSpace:

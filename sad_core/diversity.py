@@ -82,7 +82,9 @@ def mean_distance(distances: Tensor) -> float:
     return float((distances.sum() - distances.trace()) / (n * (n - 1)))
 
 
-def jackknife(statistic: Callable[[Tensor], float], n: int) -> Estimate:
+def jackknife(
+    statistic: Callable[[Tensor], float], n: int, lowest: float = -math.inf, highest: float = math.inf
+) -> Estimate:
     """A number of n pictures and its 95 % interval, from leaving out one picture after the other.
 
         value ± t·s,   s² = (n − 1)/n · Σᵢ (θ₋ᵢ − mean θ₋)²,   t Student's for n − 1 degrees of freedom
@@ -93,6 +95,7 @@ def jackknife(statistic: Callable[[Tensor], float], n: int) -> Estimate:
     Args:
         statistic: the number of the pictures whose places `(m,)` it is given; NaN where it needs more of them.
         n: how many there are.
+        lowest, highest: what the number cannot go beyond, and so neither can its interval.
 
     Returns:
         The number of all of them; without an interval where leaving one out leaves too few.
@@ -103,7 +106,7 @@ def jackknife(statistic: Callable[[Tensor], float], n: int) -> Estimate:
         return Estimate(value)
     left = torch.tensor([float(statistic(everyone[everyone != out])) for out in range(n)], dtype=torch.float64)
     reach = student(n - 1) * float(((n - 1) / n * (left - left.mean()).square().sum()).sqrt())
-    return Estimate(value, value - reach, value + reach)
+    return Estimate(value, max(value - reach, lowest), min(value + reach, highest))
 
 
 def student(freedom: int) -> float:

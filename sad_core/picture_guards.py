@@ -34,4 +34,4 @@ def high_frequency_energy(picture: Tensor) -> float:
     if height == 0 or width == 0:
         return math.nan
     blocks = picture[:height, :width].float().unflatten(1, (-1, 2)).unflatten(0, (-1, 2))  # (h/2, 2, w/2, 2, 3)
-    return float(blocks.var(dim=(1, 3), correction=0).mean())
+    return float((blocks - blocks.mean(dim=(1, 3), keepdim=True)).square().mean())

@@ -131,6 +131,12 @@ def test_of_a_distance_it_holds_the_truth_about_as_often_as_it_says(n):
     assert 0.90 <= held / 300 <= 0.99
 
 
+def test_the_interval_stays_where_the_number_can_be():
+    values = torch.tensor([0.0, 0.0, 1.0])
+    got = jackknife(lambda kept: float(values[kept].mean()), 3, 0.0, 0.9)
+    assert got == Estimate(pytest.approx(1 / 3), 0.0, 0.9)
+
+
 def test_without_enough_pictures_there_is_a_number_and_no_interval():
     assert not jackknife(lambda kept: 1.0, 0).exists
     one = jackknife(lambda kept: 1.0, 1)

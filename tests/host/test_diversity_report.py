@@ -13,8 +13,9 @@ import comfy.clip_vision
 import comfy.model_management
 import pytest
 import torch
+from symmetric_attention.nodes import diversity_pictures
 from symmetric_attention.nodes.diversity_measures import PIXELS, measure_sweep
-from symmetric_attention.nodes.diversity_report import DiversityReportNode, space_of
+from symmetric_attention.nodes.diversity_report import DiversityReportNode, measure, space_of
 from symmetric_attention.nodes.host import clip_vision as host_clip_vision
 
 from .models import draw
@@ -39,11 +40,16 @@ def conditioning(width: int = WIDTH, tokens: int = TEXT) -> list:
     return [[draw("tokens", (1, 5, tokens)), {"pooled_output": draw("pooled", (1, width))}]]
 
 
-def report(images, gamma, **inputs) -> tuple[torch.Tensor, list[dict[str, str]], str]:
-    """The plot, the lines of the table and the summary; optional inputs come in as lists, as the host gives them."""
+def report(images, gamma, **inputs) -> tuple[list[dict[str, str]], str]:
+    """The lines of the table and the summary; optional inputs come in as lists, as the host gives them."""
+    found = measure(images, gamma, **{name: [value] for name, value in inputs.items()})
+    return list(csv.DictReader(text_io.StringIO(found.to_csv()))), found.summary()
+
+
+def plot(images, gamma, **inputs) -> torch.Tensor:
+    """What the node draws."""
     wired = {name: [value] for name, value in inputs.items()}
-    plot, table, summary = execute(DiversityReportNode, images=images, gamma=gamma, **wired)
-    return plot, list(csv.DictReader(text_io.StringIO(table))), summary
+    return execute(DiversityReportNode, images=images, gamma=gamma, **wired)[0]
 
 
 def numbers(lines: list[dict[str, str]], name: str) -> list[float | None]:
@@ -61,7 +67,7 @@ def sweep() -> tuple[list[torch.Tensor], list[float]]:
 
 
 def test_without_clip_vision_pixels_stand_in_and_the_table_says_so(sweep):
-    _, lines, summary = report(*sweep)
+    lines, summary = report(*sweep)
     assert [line["gamma"] for line in lines] == ["0.5", "1", "2"]
     assert [line["n"] for line in lines] == ["4"] * 3
     assert all("pixels of 32×32 thumbnails" in line["features"] for line in lines)
@@ -74,7 +80,7 @@ def test_without_clip_vision_pixels_stand_in_and_the_table_says_so(sweep):
 
 def test_the_change_against_gamma_one_is_paired_by_seed(sweep):
     """Every distance grows by the same factor, so the change is surer than the two distances alone would make it."""
-    _, lines, _ = report(*sweep)
+    lines, _ = report(*sweep)
     last = {name: float(text) for name, text in lines[2].items() if name.startswith("distance")}
     assert last["distance_change"] == pytest.approx(last["distance"] / 3, rel=1e-3)
     assert last["distance_change_low"] > 0
@@ -85,44 +91,43 @@ def test_the_change_against_gamma_one_is_paired_by_seed(sweep):
 
 def test_drift_and_guards_are_those_of_the_pixels(sweep):
     images, gamma = sweep
-    _, lines, _ = report(images, gamma)
+    lines, _ = report(images, gamma)
     want = [float((one - images[1]).square().mean(dim=(1, 2, 3)).sqrt().mean()) for one in images]
     assert numbers(lines, "pixel_drift") == pytest.approx(want, rel=1e-4)
     assert numbers(lines, "saturation") == pytest.approx([0.5, 1.0, 1.5], rel=1e-4)  # as the contrast
     assert numbers(lines, "high_frequency") == pytest.approx([0.25, 1.0, 2.25], rel=1e-4)  # an energy: its square
     assert numbers(lines, "clipped") == [0.0, 0.0, 0.0]
     white = [images[0], images[1], torch.ones_like(images[2])]
-    assert numbers(report(white, gamma)[1], "clipped") == [0.0, 0.0, 1.0]
+    assert numbers(report(white, gamma)[0], "clipped") == [0.0, 0.0, 1.0]
 
 
 def test_rows_rise_in_gamma_whatever_the_order_of_the_sweep(sweep):
     images, gamma = sweep
-    want = report(images, gamma)[1:]
-    assert report(images[::-1], gamma[::-1])[1:] == want
+    assert report(images[::-1], gamma[::-1]) == report(images, gamma)
 
 
 def test_the_summary_says_which_gamma_was_most_diverse_and_at_what_cost(sweep):
-    _, lines, summary = report(*sweep)
+    lines, summary = report(*sweep)
     assert f"Most diverse was γ = 2: two of its pictures lie {float(lines[2]['distance']):.3g}" in summary
     assert "more than the luck of these seeds" in summary
     assert "high-frequency energy is 2.25" in summary
-    assert "n = 4 pictures a gamma" in summary
+    assert "n = 4 for each gamma" in summary
     assert "quality" not in summary.lower()
     images, gamma = sweep
-    assert "No other γ of this sweep made the plain model" in report(images[:2], gamma[:2])[2]
+    assert "No other γ of this sweep made the plain model" in report(images[:2], gamma[:2])[1]
 
 
 def test_a_change_within_the_luck_of_the_seeds_is_called_so():
     images = [batch("a", "b", "c", "d"), batch("e", "f", "g", "h")]  # nothing but other pictures
-    _, _, summary = report(images, [2.0, 1.0])
-    if "Most diverse was γ = 1" in summary:
-        _, _, summary = report(images[::-1], [2.0, 1.0])
+    lines, summary = report(images[::-1], [1.0, 2.0])
+    low, change, high = (numbers(lines, "distance_change" + end)[1] for end in ("_low", "", "_high"))
+    assert low < 0 < change < high
     assert "which may be the luck of these seeds" in summary
 
 
 def test_the_same_pictures_everywhere_have_no_drift_and_a_vendi_score_of_one():
     same = batch("a", "a", "a")
-    _, lines, summary = report([same, same], [1.0, 2.0])
+    lines, summary = report([same, same], [1.0, 2.0])
     assert numbers(lines, "vendi") == pytest.approx([1.0, 1.0])
     assert numbers(lines, "distance") == numbers(lines, "drift") == [0.0, 0.0]
     assert "Some pictures of γ = 1, 2 equal another of the same gamma" in summary
@@ -133,16 +138,15 @@ def test_the_same_pictures_everywhere_have_no_drift_and_a_vendi_score_of_one():
 
 
 def test_one_picture_leaves_diversity_empty_and_says_why():
-    plot, lines, summary = report([batch("a"), batch("b")], [1.0, 2.0])
+    lines, summary = report([batch("a"), batch("b")], [1.0, 2.0])
     assert numbers(lines, "vendi") == numbers(lines, "distance") == [None, None]
     assert numbers(lines, "drift")[1] > 0
     assert numbers(lines, "drift_low") == [None, None]
     assert "Diversity needs two pictures or more of each gamma" in summary
-    assert plot.shape[2] == 1024
 
 
 def test_two_pictures_have_a_distance_and_no_interval():
-    _, lines, summary = report([batch("a", "b"), batch("c", "d")], [1.0, 2.0])
+    lines, summary = report([batch("a", "b"), batch("c", "d")], [1.0, 2.0])
     assert all(number > 0 for number in numbers(lines, "distance"))
     assert numbers(lines, "distance_low") == numbers(lines, "vendi_low") == [None, None]
     assert "Intervals of diversity need three pictures or more" in summary
@@ -150,24 +154,23 @@ def test_two_pictures_have_a_distance_and_no_interval():
 
 
 def test_without_gamma_one_there_is_diversity_and_no_drift():
-    plot, lines, summary = report([batch("a", "b", "c"), batch("d", "e", "f")], [0.5, 2.0])
+    lines, summary = report([batch("a", "b", "c"), batch("d", "e", "f")], [0.5, 2.0])
     assert all(number > 0 for number in numbers(lines, "distance"))
     for name in ("distance_change", "drift", "pixel_drift", "saturation", "high_frequency"):
         assert numbers(lines, name) == [None, None]
     assert "add 1 to the gammas of the sweep" in summary
-    assert plot.shape[2] == 1024
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
 def test_a_broken_picture_is_left_out_counted_and_told(sweep, bad):
     images, gamma = [each.clone() for each in sweep[0]], sweep[1]
     images[2][1, 3, 3, 0] = bad
-    _, lines, summary = report(images, gamma)
+    lines, summary = report(images, gamma)
     assert [line["broken"] for line in lines] == ["0", "0", "1"]
     assert [line["n"] for line in lines] == ["4", "4", "3"]
     assert "1 picture with NaN or infinite numbers was left out, at γ = 2." in summary
     whole = [0, 2, 3]  # its seed is left out of γ = 1 as well, where the two are compared
-    _, alone, _ = report([each[whole] for each in images], gamma)
+    alone, _ = report([each[whole] for each in images], gamma)
     for name in ("distance", "vendi", "distance_change", "drift", "pixel_drift", "high_frequency", "saturation"):
         assert lines[2][name] == alone[2][name], name
 
@@ -175,22 +178,21 @@ def test_a_broken_picture_is_left_out_counted_and_told(sweep, bad):
 def test_only_broken_pictures_leave_a_row_empty(vision):
     images = [batch("a", "b", "c"), torch.full((3, 20, 24, 3), math.nan)]
     for inputs in ({}, {"clip_vision": vision}):
-        plot, lines, summary = report(images, [1.0, 2.0], **inputs)
+        lines, summary = report(images, [1.0, 2.0], **inputs)
         assert (lines[1]["n"], lines[1]["broken"], lines[1]["distance"], lines[1]["clipped"]) == ("0", "3", "", "")
         assert "3 pictures with NaN or infinite numbers were left out, at γ = 2." in summary
-        assert plot.isfinite().all()
 
 
 def test_all_broken_is_no_error():
     broken = torch.full((2, 20, 24, 3), math.nan)
-    _, lines, summary = report([broken, broken], [1.0, 2.0])
+    lines, summary = report([broken, broken], [1.0, 2.0])
     assert [line["n"] for line in lines] == ["0", "0"]
     assert "4 pictures with NaN or infinite numbers were left out, at γ = 1, 2." in summary
 
 
 def test_gammas_with_different_numbers_of_pictures_are_paired_by_place():
     images = [batch("a", "b", "c", "d"), batch("e", "f", "g")]
-    _, lines, summary = report(images, [1.0, 2.0])
+    lines, summary = report(images, [1.0, 2.0])
     assert [line["n"] for line in lines] == ["4", "3"]
     want = (images[1] - images[0][:3]).square().mean(dim=(1, 2, 3)).sqrt().mean()
     assert numbers(lines, "pixel_drift")[1] == pytest.approx(float(want), rel=1e-4)
@@ -201,7 +203,7 @@ def test_gammas_run_several_times_are_taken_together():
     """As Gamma Sweep gives them with several seeds: the pictures of each γ in the order of the seeds."""
     singles = [batch(name, contrast=contrast) for contrast in (0.6, 0.9) for name in ("a", "b", "c")]
     together = [batch("a", "b", "c", contrast=contrast) for contrast in (0.6, 0.9)]
-    assert report(singles, [1.0] * 3 + [2.0] * 3)[1:] == report(together, [1.0, 2.0])[1:]
+    assert report(singles, [1.0] * 3 + [2.0] * 3) == report(together, [1.0, 2.0])
 
 
 @pytest.mark.parametrize(
@@ -230,12 +232,12 @@ def test_embeddings_are_those_of_the_host_whatever_the_chunks(vision, sweep):
 
 
 def test_distances_are_cosines_of_the_embeddings(vision, sweep):
-    _, lines, summary = report(*sweep, clip_vision=vision)
+    lines, summary = report(*sweep, clip_vision=vision)
     embeddings = vision.encode_image(sweep[0][2])["image_embeds"].detach().double()
     unit = embeddings / embeddings.norm(dim=1, keepdim=True)
     pairs = [float(1 - unit[i] @ unit[j]) for i in range(4) for j in range(i)]
     assert numbers(lines, "distance")[2] == pytest.approx(sum(pairs) / len(pairs), rel=1e-3)
-    assert numbers(lines, "pixel_drift") == numbers(report(*sweep)[1], "pixel_drift")
+    assert numbers(lines, "pixel_drift") == numbers(report(*sweep)[0], "pixel_drift")
     assert f"hidden {HIDDEN}; centre square at 28 px" in summary
     assert all("1 − cosine" in line["features"] for line in lines)
 
@@ -294,7 +296,7 @@ def trained_together(monkeypatch) -> None:
 @pytest.mark.usefixtures("trained_together")
 def test_agreement_is_the_cosine_of_picture_and_prompt(vision, sweep):
     prompt = conditioning()
-    _, lines, summary = report(*sweep, clip_vision=vision, conditioning=prompt)
+    lines, summary = report(*sweep, clip_vision=vision, conditioning=prompt)
     text = prompt[0][1]["pooled_output"][0].double()
     for images, got in zip(sweep[0], numbers(lines, "agreement"), strict=True):
         embeddings = vision.encode_image(images)["image_embeds"].detach().double()
@@ -321,16 +323,16 @@ ZERO_TEXT = [[torch.zeros(1, 5, TEXT), {"pooled_output": torch.zeros(1, WIDTH)}]
     ids=["width", "tokens", "two prompts", "no pooled text", "zeros"],
 )
 def test_without_a_text_in_the_same_space_there_is_a_sentence_and_no_column(vision, sweep, prompt, why):
-    _, lines, summary = report(*sweep, clip_vision=vision, conditioning=prompt)
+    lines, summary = report(*sweep, clip_vision=vision, conditioning=prompt)
     assert "agreement" not in lines[0]
     assert why in summary
 
 
 @pytest.mark.usefixtures("trained_together")
 def test_without_clip_vision_or_with_another_kind_there_is_no_agreement(sweep):
-    assert "needs a CLIP_VISION" in report(*sweep, conditioning=conditioning())[2]
+    assert "needs a CLIP_VISION" in report(*sweep, conditioning=conditioning())[1]
     siglip = tiny_clip_vision(**SIGLIP)
-    assert "not known to share a space" in report(*sweep, clip_vision=siglip, conditioning=conditioning())[2]
+    assert "not known to share a space" in report(*sweep, clip_vision=siglip, conditioning=conditioning())[1]
 
 
 @pytest.mark.parametrize(("letter", "tokens"), [("g", 2048), ("h", 1024)])
@@ -350,30 +352,47 @@ def test_the_text_of_a_clip_l_is_in_no_shared_space():
 # --- the picture
 
 
-@pytest.mark.parametrize("count", [1, 2, 4])
-@pytest.mark.parametrize("gamma", [[1.0], [0.5, 1.0, 2.0], [0.5, 2.0]])
-def test_the_plot_is_1024_wide_and_shows_something(count, gamma):
-    names = ("a", "b", "c", "d")[:count]
-    plot, _, _ = report([batch(*names, contrast=0.3 + 0.2 * value) for value in gamma], gamma)
-    assert plot.shape[0] == 1
-    assert plot.shape[2:] == (1024, 3)
-    assert plot.min() >= 0
-    assert plot.max() <= 1
-    assert (plot < 0.9).any(dim=-1).sum() > 1000
+BROKEN = torch.full((3, 20, 24, 3), math.nan)
+
+
+@pytest.mark.parametrize(
+    ("images", "gamma"),
+    [
+        ([batch("a", "b", "c"), batch("d", "e", "f"), batch("g", "h", "i")], [0.5, 1.0, 2.0]),
+        ([batch("a", "b", "c")], [1.0]),
+        ([batch("a")] * 2, [1.0, 2.0]),
+        ([batch("a", "b")] * 2, [0.5, 2.0]),
+        ([batch("a", "b", "c"), BROKEN], [1.0, 2.0]),
+        ([BROKEN, BROKEN], [1.0, 2.0]),
+    ],
+    ids=["a sweep", "the plain model alone", "one seed", "two seeds without gamma 1", "broken", "all broken"],
+)
+def test_the_plot_is_1024_wide_and_shows_something(images, gamma):
+    drawn = plot(images, gamma)
+    assert drawn.shape[0] == 1
+    assert drawn.shape[2:] == (1024, 3)
+    assert drawn.min() >= 0
+    assert drawn.max() <= 1
+    assert (drawn < 0.9).any(dim=-1).sum() > 1000
+
+
+def test_gammas_close_to_each_other_leave_the_room_to_one():
+    assert sorted(diversity_pictures._ticks([0.0, 0.98, 1.0, 1.05, 1.5, 2.0])) == [0.0, 1.0, 1.5, 2.0]
+    assert diversity_pictures._ticks([2.0]) == [2.0]
 
 
 def test_the_plot_changes_with_the_numbers(vision, sweep):
-    plain, _, _ = report(*sweep)
-    assert not torch.equal(plain, report(*sweep, clip_vision=vision)[0])
-    assert torch.equal(plain, report(*sweep)[0])
+    plain = plot(*sweep)
+    assert torch.equal(plain, plot(*sweep))
+    assert not torch.equal(plain, plot(*sweep, clip_vision=vision))
 
 
 def test_without_matplotlib_table_and_summary_are_there_all_the_same(sweep, monkeypatch):
-    want = report(*sweep)[1:]
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
-    plot, *rest = report(*sweep)
-    assert plot.shape == (1, 512, 768, 3)
-    assert tuple(rest) == want
+    drawn, table, summary = execute(DiversityReportNode, images=sweep[0], gamma=sweep[1])
+    assert drawn.shape == (1, 512, 768, 3)
+    assert len(table.splitlines()) == 4
+    assert summary == report(*sweep)[1]
 
 
 def test_a_report_knows_its_space_and_its_plain_row(vision, sweep):
