@@ -115,7 +115,7 @@ def write_chart(picture: bytes, path: Path, width: int) -> None:
 
     image = Image.open(io.BytesIO(picture)).convert("RGB")
     image.thumbnail((width, 10_000), Image.Resampling.LANCZOS)
-    image.quantize(16).save(path, optimize=True)
+    image.quantize(24, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE).save(path, optimize=True)
     print(path.relative_to(ROOT), image.size, path.stat().st_size)
 
 
@@ -147,7 +147,7 @@ def main() -> int:
         page.wait_for_function(READY, timeout=60_000)
         page.wait_for_function("LiteGraph.registered_node_types['SADSkewAttention'] !== undefined", timeout=60_000)
         page.evaluate("() => window.app.graph.clear()")
-        write_chart(plot_of_a_report(server), HELP / "diversity_report.png", 680)
+        write_chart(plot_of_a_report(server), HELP / "diversity_report.png", 800)
 
         page.evaluate(TEMPLATES)
         page.get_by_text("symmetric-attention", exact=True).first.click()
