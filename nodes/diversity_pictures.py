@@ -132,8 +132,9 @@ def _scaled(number: Estimate, scale: float) -> Estimate:
 
 def _point(axes: Axes, x: Estimate, y: Estimate, colour: str, marker: str) -> None:
     """A point with its intervals as bars, where it has any."""
-    bars = {"xerr": _reach(x), "yerr": _reach(y)}
-    axes.errorbar(x.value, y.value, **bars, fmt=marker, color=colour, markersize=5, elinewidth=1.2, capsize=3)
+    axes.errorbar(
+        x.value, y.value, _reach(y), _reach(x), fmt=marker, color=colour, markersize=5, elinewidth=1.2, capsize=3
+    )
 
 
 def _reach(number: Estimate) -> list[list[float]] | None:

@@ -75,7 +75,7 @@ def prompt_beside(conditionings: Sequence[Any], clip_vision: Any, width: int) ->
         return "Agreement with the prompt was not measured, because conditioning has no pooled text."
     config = getattr(clip_vision, "config", {})
     is_clip = config.get("model_type", "clip_vision_model") == "clip_vision_model"
-    text_widths = TRAINED_TOGETHER.get((config.get("hidden_size"), width), ()) if is_clip else ()
+    text_widths = TRAINED_TOGETHER.get((config.get("hidden_size", 0), width), ()) if is_clip else ()
     if pooled.shape[-1] != width or tokens.shape[-1] not in text_widths:
         return (
             "Agreement with the prompt was not measured, because this text and this CLIP vision model are not known to "
