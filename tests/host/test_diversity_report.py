@@ -175,6 +175,16 @@ def test_a_broken_picture_is_left_out_counted_and_told(sweep, bad):
         assert lines[2][name] == alone[2][name], name
 
 
+def test_a_seed_broken_at_gamma_one_is_compared_nowhere(sweep):
+    images, gamma = [each.clone() for each in sweep[0]], sweep[1]
+    images[1][0, 0, 0, 0] = math.nan
+    lines, _ = report(images, gamma)
+    assert lines[2]["n"] == "4"
+    alone, _ = report([each[1:] for each in images], gamma)
+    for name in ("distance_change", "drift", "pixel_drift", "high_frequency", "saturation"):
+        assert lines[2][name] == alone[2][name] != "", name
+
+
 def test_only_broken_pictures_leave_a_row_empty(vision):
     images = [batch("a", "b", "c"), torch.full((3, 20, 24, 3), math.nan)]
     for inputs in ({}, {"clip_vision": vision}):
