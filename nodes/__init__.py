@@ -7,6 +7,7 @@ try:
 except ImportError as error:
     raise ImportError("Symmetric Attention (SAD) needs ComfyUI 0.19.0 or newer; please update ComfyUI.") from error
 
+from .diversity_report import DiversityReportNode
 from .gamma_schedule import GammaScheduleNode
 from .gamma_sweep import GammaGridNode, GammaSweepNode
 from .host.live import charts
@@ -29,6 +30,7 @@ NODES: list[type[io.ComfyNode]] = [
     StabilityPlotNode,
     SaveStabilityTraceNode,
     LoadStabilityTraceNode,
+    DiversityReportNode,
 ]
 
 

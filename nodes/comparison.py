@@ -14,7 +14,7 @@ class Comparison:
     """Pictures of the same seeds at several γ, and their distances as root mean square of pixels in [0, 1].
 
     Attributes:
-        gammas: one for each row.
+        gammas: one for each row, none twice.
         rows: a batch `(B, height, width, 3)` for each γ, all of one shape.
         moved: `(rows, B)` distance of each picture from that of γ = 1 in its column; None where γ = 1 is not there.
         apart: mean distance between two pictures of a row, one for each row; None where a row has one picture.
@@ -36,26 +36,48 @@ class Comparison:
 
 
 def compare_gammas(batches: Sequence[Tensor], gammas: Sequence[float]) -> Comparison:
-    """Measure the pictures of a sweep.
+    """Measure the pictures of a sweep; runs of one γ, each with a seed of its own, make one row.
 
     Args:
         batches: ComfyUI IMAGEs, `(B, height, width, 3)` each.
         gammas: the γ of each.
 
     Raises:
-        ValueError: not one γ for each batch, or batches of several shapes.
+        ValueError: not one γ for each batch, pictures of several sizes, or not as many for every γ.
+    """
+    by_gamma = pictures_by_gamma(batches, gammas)
+    if len({len(pictures) for pictures in by_gamma.values()}) > 1:
+        raise ValueError(
+            "The images of a sweep must all have one size and number, but there are "
+            f"{', '.join(f'{len(pictures)} of gamma {gamma:g}' for gamma, pictures in by_gamma.items())}."
+        )
+    rows = {gamma: torch.stack(pictures) for gamma, pictures in by_gamma.items()}
+    flat = {gamma: row.float().flatten(1) for gamma, row in rows.items()}  # (B, pixels) each
+    pictures, pixels = next(iter(flat.values())).shape
+    plain = flat.get(1.0)
+    moved = None if plain is None else torch.stack([(row - plain).norm(dim=1) for row in flat.values()]) / pixels**0.5
+    apart = None if pictures < 2 else tuple(float(torch.pdist(row).mean()) / pixels**0.5 for row in flat.values())
+    return Comparison(tuple(rows), tuple(rows.values()), moved, apart)
+
+
+def pictures_by_gamma(batches: Sequence[Tensor], gammas: Sequence[float]) -> dict[float, list[Tensor]]:
+    """The pictures of every γ, `(height, width, 3)` each, in the order they came in; runs of one γ follow each other.
+
+    Raises:
+        ValueError: not one γ for each batch, or pictures of several sizes.
     """
     if len(batches) != len(gammas):
         raise ValueError(
             f"{len(batches)} images came in for {len(gammas)} gammas, but there must be one run for each: wire gamma "
             "from the same Gamma Sweep (SAD) as into Skew Attention (SAD)."
         )
-    shapes = {tuple(batch.shape) for batch in batches}
-    if len(shapes) > 1:
-        raise ValueError(f"The images of a sweep must all have one size and number, but there are {sorted(shapes)}.")
-    flat = [batch.float().flatten(1) for batch in batches]  # (B, pixels) each
-    pictures, pixels = flat[0].shape
-    plain = next((row for row, gamma in zip(flat, gammas, strict=True) if gamma == 1.0), None)
-    moved = None if plain is None else torch.stack([(row - plain).norm(dim=1) for row in flat]) / pixels**0.5
-    apart = None if pictures < 2 else tuple(float(torch.pdist(row).mean()) / pixels**0.5 for row in flat)
-    return Comparison(tuple(gammas), tuple(batches), moved, apart)
+    sizes = {(batch.shape[2], batch.shape[1]) for batch in batches}
+    if len(sizes) > 1:
+        raise ValueError(
+            "The images of a sweep must all have one size and number, but there are "
+            f"{', '.join(f'{width}×{height}' for width, height in sorted(sizes))} pixels."
+        )
+    by_gamma: dict[float, list[Tensor]] = {}
+    for batch, gamma in zip(batches, gammas, strict=True):
+        by_gamma.setdefault(gamma, []).extend(batch[..., :3])
+    return by_gamma

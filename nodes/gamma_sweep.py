@@ -17,7 +17,7 @@ MOST_VALUES = 64
 
 
 class GammaSweepNode(io.ComfyNode):
-    """A list of γ in, as many FLOATs out, one after the other: everything behind it runs once for each."""
+    """A list of γ in, each with every seed out, one after the other: everything behind it runs once for each."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -28,7 +28,8 @@ class GammaSweepNode(io.ComfyNode):
             category=CATEGORY,
             description=(
                 "Runs everything behind it once for each gamma. Wire gamma into Skew Attention (SAD), and the images "
-                "and gamma into Gamma Grid (SAD). Keep 1 among the values: it is the untouched model."
+                "and gamma into Gamma Grid (SAD) or Diversity and Fidelity Report (SAD). Keep 1 among the values: it "
+                "is the untouched model."
             ),
             search_aliases=SWEEP_ALIASES,
             inputs=[
@@ -37,16 +38,36 @@ class GammaSweepNode(io.ComfyNode):
                     default="0, 0.5, 1, 1.5, 2",
                     tooltip="Gammas, separated by commas. 1 is the untouched model; the further from it, the stronger.",
                 ),
+                io.Int.Input(
+                    "seeds",
+                    default=1,
+                    min=1,
+                    max=MOST_VALUES,
+                    optional=True,
+                    tooltip=(
+                        "Runs for each gamma, each with a seed of its own, for when a batch of that many images does "
+                        "not fit into memory. Above 1, wire seed into the sampler."
+                    ),
+                ),
+                io.Int.Input(
+                    "first_seed",
+                    default=0,
+                    min=0,
+                    max=2**53 - 1,
+                    optional=True,
+                    tooltip="The seed of the first run of every gamma; the next ones count up from it.",
+                ),
             ],
             outputs=[
                 io.Float.Output("gamma", is_output_list=True, tooltip="One gamma after the other."),
                 io.String.Output("label", is_output_list=True, tooltip="The same as text, for names of files."),
+                io.Int.Output("seed", is_output_list=True, tooltip="The seed of each run, for the sampler."),
             ],
         )
 
     @classmethod
-    def execute(cls, values: str) -> io.NodeOutput:
-        """The gammas and their labels, in the order given."""
+    def execute(cls, values: str, seeds: int = 1, first_seed: int = 0) -> io.NodeOutput:
+        """The gammas in the order given, each as often as there are seeds, with labels and seeds."""
         gammas = read_values(values)
         if not 1 <= len(gammas) <= MOST_VALUES:
             raise ValueError(f"values: {len(gammas)} gammas given; write 1 to {MOST_VALUES} of them, such as 0, 1, 2.")
@@ -56,7 +77,9 @@ class GammaSweepNode(io.ComfyNode):
                     f"values: gamma {gamma:g} is outside of what Skew Attention (SAD) takes, "
                     f"{GAMMA['min']:g} to {GAMMA['max']:g}."
                 )
-        return io.NodeOutput(gammas, [f"gamma {gamma:g}" for gamma in gammas])
+        runs = [(gamma, first_seed + offset) for gamma in gammas for offset in range(seeds)]
+        labels = [f"gamma {gamma:g}" + (f", seed {seed}" if seeds > 1 else "") for gamma, seed in runs]
+        return io.NodeOutput([gamma for gamma, _ in runs], labels, [seed for _, seed in runs])
 
 
 class GammaGridNode(io.ComfyNode):

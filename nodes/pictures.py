@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 LARGEST_CELL = 256
 BLUE, ORANGE, GREY = "#0072B2", "#D55E00", "#666666"  # Okabe and Ito: told apart by colour-blind readers too
+INSTALL_MATPLOTLIB = "pip install matplotlib"
 
 
 def draw_schedule(schedule: GammaSchedule, steps: Sequence[float] | None = None) -> Tensor:
@@ -32,7 +33,7 @@ def draw_schedule(schedule: GammaSchedule, steps: Sequence[float] | None = None)
     try:
         from matplotlib.figure import Figure
     except ImportError:
-        return draw_text("The schedule works, but its picture needs matplotlib:\npip install matplotlib")
+        return draw_text(f"The schedule works, but its picture needs matplotlib:\n{INSTALL_MATPLOTLIB}")
 
     figure = Figure(figsize=(7.68, 5.12), dpi=100, layout="constrained")
     axes = figure.add_subplot()
@@ -60,7 +61,7 @@ def draw_grid(comparison: Comparison) -> Tensor:
     try:
         from matplotlib.figure import Figure
     except ImportError:
-        return draw_text("The table works, but the grid needs matplotlib:\npip install matplotlib")
+        return draw_text(f"The table works, but the grid needs matplotlib:\n{INSTALL_MATPLOTLIB}")
 
     rows, (columns, height, width, _) = len(comparison.rows), comparison.rows[0].shape
     zoom = LARGEST_CELL / max(height, width)

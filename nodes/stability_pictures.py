@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ..sad_core.stability_trace import StabilityRun
-from .pictures import BLUE, ORANGE, draw_text, figure_to_image
+from .pictures import BLUE, INSTALL_MATPLOTLIB, ORANGE, draw_text, figure_to_image
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -31,7 +31,7 @@ MOST_LABELS = 90  # of sites on one axis
 TICKS = 5
 ROOM_OF_A_SIGMA = 0.18  # of the progress, between two sigmas on top of a curve
 EVEN, SIGNED = "viridis", "PuOr"  # told apart by colour-blind readers, and in grey
-NO_MATPLOTLIB = "The trace is there, but its picture needs matplotlib:\npip install matplotlib"
+NO_MATPLOTLIB = f"The trace is there, but its picture needs matplotlib:\n{INSTALL_MATPLOTLIB}"
 
 
 def draw_heat_maps(run: StabilityRun, chunk: str | None = None) -> Tensor:

@@ -1,7 +1,8 @@
 """What stands in for the parts of a checkpoint when a shared workflow is queued in a test.
 
-SD1.5 and SDXL workflows get the demo model, which is one of their kind and has real weights. The other families get a
-tiny model of the real class with random weights (tests/fixture_nodes). Every node of this pack stays as it is.
+SD1.5 and SDXL workflows get the demo model, which is one of their kind and has real weights. The other families, and
+CLIP vision, get a tiny model of the real class with random weights (tests/fixture_nodes). Every node of this pack stays
+as it is.
 """
 
 from __future__ import annotations
@@ -34,6 +35,7 @@ def with_stand_ins(prompt: dict) -> dict:
         **dict.fromkeys(("CheckpointLoaderSimple", "UNETLoader"), model),
         **dict.fromkeys(("EmptyLatentImage", "EmptySD3LatentImage", "EmptyLatentAudio", "VAEEncode"), latent),
         "CLIPTextEncode": text,
+        "CLIPVisionLoader": ("SADTinyClipVision", {}),
         "ConditioningZeroOut": ("ConditioningZeroOut", {}),
         "VAEDecode": ("SADDemoDecode", {"enlarge": 1}) if demo else ("SADTinyImage", {}),
         "VAEDecodeAudio": ("SADTinyAudio", {}),

@@ -54,7 +54,7 @@ places => {
 """
 NODES = (
     *("SADSkewAttention", "SADGammaSchedule", "SADReport", "SADGammaSweep", "SADGammaGrid"),
-    *("SADStabilityProbe", "SADStabilityPlot", "SADSaveStabilityTrace", "SADLoadStabilityTrace"),
+    *("SADStabilityProbe", "SADStabilityPlot", "SADSaveStabilityTrace", "SADLoadStabilityTrace", "SADDiversityReport"),
 )
 
 
@@ -104,6 +104,23 @@ def run_with_charts() -> dict:
     return prompt
 
 
+def plot_of_a_report(server: Any) -> bytes:
+    """The plot of Diversity and Fidelity Report for eight seeds of the demo model at five gammas."""
+    from demo.gamma_sweep import workflow
+
+    prompt = workflow(1.0, "smileys", 3)
+    prompt["latent"]["inputs"]["count"] = 8
+    prompt["sweep"] = {"class_type": "SADGammaSweep", "inputs": {"values": "0, 0.5, 1, 1.5, 2"}}
+    prompt["skew"]["inputs"]["gamma"] = ["sweep", 0]
+    images = {"images": ["decode", 0], "gamma": ["sweep", 0]}
+    prompt["measured"] = {"class_type": "SADDiversityReport", "inputs": images}
+    prompt["summary"] = {"class_type": "PreviewAny", "inputs": {"source": ["measured", 2]}}
+    prompt["plot"] = {"class_type": "SaveImage", "inputs": {"images": ["measured", 0], "filename_prefix": "report"}}
+    outputs = server.run(prompt)
+    print(*outputs["summary"]["text"])
+    return server.download(outputs["plot"]["images"][0]["filename"])
+
+
 def write(picture: bytes, path: Path, width: int) -> None:
     """Write a screenshot as a JPG at most `width` wide."""
     from PIL import Image
@@ -112,6 +129,16 @@ def write(picture: bytes, path: Path, width: int) -> None:
     image.thumbnail((width, 10_000))
     path.parent.mkdir(parents=True, exist_ok=True)
     image.save(path, quality=82, optimize=True)
+    print(path.relative_to(ROOT), image.size, path.stat().st_size)
+
+
+def write_chart(picture: bytes, path: Path, width: int) -> None:
+    """Write a chart as a PNG at most `width` wide, of few colours so that it stays small."""
+    from PIL import Image
+
+    image = Image.open(io.BytesIO(picture)).convert("RGB")
+    image.thumbnail((width, 10_000), Image.Resampling.LANCZOS)
+    image.quantize(24, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE).save(path, optimize=True)
     print(path.relative_to(ROOT), image.size, path.stat().st_size)
 
 
@@ -158,6 +185,7 @@ def main() -> int:
         page.wait_for_function(READY, timeout=PATIENCE)
         page.wait_for_function("LiteGraph.registered_node_types['SADSkewAttention'] !== undefined", timeout=PATIENCE)
         page.evaluate("() => window.app.graph.clear()")
+        write_chart(plot_of_a_report(server), HELP / "diversity_report.png", 800)
 
         page.evaluate(TEMPLATES)
         page.get_by_text("symmetric-attention", exact=True).first.click()

@@ -28,6 +28,7 @@ MODELS = {
     "diffusion_models": ("z_image_turbo_bf16.safetensors",),
     "text_encoders": ("qwen_3_4b.safetensors", "t5-base.safetensors"),
     "vae": ("ae.safetensors",),
+    "clip_vision": ("clip_vision_g.safetensors",),
 }
 
 

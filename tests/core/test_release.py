@@ -94,7 +94,7 @@ def test_the_code_keeps_away_from_network_processes_and_pickles(archive):
 
 def test_no_file_holds_a_text_that_a_scanner_flags(archive):
     """Registry scanners search for substrings; even a comment or `model.eval()` costs users their update."""
-    named = {"pictures.py", "stability_pictures.py"}  # whose messages say how to install matplotlib
+    named = {"pictures.py"}  # whose messages say how to install matplotlib
     for path in archive.rglob("*"):
         if path.is_file() and path.suffix not in SAID_IN_WORDS | {".jpg", ".png"}:
             text = path.read_text(encoding="utf-8")

@@ -20,6 +20,7 @@ spec = importlib.machinery.ModuleSpec(PACKAGE, None, is_package=True)
 spec.submodule_search_locations = [str(Path(__file__).resolve().parents[1] / "host")]
 sys.modules[PACKAGE] = importlib.util.module_from_spec(spec)
 HOSTED = importlib.import_module(f"{PACKAGE}.family_models").HOSTED
+tiny_clip_vision = importlib.import_module(f"{PACKAGE}.vision_models").tiny_clip_vision
 
 CATEGORY = "symmetric attention fixtures"
 
@@ -106,11 +107,26 @@ class TinyAudioNode(io.ComfyNode):
         return io.NodeOutput({"waveform": wave, "sample_rate": 44_100})
 
 
+class TinyClipVisionNode(io.ComfyNode):
+    """A tiny CLIP vision model, its weights drawn at random."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(node_id="SADTinyClipVision", category=CATEGORY, inputs=[], outputs=[io.ClipVision.Output()])
+
+    @classmethod
+    def execute(cls) -> io.NodeOutput:
+        return io.NodeOutput(tiny_clip_vision())
+
+
 class FixtureExtension(ComfyExtension):
     """What ComfyUI loads."""
 
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
-        return [TinyModelNode, TinyConditioningNode, TinyLatentNode, TinyImageNode, TinyAudioNode]
+        return [
+            *(TinyModelNode, TinyConditioningNode, TinyLatentNode, TinyImageNode, TinyAudioNode),
+            TinyClipVisionNode,
+        ]
 
 
 async def comfy_entrypoint() -> ComfyExtension:

@@ -26,9 +26,18 @@ def test_the_sweep_gives_every_gamma_in_the_order_written():
     assert execute(GammaSweepNode, values="0.5, 1\n-1,1.05") == (
         [0.5, 1.0, -1.0, 1.05],
         ["gamma 0.5", "gamma 1", "gamma -1", "gamma 1.05"],
+        [0, 0, 0, 0],
     )
     for output in GammaSweepNode.GET_SCHEMA().outputs:
         assert output.is_output_list
+
+
+def test_several_seeds_are_the_same_ones_for_every_gamma():
+    gammas, labels, seeds = execute(GammaSweepNode, values="0.5, 1", seeds=3, first_seed=7)
+    assert gammas == [0.5, 0.5, 0.5, 1.0, 1.0, 1.0]
+    assert seeds == [7, 8, 9, 7, 8, 9]
+    assert labels[1] == "gamma 0.5, seed 8"
+    assert len(set(labels)) == 6
 
 
 @pytest.mark.parametrize(
@@ -53,6 +62,18 @@ def test_the_table_holds_the_distances():
     assert [row["gamma"] for row in rows] == ["0.5", "1", "2"]
     assert [float(row["moved"]) for row in rows] == pytest.approx([0.1, 0.0, 0.2], abs=1e-5)
     assert [float(row["apart"]) for row in rows] == pytest.approx([0.4, 0.2, 0.0], abs=1e-5)
+
+
+def test_runs_of_one_gamma_make_one_row_each_compared_with_its_own_seed():
+    """Grey 0.1 moved from 0.2 and 0.5 from 0.4: by 0.1 each, where the first of γ 1 alone would say 0.3 for one."""
+    images = [batch(0.1), batch(0.5), batch(0.2), batch(0.4)]
+    grid, table = execute(GammaGridNode, images=images, gamma=[0.5, 0.5, 1.0, 1.0])
+    rows = lines(table)
+    assert [row["gamma"] for row in rows] == ["0.5", "1"]
+    assert [float(row["moved"]) for row in rows] == pytest.approx([0.1, 0.0], abs=1e-5)
+    assert [float(row["apart"]) for row in rows] == pytest.approx([0.4, 0.2], abs=1e-5)
+    together = execute(GammaGridNode, images=[batch(0.1, 0.5), batch(0.2, 0.4)], gamma=[0.5, 1.0])
+    assert torch.equal(grid, together[0])
 
 
 def test_distances_that_do_not_exist_are_left_empty():

@@ -63,9 +63,9 @@ PROMISED = {
         "outputs": ["STRING"],
     },
     "SADGammaSweep": {
-        "inputs": [("values", "STRING", "0, 0.5, 1, 1.5, 2")],
-        "optional": set(),
-        "outputs": ["FLOAT", "STRING"],
+        "inputs": [("values", "STRING", "0, 0.5, 1, 1.5, 2"), ("seeds", "INT", 1), ("first_seed", "INT", 0)],
+        "optional": {"seeds", "first_seed"},
+        "outputs": ["FLOAT", "STRING", "INT"],
     },
     "SADGammaGrid": {
         "inputs": [("images", "IMAGE", None), ("gamma", "FLOAT", None)],
@@ -110,6 +110,16 @@ PROMISED = {
         "inputs": [("file", "STRING", "stability/trace_00001_.safetensors")],
         "optional": set(),
         "outputs": ["SAD_TRACE", "STRING"],
+    },
+    "SADDiversityReport": {
+        "inputs": [
+            ("images", "IMAGE", None),
+            ("gamma", "FLOAT", None),
+            ("clip_vision", "CLIP_VISION", None),
+            ("conditioning", "CONDITIONING", None),
+        ],
+        "optional": {"clip_vision", "conditioning"},
+        "outputs": ["IMAGE", "STRING", "STRING"],
     },
 }
 OPTIONS = {

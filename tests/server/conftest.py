@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from demo.comfyui_server import ComfyUIServer
+from demo.comfyui_server import PACKS, ComfyUIServer
 from tests.hosts import find_host
+from tests.stand_ins import FIXTURES
 
 
 @pytest.fixture(scope="session")
@@ -22,5 +23,5 @@ def comfyui() -> Path:
 
 @pytest.fixture(scope="session")
 def server(comfyui: Path) -> Iterator[ComfyUIServer]:
-    with ComfyUIServer(comfyui, sys.executable) as running:
+    with ComfyUIServer(comfyui, sys.executable, packs={**PACKS, **FIXTURES}) as running:
         yield running

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import itertools
 import re
 import sys
@@ -111,6 +113,39 @@ def test_a_sweep_draws_every_gamma_and_its_grid(server):
     for gamma, picture in zip(gammas, got, strict=True):
         assert torch.equal(picture, picture_of(server, prompt(gamma)))
     assert len(outputs["shown"]["images"]) == 1
+
+
+def test_a_sweep_of_several_seeds_is_measured_with_clip_vision(server):
+    """Fan out over gammas and seeds, gather by gamma, pair by seed: the drift is that of the pictures saved."""
+    sweep = prompt(1.0)
+    sweep["sweep"] = {"class_type": "SADGammaSweep", "inputs": {"values": "0.5, 1, 2", "seeds": 2, "first_seed": 5}}
+    sweep["skew"]["inputs"]["gamma"] = ["sweep", 0]
+    sweep["sampler"]["inputs"]["seed"] = ["sweep", 2]
+    sweep["latent"]["inputs"]["count"] = 2
+    sweep["vision"] = {"class_type": "SADTinyClipVision", "inputs": {}}
+    sweep["measured"] = {
+        "class_type": "SADDiversityReport",
+        "inputs": {"images": ["decode", 0], "gamma": ["sweep", 0]}
+        | {"clip_vision": ["vision", 0], "conditioning": ["positive", 0]},
+    }
+    sweep["shown"] = {"class_type": "PreviewImage", "inputs": {"images": ["measured", 0]}}
+    sweep["table"] = {"class_type": "PreviewAny", "inputs": {"source": ["measured", 1]}}
+    sweep["summary"] = {"class_type": "PreviewAny", "inputs": {"source": ["measured", 2]}}
+    outputs = server.run(sweep)
+    assert len(outputs["shown"]["images"]) == 1
+    (summary,) = outputs["summary"]["text"]
+    assert "image embeddings of the CLIP vision model" in summary
+    assert "conditioning has no pooled text" in summary
+    (table,) = outputs["table"]["text"]
+    lines = list(csv.DictReader(io.StringIO(table)))
+    assert [line["gamma"] for line in lines] == ["0.5", "1", "2"]
+    assert [line["n"] for line in lines] == ["4"] * 3
+    saved = [load(server.download(name))["images"] for name in outputs["numbers"]["numbers"]]
+    rows = [torch.cat(saved[place : place + 2]) for place in (0, 2, 4)]
+    for line, pictures in zip(lines, rows, strict=True):
+        drift = (pictures - rows[1]).square().mean(dim=(1, 2, 3)).sqrt().mean()
+        assert float(line["pixel_drift"]) == pytest.approx(float(drift), rel=1e-3, abs=1e-6)
+        assert float(line["distance_low"]) < float(line["distance"]) < float(line["distance_high"])
 
 
 def test_a_probe_between_model_and_sampler_is_plotted_saved_and_loaded_and_changes_no_bit(server):

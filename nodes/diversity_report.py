@@ -1,0 +1,92 @@
+"""The node that measures a sweep on the user's own checkpoint: Diversity and Fidelity Report (SAD)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
+
+from comfy_api.latest import io
+from torch import Tensor
+
+from .common import CATEGORY
+from .diversity_measures import PIXELS, DiversityReport, FeatureSpace, cosine_distances, measure_sweep
+from .diversity_pictures import draw_report
+from .gamma_sweep import SWEEP_ALIASES
+from .host.clip_vision import describe, embed, prompt_beside
+
+
+class DiversityReportNode(io.ComfyNode):
+    """The pictures of a sweep in, how diverse they are and what that cost out."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        """Sockets and what they mean."""
+        return io.Schema(
+            node_id="SADDiversityReport",
+            display_name="Diversity and Fidelity Report (SAD)",
+            category=CATEGORY,
+            description=(
+                "Measures a sweep on your own checkpoint: does diversity go up with gamma, and how far do the images "
+                "move for it? Wants several seeds of each gamma, 8 or more to tell small differences."
+            ),
+            search_aliases=[*SWEEP_ALIASES, "vendi", "measure", "metrics", "statistics"],
+            is_input_list=True,
+            inputs=[
+                io.Image.Input("images", tooltip="The images of the sweep; each run a batch of the same seeds."),
+                io.Float.Input("gamma", force_input=True, tooltip="The gamma output of Gamma Sweep (SAD)."),
+                io.ClipVision.Input(
+                    "clip_vision",
+                    optional=True,
+                    tooltip=(
+                        "Compares images by what they show, in the embeddings of this model (Load CLIP Vision). "
+                        "Without it they are compared as thumbnails, by colour and layout alone."
+                    ),
+                ),
+                io.Conditioning.Input(
+                    "conditioning",
+                    optional=True,
+                    tooltip=(
+                        "The positive prompt: adds agreement with it, where clip_vision was trained together with this "
+                        "text encoder (CLIP vision bigG with SDXL, H with SD2)."
+                    ),
+                ),
+            ],
+            outputs=[
+                io.Image.Output("plot", tooltip="Diversity against drift, and measures over gamma, with intervals."),
+                io.String.Output(
+                    "table", tooltip="CSV: a line for each gamma, every measure with the ends of its 95 % interval."
+                ),
+                io.String.Output("summary", tooltip="Which gamma was most diverse, and at what cost, in sentences."),
+            ],
+        )
+
+    @classmethod
+    def execute(
+        cls,
+        images: Sequence[Tensor],
+        gamma: Sequence[float],
+        clip_vision: Sequence[Any] = (),
+        conditioning: Sequence[Any] = (),
+    ) -> io.NodeOutput:
+        """The plot `(1, height, 1024, 3)`, the table and the summary, from a batch `(B, h, w, 3)` for each run."""
+        report = measure(images, gamma, clip_vision, conditioning)
+        return io.NodeOutput(draw_report(report), report.to_csv(), report.summary())
+
+
+def measure(
+    images: Sequence[Tensor], gamma: Sequence[float], clip_vision: Sequence[Any] = (), conditioning: Sequence[Any] = ()
+) -> DiversityReport:
+    """The report of what came in, each a list; optional inputs that are not wired are empty.
+
+    Raises:
+        ValueError: not one γ for each run, or pictures of several sizes.
+    """
+    model = next(iter(clip_vision), None)
+    prompt = partial(prompt_beside, conditioning, model) if len(conditioning) else None
+    return measure_sweep(images, gamma, PIXELS if model is None else space_of(model), prompt)
+
+
+def space_of(clip_vision: Any) -> FeatureSpace:
+    """The feature space of a CLIP vision model."""
+    return FeatureSpace(describe(clip_vision), "1 − cosine", partial(embed, clip_vision), cosine_distances)

@@ -1,0 +1,117 @@
+"""How different the pictures of a set are from each other, in numbers that come with an interval."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+# Student's t that leaves 2.5 % above it, for 1, 2, … degrees of freedom; beyond the last, a series around z.
+STUDENT = (
+    *(12.7062, 4.3027, 3.1824, 2.7764, 2.5706, 2.4469, 2.3646, 2.3060, 2.2622, 2.2281),
+    *(2.2010, 2.1788, 2.1604, 2.1448, 2.1314, 2.1199, 2.1098, 2.1009, 2.0930, 2.0860),
+)
+Z = 1.959964
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A number and the 95 % interval around it; NaN where there is none."""
+
+    value: float = math.nan
+    low: float = math.nan
+    high: float = math.nan
+
+    @property
+    def exists(self) -> bool:
+        """Whether there is a number at all."""
+        return math.isfinite(self.value)
+
+    @property
+    def has_interval(self) -> bool:
+        """Whether there were enough pictures for an interval."""
+        return math.isfinite(self.low) and math.isfinite(self.high)
+
+
+def cosines(first: Tensor, second: Tensor) -> Tensor:
+    """Cosine of every row of one with every row of the other: `(n, d)`, `(m, d)` → `(n, m)`, float64 on the CPU.
+
+    A row of zeros has no direction, and cosine 0 with everything.
+    """
+    rows, columns = (torch.nn.functional.normalize(each.cpu().double(), dim=1) for each in (first, second))
+    return (rows @ columns.T).clamp(-1.0, 1.0)
+
+
+def rms_distances(first: Tensor, second: Tensor) -> Tensor:
+    """Root mean square difference of every row with every row: `(n, d)`, `(m, d)` → `(n, m)`, float64 on the CPU."""
+    rows, columns = (each.cpu().double() for each in (first, second))
+    return torch.cdist(rows, columns, compute_mode="donot_use_mm_for_euclid_dist") / rows.shape[1] ** 0.5
+
+
+def vendi_score(similarity: Tensor) -> float:
+    """As how many pictures that share nothing the set counts: 1 where all are the same, n where all are unlike.
+
+        exp(−Σ λᵢ log λᵢ),   λ the eigenvalues of similarity / n
+
+    Friedman and Dieng, The Vendi Score (arXiv 2210.02410). It grows with n, so only sets of one size compare.
+
+    Args:
+        similarity: `(n, n)`, positive semi-definite; its diagonal is taken as 1.
+
+    Returns:
+        A number from 1 to n; NaN for fewer than two pictures, of which one would always count as 1.
+    """
+    n = len(similarity)
+    if n < 2:
+        return math.nan
+    shares = torch.linalg.eigvalsh(similarity.double().clone().fill_diagonal_(1.0) / n).clamp_min(0.0)
+    return float(torch.special.entr(shares).sum().exp())
+
+
+def mean_distance(distances: Tensor) -> float:
+    """Mean over all pairs of two different pictures, of `(n, n)` distances; NaN for fewer than two pictures.
+
+    Its expectation does not depend on n.
+    """
+    n = len(distances)
+    if n < 2:
+        return math.nan
+    return float((distances.sum() - distances.trace()) / (n * (n - 1)))
+
+
+def jackknife(
+    statistic: Callable[[Tensor], float], n: int, lowest: float = -math.inf, highest: float = math.inf
+) -> Estimate:
+    """A number of n pictures and its 95 % interval, from leaving out one picture after the other.
+
+        value ± t·s,   s² = (n − 1)/n · Σᵢ (θ₋ᵢ − mean θ₋)²,   t Student's for n − 1 degrees of freedom
+
+    Tukey's estimate of the variance (1958). A bootstrap would draw some pictures twice, and two equal pictures have no
+    distance: it would take every set for less diverse than it is.
+
+    Args:
+        statistic: the number of the pictures whose places `(m,)` it is given; NaN where it needs more of them.
+        n: how many there are.
+        lowest, highest: what the number cannot go beyond, and so neither can its interval.
+
+    Returns:
+        The number of all of them; without an interval where leaving one out leaves too few.
+    """
+    everyone = torch.arange(n)
+    value = float(statistic(everyone)) if n else math.nan
+    if n < 2 or not math.isfinite(value):
+        return Estimate(value)
+    left = torch.tensor([float(statistic(everyone[everyone != out])) for out in range(n)], dtype=torch.float64)
+    reach = student(n - 1) * float(((n - 1) / n * (left - left.mean()).square().sum()).sqrt())
+    return Estimate(value, max(value - reach, lowest), min(value + reach, highest))
+
+
+def student(freedom: int) -> float:
+    """Student's t with 2.5 % above it, for `freedom` ≥ 1 degrees of freedom, to within 0.001."""
+    if freedom <= len(STUDENT):
+        return STUDENT[freedom - 1]
+    first, second = (Z**3 + Z) / 4, (5 * Z**5 + 16 * Z**3 + 3 * Z) / 96
+    return Z + first / freedom + second / freedom**2
