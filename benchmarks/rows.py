@@ -34,8 +34,10 @@ class Row:
 
     @property
     def verdict(self) -> str:
-        """Whether the goal was met."""
-        return "" if self.goal is None else "met" if self.value <= self.goal else "missed"
+        """Whether the goal was met, or lies within the spread of what was measured."""
+        if self.goal is None:
+            return ""
+        return "met" if self.value <= self.goal else "within the spread" if self.low <= self.goal else "missed"
 
 
 def table(rows: list[Row]) -> str:
