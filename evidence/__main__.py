@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 
 from demo.data import add_data_option, download
-from evidence.document import write_tables
+from evidence.document import DOCUMENT, with_tables
 from evidence.draw import draw, shared_model
 from evidence.figures import draw_figures
 from evidence.measuring import measure_all
@@ -50,7 +50,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--processes", type=int, default=2, help="of one thread each (default 2)")
     parser.add_argument("--folder", type=Path, default=FOLDER, help="where the samples are kept")
     parser.add_argument("--short", action="store_true", help="only compare a slice with the committed numbers")
-    parser.add_argument("--as-drawn", action="store_true", help="measure what is drawn already, draw nothing")
+    parser.add_argument("--as-drawn", action="store_true", help="measure what is drawn already, be it less")
     options = parser.parse_args(arguments)
     if options.short:
         difference = check_slice(json.loads(NUMBERS.read_text(encoding="utf-8"))["slice"])
@@ -60,11 +60,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0 if agrees else 1
     data = options.data or download()
     store = Store(options.folder)
-    if not options.as_drawn:
-        draw(store, SETTINGS, processes=options.processes)
+    if not options.as_drawn and not draw(store, SETTINGS, processes=options.processes):
+        return 1
     numbers = measure_all(store, data, options.processes) | {"slice": slices()}
+    text = with_tables(DOCUMENT.read_text(encoding="utf-8"), numbers)  # before anything is written: it may refuse
     write_json(NUMBERS, numbers)
-    write_tables(numbers)
+    DOCUMENT.write_text(text, encoding="utf-8")
     draw_figures(numbers, store)
     print(f"Written: {NUMBERS}, the tables of docs/evidence.md and its figures.")
     return 0

@@ -14,9 +14,11 @@ Set measures: a seed drawn twice would be a pair at distance 0, a neighbour of i
 the bootstrap is wrong for them. They are taken of random halves instead, without replacement. For a mean over n seeds
 the variance of a half around the whole is σ² (2/n − 1/n) = σ²/n, just what the whole has around the truth: no factor is
 needed. For anything whose mean over halves is its value on the whole (a U-statistic, such as a mean over pairs or over
-blocks) Var(half) = Var(whole) + E Var(half | whole), and Var(half) is at least twice Var(whole) (Hoeffding 1948): the
-interval has the right width to first order and errs on the wide side beyond. A measure must therefore mean the same at
-every n; those of evidence/measures do. (Half-sampling: McCarthy 1969; subsampling: Politis and Romano 1994.)
+all blocks) Var(half) = Var(whole) + E Var(half | whole), and Var(half) is at least twice Var(whole) (Hoeffding 1948):
+the interval has the right width to first order and errs on the wide side beyond. A measure must therefore mean the same
+at every n; those of evidence/measures do. The value is the mean over the halves: of a U-statistic that is the whole's,
+up to a thirtieth of the interval, and of a measure taken in blocks it does not hang on which seeds share one.
+(Half-sampling: McCarthy 1969; subsampling: Politis and Romano 1994.)
 """
 
 from __future__ import annotations
@@ -120,10 +122,10 @@ def bootstrap(statistic: Callable[[Tensor], Tensor], labels: Tensor) -> Estimate
 def of_set(measure: Callable[[Tensor], float], labels: Tensor) -> Estimate:
     """A set measure (n,) places -> number, on random halves of each category (n,); see above for why halves.
 
-    Where `labels` are those of the first n samples alone, the measure is taken of these alone.
+    Where `labels` are those of the first n samples alone, the measure is taken of these alone. The value is the mean.
     """
     resampled = torch.tensor([measure(rows) for rows in halves(labels)], dtype=torch.float64)
-    return Estimate(measure(torch.arange(len(labels))), resampled, len(labels), ("halves", *category_counts(labels)))
+    return Estimate(float(resampled.mean()), resampled, len(labels), ("halves", *category_counts(labels)))
 
 
 def resamples(labels: Tensor) -> Tensor:

@@ -36,17 +36,12 @@ TARGETS = {
 assert set(TARGETS) == {*FIDELITY, *DIVERSITY}
 
 
-def write_tables(numbers: dict[str, Any], path: Path = DOCUMENT) -> None:
-    """Put every table into its place in the document.
+def with_tables(text: str, numbers: dict[str, Any]) -> str:
+    """The text of the document with the tables of these numbers between `<!-- table: name -->` and `<!-- end -->`.
 
     Raises:
         ValueError: a table without a place in the document, or a place without a table.
     """
-    path.write_text(with_tables(path.read_text(encoding="utf-8"), numbers), encoding="utf-8")
-
-
-def with_tables(text: str, numbers: dict[str, Any]) -> str:
-    """The text of the document with the tables of these numbers between `<!-- name -->` and `<!-- end -->`."""
     tables = tables_of(numbers)
     places = re.findall(r"<!-- table: (.+?) -->", text)
     if sorted(places) != sorted(tables):
@@ -59,9 +54,8 @@ def with_tables(text: str, numbers: dict[str, Any]) -> str:
 
 def tables_of(numbers: dict[str, Any]) -> dict[str, str]:
     """Markdown by name: one table for every sweep, the real pictures, and what stability says."""
-    settings = numbers["settings"]
-    sweeps = dict.fromkeys(result["sweep"] for result in settings.values())
-    tables = {sweep: sweep_table(settings, sweep) for sweep in sweeps}
+    sweeps = dict.fromkeys(result["sweep"] for result in numbers["settings"].values())
+    tables = {sweep: sweep_table(numbers, sweep) for sweep in sweeps}
     tables["real pictures"] = real_table(numbers["real"])
     for name, found in numbers.get("stability", {}).items():
         tables[f"correlations, {name}"] = correlation_table(found)
@@ -70,16 +64,15 @@ def tables_of(numbers: dict[str, Any]) -> dict[str, str]:
     return tables
 
 
-def sweep_table(settings: dict[str, Any], sweep: str) -> str:
-    """What each setting is compared with, then what each setting changes of it."""
+def sweep_table(numbers: dict[str, Any], sweep: str) -> str:
+    """What settings are compared with, of as many seeds as they have, and below each what they change of it."""
     rows = []
-    chosen = {name: result for name, result in settings.items() if result["sweep"] == sweep}
-    for compared in dict.fromkeys(result["reference"] for result in chosen.values()):
-        plain = settings[compared]
-        rows.append([f"**{title(compared)}**", str(plain["count"]), *cells(plain["measures"])])
+    chosen = {name: result for name, result in numbers["settings"].items() if result["sweep"] == sweep}
+    for compared, count in dict.fromkeys((result["reference"], result["count"]) for result in chosen.values()):
+        rows.append([f"**{title(compared)}**", str(count), *cells(numbers["references"][f"{compared}, {count}"])])
         for name, result in chosen.items():
-            if result["reference"] == compared and name != compared:
-                rows.append([title(name), str(result["count"]), *changes(result["changes"], result["measures"])])
+            if (result["reference"], result["count"]) == (compared, count) and name != compared:
+                rows.append([title(name), str(count), *changes(result["changes"], result["measures"])])
     return markdown(["setting", "n", *COLUMNS.values()], rows)
 
 
@@ -131,11 +124,14 @@ def spell(numbers: list[float], sign: str = "") -> str:
 
 
 def real_table(real: dict[str, Any]) -> str:
-    """Real pictures measured as if they were samples."""
+    """Real pictures measured as if they were samples; six are too few for an interval."""
     wanted = ("probability", "mixture/pixels", "patchwork/pixels", "mixture/classifier", "mixture/imagenet")
     wanted += ("saturation", "high frequency", "nearest memory/pixels", "nearest memory/imagenet")
-    rows = [[f"`{name}`", *(spell(pictures[name]) for pictures in real.values())] for name in wanted]
-    return markdown(["measure", *real], rows)
+    rows = []
+    for name in wanted:
+        numbers = [(each["count"], each["measures"][name]) for each in real.values()]
+        rows.append([f"`{name}`", *(spell(each) if count > 30 else f"{each[0]:.3g}" for count, each in numbers)])
+    return markdown(["measure", *(f"{name}, n = {each['count']}" for name, each in real.items())], rows)
 
 
 def correlation_table(found: dict[str, Any]) -> str:
@@ -165,12 +161,15 @@ def chosen_table(found: dict[str, Any]) -> str:
 
 
 def best_table(found: dict[str, Any]) -> str:
-    """What choosing one of eight seeds by stability gains."""
+    """What choosing one of eight seeds by stability gains, and what the same choice does to the other target."""
     rows = []
     for target, row in found["best of 8"].items():
         gain, most = (spell(row[name], sign="+") for name in ("gain", "largest possible gain"))
-        rows.append([TARGETS[target], row["predictor"], f"{row['random']:.3f}", gain, most])
-    return markdown(["to raise", "choose the seed with the", "random seed", "gain", "largest possible gain"], rows)
+        changed = row["gain of the others"].items()
+        others = ", ".join(f"{TARGETS[name]} {spell(change, sign='+')}" for name, change in changed)
+        rows.append([TARGETS[target], row["predictor"], spell(row["random"]), gain, most, others])
+    head = ["to raise", "choose the seed with the", "random seed", "gain", "largest possible gain", "meanwhile"]
+    return markdown(head, rows)
 
 
 def markdown(head: list[str], rows: list[list[str]]) -> str:

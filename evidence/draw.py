@@ -99,8 +99,11 @@ def results_of(jobs: Iterable[Job], processes: int) -> Iterator[Iterator[bytes]]
         executor.shutdown(cancel_futures=True)
 
 
-def draw(store: Store, settings: Sequence[Setting], limit: int | None = None, processes: int = 1) -> None:
-    """Draw what is missing and keep it chunk by chunk; Ctrl-C or a polite kill ends it after the chunks under way."""
+def draw(store: Store, settings: Sequence[Setting], limit: int | None = None, processes: int = 1) -> bool:
+    """Draw what is missing and keep it chunk by chunk; whether nothing is missing any more.
+
+    Ctrl-C or a polite kill ends it after the chunks under way.
+    """
     jobs = missing(store, settings, limit)
     left = sum(job.cost for job in jobs)
     done, started = 0, time.monotonic()
@@ -112,7 +115,8 @@ def draw(store: Store, settings: Sequence[Setting], limit: int | None = None, pr
             print(f"{job.setting.name}: {job.seeds.stop} samples; {minutes:.1f} minutes left", flush=True)
             if stop:
                 print("Stopped; the same command goes on from here.", flush=True)
-                break
+                return not missing(store, settings, limit)
+    return True
 
 
 def main() -> None:

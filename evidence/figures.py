@@ -46,21 +46,23 @@ def save(figure: Figure, path: Path) -> None:
 
 
 def gamma_figure(numbers: dict[str, Any]) -> Figure:
-    """Every panel a measure against γ, a line for each β, with 95 % intervals."""
+    """Every panel the change of a measure against γ, seed by seed, a line for each β, with 95 % intervals."""
     figure = Figure(figsize=(10.2, 13), dpi=100, layout="constrained")
     by_name = {setting.name: setting for setting in SETTINGS}
     for axes, (measure, words) in zip(figure.subplots(4, 2).flat, PANELS.items(), strict=True):
+        kind = "measures" if measure.startswith("drift") else "changes"
         for beta, colour in BETA_COLOURS.items():
             points = {}
             for name, result in numbers["settings"].items():
                 setting = by_name[name]
                 if is_in_the_grid(setting) and (setting.beta == beta or name == "plain"):
-                    points[setting.gamma] = result["measures"].get(measure, [0.0, 0.0, 0.0])
+                    points[setting.gamma] = result[kind].get(measure, [0.0, 0.0, 0.0])
             with_interval(axes, sorted(points.items()), colour, f"β = {beta:g}")
         axes.axvline(1.0, color=GREY, linewidth=1, linestyle=":")
-        axes.set(title=words, xlabel="γ")
+        axes.axhline(0.0, color=GREY, linewidth=1, linestyle=":")
+        axes.set(title=words if kind == "measures" else f"change of: {words}", xlabel="γ")
         axes.title.set_size(10)
-    figure.axes[0].legend(frameon=False)
+    figure.axes[0].legend(frameon=False, loc="lower center")
     return figure
 
 

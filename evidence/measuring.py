@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from evidence.results import Results, drawn_settings, of_real
-from evidence.settings import SETTINGS, Setting
+from evidence.settings import SETTINGS, Setting, named
 from evidence.stability_and_quality import stability_and_quality
 from evidence.store import Store
 
@@ -46,8 +46,12 @@ def measure_all(store: Store, data: Path, processes: int) -> dict[str, Any]:
             settings[setting.name] = result
             print(f"measured {setting.name}, n = {count} ({len(settings)} of {len(jobs)})", flush=True)
         found = {result["setting"]: result for result in stability}
+        pairs = dict.fromkeys((result["reference"], result["count"]) for result in settings.values())
+        compared = pool.map(measure_setting, [(store.folder, data, *named([name]), count) for name, count in pairs])
+        references = {f"{name}, {count}": each["measures"] for (name, count), each in zip(pairs, compared, strict=True)}
     return {
         "settings": settings,
+        "references": references,
         "real": of_real(results_at(store.folder, data).real),
         "stability": found,
     }

@@ -16,6 +16,8 @@ from typing import Any
 
 import torch
 
+from demo.classifier import CLASSIFIER_FILE
+from demo.data import HELD_OUT_LIST, PICTURE_LIST
 from evidence.bootstrap import Estimate, mean, of_set
 from evidence.measures import Embedded, Measures, Real, embed, load_real, measure
 from evidence.sampling import categories_of
@@ -55,8 +57,6 @@ SET_MEASURES = (
     "kernel distance/imagenet/unseen",
     "kernel distance/imagenet/memories",
 )
-
-Numbers = dict[str, list[float]]  # name of a measure -> [value, low, high]
 
 
 def reference(setting: Setting) -> Setting:
@@ -107,6 +107,7 @@ class Results:
         """Of the samples and of the code that measures them."""
         code = b"".join(file.read_bytes() for file in sorted([*(PACKAGE / "measures").glob("*.py"), Path(__file__)]))
         code += (PACKAGE / "bootstrap.py").read_bytes() + self.store.fingerprint(reference(setting)).encode()
+        code += b"".join(file.read_bytes() for file in (CLASSIFIER_FILE, PICTURE_LIST, HELD_OUT_LIST))
         return hashlib.sha256(code + self.store.fingerprint(setting).encode()).hexdigest()[:12]
 
     def _embedded(self, setting: Setting) -> Embedded:
@@ -133,13 +134,14 @@ def _real(data: Path) -> Real:
     return load_real(data)
 
 
-def of_real(real: Real) -> dict[str, Numbers]:
-    """The same numbers of real pictures nobody drew: what is normal, and the null of the mixture indices."""
+def of_real(real: Real) -> dict[str, dict[str, Any]]:
+    """`count` and `measures` of real pictures, as if they were samples: what is normal, the null of the indices."""
     found = {}
     for name, pictures in (("held out", real.held_out), ("unseen", real.unseen)):
         samples = measure(pictures, None, real, block=2).samples
         kept = {key: samples[key] for key in SAMPLE_MEASURES if key in samples and "unseen" not in key}
-        found[name] = {key: rounded(mean(numbers, pictures.labels)) for key, numbers in kept.items()}
+        numbers = {key: rounded(mean(values, pictures.labels)) for key, values in kept.items()}
+        found[name] = {"count": len(pictures), "measures": numbers}
     return found
 
 

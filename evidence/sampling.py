@@ -17,7 +17,7 @@ from evidence.stability import stability_of
 from evidence.watching import PARTS, self_attentions, watching
 from sad_core import set_skew_attention
 
-CHUNK = 40  # seeds a batch; divides both 200 and 1000
+CHUNK = 40  # seeds a batch; divides both 200 and 400
 LAYERS = {"": ""} | {part: block for block, part in PARTS.items()}
 
 

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from evidence.bootstrap import Estimate, bootstrap, correlation
+from evidence.bootstrap import Estimate, correlation, of_set
 from evidence.results import Results, rounded
 from evidence.sampling import Samples, categories_of
 from evidence.settings import Setting
@@ -74,7 +74,10 @@ def stability_and_quality(results: Results, setting: Setting, count: int) -> dic
         "count": count,
         "correlations": table,
         "chosen": {name: _chosen(samples, numbers, labels, even) for name, numbers in targets.items()},
-        "best of 8": {name: _best_of(samples, targets[name], labels, even) for name in SELECTED},
+        "best of 8": {
+            name: _best_of(samples, targets[name], {other: targets[other] for other in SELECTED}, labels, even)
+            for name in SELECTED
+        },
     }
 
 
@@ -95,15 +98,23 @@ def _chosen(samples: Samples, numbers: Tensor, labels: Tensor, even: Tensor) -> 
     }
 
 
-def _best_of(samples: Samples, numbers: Tensor, labels: Tensor, even: Tensor) -> dict[str, Any]:
-    """Mean of the numbers where the predictor picks one of eight seeds, less the mean of all."""
+def _best_of(
+    samples: Samples, numbers: Tensor, targets: dict[str, Tensor], labels: Tensor, even: Tensor
+) -> dict[str, Any]:
+    """Mean of the numbers where the predictor picks one of eight seeds, less the mean of all; and of other targets."""
     predictor, sign = _choose(samples, numbers, labels, even)
     values, judged, own = sign * predictor.of(samples)[~even], numbers[~even], labels[~even]
+    by_chance = best_of(torch.zeros_like(values), judged, own)
+    others = {name: other[~even] for name, other in targets.items() if other is not numbers}
     return {
         "predictor": f"{'highest' if sign > 0 else 'lowest'} {predictor}",
-        "random": float(f"{float(judged.mean()):.5g}"),
-        "gain": rounded(best_of(values, judged, own) - best_of(torch.zeros_like(values), judged, own)),
-        "largest possible gain": rounded(best_of(judged, judged, own) - best_of(torch.zeros_like(values), judged, own)),
+        "random": rounded(by_chance),
+        "gain": rounded(best_of(values, judged, own) - by_chance),
+        "largest possible gain": rounded(best_of(judged, judged, own) - by_chance),
+        "gain of the others": {
+            name: rounded(best_of(values, other, own) - best_of(torch.zeros_like(values), other, own))
+            for name, other in others.items()
+        },
     }
 
 
@@ -118,23 +129,26 @@ def plain_correlation(left: Tensor, right: Tensor, labels: Tensor) -> float:
 
 
 def best_of(predictor: Tensor, numbers: Tensor, labels: Tensor, choice: int = CHOICE) -> Estimate:
-    """Mean number (n,) of the seed with the highest predictor (n,) among `choice` random ones of a category.
+    """`mean_of_best` over categories (n,); an order statistic, so its interval is that of a set (see bootstrap.py)."""
+
+    def of_rows(rows: Tensor) -> float:
+        own = (rows[labels[rows] == category] for category in labels[rows].unique())
+        means = [mean_of_best(predictor[places], numbers[places].double(), choice) for places in own]
+        return sum(means) / len(means)
+
+    return of_set(of_rows, labels)
+
+
+def mean_of_best(predictor: Tensor, numbers: Tensor, choice: int) -> float:
+    """Mean number (n,) of the seed with the highest predictor (n,) among `choice` random ones.
 
     The mean over all C(n, choice) sets without drawing them: the seed of rank r (1 is the lowest) is the highest of
     C(r − 1, choice − 1) of them. Equal predictors share their weights, so a constant one gives the plain mean.
     """
-
-    def of_rows(rows: Tensor) -> Tensor:
-        parts = []
-        for part in rows.split(labels.unique(return_counts=True)[1].tolist(), dim=1):
-            values, order = predictor[part].sort(dim=1)
-            weights = rank_weights(part.shape[1], choice).expand(part.shape)
-            ties = (values[:, :, None] == values[:, None, :]).double()
-            shared = (ties @ weights[:, :, None])[..., 0] / ties.sum(dim=2)
-            parts.append((shared * numbers.double()[part].gather(1, order)).sum(dim=1))
-        return torch.stack(parts).mean(dim=0)
-
-    return bootstrap(of_rows, labels)
+    values, order = predictor.sort()
+    ties = (values[:, None] == values).double()
+    weights = ties @ (rank_weights(len(values), choice) / ties.sum(dim=1))
+    return float((weights * numbers[order]).sum())
 
 
 def rank_weights(count: int, choice: int) -> Tensor:
