@@ -16,6 +16,7 @@ import torch
 from symmetric_attention.nodes import diversity_pictures
 from symmetric_attention.nodes.diversity_measures import PIXELS, measure_sweep
 from symmetric_attention.nodes.diversity_report import DiversityReportNode, measure, space_of
+from symmetric_attention.nodes.host import backend
 from symmetric_attention.nodes.host import clip_vision as host_clip_vision
 
 from .models import draw
@@ -287,6 +288,23 @@ def test_other_errors_and_no_memory_at_all_come_through(vision, sweep, error, mo
     monkeypatch.setattr(vision, "encode_image", refuse)
     with pytest.raises(type(error), match=str(error)):
         report(*sweep, clip_vision=vision)
+
+
+@pytest.mark.parametrize("all_alike", [False, True], ids=["host tells them apart", "host does not"])
+def test_an_error_other_than_memory_is_raised_at_once(vision, sweep, all_alike, monkeypatch):
+    if all_alike:  # as the host does where it knows no error for memory
+        for module in (comfy.model_management, backend):
+            monkeypatch.setattr(module, "OOM_EXCEPTION", Exception)
+    sizes = []
+
+    def refuse(images):
+        sizes.append(len(images))
+        raise ValueError("other")
+
+    monkeypatch.setattr(vision, "encode_image", refuse)
+    with pytest.raises(ValueError, match="other"):
+        report(*sweep, clip_vision=vision)
+    assert len(sizes) == 1
 
 
 def test_a_model_with_an_embedding_for_every_patch_is_averaged(sweep):
