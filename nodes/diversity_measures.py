@@ -247,11 +247,17 @@ def _findings(report: DiversityReport) -> list[str]:
     if most.gamma == 1.0:
         return [f"{found} No other γ of this sweep made the plain model, γ = 1, more diverse.", measured]
     change = most["distance_change"]
-    sure = "more than the luck of these seeds" if change.low > 0 else "which may be the luck of these seeds"
+    sure = (
+        f"and the interval leaves out 0. But γ = {most.gamma:g} was chosen as the most diverse of {len(diverse)} "
+        f"gammas, and one in twenty such intervals misses by chance: to be sure, run γ = 1 and {most.gamma:g} with "
+        "new seeds."
+        if change.low > 0
+        else "which may be the luck of these seeds."
+    )
     clipped, before = (100 * row["clipped"].value for row in (most, report.plain))
     return [
         found,
-        f"That is {_said(change)} more than at γ = 1, {sure}.",
+        f"That is {_said(change)} more than at γ = 1, {sure}",
         f"The cost: pictures moved {_said(most['drift'])} from those of the same seeds at γ = 1, high-frequency energy "
         f"is {_said(most['high_frequency'])} and saturation {_said(most['saturation'])} times as high, and "
         f"{clipped:.2g} % of the colour values are clipped against {before:.2g} %.",

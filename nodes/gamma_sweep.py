@@ -93,8 +93,8 @@ class GammaGridNode(io.ComfyNode):
             display_name="Gamma Grid (SAD)",
             category=CATEGORY,
             description=(
-                "Lays the images of a sweep out, a row for each gamma and a column for each image of the batch, with "
-                "the distance from gamma 1 under each. All runs must use the same seed."
+                "Lays the images of a sweep out, a row for each gamma and a column for each of its images, with "
+                "the distance from gamma 1 under each. Every gamma must have the same seeds."
             ),
             search_aliases=SWEEP_ALIASES,
             is_input_list=True,
@@ -103,7 +103,7 @@ class GammaGridNode(io.ComfyNode):
                 io.Float.Input("gamma", force_input=True, tooltip="The gamma output of Gamma Sweep (SAD)."),
             ],
             outputs=[
-                io.Image.Output("grid", tooltip="Rows gamma, columns images of the batch; the row of gamma 1 framed."),
+                io.Image.Output("grid", tooltip="Rows gamma, columns its images; the row of gamma 1 framed."),
                 io.String.Output(
                     "table",
                     tooltip=(

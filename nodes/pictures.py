@@ -50,7 +50,7 @@ def draw_schedule(schedule: GammaSchedule, steps: Sequence[float] | None = None)
 
 
 def draw_grid(comparison: Comparison) -> Tensor:
-    """The pictures of a sweep, a row for each γ and a column for each picture of the batch, distances beneath.
+    """The pictures of a sweep, a row for each γ and a column for each of its pictures, distances beneath.
 
     Args:
         comparison: pictures and distances; large pictures are shrunk to cells of at most `LARGEST_CELL` pixels.

@@ -10,6 +10,8 @@ import comfy.utils
 import torch
 from torch import Tensor
 
+from .backend import is_out_of_memory
+
 AT_ONCE = 8  # pictures; halved as long as they do not fit
 # Hidden width of a vision tower and width of its embedding, and how wide the tokens of the text encoder trained with it
 # are in a CONDITIONING whose pooled text is projected into the shared space. That of CLIP-L is not, so it is left out.
@@ -44,7 +46,7 @@ def embed(clip_vision: Any, pictures: Sequence[Tensor]) -> Tensor:
         try:
             embeddings = clip_vision.encode_image(chunk)["image_embeds"]
         except Exception as error:
-            if at_once == 1 or not comfy.model_management.is_oom(error):
+            if at_once == 1 or not is_out_of_memory(error):
                 raise
             at_once //= 2
             comfy.model_management.soft_empty_cache()

@@ -16,6 +16,7 @@ import torch
 from symmetric_attention.nodes import diversity_pictures
 from symmetric_attention.nodes.diversity_measures import PIXELS, measure_sweep
 from symmetric_attention.nodes.diversity_report import DiversityReportNode, measure, space_of
+from symmetric_attention.nodes.host import backend
 from symmetric_attention.nodes.host import clip_vision as host_clip_vision
 
 from .models import draw
@@ -109,7 +110,6 @@ def test_rows_rise_in_gamma_whatever_the_order_of_the_sweep(sweep):
 def test_the_summary_says_which_gamma_was_most_diverse_and_at_what_cost(sweep):
     lines, summary = report(*sweep)
     assert f"Most diverse was γ = 2: two of its pictures lie {float(lines[2]['distance']):.3g}" in summary
-    assert "more than the luck of these seeds" in summary
     assert "high-frequency energy is 2.25" in summary
     assert "n = 4 for each gamma" in summary
     assert "quality" not in summary.lower()
@@ -117,12 +117,22 @@ def test_the_summary_says_which_gamma_was_most_diverse_and_at_what_cost(sweep):
     assert "No other γ of this sweep made the plain model" in report(images[:2], gamma[:2])[1]
 
 
+def test_a_sure_change_names_how_many_gammas_it_was_chosen_among(sweep):
+    images, gamma = sweep
+    broken = torch.full_like(images[0], math.nan)  # a gamma that could not be chosen
+    for summary in (report(images, gamma)[1], report([*images, broken], [*gamma, 3.0])[1]):
+        assert "more than at γ = 1, and the interval leaves out 0. But γ = 2 was chosen" in summary
+        assert "the most diverse of 3 gammas, and one in twenty such intervals misses by chance" in summary
+        assert "run γ = 1 and 2 with new seeds." in summary
+
+
 def test_a_change_within_the_luck_of_the_seeds_is_called_so():
     images = [batch("a", "b", "c", "d"), batch("e", "f", "g", "h")]  # nothing but other pictures
     lines, summary = report(images[::-1], [1.0, 2.0])
     low, change, high = (numbers(lines, "distance_change" + end)[1] for end in ("_low", "", "_high"))
     assert low < 0 < change < high
-    assert "which may be the luck of these seeds" in summary
+    assert "which may be the luck of these seeds." in summary
+    assert "leaves out 0" not in summary
 
 
 def test_the_same_pictures_everywhere_have_no_drift_and_a_vendi_score_of_one():
@@ -278,6 +288,23 @@ def test_other_errors_and_no_memory_at_all_come_through(vision, sweep, error, mo
     monkeypatch.setattr(vision, "encode_image", refuse)
     with pytest.raises(type(error), match=str(error)):
         report(*sweep, clip_vision=vision)
+
+
+@pytest.mark.parametrize("all_alike", [False, True], ids=["host tells them apart", "host does not"])
+def test_an_error_other_than_memory_is_raised_at_once(vision, sweep, all_alike, monkeypatch):
+    if all_alike:  # as the host does where it knows no error for memory
+        for module in (comfy.model_management, backend):
+            monkeypatch.setattr(module, "OOM_EXCEPTION", Exception)
+    sizes = []
+
+    def refuse(images):
+        sizes.append(len(images))
+        raise ValueError("other")
+
+    monkeypatch.setattr(vision, "encode_image", refuse)
+    with pytest.raises(ValueError, match="other"):
+        report(*sweep, clip_vision=vision)
+    assert len(sizes) == 1
 
 
 def test_a_model_with_an_embedding_for_every_patch_is_averaged(sweep):
