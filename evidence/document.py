@@ -110,9 +110,7 @@ def changes(differences: dict[str, list[float]], measures: dict[str, list[float]
         elif name not in differences:
             found.append("")
         else:
-            _, low, high = differences[name]
-            cell = spell(differences[name], sign="+")
-            found.append(f"**{cell}**" if low > 0 or high < 0 else cell)
+            found.append(bold_if_sure(spell(differences[name], sign="+"), differences[name]))
     return found
 
 
@@ -147,7 +145,12 @@ def correlation_table(found: dict[str, Any]) -> str:
 def marked(numbers: list[float]) -> str:
     """A correlation, bold where its interval leaves out 0."""
     value, low, high = numbers
-    cell = f"{value:+.2f} [{low:+.2f}, {high:+.2f}]"
+    return bold_if_sure(f"{value:+.2f} [{low:+.2f}, {high:+.2f}]", numbers)
+
+
+def bold_if_sure(cell: str, numbers: list[float]) -> str:
+    """The cell, bold where the interval leaves out 0."""
+    _, low, high = numbers
     return f"**{cell}**" if low > 0 or high < 0 else cell
 
 

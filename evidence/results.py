@@ -19,7 +19,8 @@ import torch
 from demo.classifier import CLASSIFIER_FILE
 from demo.data import HELD_OUT_LIST, PICTURE_LIST
 from evidence.bootstrap import Estimate, mean, of_set
-from evidence.measures import Embedded, Measures, Real, embed, load_real, measure
+from evidence.measures import Embedded, Measures, Real, agreement, embed, guards, load_real, measure, pairwise
+from evidence.measures.features import classifier, pixels
 from evidence.sampling import categories_of
 from evidence.settings import SETTINGS, Setting
 from evidence.store import Store
@@ -61,10 +62,8 @@ SET_MEASURES = (
 
 def reference(setting: Setting) -> Setting:
     """What a setting is compared with: the same without γ where it has one, else the plain model."""
-    neutral = {"gamma": 1.0, "beta": 1.0, "adaptive": False, "sites": "", "start": 0.0, "end": 1.0}
-    has_gamma = setting.gamma != 1.0
-    wanted = {"guidance": setting.guidance, "steps": setting.steps} if has_gamma else {}
-    looked_for = replace(Setting("", "", **neutral), **wanted)
+    wanted = {"guidance": setting.guidance, "steps": setting.steps} if setting.gamma != 1.0 else {}
+    looked_for = replace(Setting("", ""), **wanted)
     for other in SETTINGS:
         if not other.measured and replace(other, name="", sweep="", count=looked_for.count) == looked_for:
             return other
@@ -167,12 +166,11 @@ def write_json(path: Path, content: Any) -> None:
 
 def slice_of(pictures: torch.Tensor, plain: torch.Tensor) -> list[list[float]]:
     """Four numbers a sample that need no real picture: judge, saturation, high frequency, distance moved in pixels."""
-    from demo.classifier import load_classifier
-    from evidence.measures import agreement, guards, pairwise
-    from evidence.measures.features import pixels
-
     images, labels = pictures.float() / 255, categories_of(range(len(pictures)))
-    judged = load_classifier().features(images).double()
-    moved = pairwise.drift(pixels(images), pixels(plain.float() / 255), cosine=False)
-    columns = (agreement.probability(judged, labels), guards.saturation(images), guards.high_frequency(images), moved)
+    columns = (
+        agreement.probability(classifier(images), labels),
+        guards.saturation(images),
+        guards.high_frequency(images),
+        pairwise.drift(pixels(images), pixels(plain.float() / 255), cosine=False),
+    )
     return [[round(float(number), 5) for number in row] for row in torch.stack(columns, dim=1)]

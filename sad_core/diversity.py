@@ -64,11 +64,15 @@ def vendi_score(similarity: Tensor) -> float:
     Returns:
         A number from 1 to n; NaN for fewer than two pictures, of which one would always count as 1.
     """
-    n = len(similarity)
-    if n < 2:
+    if len(similarity) < 2:
         return math.nan
-    shares = torch.linalg.eigvalsh(similarity.double().clone().fill_diagonal_(1.0) / n).clamp_min(0.0)
-    return float(torch.special.entr(shares).sum().exp())
+    return float(effective_number(similarity.double().clone().fill_diagonal_(1.0)))
+
+
+def effective_number(kernel: Tensor) -> Tensor:
+    """The Vendi scores of similarity matrices with ones on their diagonals: `(…, n, n)` → `(…)`."""
+    shares = torch.linalg.eigvalsh(kernel / kernel.shape[-1]).clamp_min(0.0)
+    return torch.special.entr(shares).sum(dim=-1).exp()
 
 
 def mean_distance(distances: Tensor) -> float:
@@ -76,10 +80,14 @@ def mean_distance(distances: Tensor) -> float:
 
     Its expectation does not depend on n.
     """
-    n = len(distances)
-    if n < 2:
-        return math.nan
-    return float((distances.sum() - distances.trace()) / (n * (n - 1)))
+    return float(off_diagonal_mean(distances))
+
+
+def off_diagonal_mean(matrix: Tensor) -> Tensor:
+    """Mean of what is not on the diagonal: `(…, n, n)` → `(…)`; NaN for fewer than two rows."""
+    count = matrix.shape[-1]
+    total = matrix.sum(dim=(-2, -1)) - matrix.diagonal(dim1=-2, dim2=-1).sum(dim=-1)
+    return total / (count * (count - 1)) if count > 1 else total * math.nan
 
 
 def jackknife(

@@ -84,7 +84,7 @@ def tiled_skew_attention(
     for sample, first in product(range(batch), range(0, heads, at_once)):
         some = sample, slice(first, first + at_once)
         key, value = k[some].contiguous(), stored[some].contiguous()
-        query, skew = q[some] * scale, skewness[some]
+        query, kept, swapped = q[some] * scale, (1 + skewness[some]) / 2, (1 - skewness[some]) / 2
         large = is_large[some] if bool(is_large[some].any()) else None
         for start in range(0, tokens, rows):
             part = slice(start, min(start + rows, tokens))
@@ -97,7 +97,7 @@ def tiled_skew_attention(
             if blends:
                 _retrieve(logits, value, large, weights, plain)
             if isinstance(gamma, Tensor):
-                logits.mul_((1 + skew) / 2).baddbmm_(key[:, part] * ((1 - skew) / 2), query.mT)
+                logits.mul_(kept).baddbmm_(key[:, part] * swapped, query.mT)
             else:  # the product scales on its way, without passes of their own
                 logits.baddbmm_(key[:, part], query.mT, beta=(1 + gamma) / 2, alpha=(1 - gamma) / 2)
             _retrieve(logits, value, large, logits, skewed)

@@ -10,7 +10,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from evidence.measures.sets import SetMeasure, off_diagonal_mean
+from evidence.measures.sets import SetMeasure
+from sad_core.diversity import off_diagonal_mean
 
 
 def kernel_distance(samples: Tensor, real: Tensor) -> SetMeasure:

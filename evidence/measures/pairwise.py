@@ -6,7 +6,8 @@ import torch
 from torch import Tensor
 
 from evidence.measures.features import cosine_distances
-from evidence.measures.sets import SetMeasure, off_diagonal_mean
+from evidence.measures.sets import SetMeasure
+from sad_core.diversity import off_diagonal_mean
 
 
 def distances_among(samples: Tensor, cosine: bool) -> Tensor:

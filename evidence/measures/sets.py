@@ -33,10 +33,3 @@ def blocks(labels: Tensor, rows: Tensor, size: int = BLOCK) -> Tensor:
         )
     dealt = torch.arange(-(-most // size) * size)
     return torch.stack([places[dealt % len(places)].view(-1, size) for places in by_category], dim=1)
-
-
-def off_diagonal_mean(matrix: Tensor) -> Tensor:
-    """Mean of what is not on the diagonal: (..., n, n) -> (...); not a number for n = 1."""
-    count = matrix.shape[-1]
-    total = matrix.sum(dim=(-2, -1)) - matrix.diagonal(dim1=-2, dim2=-1).sum(dim=-1)
-    return total / (count * (count - 1)) if count > 1 else total * torch.nan

@@ -7,17 +7,11 @@ their ratio that says something.
 
 from __future__ import annotations
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from evidence.measures.sets import BLOCK, SetMeasure, blocks
-
-
-def vendi_score(kernel: Tensor) -> Tensor:
-    """Effective number of elements of a similarity matrix (..., n, n) with ones on its diagonal: (...)."""
-    shares = torch.linalg.eigvalsh(kernel / kernel.shape[-1]).clamp(min=0)
-    return torch.special.entr(shares).sum(dim=-1).exp()
+from sad_core.diversity import effective_number
 
 
 def vendi(samples: Tensor, labels: Tensor, size: int = BLOCK) -> SetMeasure:
@@ -27,6 +21,6 @@ def vendi(samples: Tensor, labels: Tensor, size: int = BLOCK) -> SetMeasure:
 
     def measure(rows: Tensor) -> float:
         dealt = blocks(labels, rows, size).flatten(0, 1)
-        return float(vendi_score(kernel[dealt[:, :, None], dealt[:, None, :]]).mean())
+        return float(effective_number(kernel[dealt[:, :, None], dealt[:, None, :]]).mean())
 
     return measure

@@ -26,8 +26,10 @@ from evidence.bootstrap import Estimate, correlation, halves, mean, of_set, resa
 from evidence.measures import Embedded, Real, agreement, embed, guards, load_real, manifold, measure, memory, pairwise
 from evidence.measures.features import cosine_distances, efficientnet, imagenet, pixels, squared_distances
 from evidence.measures.kernel_distance import kernel_distance, polynomial_kernel
-from evidence.measures.sets import blocks, off_diagonal_mean
-from evidence.measures.vendi import vendi, vendi_score
+from evidence.measures.sets import blocks
+from evidence.measures.vendi import vendi
+from sad_core.diversity import effective_number as vendi_score
+from sad_core.diversity import off_diagonal_mean
 
 SEEDS = st.integers(0, 2**31)
 
