@@ -1,0 +1,35 @@
+"""How long a start of ComfyUI waits for the pack, beyond torch and ComfyUI itself."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+GOAL = 0.1  # seconds
+PROGRAM = """
+import sys, time
+from pathlib import Path
+from tests.host.loading import load_pack, start_host
+start_host(Path(sys.argv[1]), "pytorch")
+import comfy.sample, comfy.sd, comfy_api.latest, nodes
+started = time.perf_counter()
+load_pack()
+print(time.perf_counter() - started)
+"""
+
+
+def measure_import(comfyui: Path, starts: int) -> Iterator[float]:
+    """Seconds of one start after the other, each in a process of its own; the first one compiles the pack."""
+    command = [sys.executable, "-c", PROGRAM, str(comfyui.expanduser())]
+    with tempfile.TemporaryDirectory() as bytecode:
+        environment = {**os.environ, "PYTHONPYCACHEPREFIX": bytecode}
+        environment.pop("PYTHONDONTWRITEBYTECODE", None)
+        for _ in range(starts):
+            answer = subprocess.run(
+                command, check=True, capture_output=True, text=True, cwd=Path(__file__).parents[1], env=environment
+            )
+            yield float(answer.stdout.splitlines()[-1])
