@@ -1,1 +1,6 @@
 """What the pack costs, as ratios of things timed in turn in one process: `python -m benchmarks`."""
+
+import sys
+from pathlib import Path
+
+sys.path.append(str(Path(__file__).resolve().parents[1] / "tools"))  # for own_tests

@@ -13,6 +13,7 @@ GOAL = 0.1  # seconds
 PROGRAM = """
 import sys, time
 from pathlib import Path
+import benchmarks, own_tests
 from tests.host.loading import load_pack, start_host
 start_host(Path(sys.argv[1]), "pytorch")
 import comfy.sample, comfy.sd, comfy_api.latest, nodes

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import sys
-import types
 from pathlib import Path
 
 import hypothesis
@@ -13,10 +12,8 @@ import torch
 
 ROOT = Path(__file__).resolve().parent.parent
 # At the end of the path: ComfyUI has a module called `nodes` as well, and in host tests that one must win.
-sys.path.append(str(ROOT))
-# ComfyUI has a package called `tests` too. Ours has no __init__.py, or pytest would climb to the pack's own.
-sys.modules["tests"] = types.ModuleType("tests")
-sys.modules["tests"].__path__ = [str(ROOT / "tests")]
+sys.path += [str(ROOT), str(ROOT / "tools")]
+import own_tests  # noqa: E402, F401
 
 hypothesis.settings.register_profile("ci", derandomize=True, deadline=None, print_blob=True)
 hypothesis.settings.register_profile("dev", deadline=None)

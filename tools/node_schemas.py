@@ -12,7 +12,6 @@ from __future__ import annotations
 import asyncio
 import json
 import sys
-import types
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -95,9 +94,9 @@ def write(path: Path, content: dict[str, Any]) -> None:
 
 def loaded_nodes() -> list[Any]:
     """The nodes of the pack, loaded into a ComfyUI."""
-    tests = sys.modules["tests"] = types.ModuleType("tests")
-    tests.__path__ = [str(ROOT / "tests")]
     sys.path.append(str(ROOT))
+    import own_tests  # noqa: F401
+
     from tests.host.loading import load_pack, start_host
     from tests.hosts import find_host
 

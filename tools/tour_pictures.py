@@ -75,7 +75,7 @@ def run_of_a_sweep() -> tuple[dict, dict]:
         "SADDemoConditioning": (0, 90, 200, 0),
         "SADDemoLatent": (0, 300, 200, 0),
         "SADGammaSweep": (250, 0, 300, 0),
-        "SADSkewAttention": (250, 140, 300, 0),
+        "SADSkewAttention": (250, 195, 300, 400),
         "KSampler": (600, 0, 270, 0),
         "SADDemoDecode": (600, 320, 270, 0),
         "SADGammaGrid": (920, 0, 240, 0),
@@ -167,6 +167,7 @@ def take_charts(page: Any) -> None:
 
 
 def main() -> int:
+    import own_tests  # noqa: F401
     from playwright.sync_api import sync_playwright
 
     from demo.comfyui_server import ComfyUIServer

@@ -533,6 +533,7 @@ SHOW = """
 
 
 def main() -> int:
+    import own_tests  # noqa: F401
     from PIL import Image
     from playwright.sync_api import sync_playwright
 

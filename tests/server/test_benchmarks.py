@@ -1,0 +1,9 @@
+"""What the benchmarks start in processes of their own starts; how long it takes is nothing to test."""
+
+from __future__ import annotations
+
+from benchmarks.import_time import measure_import
+
+
+def test_the_import_of_the_pack_is_timed_once_a_start(comfyui):
+    assert len([seconds for seconds in measure_import(comfyui, 2) if seconds > 0]) == 2
