@@ -1,4 +1,4 @@
-"""The nodes of the pack, one file a node; each turns widgets into calls of the rooms below."""
+"""The nodes of the pack, a file for a node or a pair; each turns widgets into calls of the rooms below."""
 
 from __future__ import annotations
 

@@ -68,16 +68,18 @@ def clone(version: str) -> Path | None:
         _git(ask, SECONDS_TO_ANSWER)
         _git(fetch, SECONDS_TO_CLONE)
         unfinished.rename(folder)
-    except (OSError, subprocess.SubprocessError):
-        print(f"no ComfyUI: none on this machine, and {REPOSITORY} {tag} could not be cloned", file=sys.stderr)
+    except (OSError, subprocess.SubprocessError) as error:
+        reason = (getattr(error, "stderr", None) or b"").decode(errors="replace").strip() or str(error)
+        failure = f"{REPOSITORY} {tag} could not be cloned: {reason.splitlines()[-1]}"
+        print(f"no ComfyUI: none on this machine, and {failure}", file=sys.stderr)
         return None
     return folder
 
 
 def _git(arguments: list[str], seconds: float) -> None:
     environment = {**os.environ, "GIT_TERMINAL_PROMPT": "0"}
-    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, "stdin": subprocess.DEVNULL}
-    subprocess.run(["git", *arguments], check=True, timeout=seconds, env=environment, **quiet)
+    streams = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE, "stdin": subprocess.DEVNULL}
+    subprocess.run(["git", *arguments], check=True, timeout=seconds, env=environment, **streams)
 
 
 def main() -> None:

@@ -57,7 +57,7 @@ def fingerprint(steps: list[list[str]]) -> str:
 def environment(name: str, host: Path | None = None) -> Path:
     """The Python of the environment called `name`, made first when it is not there yet."""
     steps = install_steps(name, host)
-    cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "symmetric-attention"
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "symmetric-attention"
     folder = cache / f"{name}-{fingerprint(steps)}"
     python = folder / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
     finished = folder / ".finished"
@@ -66,8 +66,9 @@ def environment(name: str, host: Path | None = None) -> Path:
     print(f"making the environment {folder} (a few minutes the first time)", file=sys.stderr)
     shutil.rmtree(folder, ignore_errors=True)
     venv.create(folder, with_pip=True)
+    told = [] if sys.stderr.isatty() else ["--quiet"]  # bars for a person, and no thousand lines for a log
     for step in steps:
-        command = [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *step]
+        command = [str(python), "-m", "pip", "install", *told, "--disable-pip-version-check", *step]
         subprocess.run(command, check=True, stdout=sys.stderr)
     finished.touch()
     return python

@@ -88,12 +88,18 @@ def main() -> int:
             totals["failed" if kind.startswith("error") else kind] += int(count)
         if code:
             failures.append(title)
-    for name, host in (("newest", main_host), ("oldest", oldest_host)):
+    for name, host, place in (
+        ("newest", main_host, "COMFYUI_PATH"),
+        ("oldest", oldest_host, "COMFYUI_OLDEST_PATH"),
+    ):
         if host is None:
             print(f"\nWARNING: no ComfyUI to be had as the {name} host; its tests were skipped and prove nothing.")
+            print(f"Set {place} to the folder of one.")
     if failures:
         print(f"\nfailed: {', '.join(failures)}")
-    print(f"{totals['passed']} passed, {totals['failed']} failed, {totals['skipped']} skipped")
+    share = (totals["passed"] + totals["failed"]) / max(1, totals.total())
+    counts = f"{totals['passed']} passed, {totals['failed']} failed, {totals['skipped']} skipped"
+    print(f"{counts}: {share:.0%} of the tests ran")
     return 1 if failures else 0
 
 

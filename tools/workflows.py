@@ -164,14 +164,15 @@ WORKFLOWS: dict[str, list[list[Node]]] = {
             latent(1024),
             note(
                 "**start_gamma** of the schedule is the knob: 1 is your model, bit for bit; above 1 more circulation, "
-                "below 1 less. Keep the seed fixed and compare 1.2 with 0.8, **beta** 1.\n\nThe schedule acts in the "
-                "first 60 % of the run, which decides the composition; the text on Skew Attention tells what "
-                "really happened.",
-                145,
+                "below 1 less. Keep the seed fixed and compare 1.2 with 1.5 and 0.8. With **beta** 1 it is gamma and "
+                "nothing else; while a schedule is wired, the gamma on Skew Attention is not used.\n\nThe schedule "
+                "acts in the first 60 % of the run, which decides the composition; the text on Skew Attention tells "
+                "what really happened.",
+                175,
             ),
         ],
         [
-            Node("skew", "SADSkewAttention", {}, {"model": "load.MODEL", "schedule": "schedule.schedule"}),
+            Node("skew", "SADSkewAttention", {"beta": 1.0}, {"model": "load.MODEL", "schedule": "schedule.schedule"}),
             Node("schedule", "SADGammaSchedule", {"shape": "window", "start_gamma": 1.2, "end": 0.6}),
         ],
         [
@@ -262,7 +263,7 @@ WORKFLOWS: dict[str, list[list[Node]]] = {
             Node("encoded", "VAEEncode", {}, {"pixels": "scaled.IMAGE", "vae": "load.VAE"}),
         ],
         [
-            Node("skew", "SADSkewAttention", {}, {"model": "load.MODEL", "schedule": "schedule.schedule"}),
+            Node("skew", "SADSkewAttention", {"beta": 1.0}, {"model": "load.MODEL", "schedule": "schedule.schedule"}),
             Node("schedule", "SADGammaSchedule", {"shape": "window", "start_gamma": 1.2, "end": 0.8}),
         ],
         [
