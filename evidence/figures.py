@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -73,10 +74,15 @@ def is_in_the_grid(setting: Setting) -> bool:
 
 def with_interval(axes: Axes, points: list[tuple[float, list[float]]], colour: str, label: str) -> None:
     """A line with error bars."""
-    places, values = [place for place, _ in points], [value for _, (value, _, _) in points]
-    below = [max(0.0, value - low) for _, (value, low, _) in points]
-    above = [max(0.0, high - value) for _, (value, _, high) in points]
-    axes.errorbar(places, values, yerr=[below, above], color=colour, label=label, marker="o", markersize=4, capsize=2)
+    places, results = zip(*points, strict=True)
+    values = [value for value, _, _ in results]
+    axes.errorbar(places, values, yerr=reach(results), color=colour, label=label, marker="o", markersize=4, capsize=2)
+
+
+def reach(results: Sequence[list[float]]) -> list[list[float]]:
+    """How far the intervals of (value, low, high) reach below and above their values."""
+    below = [max(0.0, value - low) for value, low, _ in results]
+    return [below, [max(0.0, high - value) for value, _, high in results]]
 
 
 def plane_figure(numbers: dict[str, Any]) -> Figure:
@@ -96,8 +102,7 @@ def plane_figure(numbers: dict[str, Any]) -> Figure:
         chosen.sort(key=lambda setting: getattr(setting, knob))
         rows = [numbers["settings"][setting.name]["changes"] for setting in chosen]
         along, up = ([row[name] for row in rows] for name in ("apart/imagenet", "probability"))
-        bars = [[[p[0] - p[1] for p in side], [p[2] - p[0] for p in side]] for side in (along, up)]
-        axes.errorbar([p[0] for p in along], [p[0] for p in up], xerr=bars[0], yerr=bars[1], color=colour,
+        axes.errorbar([p[0] for p in along], [p[0] for p in up], xerr=reach(along), yerr=reach(up), color=colour,
                       marker=marker, markersize=7, linewidth=1.4, elinewidth=0.4, label=label)  # fmt: skip
         for setting, x, y in zip(chosen, along, up, strict=True):
             if setting.name != "plain":
