@@ -24,7 +24,13 @@ from .memory import measure_memory
 from .rows import Row, table
 from .sampling_step import MODELS, measure_steps
 
+STARTS = 6
 PARTS = ("attention", "extras", "growth", "memory", "import", "step")
+
+
+def folder(name: str) -> Path:
+    """The folder that a command line means, also where a shell has left the ~ in it."""
+    return Path(name).expanduser().resolve()
 
 
 def measured(parts: list[str], models: list[str], rounds: int, comfyui: Path | None) -> Iterator[Row]:
@@ -36,8 +42,8 @@ def measured(parts: list[str], models: list[str], rounds: int, comfyui: Path | N
             yield from measure_extras(shape, rounds)
     if "memory" in parts:
         yield from measure_memory()
-    if comfyui is None:
-        print("importing, whole steps: not measured, they need --comfyui", flush=True)
+    if "step" in parts and comfyui is None:
+        print("whole steps: not measured, they need --comfyui", flush=True)
     elif "step" in parts:
         for name in models:
             yield from measure_steps(comfyui, name, max(3, rounds // 2))
@@ -45,26 +51,29 @@ def measured(parts: list[str], models: list[str], rounds: int, comfyui: Path | N
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Time the pack against plain attention.")
-    parser.add_argument("--comfyui", type=Path, help="folder of a ComfyUI, for whole sampling steps")
+    parser.add_argument("--comfyui", type=folder, help="folder of a ComfyUI, for the import and whole sampling steps")
     parser.add_argument("--rounds", type=int, default=21, help="how often each thing is timed")
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
     parser.add_argument("--models", nargs="+", choices=MODELS, default=list(MODELS), help="whose whole steps to time")
     parser.add_argument("--output", type=Path, help="a JSON file to write everything to")
     options = parser.parse_args()
     torch.set_grad_enabled(False)
+    starts = []
+    if "import" in options.parts and options.comfyui is None:
+        print("import: not measured, it needs --comfyui", flush=True)
+    elif "import" in options.parts:
+        starts = list(measure_import(options.comfyui, STARTS))
+        later = ", ".join(f"{seconds:.3f}" for seconds in starts[1:])
+        print(f"importing the pack: {starts[0]:.3f} s the first time, then {later} s; goal {GOAL} s", flush=True)
     rows = []
     for row in measured(options.parts, options.models, options.rounds, options.comfyui):
         print(table([row]).splitlines()[-1], flush=True)
         rows.append(row)
-    starts = list(measure_import(options.comfyui, 6)) if "import" in options.parts and options.comfyui else []
     growth = list(measure_growth(max(3, options.rounds // 4))) if "growth" in options.parts else []
     print(f"\n{table(rows)}\n")
     for name, seconds, power in growth:
         times = ", ".join(f"L {n}: {1000 * t:.2f} ms" for n, t in zip(LENGTHS, seconds, strict=True))
         print(f"{name}: grows with L^{power:.2f} ({times})")
-    if starts:
-        later = ", ".join(f"{seconds:.3f}" for seconds in starts[1:])
-        print(f"importing the pack: {starts[0]:.3f} s the first time, then {later} s; goal {GOAL} s")
     if options.output:
         machine = f"{platform.machine()}, {torch.get_num_threads()} threads, torch {torch.__version__}"
         content = {"machine": machine, "rows": [asdict(row) for row in rows], "growth": growth, "import": starts}

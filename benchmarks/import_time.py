@@ -25,12 +25,13 @@ print(time.perf_counter() - started)
 
 def measure_import(comfyui: Path, starts: int) -> Iterator[float]:
     """Seconds of one start after the other, each in a process of its own; the first one compiles the pack."""
-    command = [sys.executable, "-c", PROGRAM, str(comfyui.expanduser())]
+    command = [sys.executable, "-c", PROGRAM, str(comfyui)]
     with tempfile.TemporaryDirectory() as bytecode:
         environment = {**os.environ, "PYTHONPYCACHEPREFIX": bytecode}
         environment.pop("PYTHONDONTWRITEBYTECODE", None)
         for _ in range(starts):
-            answer = subprocess.run(
-                command, check=True, capture_output=True, text=True, cwd=Path(__file__).parents[1], env=environment
-            )
+            root = Path(__file__).parents[1]
+            answer = subprocess.run(command, capture_output=True, text=True, cwd=root, env=environment)
+            if answer.returncode:
+                sys.exit(f"ComfyUI with the pack could not be imported:\n{answer.stderr}")
             yield float(answer.stdout.splitlines()[-1])

@@ -114,6 +114,7 @@ def measure_steps(comfyui: Path, name: str, rounds: int) -> Iterator[Row]:
         "γ and β, value norm": skew(model, gamma=1.05, beta=3.0)[0],
         "adaptive γ and β": skew(model, gamma=1.05, beta=3.0, adaptive="gamma and beta")[0],
         "probe on all sites": probe(model)[0],
+        "probe, depth and curvature": probe(model, depth_and_curvature=True)[0],
     }
     ways = {label: sampler(name, each) for label, each in patched.items()}
     # On their own: their matrices of gigabytes would disturb what is timed after them.

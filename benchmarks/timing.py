@@ -30,13 +30,14 @@ class Timing:
 def compare(ways: Mapping[str, Work], rounds: int) -> dict[str, Timing]:
     """Each way `rounds` times, one after the other in every round, after one round nobody looks at.
 
-    The first way is what the others are compared with.
+    Every second round goes backwards, so that no way always follows the same other one. The first way is what the
+    others are compared with.
     """
     for work in ways.values():
         work()
     taken: dict[str, list[float]] = {name: [] for name in ways}
-    for _ in range(rounds):
-        for name, work in ways.items():
+    for number in range(rounds):
+        for name, work in reversed(ways.items()) if number % 2 else ways.items():
             started = time.perf_counter()
             work()
             taken[name].append(time.perf_counter() - started)
@@ -44,6 +45,6 @@ def compare(ways: Mapping[str, Work], rounds: int) -> dict[str, Timing]:
     timings = {}
     for name, seconds in taken.items():
         ratios = [one / other for one, other in zip(seconds, base, strict=True)]
-        low, _, high = quantiles(ratios, n=4) if rounds > 1 else ratios * 3
+        low, _, high = quantiles(ratios, n=4, method="inclusive") if rounds > 1 else ratios * 3
         timings[name] = Timing(median(seconds), median(ratios), low, high)
     return timings

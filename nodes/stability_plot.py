@@ -18,6 +18,7 @@ PASSES = ("both", "cond", "uncond")
 WIRE_AFTER = (
     "Wire the LATENT of the sampler, or a picture made from it, to after, so that the trace is drawn when it is there."
 )
+AT_CFG_1 = "At CFG 1 ComfyUI leaves the unconditional pass out."
 
 
 class StabilityPlotNode(io.ComfyNode):
@@ -112,6 +113,8 @@ def draw(
         return draw_message(f"{trace.summary()}\n{WIRE_AFTER}")
     chunk = None if passes == "both" else passes
     run = measured(trace)[-1]
+    if chunk is not None and chunk not in run.chunks and layout != "map":  # a map shows whatever pass there is
+        return draw_message(f"This run had no {chunk} pass, only {' and '.join(run.chunks)}. {AT_CFG_1}")
     if layout == "heads":
         return draw_heads(run, site.strip() or least_aligned(run), chunk)
     if layout == "map":

@@ -27,6 +27,11 @@ REQUIREMENTS = ROOT / "requirements"
 PINNED_BY_US = {"torch", "torchvision", "torchaudio"}
 
 
+def folder(name: str) -> Path:
+    """The folder that a command line means, also where a shell has left the ~ in it."""
+    return Path(name).expanduser().resolve()
+
+
 def host_requirements(host: Path) -> list[str]:
     """The lines of a ComfyUI's requirements.txt that we do not already pin: all but the torch family."""
     lines = (host / "requirements.txt").read_text(encoding="utf-8").splitlines()
@@ -77,7 +82,7 @@ def environment(name: str, host: Path | None = None) -> Path:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("name", choices=["demo", "evidence", "test"])
-    parser.add_argument("--host", type=Path, help="a ComfyUI folder whose requirements are installed too")
+    parser.add_argument("--host", type=folder, help="a ComfyUI folder whose requirements are installed too")
     arguments = parser.parse_args()
     print(environment(arguments.name, arguments.host))
 

@@ -203,9 +203,25 @@ def test_a_broken_head_gives_undefined_numbers_there_and_no_error():
     q[1, 1, 0, 0] = float("inf")
     found, want = hopfield_stability(q, call.k, call.v), hopfield_stability(call.q, call.k, call.v)
     broken = torch.eye(2, dtype=torch.bool)
-    for name in ("energy", "alignment", "depth", "curvature"):
+    for name in MEASURES:
         assert not getattr(found, name)[broken].isfinite().any(), name
         torch.testing.assert_close(getattr(found, name)[~broken], getattr(want, name)[~broken])
+
+
+def test_energy_and_alignment_have_the_gradients_they_should_and_zero_where_nothing_is_left():
+    call = tokens(length=6, value_dim=3)
+    given = [x.requires_grad_() for x in (call.q, call.k, call.v)]
+
+    def measured(q, k, patterns):
+        found = hopfield_stability(q, k, patterns, ("energy", "instability", "alignment"))
+        return found.energy, found.alignment, token_alignment(q, k, patterns)
+
+    assert torch.autograd.gradcheck(measured, given)
+    patterns = torch.cat([call.v.detach()[..., 1:], torch.zeros_like(call.v[..., :1])], dim=-1).requires_grad_()
+    zeros = torch.zeros_like(call.q).requires_grad_()
+    for q, k in ((call.q, call.k), (zeros, call.k)):
+        total = sum(x.sum() for x in measured(q, k, patterns))
+        assert all(x.isfinite().all() for x in torch.autograd.grad(total, (q, k, patterns)))
 
 
 def test_only_what_is_asked_for_is_computed(monkeypatch):

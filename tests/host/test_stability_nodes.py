@@ -12,7 +12,7 @@ from pathlib import Path
 import folder_paths
 import pytest
 import torch
-from symmetric_attention.nodes import stability_pictures
+from symmetric_attention.nodes import stability_pictures, stability_plot
 from symmetric_attention.nodes.stability_load import LoadStabilityTraceNode
 from symmetric_attention.nodes.stability_plot import LAYOUTS, StabilityPlotNode, least_aligned
 from symmetric_attention.nodes.stability_save import SaveStabilityTraceNode
@@ -113,10 +113,18 @@ def test_the_heads_of_the_least_aligned_site_are_shown_where_none_is_named():
         plot(trace, layout="heads", site="double")
 
 
-def test_a_pass_that_was_not_there_and_undefined_numbers_are_drawn_as_grey():
+@pytest.mark.parametrize("layout", LAYOUTS[:4])
+def test_a_pass_that_was_not_there_is_said_and_not_drawn(layout, monkeypatch):
+    monkeypatch.setattr(stability_plot, "draw_message", lambda text: text)
+    trace = StabilityTrace([run_with(torch.randn(3), chunks=("cond",)) for _ in range(2)])
+    assert plot(trace, layout=layout, passes="uncond")[0].startswith("This run had no uncond pass, only cond. At CFG 1")
+    assert plot(trace, layout=layout, passes="cond")[0].shape[2] == 1024
+
+
+def test_undefined_numbers_are_drawn_as_grey():
     run = run_with(torch.tensor([0.5, float("nan"), 0.9]), chunks=("cond",))
     for layout in ("heat map", "curves", "heads"):
-        for passes in ("both", "cond", "uncond"):
+        for passes in ("both", "cond"):
             assert plot(StabilityTrace([run]), layout=layout, passes=passes, site="input.1.0")[0].isfinite().all()
     grey = torch.full((3,), 0xCC / 255)
     picture = plot(StabilityTrace([run]))[0]
