@@ -166,9 +166,9 @@ def _divided(numerator: Tensor, length: Tensor) -> Tensor:
 def _on_the_landscape(factors: Tensor, parts: Tensor, is_pattern: Tensor, with_curvature: bool) -> dict[str, Tensor]:
     """Depth, curvature and spread from the eigenvalues of M.
 
-    From the Gram matrix WᵀW = V D Vᵀ comes the small symmetric matrix T = ½ √D Vᵀ J V √D = Y Λ Yᵀ with the
-    eigenvalues of M that are not 0. The part of s along the eigenvector of λᵢ is (½ Yᵀ √D Vᵀ J Wᵀs)ᵢ / λᵢ. The rest of
-    s lies in the null space, which always has the constant vector in it, so 0 is always one of the eigenvalues.
+    From the Gram matrix WᵀW = R Rᵀ comes the small symmetric matrix T = ½ Rᵀ J R = Y Λ Yᵀ with the eigenvalues of M
+    that are not 0. The part of s along the eigenvector of λᵢ is (½ Yᵀ Rᵀ J Wᵀs)ᵢ / λᵢ. The rest of s lies in the null
+    space, which always has the constant vector in it, so 0 is always one of the eigenvalues.
     """
     given, device = parts.dtype, parts.device
     # A Gram matrix squares the range of W, hence float64. Apple's GPUs know neither float64 nor eigenvalues.
@@ -178,24 +178,20 @@ def _on_the_landscape(factors: Tensor, parts: Tensor, is_pattern: Tensor, with_c
     gram = factors.mT @ factors
     is_finite = gram.isfinite().all(dim=(-2, -1), keepdim=True)
     gram = torch.where(is_finite, gram, 0.0)
-    # M stays the same when q̄ grows and k̄ shrinks; of one size they lose least to rounding.
-    sizes = gram.diagonal(dim1=-2, dim2=-1).unflatten(-1, (2, -1)).sum(dim=-1, keepdim=True)
-    balance = torch.where((sizes > 0).all(dim=-2, keepdim=True), sizes.flip(-2) / sizes, 1.0) ** 0.25
-    balance = balance.expand(*balance.shape[:-1], gram.shape[-1] // 2).flatten(-2)[..., None]
-    gram, swapped = gram * balance * balance.mT, _swapped(parts * balance)  # swapped = J Wᵀs
 
-    root = _square_root(gram, largest_rank=factors.shape[-2] - 1)
-    eigenvalues, vectors = torch.linalg.eigh(root.mT @ _swapped(root) / 2)  # T = Y Λ Yᵀ
+    root = _triangular_root(gram, factors.shape[-2])  # R
+    small = root.mT @ _swapped(root) / 2  # T
+    eigenvalues, vectors = torch.linalg.eigh(small) if with_curvature else (torch.linalg.eigvalsh(small), None)
     highest = eigenvalues[..., -1:].clamp_min(0.0)
     spread = highest - eigenvalues[..., :1].clamp_max(0.0)
     is_flat = spread <= 0
     found = {"depth": torch.where(is_flat, 0.0, (overlap - highest) / torch.where(is_flat, 1.0, spread))}
     found["depth"] = found["depth"].clamp(-1.0, 0.0)
-    if with_curvature:
+    if vectors is not None:
         values = eigenvalues[..., None]
         # Along smaller eigenvalues the part of s would be noise; they count as the null space they nearly are.
         is_null = values.abs() <= torch.finfo(given).eps ** 0.5 * spread[..., None]
-        along = (vectors.mT @ (root.mT @ swapped)) / 2 / torch.where(is_null, 1.0, values)
+        along = (vectors.mT @ (root.mT @ _swapped(parts))) / 2 / torch.where(is_null, 1.0, values)
         weights = torch.where(is_null, 0.0, along).square()
         found["curvature"] = overlap - _largest_on_tangents(eigenvalues, weights)
     found = {name: torch.where(is_pattern, value, 0.0) for name, value in found.items()}
@@ -205,13 +201,18 @@ def _on_the_landscape(factors: Tensor, parts: Tensor, is_pattern: Tensor, with_c
     }
 
 
-def _square_root(gram: Tensor, largest_rank: int) -> Tensor:
-    """V √D of a Gram matrix V D Vᵀ; eigenvalues beyond its rank are rounding and count as 0."""
-    eigenvalues, vectors = torch.linalg.eigh(gram)
-    rounding = gram.shape[-1] * torch.finfo(gram.dtype).eps * eigenvalues[..., -1:]
-    eigenvalues = torch.where(eigenvalues > rounding, eigenvalues, 0.0)
-    eigenvalues[..., : max(gram.shape[-1] - largest_rank, 0)] = 0.0
-    return vectors * eigenvalues.sqrt()[..., None, :]
+def _triangular_root(gram: Tensor, tokens: int) -> Tensor:
+    """R of a Gram matrix R Rᵀ of sums over `tokens`, by Cholesky.
+
+    Columns of W count alike, whatever their lengths: those are taken out first and put back into R. A hundred times
+    what the sums are wrong by is added to the diagonal, so that matrices of a lower rank have a root too. To the
+    eigenvalues of T that is rounding, of second order.
+    """
+    lengths = gram.diagonal(dim1=-2, dim2=-1).sqrt()[..., None]
+    safe = torch.where(lengths > 0, lengths, 1.0)
+    rounding = 16 * (tokens + gram.shape[-1]) * torch.finfo(gram.dtype).eps
+    added = rounding + (lengths == 0).to(gram.dtype)[..., 0]
+    return lengths * torch.linalg.cholesky_ex(gram / safe / safe.mT + torch.diag_embed(added)).L
 
 
 def _largest_on_tangents(eigenvalues: Tensor, weights: Tensor) -> Tensor:

@@ -189,7 +189,9 @@ def test_constant_patterns_and_single_tokens_have_nothing_to_measure():
 
 def test_queries_or_keys_without_a_landscape_give_zeros():
     call = tokens()
-    for q, k in ((torch.zeros_like(call.q), call.k), (call.q, torch.ones_like(call.k))):
+    one, other = call.q.clone(), call.k.clone()
+    one[..., 0::2], other[..., 1::2] = 0.0, 0.0  # neither is 0, but q kᵀ is
+    for q, k in ((torch.zeros_like(call.q), call.k), (call.q, torch.ones_like(call.k)), (one, other)):
         found = hopfield_stability(q, k, call.v)
         for name in MEASURES:
             assert torch.equal(getattr(found, name), torch.zeros_like(found.energy)), name
@@ -232,6 +234,10 @@ def test_only_what_is_asked_for_is_computed(monkeypatch):
     assert torch.equal(found.energy, whole.energy)
     assert torch.equal(found.alignment, whole.alignment)
     assert (found.instability, found.depth, found.curvature, found.relative_curvature) == (None,) * 4
+    monkeypatch.undo()
+    monkeypatch.setattr(torch.linalg, "eigh", None)  # without the curvature the eigenvalues are enough
+    found = hopfield_stability(call.q, call.k, call.v, ("depth",))
+    torch.testing.assert_close(found.depth, whole.depth, rtol=0, atol=1e-12)
     monkeypatch.undo()
     found = hopfield_stability(call.q, call.k, call.v, ("curvature",))
     assert found.depth is None
