@@ -11,7 +11,7 @@ test:  ## lint, types and all tests, with a ComfyUI host where one can be found
 benchmark:  ## what the pack costs, as ratios; `make benchmark COMFYUI=~/ComfyUI` times whole sampling steps too
 	@python=$$($(PYTHON) tools/environment.py $(if $(COMFYUI),test --host "$(COMFYUI)",demo)) && "$$python" -m benchmarks $(if $(COMFYUI),--comfyui "$(COMFYUI)")
 
-evidence:  ## every number, table and figure of docs/evidence.md, in two hours or less; may be stopped and goes on; needs npm
+evidence:  ## every number, table and figure of docs/evidence.md, in about an hour on two cores; may be stopped and goes on; needs npm
 	@python=$$($(PYTHON) tools/environment.py evidence) && "$$python" -m evidence
 
 .PHONY: demo test benchmark evidence

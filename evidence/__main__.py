@@ -1,6 +1,6 @@
 """Everything behind docs/evidence.md: draws the samples, measures them, writes the numbers, tables and figures.
 
-    python -m evidence              # about two hours on two cores; may be stopped, and goes on from there
+    python -m evidence              # about an hour on two cores; may be stopped, and goes on from there
     python -m evidence --short      # a minute: draws a slice anew and compares it with the committed numbers
 """
 
