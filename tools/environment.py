@@ -27,8 +27,8 @@ REQUIREMENTS = ROOT / "requirements"
 PINNED_BY_US = {"torch", "torchvision", "torchaudio"}
 
 
-def folder(name: str) -> Path:
-    """The folder that a command line means, also where a shell has left the ~ in it."""
+def meant(name: str) -> Path:
+    """The folder that a word of a command line means, also where a shell has left the ~ in it."""
     return Path(name).expanduser().resolve()
 
 
@@ -82,7 +82,7 @@ def environment(name: str, host: Path | None = None) -> Path:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("name", choices=["demo", "evidence", "test"])
-    parser.add_argument("--host", type=folder, help="a ComfyUI folder whose requirements are installed too")
+    parser.add_argument("--host", type=meant, help="a ComfyUI folder whose requirements are installed too")
     arguments = parser.parse_args()
     print(environment(arguments.name, arguments.host))
 
