@@ -3,15 +3,15 @@ PYTHON ?= python3
 COMFYUI ?=
 
 demo:  ## a picture and a table of what γ does; `make demo COMFYUI=~/ComfyUI` compares with a real ComfyUI too
-	@python=$$($(PYTHON) tools/environment.py demo) && "$$python" -m demo.gamma_sweep $(if $(COMFYUI),--comfyui "$(COMFYUI)")
+	@python=$$($(PYTHON) -m lab.environment demo) && "$$python" -m lab.demo.gamma_sweep $(if $(COMFYUI),--comfyui "$(COMFYUI)")
 
 test:  ## lint, types and all tests, with a ComfyUI host where one can be found
-	@$(PYTHON) tools/run_tests.py
+	@$(PYTHON) -m lab.run_tests
 
 benchmark:  ## what the pack costs, as ratios; `make benchmark COMFYUI=~/ComfyUI` times whole sampling steps too
-	@python=$$($(PYTHON) tools/environment.py $(if $(COMFYUI),test --host "$(COMFYUI)",demo)) && "$$python" -m benchmarks $(if $(COMFYUI),--comfyui "$(COMFYUI)")
+	@python=$$($(PYTHON) -m lab.environment $(if $(COMFYUI),test --host "$(COMFYUI)",demo)) && "$$python" -m lab.benchmarks $(if $(COMFYUI),--comfyui "$(COMFYUI)")
 
 evidence:  ## every number, table and figure of docs/evidence.md, in about an hour on two cores; may be stopped and goes on; needs npm
-	@python=$$($(PYTHON) tools/environment.py evidence) && "$$python" -m evidence
+	@python=$$($(PYTHON) -m lab.environment evidence) && "$$python" -m lab.evidence
 
 .PHONY: demo test benchmark evidence

@@ -9,16 +9,16 @@ except ImportError as error:
 
 from .diversity_report import DiversityReportNode
 from .gamma_schedule import GammaScheduleNode
+from .gamma_schedule_preview import preview
 from .gamma_sweep import GammaGridNode, GammaSweepNode
-from .host.live import charts
+from .host.live_chart import charts
 from .host.routes import serve
+from .load_stability_trace import LoadStabilityTraceNode
 from .report import ReportNode
-from .schedule_preview import preview
+from .save_stability_trace import SaveStabilityTraceNode
 from .skew_attention import SkewAttentionNode
-from .stability_load import LoadStabilityTraceNode
 from .stability_plot import StabilityPlotNode
 from .stability_probe import StabilityProbeNode
-from .stability_save import SaveStabilityTraceNode
 
 NODES: list[type[io.ComfyNode]] = [
     SkewAttentionNode,

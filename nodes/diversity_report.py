@@ -9,11 +9,11 @@ from typing import Any
 from comfy_api.latest import io
 from torch import Tensor
 
-from .common import CATEGORY
-from .diversity_measures import PIXELS, DiversityReport, FeatureSpace, cosine_distances, measure_sweep
-from .diversity_pictures import draw_report
+from ..sad_core.evaluation.measures import PIXELS, DiversityReport, FeatureSpace, cosine_distances, measure_sweep
 from .gamma_sweep import SWEEP_ALIASES
 from .host.clip_vision import describe, embed, prompt_beside
+from .plots.diversity import draw_report
+from .shared import CATEGORY
 
 
 class DiversityReportNode(io.ComfyNode):

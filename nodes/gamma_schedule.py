@@ -9,9 +9,9 @@ from comfy_api.latest import io
 
 from ..sad_core import GammaSchedule
 from ..sad_core.schedule import PRESETS, split_entries
-from .common import CATEGORY, GAMMA, PERCENT, SEARCH_ALIASES, Schedule
-from .host.curves import schedule_from_curve, steps_of_run
-from .pictures import draw_schedule
+from .host.drawn_curve import schedule_from_curve, steps_of_run
+from .plots.style import draw_schedule
+from .shared import CATEGORY, GAMMA, PERCENT, SEARCH_ALIASES, Schedule
 
 SHAPES = (*PRESETS, "keyframes", "curve", "values")
 FIELDS = {

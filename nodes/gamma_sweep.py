@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from comfy_api.latest import io
 from torch import Tensor
 
-from .common import CATEGORY, GAMMA, SEARCH_ALIASES
-from .comparison import compare_gammas
+from ..sad_core.evaluation.sweep import compare_gammas
 from .gamma_schedule import read_values
-from .pictures import draw_grid
+from .plots.style import draw_grid
+from .shared import CATEGORY, GAMMA, SEARCH_ALIASES
 
 SWEEP_ALIASES = [*SEARCH_ALIASES, "sweep", "xy plot", "grid", "compare"]
 MOST_VALUES = 64

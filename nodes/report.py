@@ -6,9 +6,9 @@ from typing import Any
 
 from comfy_api.latest import io
 
-from .common import CATEGORY, SEARCH_ALIASES, Report
-from .host.messages import show
-from .host.report import SkewReport
+from .host.browser import show
+from .host.run_report import SkewReport
+from .shared import CATEGORY, SEARCH_ALIASES, Report
 
 
 class ReportNode(io.ComfyNode):

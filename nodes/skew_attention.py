@@ -7,10 +7,10 @@ from typing import Any
 from comfy_api.latest import io
 
 from ..sad_core import NORMS, GammaSchedule
-from .common import CATEGORY, GAMMA, GOAL_ALIASES, PERCENT, SEARCH_ALIASES, Report, Schedule
-from .host.install import install_skew_attention
-from .host.messages import show
+from .host.apply import install_skew_attention
+from .host.browser import show
 from .host.settings import ADAPTIVE_MODES, APPLY_TO, SkewSettings
+from .shared import CATEGORY, GAMMA, GOAL_ALIASES, PERCENT, SEARCH_ALIASES, Report, Schedule
 
 
 class SkewAttentionNode(io.ComfyNode):

@@ -8,10 +8,10 @@ from comfy_api.latest import io
 from torch import Tensor
 
 from ..sad_core import StabilityTrace, difference
-from ..sad_core.stability_file import to_csv
-from ..sad_core.stability_trace import StabilityRun
-from .common import CATEGORY, SEARCH_ALIASES, Trace
-from .stability_pictures import draw_curves, draw_heads, draw_heat_maps, draw_maps, draw_message
+from ..sad_core.stability.run import StabilityRun
+from ..sad_core.stability.tables import to_csv
+from .plots.stability import draw_curves, draw_heads, draw_heat_maps, draw_maps, draw_message
+from .shared import CATEGORY, SEARCH_ALIASES, Trace
 
 LAYOUTS = ("heat map", "curves", "heads", "difference", "map")
 PASSES = ("both", "cond", "uncond")

@@ -6,10 +6,10 @@ from typing import Any
 
 from comfy_api.latest import io
 
-from ..sad_core.stability_trace import TRACE_MEASURES
-from .common import CATEGORY, SEARCH_ALIASES, Trace
-from .host.install import install_stability_probe
-from .host.probe import CHEAP, PATTERNS, ProbeSettings
+from ..sad_core.stability.run import TRACE_MEASURES
+from .host.apply import install_stability_probe
+from .host.patches.probe_patch import CHEAP, PATTERNS, ProbeSettings
+from .shared import CATEGORY, SEARCH_ALIASES, Trace
 
 
 class StabilityProbeNode(io.ComfyNode):

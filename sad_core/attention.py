@@ -1,7 +1,7 @@
 """Self-attention with the skew part of its logits scaled by γ, blended by β (the paper's retrieval).
 
-    A = scale·q kᵀ = S + C        P_γ = softmax(S + γ·C + mask)        R_γ = P_γ v
-    R = R₁ + β(R_γ − R₁)          out = ρ·R                            (ρ: norm_guard.py)
+A = scale·q kᵀ = S + C        P_γ = softmax(S + γ·C + mask)        R_γ = P_γ v
+R = R₁ + β(R_γ − R₁)          out = ρ·R                            (ρ: norm_guard.py)
 """
 
 from __future__ import annotations

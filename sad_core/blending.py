@@ -1,6 +1,6 @@
 """Going along the change that γ makes, further or less far, at the length it has (the paper's β and norm guard).
 
-    R = R₁ + β(R_γ − R₁)        out = ρ·R        (ρ: norm_guard.py)
+R = R₁ + β(R_γ − R₁)        out = ρ·R        (ρ: norm_guard.py)
 """
 
 from __future__ import annotations

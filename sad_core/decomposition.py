@@ -1,7 +1,7 @@
 """Splitting attention logits into an energy landscape and a circulation on it (the paper's decomposition).
 
-    A = S + C,    S = (A + Aᵀ)/2 symmetric,    C = (A − Aᵀ)/2 skew-symmetric
-    A_γ = S + γ·C = c₊·A + c₋·Aᵀ,    c₊ = (1 + γ)/2,  c₋ = (1 − γ)/2
+A = S + C,    S = (A + Aᵀ)/2 symmetric,    C = (A − Aᵀ)/2 skew-symmetric
+A_γ = S + γ·C = c₊·A + c₋·Aᵀ,    c₊ = (1 + γ)/2,  c₋ = (1 − γ)/2
 """
 
 from __future__ import annotations

@@ -12,9 +12,7 @@ from torch import Tensor
 Strength = float | Tensor
 
 
-def per_head(
-    value: Strength, name: str, batch: int, heads: int, device: torch.device | None = None
-) -> Strength:
+def per_head(value: Strength, name: str, batch: int, heads: int, device: torch.device | None = None) -> Strength:
     """`value` in a form that multiplies `(B, H, L, d)` without broadcasting by luck.
 
     A float stays a float. A tensor may be 0-d, `(B,)` per sample, `(B, H)` per head or `(B, H, 1, 1)`; it comes back

@@ -73,9 +73,7 @@ def tiled_skew_attention(
     """
     batch, heads, tokens, _ = q.shape
     width, blends = stored.shape[-1], not is_exactly(beta, 1.0)
-    skewness, strength = (
-        torch.as_tensor(value, dtype=q.dtype).expand(batch, heads, 1, 1) for value in (gamma, beta)
-    )
+    skewness, strength = (torch.as_tensor(value, dtype=q.dtype).expand(batch, heads, 1, 1) for value in (gamma, beta))
     is_large = _logit_bound(q, k, skewness, scale) > LARGEST_LOGIT
     at_once, rows = tile_shape(heads, tokens)
     room = [q.new_empty(at_once * rows * size) for size in (tokens, tokens, width, width)]

@@ -3,17 +3,10 @@
 from __future__ import annotations
 
 import os
-import sys
-from pathlib import Path
 
 import hypothesis
 import pytest
 import torch
-
-ROOT = Path(__file__).resolve().parent.parent
-# At the end of the path: ComfyUI has a module called `nodes` as well, and in host tests that one must win.
-sys.path += [str(ROOT), str(ROOT / "tools")]
-import own_tests  # noqa: E402, F401
 
 hypothesis.settings.register_profile("ci", derandomize=True, deadline=None, print_blob=True)
 hypothesis.settings.register_profile("dev", deadline=None)

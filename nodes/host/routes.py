@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from .messages import log
+from .browser import log
 
 Answer = Callable[[Mapping[str, Any]], Any]
 

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from demo.comfyui_server import PACKS, ComfyUIServer
-from tests.hosts import find_host
-from tests.stand_ins import FIXTURES
+from lab.demo.comfyui_server import PACKS, ComfyUIServer
+from lab.testing.checkpoint_substitutes import FIXTURES
+from lab.testing.hosts import find_host
 
 sync_api = pytest.importorskip("playwright.sync_api")
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")

@@ -7,11 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from demo.gamma_sweep import workflow
-from tests.browser_numbers import numbered
-from tests.stand_ins import SITES, family_of, with_stand_ins
-
-from .conftest import RENDERERS, render
+from lab.demo.gamma_sweep import workflow
+from lab.testing.checkpoint_substitutes import SITES, family_of, with_stand_ins
+from lab.testing.editor_graphs import numbered
+from tests.browser.conftest import RENDERERS, render
 
 WORKFLOWS = sorted((Path(__file__).resolve().parents[2] / "workflows").glob("*.json"))
 SAVE = "() => JSON.stringify(window.app.graph.serialize())"

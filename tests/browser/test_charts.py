@@ -6,10 +6,9 @@ import itertools
 
 import pytest
 
-from demo.gamma_sweep import workflow
-from tests.browser_numbers import OPEN, numbered
-
-from .conftest import READY, RENDERERS, open_page, render
+from lab.demo.gamma_sweep import workflow
+from lab.testing.editor_graphs import OPEN, numbered
+from tests.browser.conftest import READY, RENDERERS, open_page, render
 
 fresh = itertools.count(1000)
 PATIENCE, OFTEN = 200_000, 200  # milliseconds; asking at every frame would take the time from the sampler
@@ -103,7 +102,8 @@ def test_the_chart_gets_a_point_a_step_and_is_read_with_the_keyboard(page, serve
     render(page, renderer)
     graph_id = page.evaluate(OPEN, prompt(steps))
     probed(page, "chart.note.startsWith('The measures of every step appear here')")
-    page.evaluate("""kind => {
+    page.evaluate(
+        """kind => {
         window.counted = [];
         const panels = window.app.rootGraph._nodes.find(n => n.comfyClass === kind).widgets
             .find(w => w.name === 'chart').element.querySelector('.sad-chart-panels');
@@ -112,7 +112,9 @@ def test_the_chart_gets_a_point_a_step_and_is_read_with_the_keyboard(page, serve
             window.counted.push((lines.at(-1)?.getAttribute('d') ?? '').split(/[ML]/).length - 1);
         };
         new MutationObserver(look).observe(panels, {childList: true});
-    }""", "SADStabilityProbe")
+    }""",
+        "SADStabilityProbe",
+    )
     page.evaluate(QUEUE)
     shown = probed(page, "chart.note.startsWith('finished')")
     counted = page.evaluate("() => window.counted")

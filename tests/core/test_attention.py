@@ -11,10 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import sad_core.attention
+from lab.testing import definition as plain
+from lab.testing.strategies import FORMS, MASKS, Call, betas, calls, gammas, tokens
 from sad_core import NORMS, skew_attention
 from sad_core.attention import pytorch_attend
-from tests.core import plain
-from tests.core.draws import FORMS, MASKS, Call, betas, calls, gammas, tokens
 
 ALL_MASKS = [None, *MASKS, *(f"{kind} bool" for kind in MASKS)]
 # γ, β and the γ it must not be confused with.

@@ -7,11 +7,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from lab.testing import definition as plain
+from lab.testing.strategies import Call, calls, gammas, tokens
 from sad_core import decompose
 from sad_core.decomposition import double_head_dim
 from sad_core.parameters import per_head
-from tests.core import plain
-from tests.core.draws import Call, calls, gammas, tokens
 
 GAMMA = st.floats(-2.0, 3.0)
 

@@ -9,12 +9,13 @@ import pytest
 import torch
 from safetensors import safe_open
 
+from lab.testing import reference_cases
+from lab.testing.definition import relative_error
 from sad_core import set_skew_attention
 from sad_core.diffusers_processor import SkewAttentionProcessor
-from tests.core.plain import relative_error
 
 diffusers = pytest.importorskip("diffusers")
-REFERENCE = Path(__file__).parent / "reference" / "small.safetensors"
+REFERENCE = Path(reference_cases.__file__).parent / "reference" / "small.safetensors"
 
 
 def sdxl_shaped_unet(channels: int = 32, heads: int = 4) -> torch.nn.Module:

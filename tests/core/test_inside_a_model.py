@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
+from lab.testing import definition as plain
+from lab.testing.strategies import SPREAD, tokens
 from sad_core import adapt, joint_skew_attention, skew_attention, symmetricity
-from tests.core import plain
-from tests.core.draws import SPREAD, tokens
 
 
 @pytest.fixture

@@ -8,11 +8,11 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from lab.testing import definition as plain
+from lab.testing.strategies import MASKS, Call, betas, calls, gammas, tokens
 from sad_core import joint_skew_attention, skew_attention
 from sad_core.attention import pytorch_attend
 from sad_core.joint_attention import JOINT_NORMS
-from tests.core import plain
-from tests.core.draws import MASKS, Call, betas, calls, gammas, tokens
 
 PLACES = {"start": slice(0, 7), "middle": slice(3, 9), "end": slice(5, 12), "one token": slice(4, 5)}
 ALL_MASKS = [None, *MASKS, *(f"{kind} bool" for kind in MASKS)]

@@ -8,11 +8,11 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from lab.testing import definition as plain
+from lab.testing.strategies import MASKS, Call, betas, calls, gammas, tokens
 from sad_core import joint_skew_attention, modal_skew_attention, skew_attention
 from sad_core.attention import pytorch_attend
 from sad_core.joint_attention import JOINT_NORMS
-from tests.core import plain
-from tests.core.draws import MASKS, Call, betas, calls, gammas, tokens
 
 INNER = slice(3, 9)
 FACTORS = (1.4, 0.7, -0.6)  # among the inner tokens, among the others, across

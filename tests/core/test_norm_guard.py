@@ -10,10 +10,10 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from lab.testing import definition as plain
+from lab.testing.strategies import SPREAD, tokens
 from sad_core import skew_attention
 from sad_core.norm_guard import norm_ratio, project_input, projection_rank
-from tests.core import plain
-from tests.core.draws import SPREAD, tokens
 
 NORM = st.one_of(st.just(0.0), st.floats(1e-9, 1e-4), st.floats(1e-3, 1e3))
 

@@ -2,31 +2,12 @@
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
-
 import pytest
 import torch
-from safetensors import safe_open
 
+from lab.testing.definition import relative_error
+from lab.testing.reference_cases import FILES, cases, load
 from sad_core import adapt, skew_attention, symmetricity
-from tests.core.plain import relative_error
-
-FILES = sorted((Path(__file__).parent / "reference").glob("*.safetensors"))
-
-
-def load(path: Path) -> tuple[dict, dict]:
-    with safe_open(path, "pt") as file:
-        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (the file is no dict)
-        return tensors, json.loads(file.metadata()["spec"])
-
-
-def cases(kind: str) -> list:
-    return [
-        pytest.param(path, index, id=f"{path.stem}-{kind}-{index}")
-        for path in FILES
-        for index in range(len(load(path)[1][kind]))
-    ]
 
 
 def packed(out: torch.Tensor) -> torch.Tensor:

@@ -7,9 +7,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from lab.testing import definition as plain
+from lab.testing.strategies import calls, tokens
 from sad_core import adapt, average, skew_attention, symmetricity
-from tests.core import plain
-from tests.core.draws import calls, tokens
 
 ETAS = st.floats(-1.0, 1.0)
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
-from demo.data import (
+from lab.demo.data import (
     HELD_OUT_LIST,
     PACKAGE_CATEGORIES,
     PICTURE_LIST,
@@ -18,7 +18,7 @@ from demo.data import (
     read_list,
     split,
 )
-from demo.model import CATEGORIES
+from lab.demo.model import CATEGORIES
 
 
 def write_package(folder, names_by_category):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from demo.latent import LATENT_DEVIATION, decode, encode, haar, inverse_haar, measure_whitening
+from lab.demo.latent import LATENT_DEVIATION, decode, encode, haar, inverse_haar, measure_whitening
 
 
 def test_haar_is_the_definition():

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from demo.model import (
+from lab.demo.model import (
     COMFYUI_UNET_CONFIG,
     MODEL_FILE,
     NO_CATEGORY,

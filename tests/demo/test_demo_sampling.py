@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from demo.model import NO_CATEGORY, DemoModel
-from demo.sampling import guided_velocity, make_scheduler, sample, sample_latents, seed_noise
+from lab.demo.model import NO_CATEGORY, DemoModel
+from lab.demo.sampling import guided_velocity, make_scheduler, sample, sample_latents, seed_noise
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
-from demo import gamma_sweep
+from lab.demo import gamma_sweep
 
 
 def test_the_spread_is_the_mean_distance_within_categories():

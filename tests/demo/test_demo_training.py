@@ -8,9 +8,9 @@ import signal
 import pytest
 import torch
 
-from demo.model import load_model, read_metadata
-from demo.sampling import make_scheduler
-from demo.train import (
+from lab.demo.model import load_model, read_metadata
+from lab.demo.sampling import make_scheduler
+from lab.demo.train import (
     PEAK_LEARNING_RATE,
     Every,
     Stop,
@@ -88,7 +88,7 @@ def test_threads_share_out_one_batch(tmp_path, latents, monkeypatch):
         errors = (model(latents, torch.tensor([400] * len(latents)), labels) - 1).square()
         return errors.mean(), errors.detach().mean()
 
-    monkeypatch.setattr("demo.train.velocity_error", without_chance)
+    monkeypatch.setattr("lab.demo.train.velocity_error", without_chance)
     alone = make_trainer(tmp_path)
     alone.save()
     together = Trainer(MEAN, STD, tmp_path / "model.safetensors", tmp_path / "private", threads=2)

@@ -1,7 +1,7 @@
 """Tests inside a ComfyUI: one pytest process serves one host and one attention backend.
 
-$COMFYUI_PATH chooses the host (see tests/hosts.py) and SAD_ATTENTION=pytorch|sub_quad its attention. Where no host can
-be had every test here is skipped, and the summary says how many and why.
+$COMFYUI_PATH chooses the host (see lab/testing/hosts.py) and SAD_ATTENTION=pytorch|sub_quad its attention. Where no
+host can be had every test here is skipped, and the summary says how many and why.
 """
 
 from __future__ import annotations
@@ -13,9 +13,8 @@ from collections.abc import Iterator
 import pytest
 import torch
 
-from tests.hosts import find_host
-
-from .loading import StandIns, load_pack, start_host
+from lab.testing.hosts import find_host
+from lab.testing.in_process_host import StandIns, load_pack, start_host
 
 NO_HOST = "NO COMFYUI HOST for tests/host (set COMFYUI_PATH to a ComfyUI folder)"
 HOST = find_host()
@@ -27,9 +26,9 @@ else:
     start_host(HOST, ATTENTION)
     load_pack()
 
-from .family_models import HOSTED  # noqa: E402
-from .family_runs import Runs, need  # noqa: E402
-from .models import FAMILIES, Family  # noqa: E402
+from lab.testing.families.hosted import HOSTED  # noqa: E402
+from lab.testing.families.runs import Runs, need  # noqa: E402
+from lab.testing.families.tiny import FAMILIES, Family  # noqa: E402
 
 
 @pytest.hookimpl(tryfirst=True)

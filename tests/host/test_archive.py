@@ -9,7 +9,7 @@ import zipfile
 
 import pytest
 
-from .loading import ROOT, load_pack
+from lab.testing.in_process_host import ROOT, load_pack
 
 
 @pytest.mark.skipif(shutil.which("git") is None or not (ROOT / ".git").exists(), reason="not a git checkout")

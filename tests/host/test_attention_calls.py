@@ -8,16 +8,15 @@ import comfy.ldm.modules.attention
 import pytest
 import torch
 from comfy.ldm.modules.attention import optimized_attention
-from symmetric_attention.nodes.host.families import SiteCall
-from symmetric_attention.nodes.host.patch import OVERRIDE, CallState, SkewOverride, SkewPatch
-from symmetric_attention.nodes.host.report import SkewReport
+from symmetric_attention.nodes.host.models.families import SiteCall
+from symmetric_attention.nodes.host.models.sites import find_sites
+from symmetric_attention.nodes.host.patches.site_patch import OVERRIDE, CallState, SkewOverride, SkewPatch
+from symmetric_attention.nodes.host.run_report import SkewReport
 from symmetric_attention.nodes.host.settings import Circulation, SkewSettings
-from symmetric_attention.nodes.host.sites import find_sites
 from symmetric_attention.sad_core import GammaSchedule
 
-from tests.core import plain
-
-from .models import draw
+from lab.testing import definition as plain
+from lab.testing.families.tiny import draw
 
 BATCH, HEADS, TOKENS, HEAD_DIM = 2, 3, 11, 8
 MASKS = {

@@ -7,16 +7,15 @@ import torch
 from comfy.ldm.modules.attention import optimized_attention
 from hypothesis import given
 from hypothesis import strategies as st
-from symmetric_attention.nodes.host.families import SiteCall
-from symmetric_attention.nodes.host.patch import OVERRIDE, CallState, SkewOverride, SkewPatch
-from symmetric_attention.nodes.host.report import SkewReport
+from symmetric_attention.nodes.host.models.families import SiteCall
+from symmetric_attention.nodes.host.models.sites import find_sites
+from symmetric_attention.nodes.host.patches.site_patch import OVERRIDE, CallState, SkewOverride, SkewPatch
+from symmetric_attention.nodes.host.run_report import SkewReport
 from symmetric_attention.nodes.host.settings import Circulation, SkewSettings
-from symmetric_attention.nodes.host.sites import find_sites
 from symmetric_attention.sad_core import GammaSchedule
 
-from tests.core import plain
-
-from .models import FAMILIES
+from lab.testing import definition as plain
+from lab.testing.families.tiny import FAMILIES
 
 MASKS = {
     "none": None,

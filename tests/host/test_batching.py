@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from .running import little_memory, skew
-from .watching import distance, effect, plainly, stated, watch_attention
+from lab.testing.recorder import distance, effect, plainly, stated, watch_attention
+from lab.testing.run_nodes import little_memory, skew
 
 NAMES = ["SD15", "SD3 with image-only attention", "Flux"]
 SETTINGS = {

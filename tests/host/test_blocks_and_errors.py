@@ -7,8 +7,8 @@ import math
 import pytest
 from symmetric_attention.nodes.gamma_schedule import GammaScheduleNode
 
-from .models import SD15, build
-from .running import execute, skew
+from lab.testing.families.tiny import SD15, build
+from lab.testing.run_nodes import execute, skew
 
 SHAPE = {"start_gamma": 1.2, "end_gamma": 1.0, "start": 0.0, "end": 1.0}
 UNET = "input.1.0, input.3.0, middle.0.0, output.0.0, output.1.0, output.2.0, output.3.0"

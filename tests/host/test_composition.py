@@ -11,9 +11,9 @@ from comfy_extras.nodes_pag import PerturbedAttentionGuidance
 from comfy_extras.nodes_sag import SelfAttentionGuidance
 from comfy_extras.nodes_tomesd import TomePatchModel
 
-from .models import STEPS
-from .running import execute, skew
-from .watching import distance, effect, plainly, stated, watch_attention
+from lab.testing.families.tiny import STEPS
+from lab.testing.recorder import distance, effect, plainly, stated, watch_attention
+from lab.testing.run_nodes import execute, skew
 
 ORDERS = ["theirs first", "ours first"]
 NAMES = ["SD15", "SD3 with image-only attention", "Flux"]

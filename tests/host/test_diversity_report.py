@@ -13,15 +13,15 @@ import comfy.clip_vision
 import comfy.model_management
 import pytest
 import torch
-from symmetric_attention.nodes import diversity_pictures
-from symmetric_attention.nodes.diversity_measures import PIXELS, measure_sweep
 from symmetric_attention.nodes.diversity_report import DiversityReportNode, measure, space_of
-from symmetric_attention.nodes.host import backend
 from symmetric_attention.nodes.host import clip_vision as host_clip_vision
+from symmetric_attention.nodes.host.patches import attention_backend as backend
+from symmetric_attention.nodes.plots import diversity as diversity_pictures
+from symmetric_attention.sad_core.evaluation.measures import PIXELS, measure_sweep
 
-from .models import draw
-from .running import execute
-from .vision_models import HIDDEN, SIGLIP, WIDTH, tiny_clip_vision
+from lab.testing.families.tiny import draw
+from lab.testing.run_nodes import execute
+from lab.testing.vision_models import HIDDEN, SIGLIP, WIDTH, tiny_clip_vision
 
 TEXT = 24  # width of the tokens of a text
 

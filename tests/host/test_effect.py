@@ -6,11 +6,10 @@ import pytest
 import torch
 from comfy.ldm.modules.attention import optimized_attention
 
-from tests.core import plain
-
-from .models import Family, draw
-from .running import skew
-from .watching import Seen, distance, effect, plainly, stated, watch_attention
+from lab.testing import definition as plain
+from lab.testing.families.tiny import Family, draw
+from lab.testing.recorder import Seen, distance, effect, plainly, stated, watch_attention
+from lab.testing.run_nodes import skew
 
 SETTINGS = [(1.05, 3.0, "value"), (1.5, 1.0, "value"), (0.4, 1.0, "none"), (-1.0, 1.0, "value"), (1.3, 3.0, "value")]
 TOLERANCE = 1e-3

@@ -9,16 +9,15 @@ import comfy.sd
 import comfy.supported_models
 import pytest
 import torch
-from symmetric_attention.nodes.host.families import REFUSALS
-from symmetric_attention.nodes.host.sites import find_sites
+from symmetric_attention.nodes.host.models.families import REFUSALS
+from symmetric_attention.nodes.host.models.sites import find_sites
 
-from tests.core import plain
-
-from .family_models import HOSTED, NEWER, REFUSED, host_class, names_of_the_host
-from .family_runs import Runs, need
-from .models import FAMILIES
-from .running import skew
-from .watching import distance, effect, plainly, stated
+from lab.testing import definition as plain
+from lab.testing.families.hosted import HOSTED, NEWER, REFUSED, host_class, names_of_the_host
+from lab.testing.families.runs import Runs, need
+from lab.testing.families.tiny import FAMILIES
+from lab.testing.recorder import distance, effect, plainly, stated
+from lab.testing.run_nodes import skew
 
 SETTINGS = [(1.5, 1.0), (0.4, 3.0)]
 TOLERANCE = 1e-3

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import pytest
 
-from .running import little_memory, skew
-from .watching import distance
+from lab.testing.recorder import distance
+from lab.testing.run_nodes import little_memory, skew
 
 COND, UNCOND = 0, 1
 STRENGTH = {"gamma": 1.5, "beta": 3.0, "adaptive": "gamma and beta"}

@@ -9,8 +9,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from .running import skew
-from .watching import distance, effect, stated, watch_attention
+from lab.testing.recorder import distance, effect, stated, watch_attention
+from lab.testing.run_nodes import skew
 
 CLOSE = {torch.float16: 0.02, torch.bfloat16: 0.15}
 # 136 million weights take a minute here; its blocks are those of Cosmos Predict 2.

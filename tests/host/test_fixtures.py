@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from tests.core import plain
-
-from .models import CALLS
-from .running import skew
-from .watching import distance, effect, plainly, stated, watch_attention
+from lab.testing import definition as plain
+from lab.testing.families.tiny import CALLS
+from lab.testing.recorder import distance, effect, plainly, stated, watch_attention
+from lab.testing.run_nodes import skew
 
 
 def seen_by(family):

@@ -10,7 +10,7 @@ import pytest
 import torch
 from symmetric_attention.nodes.gamma_sweep import GammaGridNode, GammaSweepNode
 
-from .running import execute
+from lab.testing.run_nodes import execute
 
 
 def batch(*greys: float, size: tuple[int, int] = (8, 6)) -> torch.Tensor:

@@ -12,13 +12,13 @@ import comfy.model_patcher
 import comfy_aimdo.host_buffer
 import pytest
 import torch
-from symmetric_attention.nodes.host.report import RunRecord
-from symmetric_attention.sad_core.stability_trace import StabilityRun
+from symmetric_attention.nodes.host.run_report import RunRecord
+from symmetric_attention.sad_core.stability.run import StabilityRun
 
-from .loading import PACK
-from .models import FLUX, SD15, STEPS, build
-from .running import probe, skew, stop_at, through
-from .watching import distance, effect, plainly, stated, watch_attention
+from lab.testing.families.tiny import FLUX, SD15, STEPS, build
+from lab.testing.in_process_host import PACK
+from lab.testing.recorder import distance, effect, plainly, stated, watch_attention
+from lab.testing.run_nodes import probe, skew, stop_at, through
 
 CONFIGS = {"SD15": SD15, "Flux": FLUX}
 
@@ -191,9 +191,7 @@ def test_an_error_in_the_middle_of_a_model_call_leaves_no_state(family):
     assert family.sample(patched).equal(family.sample(skew(family.model)[0]))
 
 
-@pytest.mark.parametrize(
-    ("node", "record", "text"), [(skew, RunRecord, "describe"), (probe, StabilityRun, "summary")]
-)
+@pytest.mark.parametrize(("node", "record", "text"), [(skew, RunRecord, "describe"), (probe, StabilityRun, "summary")])
 def test_the_samplers_error_wins_over_one_in_our_description_and_a_picture_is_kept(
     sd15, monkeypatch, caplog, node, record, text
 ):

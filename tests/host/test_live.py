@@ -10,12 +10,11 @@ import types
 import comfy.model_management
 import pytest
 import torch
-from symmetric_attention.nodes.host import live
-from symmetric_attention.nodes.host.live import KEPT_CHARTS, LiveCharts, point_of
+from symmetric_attention.nodes.host import live_chart as live
+from symmetric_attention.nodes.host.live_chart import KEPT_CHARTS, LiveCharts, point_of
 
-from sad_core.stability_trace import Sample, StabilityRun, Step
-
-from .running import NODE_ID, little_memory, probe
+from lab.testing.run_nodes import NODE_ID, little_memory, probe
+from sad_core.stability.run import Sample, StabilityRun, Step
 
 WORKFLOW = "a graph in the editor"
 

@@ -8,7 +8,7 @@ import re
 import pytest
 import symmetric_attention
 
-from tools.node_schemas import ENGLISH, LOCALES, english, read
+from lab.generate.node_schemas import ENGLISH, LOCALES, english, read
 
 TRANSLATED = ("fr", "ja", "ko", "zh")
 SCRIPT = {"ja": r"[\u3040-\u30ff]", "ko": r"[\uac00-\ud7af]", "zh": r"[\u4e00-\u9fff]"}  # of that language alone
@@ -32,7 +32,7 @@ def nodes() -> list:
 
 
 def test_english_is_what_the_schemas_say(nodes):
-    assert read(ENGLISH) == english(nodes), "run: python tools/node_schemas.py"
+    assert read(ENGLISH) == english(nodes), "run: python -m lab.generate.node_schemas"
 
 
 def test_there_are_exactly_these_languages():

@@ -9,10 +9,10 @@ from __future__ import annotations
 import pytest
 import torch
 
-from .family_models import HOSTED
-from .models import FLUX, build
-from .running import compiled, execute, skew
-from .watching import distance, effect, plainly, stated, watch_attention
+from lab.testing.families.hosted import HOSTED
+from lab.testing.families.tiny import FLUX, build
+from lab.testing.recorder import distance, effect, plainly, stated, watch_attention
+from lab.testing.run_nodes import compiled, execute, skew
 
 JOINT = [name for name, row in HOSTED.items() if row.image_tokens is not None]
 FACTORS = {"gamma": 1.5, "text": -0.8, "cross": 2.2}

@@ -19,10 +19,10 @@ from comfy_extras.nodes_freelunch import FreeU_V2
 from comfy_extras.nodes_lt import LTXVAddGuide
 from comfy_extras.nodes_nag import NAGuidance
 
-from .family_models import HOSTED
-from .models import FLUX, SD15, build, draw
-from .running import execute, skew
-from .watching import distance, effect, stated, watch_attention
+from lab.testing.families.hosted import HOSTED
+from lab.testing.families.tiny import FLUX, SD15, build, draw
+from lab.testing.recorder import distance, effect, stated, watch_attention
+from lab.testing.run_nodes import execute, skew
 
 FAMILIES = ["SD15", "Flux"]
 

@@ -6,8 +6,8 @@ import comfy.model_management
 import pytest
 from symmetric_attention.nodes.gamma_schedule import GammaScheduleNode
 
-from .running import execute, skew, stop_at
-from .watching import distance
+from lab.testing.recorder import distance
+from lab.testing.run_nodes import execute, skew, stop_at
 
 NEUTRAL = {"gamma 1": {"gamma": 1.0, "beta": 3.0}, "beta 0": {"gamma": 1.5, "beta": 0.0}}
 

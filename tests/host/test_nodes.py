@@ -16,8 +16,8 @@ from symmetric_attention.nodes.gamma_schedule import GammaScheduleNode
 from symmetric_attention.nodes.report import ReportNode
 from symmetric_attention.nodes.skew_attention import SkewAttentionNode
 
-from .loading import load_pack
-from .running import NODE_ID, execute, skew
+from lab.testing.in_process_host import load_pack
+from lab.testing.run_nodes import NODE_ID, execute, skew
 
 # A promise to saved graphs: widgets are stored by their order. New inputs go to the end of their group; nothing moves.
 PROMISED = {
@@ -306,7 +306,7 @@ def test_the_picture_marks_the_real_steps_where_model_and_sigmas_are_wired(sd15)
 
 @pytest.mark.parametrize("name", ["SD15", "SD3"])
 def test_the_marked_steps_are_the_steps_of_the_run(families, name):
-    from symmetric_attention.nodes.host.curves import steps_of_run
+    from symmetric_attention.nodes.host.drawn_curve import steps_of_run
 
     family = families[name]
     patched, report = skew(family.model)

@@ -9,9 +9,9 @@ import pytest
 import torch
 from comfy.ldm.modules.attention import optimized_attention
 
-from .models import FLUX, SD15, build
-from .running import compiled, skew
-from .watching import FussyAttention, backend
+from lab.testing.families.tiny import FLUX, SD15, build
+from lab.testing.recorder import FussyAttention, backend
+from lab.testing.run_nodes import compiled, skew
 
 
 @pytest.fixture

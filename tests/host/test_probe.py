@@ -10,17 +10,16 @@ import comfy.model_management
 import pytest
 import torch
 from comfy_extras.nodes_hypertile import HyperTile
-from symmetric_attention.nodes.host import probe as probe_module
-from symmetric_attention.nodes.host.backend import compiles_whole
-from symmetric_attention.nodes.host.sites import find_sites
+from symmetric_attention.nodes.host.models.sites import find_sites
+from symmetric_attention.nodes.host.patches import probe_patch as probe_module
+from symmetric_attention.nodes.host.patches.attention_backend import compiles_whole
 
-from tests.core import plain
-
-from .models import FLUX, STEPS, build
-from .running import execute, little_memory, probe, skew, stop_at, through
-from .test_composition import louder, with_override
-from .test_other_modules import compiled, on_two_devices
-from .watching import watch_attention
+from lab.testing import definition as plain
+from lab.testing.families.tiny import FLUX, STEPS, build
+from lab.testing.recorder import watch_attention
+from lab.testing.run_nodes import execute, little_memory, probe, skew, stop_at, through
+from tests.host.test_composition import louder, with_override
+from tests.host.test_other_modules import compiled, on_two_devices
 
 NAMES = ["SD15", "SDXL", "SD3", "SD3 with image-only attention", "Flux"]
 ORDERS = ["probe first", "skew first", "between"]

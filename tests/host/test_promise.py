@@ -13,7 +13,7 @@ import copy
 import pytest
 import symmetric_attention
 
-from tools.node_schemas import PROMISE, broken, promise, read
+from lab.generate.node_schemas import PROMISE, broken, promise, read
 
 
 @pytest.fixture(scope="module")
@@ -29,7 +29,7 @@ def test_never_reorder_append_only(found):
 
 
 def test_every_node_is_promised(found):
-    assert found.keys() == read(PROMISE).keys(), "a new node: run python tools/node_schemas.py"
+    assert found.keys() == read(PROMISE).keys(), "a new node: run python -m lab.generate.node_schemas"
 
 
 def test_appended_things_keep_the_promise(found):

@@ -15,9 +15,9 @@ import symmetric_attention
 import torch
 from symmetric_attention.nodes.report import ReportNode
 
-from .models import SD15, STEPS, build
-from .running import NODE_ID, execute, skew, stop_at
-from .watching import FussyAttention, backend, distance, effect, stated, watch_attention
+from lab.testing.families.tiny import SD15, STEPS, build
+from lab.testing.recorder import FussyAttention, backend, distance, effect, stated, watch_attention
+from lab.testing.run_nodes import NODE_ID, execute, skew, stop_at
 
 
 def read(report, after=None) -> str:

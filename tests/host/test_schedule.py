@@ -8,9 +8,9 @@ import torch
 from comfy_extras.nodes_model_advanced import ModelSamplingSD3
 from symmetric_attention.nodes.gamma_schedule import GammaScheduleNode
 
-from .models import draw
-from .running import execute, skew
-from .watching import distance, effect, plainly, stated, watch_attention
+from lab.testing.families.tiny import draw
+from lab.testing.recorder import distance, effect, plainly, stated, watch_attention
+from lab.testing.run_nodes import execute, skew
 
 # Never the same γ twice on the way down or up, and 1 nowhere but where it crosses.
 POINTS = [(0.0, 1.6), (0.5, 0.3), (1.0, 2.0)]

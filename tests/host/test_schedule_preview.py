@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from comfy_api.latest import io
 from symmetric_attention.nodes.gamma_schedule import FIELDS, SHAPES, GammaScheduleNode, make_schedule
-from symmetric_attention.nodes.schedule_preview import LONGEST_TEXT, preview
+from symmetric_attention.nodes.gamma_schedule_preview import LONGEST_TEXT, preview
 
-from .running import execute
+from lab.testing.run_nodes import execute
 
 DRAWN = {"points": [[0, 0.2], [0.4, 0.9], [1, 0.1]], "interpolation": "monotone_cubic"}
 WIDGETS = {

@@ -12,15 +12,16 @@ from pathlib import Path
 import folder_paths
 import pytest
 import torch
-from symmetric_attention.nodes import stability_pictures, stability_plot
-from symmetric_attention.nodes.stability_load import LoadStabilityTraceNode
+from symmetric_attention.nodes import stability_plot
+from symmetric_attention.nodes.load_stability_trace import LoadStabilityTraceNode
+from symmetric_attention.nodes.plots import stability as stability_pictures
+from symmetric_attention.nodes.save_stability_trace import SaveStabilityTraceNode
 from symmetric_attention.nodes.stability_plot import LAYOUTS, StabilityPlotNode, least_aligned
-from symmetric_attention.nodes.stability_save import SaveStabilityTraceNode
 from symmetric_attention.sad_core import StabilityTrace
-from symmetric_attention.sad_core.stability_trace import Sample, StabilityRun
+from symmetric_attention.sad_core.stability.run import Sample, StabilityRun
 
-from .models import STEPS
-from .running import execute, probe, skew
+from lab.testing.families.tiny import STEPS
+from lab.testing.run_nodes import execute, probe, skew
 
 MEASURES = ("energy", "alignment")
 SITES = ("input.1.0", "middle.0.0", "output.0.0")
@@ -256,7 +257,7 @@ def test_a_file_that_is_no_trace_is_refused_and_a_changed_one_is_read_again(outp
 def test_every_node_has_a_help_page():
     from symmetric_attention.nodes import NODES
 
-    from .loading import ROOT
+    from lab.testing.in_process_host import ROOT
 
     for node in NODES:
         schema = node.GET_SCHEMA()

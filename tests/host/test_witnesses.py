@@ -5,11 +5,11 @@ from __future__ import annotations
 import comfy.supported_models
 import pytest
 import torch
-from symmetric_attention.nodes.host.families import RULES, SiteCall
+from symmetric_attention.nodes.host.models.families import RULES, SiteCall
 
-from .family_models import HOSTED
-from .running import compiled, skew
-from .watching import distance
+from lab.testing.families.hosted import HOSTED
+from lab.testing.recorder import distance
+from lab.testing.run_nodes import compiled, skew
 
 NAMES = ["AuraFlow", "Lumina2", "HiDream", "Omnigen2", "Hunyuan3Dv2", "StableAudio", "Ideogram4", "TripoSplat"]
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from benchmarks.import_time import measure_import
+from lab.benchmarks.import_time import measure_import
 
 
 def test_the_import_of_the_pack_is_timed_once_a_start(comfyui):

@@ -13,10 +13,10 @@ import pytest
 import torch
 from safetensors.torch import load
 
-from demo.comfyui_server import PACKS, ComfyUIServer, ServerError
-from demo.gamma_sweep import GUIDANCE, picture_of, workflow
-from demo.model import CATEGORIES, load_model
-from demo.sampling import sample
+from lab.demo.comfyui_server import PACKS, ComfyUIServer, ServerError
+from lab.demo.gamma_sweep import GUIDANCE, picture_of, workflow
+from lab.demo.model import CATEGORIES, load_model
+from lab.demo.sampling import sample
 from sad_core import set_skew_attention
 
 STEPS = 10

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tools.node_schemas import is_widget
+from lab.generate.node_schemas import is_widget
 
 WORKFLOWS = sorted((Path(__file__).resolve().parents[2] / "workflows").glob("*.json"))
 ONLY_IN_THE_EDITOR = {"MarkdownNote"}

@@ -1,0 +1,114 @@
+"""The demo model: a Stable-Diffusion-shaped UNet of about five million parameters, its category tokens, its whitening.
+
+All of it lives in one file, `demo/model.safetensors`, under four kinds of names:
+
+    unet.*         weights of diffusers' UNet2DConditionModel, diffusers names, float16
+    context        (categories + 1, 4, 64) learned cross-attention tokens, float16; the last one means "no category"
+    latent_mean    (12,) float32, see demo/latent.py
+    latent_std     (12,) float32
+
+The shape is that of Stable Diffusion 1.x made small, so hosts that know that family hold the same weights after
+renaming them, with the options in demo/shape.py.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import torch
+from diffusers import UNet2DConditionModel
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from lab.demo.latent import LATENT_CHANNELS, LATENT_SIZE, decode, encode
+from lab.demo.shape import CATEGORIES, COMFYUI_UNET_CONFIG, CONTEXT_TOKENS, CONTEXT_WIDTH, MODEL_FILE, NO_CATEGORY
+
+__all__ = [
+    "CATEGORIES",
+    "COMFYUI_UNET_CONFIG",
+    "MODEL_FILE",
+    "NO_CATEGORY",
+    "DemoModel",
+    "build_unet",
+    "load_model",
+    "read_metadata",
+    "save_model",
+]
+
+
+def build_unet() -> UNet2DConditionModel:
+    """The UNet with fresh random weights: latents (N, 12, 16, 16) in and out, context (N, tokens, 64)."""
+    return UNet2DConditionModel(
+        sample_size=LATENT_SIZE,
+        in_channels=LATENT_CHANNELS,
+        out_channels=LATENT_CHANNELS,
+        block_out_channels=(64, 64, 128),
+        layers_per_block=1,
+        down_block_types=("CrossAttnDownBlock2D",) * 3,
+        mid_block_type="UNetMidBlock2DCrossAttn",
+        up_block_types=("CrossAttnUpBlock2D",) * 3,
+        transformer_layers_per_block=1,
+        attention_head_dim=(2, 2, 4),  # diffusers means the number of heads: 32 channels each
+        cross_attention_dim=CONTEXT_WIDTH,
+        norm_num_groups=32,
+        use_linear_projection=False,
+    )
+
+
+class DemoModel(nn.Module):
+    """Predicts noise and latent in a noisy latent, given how noisy it is and which category it should show."""
+
+    latent_mean: Tensor
+    latent_std: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.unet = build_unet()
+        self.context = nn.Parameter(torch.randn(len(CATEGORIES) + 1, CONTEXT_TOKENS, CONTEXT_WIDTH))
+        self.register_buffer("latent_mean", torch.zeros(LATENT_CHANNELS))
+        self.register_buffer("latent_std", torch.ones(LATENT_CHANNELS))
+
+    def forward(self, noisy: Tensor, timesteps: Tensor, categories: Tensor) -> Tensor:
+        """Velocity (N, 12, 16, 16) of `noisy`, at whole `timesteps` 0...999 (N,), for `categories` (N,) or NO_CATEGORY.
+
+        `noisy` is sqrt(a) * latent + sqrt(1 - a) * noise, a the cumulative alpha of the timestep, and the velocity is
+        sqrt(a) * noise - sqrt(1 - a) * latent (v-prediction, Salimans and Ho 2022). Where there is almost only noise,
+        it is the picture; a model that predicts the noise there must hand its input through without fault instead.
+        """
+        return self.unet(noisy, timesteps, self.context[categories], return_dict=False)[0]
+
+    def encode(self, pictures: Tensor) -> Tensor:
+        """Pictures (N, 3, 32, 32) in [0, 1] -> latents (N, 12, 16, 16)."""
+        return encode(pictures, self.latent_mean, self.latent_std)
+
+    def decode(self, latents: Tensor) -> Tensor:
+        """Latents (N, 12, 16, 16) -> pictures (N, 3, 32, 32), a little outside [0, 1] at times."""
+        return decode(latents, self.latent_mean, self.latent_std)
+
+
+def save_model(model: DemoModel, path: Path, metadata: dict[str, str]) -> None:
+    """Writes one .safetensors: network and context in float16, whitening in float32. Never leaves half a file."""
+    tensors = {
+        name: (tensor if name.startswith("latent_") else tensor.half()).contiguous()
+        for name, tensor in model.state_dict().items()
+    }
+    unfinished = path.with_suffix(".unfinished")
+    save_file(tensors, unfinished, metadata=metadata)
+    os.replace(unfinished, path)
+
+
+def load_model(path: Path = MODEL_FILE) -> DemoModel:
+    """The model of a file in float32, ready for sampling. A file with missing or foreign tensors is refused."""
+    model = DemoModel()
+    with safe_open(path, framework="pt") as file:
+        tensors = {name: file.get_tensor(name).float() for name in file.keys()}  # noqa: SIM118 (not a dict)
+    model.load_state_dict(tensors)
+    return model.eval().requires_grad_(False)
+
+
+def read_metadata(path: Path = MODEL_FILE) -> dict[str, str]:
+    """What training wrote beside the weights: steps, minutes, loss."""
+    with safe_open(path, framework="pt") as file:
+        return file.metadata() or {}

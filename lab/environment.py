@@ -1,0 +1,86 @@
+#!/usr/bin/env python3
+"""Make (or find) the virtual environment a command needs and print the path of its Python.
+
+    python3 -m lab.environment demo
+    python3 -m lab.environment evidence
+    python3 -m lab.environment test --host ~/ComfyUI
+
+An environment is kept under the user's cache folder, named by a hash of this Python's version and of every requirement
+that goes into it: unchanged requirements reuse it, changed ones make a new one, an interrupted install is made again.
+Needs only the standard library.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import os
+import re
+import shutil
+import subprocess
+import sys
+import venv
+from pathlib import Path
+
+from lab.folders import ROOT, cache_folder, expand_path
+
+REQUIREMENTS = ROOT / "lab" / "requirements"
+PINNED_BY_US = {"torch", "torchvision", "torchaudio"}
+
+
+def host_requirements(host: Path) -> list[str]:
+    """The lines of a ComfyUI's requirements.txt that we do not already pin: all but the torch family."""
+    lines = (host / "requirements.txt").read_text(encoding="utf-8").splitlines()
+    wanted = [line.strip() for line in lines if line.strip() and not line.lstrip().startswith("#")]
+    return [line for line in wanted if re.split(r"[^\w-]", line, maxsplit=1)[0].lower() not in PINNED_BY_US]
+
+
+def install_steps(name: str, host: Path | None) -> list[list[str]]:
+    """The pip arguments, one list per call, that turn an empty environment into the one called `name`."""
+    steps = [["-r", str(REQUIREMENTS / f"{name}.txt")]]
+    if (REQUIREMENTS / f"{name}-no-deps.txt").exists():
+        steps.append(["--no-deps", "-r", str(REQUIREMENTS / f"{name}-no-deps.txt")])
+    if host is not None:
+        steps.append(host_requirements(host))
+    return steps
+
+
+def fingerprint(steps: list[list[str]]) -> str:
+    """A short hash of the Python version and of everything the steps install."""
+    digest = hashlib.sha256(sys.version.encode())
+    for step in steps:
+        for word in step:
+            is_file = word.startswith(str(REQUIREMENTS))
+            digest.update(Path(word).read_bytes() if is_file else word.encode())
+    return digest.hexdigest()[:12]
+
+
+def environment(name: str, host: Path | None = None) -> Path:
+    """The Python of the environment called `name`, made first when it is not there yet."""
+    steps = install_steps(name, host)
+    folder = cache_folder() / f"{name}-{fingerprint(steps)}"
+    python = folder / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
+    finished = folder / ".finished"
+    if finished.exists():
+        return python
+    print(f"making the environment {folder} (a few minutes the first time)", file=sys.stderr)
+    shutil.rmtree(folder, ignore_errors=True)
+    venv.create(folder, with_pip=True)
+    told = [] if sys.stderr.isatty() else ["--quiet"]  # bars for a person, and no thousand lines for a log
+    for step in steps:
+        command = [str(python), "-m", "pip", "install", *told, "--disable-pip-version-check", *step]
+        subprocess.run(command, check=True, stdout=sys.stderr)
+    finished.touch()
+    return python
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("name", choices=["demo", "evidence", "test"])
+    parser.add_argument("--host", type=expand_path, help="a ComfyUI folder whose requirements are installed too")
+    arguments = parser.parse_args()
+    print(environment(arguments.name, arguments.host))
+
+
+if __name__ == "__main__":
+    main()

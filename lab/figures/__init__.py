@@ -1,0 +1,1 @@
+"""Commands that make the committed pictures; docs/figures.md lists which makes which."""

@@ -1,0 +1,135 @@
+#!/usr/bin/env python3
+"""Writes docs/support.md from the rows that tests/host/test_families.py runs; needs PyTorch, but no ComfyUI.
+
+python -m lab.generate.support_table           # writes the page
+python -m lab.generate.support_table --check   # tells by its exit code whether the page is up to date
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from typing import Any
+
+from lab.folders import ROOT
+
+PAGE = ROOT / "docs" / "support.md"
+OLDEST, NEWEST = "0.19.0", "0.33.0"
+HEAD = f"""<!-- Written by lab/generate/support_table.py from the rows of tests/host; change those and run it again. -->
+
+# Which models work
+
+Every row is run on a tiny model of the real class, with random weights, in ComfyUI {OLDEST} (where it exists) and
+{NEWEST}: γ = 1 gives the same bits as the plain model; another γ gives at every site what the definition says, computed
+plainly in float64 from the queries, keys and values of the host, to a thousandth of the change it makes; and the plain
+model gives the same bits afterwards. So it is with `gamma_text` and `gamma_cross` in joint attention. A picture is the
+same alone and in a batch of four, with cond and uncond joined and split, and without CFG, as far as the host's own is.
+In float16 and bfloat16 γ = 1 keeps the bits, and what the sites give is finite and off by no more than 2 % and 15 % of
+the change. No checkpoint and no picture stands behind this page, only the attention.
+
+- **sites** are what the `blocks` field chooses from; all but those in *asked for* are chosen when it is empty.
+- **calls** are the skewed attention calls of one model call, on the tiny model that was run.
+- **γ acts among** says which tokens. Where text shares the sequence its rows and columns stay as they are, unless
+  `gamma_text` (among all other tokens) or `gamma_cross` (between the two) is not 1.
+- **text, cross** says whether the model has joint attention, where those two act.
+- **norms**: *all*, or *value* where the input of the attention cannot be seen; *projected* and *input* then mean
+  *value*.
+- **since** is the older of the two versions that has the family; versions before {OLDEST} are not tested.
+
+| family | since | sites | calls | γ acts among | text, cross | norms | asked for | notes |
+| --- | --- | --- | --- | --- | --- | --- | --- | --- |
+"""
+BETWEEN = """
+Other classes of ComfyUI built from the same blocks are recognised by them, but are not run:
+
+"""
+REFUSED_HEAD = """
+## Refused
+
+Nothing is patched, and the node says: Skew Attention (SAD) cannot work on …, because
+
+| family | since | reason |
+| --- | --- | --- |
+"""
+TAIL = """
+Models that are in neither table are refused with a sentence that names them. Calls in which queries and keys are not
+the same tokens are left as they are, and the report counts them.
+
+Families whose attention is called without options could be reached only by running a copy of ComfyUI's own forward
+function with another attention in it. Such a copy would hide what other nodes change in that file, cannot be compiled,
+and could go wrong in silence where ComfyUI's code moves, so they are refused until ComfyUI passes the options on.
+"""
+
+
+def since(name: str, newer: frozenset[str]) -> str:
+    """The older of the two tested hosts that has the class."""
+    return NEWEST if name in newer else OLDEST
+
+
+def factors(row: Any) -> str:
+    """Whether the γ of text and the γ across act in a family."""
+    return "yes" if row.image_tokens else "no"
+
+
+def ranges(addresses: Any) -> str:
+    """Addresses as code, those that differ in the last number alone as a range."""
+    runs: dict[str, list[int]] = {}
+    for address in addresses:
+        stem, _, last = address.rpartition(".")
+        runs.setdefault(stem if last.isdigit() else address, []).append(int(last) if last.isdigit() else -1)
+    written = []
+    for stem, numbers in runs.items():
+        low, high = min(numbers), max(numbers)
+        together = len(numbers) == high - low + 1
+        ends = "" if low < 0 else f".{low}" if low == high else f".{low}-{high}" if together else None
+        written += [f"`{stem}{ends}`"] if ends is not None else [f"`{stem}.{number}`" for number in numbers]
+    return ", ".join(written)
+
+
+def render(
+    familiar: Any, hosted: Any, refused: dict[str, str], newer: frozenset[str], reasons: dict[str, str], calls: dict
+) -> str:
+    """The page, from the rows of tests/host and the reasons of the pack."""
+    lines = []
+    for row in familiar:
+        all_norms = "value" if row.image_tokens else "all"
+        cells = (OLDEST, ranges(row.sites), str(calls[row.name]), row.acts_on, factors(row), all_norms, "", row.notes)
+        lines.append(f"| {row.name} | {' | '.join(cells)} |")
+    for row in hosted:
+        norms = "all" if row.with_input else "value"
+        cells = (since(row.config_class, newer), ranges(row.paths), str(row.calls), row.acts_on, factors(row), norms)
+        lines.append(f"| {row.name} | {' | '.join(cells)} | {ranges(row.asked)} | {row.notes} |")
+    others = [f"- {row.name}: {', '.join(row.covers)}" for row in (*familiar, *hosted) if row.covers]
+    refusals = [f"| {name} | {since(name, newer)} | {reasons[network]} |" for name, network in refused.items()]
+    return "".join(
+        (HEAD, "\n".join(lines), "\n", BETWEEN, "\n".join(others), "\n", REFUSED_HEAD, "\n".join(refusals), "\n", TAIL)
+    )
+
+
+def page() -> str:
+    """The page as it should be; in a process without ComfyUI stand-ins take its place."""
+    if "comfy" not in sys.modules:
+        from lab.testing.in_process_host import StandIns
+
+        sys.meta_path.insert(0, StandIns())
+    from lab.testing.families.hosted import NEWER, REFUSED, ROWS
+    from lab.testing.families.tiny import CALLS, FAMILIES
+
+    spec = importlib.util.spec_from_file_location("sad_families", ROOT / "nodes" / "host" / "models" / "families.py")
+    assert spec is not None
+    assert spec.loader is not None
+    families = sys.modules[spec.name] = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(families)
+    return render(FAMILIES.values(), ROWS, REFUSED, NEWER, families.REFUSALS, CALLS)
+
+
+def main() -> int:
+    text = page()
+    if "--check" in sys.argv[1:]:
+        return int(PAGE.read_text(encoding="utf-8") != text)
+    PAGE.write_text(text, encoding="utf-8")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,624 @@
+"""Writes workflows/*.json and a picture of each, by building the graphs in a real ComfyUI in a real browser.
+
+    python -m lab.generate.workflows [NAME ...]        all of them, or those that are named
+
+The graphs are described below: columns of nodes, from left to right and from top to bottom. Needs a ComfyUI (see
+lab/testing/hosts.py), Debian's chromium, and the packages of the tests.
+"""
+
+from __future__ import annotations
+
+import io
+import itertools
+import json
+import shutil
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from lab.folders import ROOT
+
+FOLDER = ROOT / "workflows"
+CORE_VERSION = "0.33.0"
+MOST_BYTES = 200_000  # of a picture
+EXAMPLE = "example.png"  # in the input folder of every ComfyUI; the pictures here show one of our own in its place
+READY = "window.app && window.app.extensionManager && window.app.canvas"
+
+
+@dataclass(frozen=True)
+class Node:
+    """One node of a workflow.
+
+    Attributes:
+        name: how the links of this file call it.
+        type: the id of its class.
+        values: of its widgets, by name.
+        links: what its inputs are wired to, as `node.output`.
+        size: width and height; a width of 0 is the column's, a height of 0 the node's own.
+        model: name, folder and address of the model file a loader asks for, as ComfyUI's own templates give them.
+    """
+
+    name: str
+    type: str
+    values: dict[str, Any] = field(default_factory=dict)
+    links: dict[str, str] = field(default_factory=dict)
+    title: str = ""
+    size: tuple[int, int] = (0, 0)
+    model: tuple[str, str, str] | None = None
+
+    @property
+    def properties(self) -> dict[str, Any]:
+        """Which pack and version brings the node, so that ComfyUI-Manager finds it where it is missing."""
+        if self.type == "MarkdownNote":
+            return {}
+        if self.type.startswith("SAD"):
+            from tomllib import loads
+
+            project = loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+            pack = {"cnr_id": project["name"], "ver": project["version"]}
+        else:
+            pack = {"cnr_id": "comfy-core", "ver": CORE_VERSION}
+        if self.model is not None:
+            name, directory, url = self.model
+            pack["models"] = [{"name": name, "url": url, "directory": directory}]
+        return {"Node name for S&R": self.type, **pack}
+
+
+def note(text: str, height: int = 110) -> Node:
+    """A few words on what to turn and what to expect."""
+    return Node("note", "MarkdownNote", {"": text}, title="What to turn", size=(0, height))
+
+
+HUGGING_FACE = "https://huggingface.co"
+FOX = "a red fox reading a newspaper in a cafe, photograph"
+SDXL = (
+    "sd_xl_base_1.0.safetensors",
+    "checkpoints",
+    f"{HUGGING_FACE}/stabilityai/stable-diffusion-xl-base-1.0/resolve/main/sd_xl_base_1.0.safetensors",
+)
+SD15 = (
+    "v1-5-pruned-emaonly-fp16.safetensors",
+    "checkpoints",
+    f"{HUGGING_FACE}/Comfy-Org/stable-diffusion-v1-5-archive/resolve/main/v1-5-pruned-emaonly-fp16.safetensors",
+)
+CLIP_VISION_G = (
+    "clip_vision_g.safetensors",
+    "clip_vision",
+    f"{HUGGING_FACE}/comfyanonymous/clip_vision_g/resolve/main/clip_vision_g.safetensors",
+)
+Z_IMAGE = f"{HUGGING_FACE}/Comfy-Org/z_image_turbo/resolve/main/split_files"
+STABLE_AUDIO = (
+    "stable-audio-open-1.0.safetensors",
+    "checkpoints",
+    f"{HUGGING_FACE}/Comfy-Org/stable-audio-open-1.0_repackaged/resolve/main/stable-audio-open-1.0.safetensors",
+)
+T5 = (
+    "t5-base.safetensors",
+    "text_encoders",
+    f"{HUGGING_FACE}/ComfyUI-Wiki/t5-base/resolve/main/t5-base.safetensors",
+)
+
+
+def checkpoint(model: tuple[str, str, str]) -> Node:
+    return Node("load", "CheckpointLoaderSimple", {"ckpt_name": model[0]}, model=model)
+
+
+def texts(positive: str, negative: str, clip: str = "load.CLIP") -> list[Node]:
+    return [
+        Node("positive", "CLIPTextEncode", {"text": positive}, {"clip": clip}, size=(0, 130)),
+        Node("negative", "CLIPTextEncode", {"text": negative}, {"clip": clip}, size=(0, 110)),
+    ]
+
+
+def latent(side: int, count: int = 1, kind: str = "EmptyLatentImage") -> Node:
+    return Node("latent", kind, {"width": side, "height": side, "batch_size": count})
+
+
+def sampler(
+    model: str,
+    name: str = "sampler",
+    source: str = "latent.LATENT",
+    title: str = "",
+    seed_from: str = "",
+    **values: Any,
+) -> Node:
+    """A KSampler with a fixed or a wired seed, so that γ alone makes the difference between two runs."""
+    values = {
+        "control_after_generate": "fixed",
+        "seed": 1,
+        "steps": 25,
+        "cfg": 6.0,
+        "sampler_name": "euler",
+        "scheduler": "normal",
+        "denoise": 1.0,
+    } | values
+    links = {"model": model, "positive": "positive.CONDITIONING", "negative": "negative.CONDITIONING"}
+    if seed_from:
+        links["seed"] = seed_from
+    return Node(name, "KSampler", values, links | {"latent_image": source}, title)
+
+
+def decoded(name: str = "decode", samples: str = "sampler.LATENT", vae: str = "load.VAE") -> Node:
+    return Node(name, "VAEDecode", {}, {"samples": samples, "vae": vae})
+
+
+def saved(prefix: str, images: str = "decode.IMAGE", name: str = "save", **options: Any) -> Node:
+    options = {"size": (0, 280), **options}
+    return Node(name, "SaveImage", {"filename_prefix": prefix}, {"images": images}, **options)
+
+
+def shown(name: str, images: str, title: str, height: int = 260) -> Node:
+    return Node(name, "PreviewImage", {}, {"images": images}, title, (0, height))
+
+
+def text_shown(name: str, source: str, title: str, height: int = 180) -> Node:
+    return Node(name, "PreviewAny", {}, {"source": source}, title, (0, height))
+
+
+WORKFLOWS: dict[str, list[list[Node]]] = {
+    "sdxl_skew_attention": [
+        [
+            checkpoint(SDXL),
+            *texts(FOX, "blurry, low quality"),
+            latent(1024),
+            note(
+                "**start_gamma** of the schedule is the knob: 1 is your model, bit for bit; above 1 more circulation, "
+                "below 1 less. Keep the seed fixed and compare 1.2 with 1.5 and 0.8. With **beta** 1 it is gamma and "
+                "nothing else; while a schedule is wired, the gamma on Skew Attention is not used.\n\nThe schedule "
+                "acts in the first 60 % of the run, which decides the composition; the text on Skew Attention tells "
+                "what really happened.",
+                175,
+            ),
+        ],
+        [
+            Node("skew", "SADSkewAttention", {"beta": 1.0}, {"model": "load.MODEL", "schedule": "schedule.schedule"}),
+            Node("schedule", "SADGammaSchedule", {"shape": "window", "start_gamma": 1.2, "end": 0.6}),
+        ],
+        [
+            sampler("skew.MODEL"),
+            decoded(),
+            Node("report", "SADReport", {}, {"report": "skew.report", "after": "sampler.LATENT"}),
+            shown("curve", "schedule.picture", "The schedule"),
+        ],
+        [saved("skew_attention", size=(0, 440)), text_shown("told", "report.text", "What really happened", 220)],
+    ],
+    "sdxl_schedule_and_stability": [
+        [
+            checkpoint(SDXL),
+            *texts(FOX, "blurry, low quality"),
+            latent(1024),
+            note(
+                "**Gamma Schedule** draws the curve with your real steps as dots: change **shape** and **end** and see "
+                "where the steps fall.\n\n**Stability Plot** shows every attention site at every step: energy and "
+                "instability are low, alignment is high where retrieval is stable. The probe changes no bit of the "
+                "picture. To see what gamma changed, keep the trace of a run at gamma 1 with Save Stability Trace, "
+                "load it into **compare_with** and choose layout *difference*.",
+                165,
+            ),
+        ],
+        [
+            Node(
+                "schedule",
+                "SADGammaSchedule",
+                {"shape": "cosine", "start_gamma": 1.3, "end_gamma": 1.0, "end": 0.7},
+                {"model": "load.MODEL", "sigmas": "steps.SIGMAS"},
+            ),
+            Node("skew", "SADSkewAttention", {"beta": 1.0}, {"model": "load.MODEL", "schedule": "schedule.schedule"}),
+        ],
+        [
+            Node("probe", "SADStabilityProbe", {}, {"model": "skew.MODEL"}),
+            Node("steps", "BasicScheduler", {"scheduler": "normal", "steps": 25}, {"model": "load.MODEL"}),
+            Node("euler", "KSamplerSelect", {"sampler_name": "euler"}),
+            Node(
+                "sampler",
+                "SamplerCustom",
+                {"noise_seed": 1, "control_after_generate": "fixed", "cfg": 6.0},
+                {
+                    "model": "probe.MODEL",
+                    "positive": "positive.CONDITIONING",
+                    "negative": "negative.CONDITIONING",
+                    "sampler": "euler.SAMPLER",
+                    "sigmas": "steps.SIGMAS",
+                    "latent_image": "latent.LATENT",
+                },
+            ),
+            decoded(samples="sampler.output"),
+        ],
+        [
+            saved("schedule_and_stability"),
+            Node(
+                "plot",
+                "SADStabilityPlot",
+                {"layout": "heat map"},
+                {"trace": "probe.trace", "after": "sampler.output"},
+            ),
+            text_shown("summary", "plot.summary", "Every run in words"),
+        ],
+        [
+            shown("curve", "schedule.picture", "The schedule and the real steps", 300),
+            shown("stability", "plot.picture", "Stability, site by step", 420),
+        ],
+    ],
+    "sd15_img2img_two_pass": [
+        [
+            checkpoint(SD15),
+            *texts("an oil painting of a lighthouse in a storm, thick brush strokes", "blurry, low quality"),
+            note(
+                "Both passes use one schedule. It is read by the noise level and not by a step count: the first pass "
+                "(denoise 0.75) enters it at about 25 %, the second (0.45) at about 55 %.\n\nEnd the window at 0.5 and "
+                "only the first pass is changed; start it at 0.6 and mostly the second.\n\nPut a picture of yours into "
+                "**Load Image**. Until you do, it holds the example.png in ComfyUI's input folder.",
+                185,
+            ),
+        ],
+        [
+            Node("picture", "LoadImage", {"image": EXAMPLE}, size=(0, 320)),
+            Node(
+                "scaled",
+                "ImageScale",
+                {"upscale_method": "lanczos", "width": 512, "height": 512, "crop": "center"},
+                {"image": "picture.IMAGE"},
+            ),
+            Node("encoded", "VAEEncode", {}, {"pixels": "scaled.IMAGE", "vae": "load.VAE"}),
+        ],
+        [
+            Node("skew", "SADSkewAttention", {"beta": 1.0}, {"model": "load.MODEL", "schedule": "schedule.schedule"}),
+            Node("schedule", "SADGammaSchedule", {"shape": "window", "start_gamma": 1.2, "end": 0.8}),
+        ],
+        [
+            sampler("skew.MODEL", source="encoded.LATENT", denoise=0.75, cfg=7.0, title="First pass"),
+            Node(
+                "larger",
+                "LatentUpscaleBy",
+                {"upscale_method": "nearest-exact", "scale_by": 1.5},
+                {"samples": "sampler.LATENT"},
+            ),
+            sampler("skew.MODEL", "second", "larger.LATENT", "Second pass", denoise=0.45, cfg=7.0, seed=2),
+        ],
+        [decoded(samples="second.LATENT"), saved("img2img_two_pass", size=(0, 440))],
+    ],
+    "z_image_turbo_skew_attention": [
+        [
+            Node(
+                "load",
+                "UNETLoader",
+                {"unet_name": "z_image_turbo_bf16.safetensors"},
+                model=(
+                    "z_image_turbo_bf16.safetensors",
+                    "diffusion_models",
+                    f"{Z_IMAGE}/diffusion_models/z_image_turbo_bf16.safetensors",
+                ),
+            ),
+            Node(
+                "clip",
+                "CLIPLoader",
+                {"clip_name": "qwen_3_4b.safetensors", "type": "lumina2"},
+                model=(
+                    "qwen_3_4b.safetensors",
+                    "text_encoders",
+                    f"{Z_IMAGE}/text_encoders/qwen_3_4b.safetensors",
+                ),
+            ),
+            Node(
+                "vae",
+                "VAELoader",
+                {"vae_name": "ae.safetensors"},
+                model=("ae.safetensors", "vae", f"{Z_IMAGE}/vae/ae.safetensors"),
+            ),
+            note(
+                "In this model text and image share one sequence; **gamma** acts among the image tokens alone, and the "
+                "text stays as it is. The text refiner is left out unless **blocks** names it.\n\nThe batch shows "
+                "four seeds at once: run it at gamma 1, then 1.2 and 0.8 with beta 1, and look at how much the four "
+                "differ. What gamma is worth on this model has not been measured.",
+                175,
+            ),
+        ],
+        [
+            Node("positive", "CLIPTextEncode", {"text": FOX}, {"clip": "clip.CLIP"}, size=(0, 140)),
+            Node("negative", "ConditioningZeroOut", {}, {"conditioning": "positive.CONDITIONING"}),
+            latent(1024, 4, "EmptySD3LatentImage"),
+            Node("shift", "ModelSamplingAuraFlow", {"shift": 3.0}, {"model": "load.MODEL"}),
+        ],
+        [
+            Node("skew", "SADSkewAttention", {"gamma": 1.2, "beta": 1.0}, {"model": "shift.MODEL"}),
+            Node("report", "SADReport", {}, {"report": "skew.report", "after": "sampler.LATENT"}),
+        ],
+        [
+            sampler("skew.MODEL", steps=8, cfg=1.0, sampler_name="res_multistep", scheduler="simple"),
+            decoded(vae="vae.VAE"),
+        ],
+        [saved("z_image_turbo", size=(0, 400)), text_shown("told", "report.text", "What really happened")],
+    ],
+    "stable_audio_skew_attention": [
+        [
+            checkpoint(STABLE_AUDIO),
+            Node(
+                "clip",
+                "CLIPLoader",
+                {"clip_name": "t5-base.safetensors", "type": "stable_audio"},
+                model=T5,
+            ),
+            note(
+                "**gamma** acts among the audio tokens; 1 is the untouched model. Compare 0.5, 1 and 1.5 with beta 1 "
+                "and the same seed, and listen.\n\nACE-Step is not possible: the node refuses it with a sentence that "
+                "says why. What gamma is worth on audio has not been measured.",
+            ),
+        ],
+        [
+            *texts("slow piano over rain on a window, warm, close", "", "clip.CLIP"),
+            Node("latent", "EmptyLatentAudio", {"seconds": 20.0, "batch_size": 1}),
+        ],
+        [
+            Node("skew", "SADSkewAttention", {"gamma": 1.5, "beta": 1.0}, {"model": "load.MODEL"}),
+            Node("report", "SADReport", {}, {"report": "skew.report", "after": "sampler.LATENT"}),
+        ],
+        [
+            sampler("skew.MODEL", steps=50, cfg=5.0, sampler_name="dpmpp_3m_sde", scheduler="exponential"),
+            Node("decode", "VAEDecodeAudio", {}, {"samples": "sampler.LATENT", "vae": "load.VAE"}),
+        ],
+        [
+            Node("play", "PreviewAudio", {}, {"audio": "decode.AUDIO"}),
+            text_shown("told", "report.text", "What really happened", 220),
+        ],
+    ],
+    "sdxl_gamma_sweep": [
+        [
+            checkpoint(SDXL),
+            *texts(FOX, "blurry, low quality"),
+            latent(1024, 2),
+            note(
+                "One press of *Run* samples once for every gamma in **values**; keep 1 among them, it is the untouched "
+                "model that the others are measured from. A row of the grid is a gamma, a column a seed.\n\n**moved** "
+                "tells how far a picture went from gamma 1, **apart** how much the pictures of a row differ; both "
+                "count pixels, not meaning. Five gammas take five times as long.",
+                165,
+            ),
+        ],
+        [
+            Node("sweep", "SADGammaSweep", {"values": "0.5, 0.8, 1, 1.2, 1.5"}),
+            Node("skew", "SADSkewAttention", {"beta": 1.0}, {"model": "load.MODEL", "gamma": "sweep.gamma"}),
+        ],
+        [sampler("skew.MODEL"), decoded()],
+        [
+            Node("grid", "SADGammaGrid", {}, {"images": "decode.IMAGE", "gamma": "sweep.gamma"}),
+            saved("gamma_sweep", "grid.grid", size=(0, 420)),
+            text_shown("table", "grid.table", "The same numbers as CSV"),
+        ],
+    ],
+    "sdxl_diversity_report": [
+        [
+            checkpoint(SDXL),
+            *texts(FOX, "blurry, low quality"),
+            latent(1024, 2),
+            Node("vision", "CLIPVisionLoader", {"clip_name": CLIP_VISION_G[0]}, model=CLIP_VISION_G),
+            note(
+                "Does diversity go up with gamma on **your** checkpoint, and what does it cost? Every gamma gets the "
+                "same seeds: **batch_size** times **seeds** of them, here eight. With fewer, only large differences "
+                "show; five gammas are 40 pictures.\n\nThe plot sets diversity against drift from gamma 1, bars are "
+                "95 % intervals. A broken picture can be very diverse: look at the grid too. It holds for this prompt; "
+                "try a second one. Any CLIP vision model will do, but agreement with the prompt needs bigG for SDXL.",
+                215,
+            ),
+        ],
+        [
+            Node("sweep", "SADGammaSweep", {"values": "0.5, 0.8, 1, 1.2, 1.5", "seeds": 4, "first_seed": 1}),
+            Node("skew", "SADSkewAttention", {"beta": 1.0}, {"model": "load.MODEL", "gamma": "sweep.gamma"}),
+            sampler("skew.MODEL", seed_from="sweep.seed"),
+            decoded(),
+        ],
+        [
+            Node(
+                "measured",
+                "SADDiversityReport",
+                {},
+                {
+                    "images": "decode.IMAGE",
+                    "gamma": "sweep.gamma",
+                    "clip_vision": "vision.CLIP_VISION",
+                    "conditioning": "positive.CONDITIONING",
+                },
+            ),
+            text_shown("summary", "measured.summary", "In words", 260),
+            text_shown("table", "measured.table", "Every number as CSV", 160),
+            Node("grid", "SADGammaGrid", {}, {"images": "decode.IMAGE", "gamma": "sweep.gamma"}),
+        ],
+        [
+            saved("diversity_report", "measured.plot", title="Diversity against drift", size=(0, 420)),
+            saved("gamma_sweep", "grid.grid", "save_grid", title="Look at them too", size=(0, 320)),
+        ],
+    ],
+    "sdxl_adaptive_against_static": [
+        [
+            checkpoint(SDXL),
+            *texts(FOX, "blurry, low quality"),
+            latent(1024),
+            note(
+                "The same seed three times: the plain model, a strong gamma, and the same gamma with **adaptive** on, "
+                "which weighs it by how symmetric each layer's attention is, for each picture alone.\n\nRaise gamma or "
+                "beta on both nodes until the static picture breaks, and see whether the adaptive one holds. Then "
+                'try "gamma" against "gamma and beta".',
+                155,
+            ),
+        ],
+        [
+            Node("static", "SADSkewAttention", {"gamma": 1.2, "beta": 3.0}, {"model": "load.MODEL"}, "Static"),
+            Node(
+                "adaptive",
+                "SADSkewAttention",
+                {"gamma": 1.2, "beta": 3.0, "adaptive": "gamma and beta"},
+                {"model": "load.MODEL"},
+                "Adaptive",
+            ),
+        ],
+        [
+            sampler("load.MODEL", "plain", title="Plain model"),
+            sampler("static.MODEL", "with_static", title="Static"),
+            sampler("adaptive.MODEL", "with_adaptive", title="Adaptive"),
+        ],
+        [
+            decoded("plain_image", "plain.LATENT"),
+            decoded("static_image", "with_static.LATENT"),
+            decoded("adaptive_image", "with_adaptive.LATENT"),
+        ],
+        [
+            saved("plain", "plain_image.IMAGE", "save_plain", title="Plain model"),
+            saved("static", "static_image.IMAGE", "save_static", title="Static"),
+            saved("adaptive", "adaptive_image.IMAGE", "save_adaptive", title="Adaptive"),
+        ],
+    ],
+}
+
+VIEW = {"scale": 0.8, "offset": [150, 110]}  # where the editor stands when the graph is opened
+COLUMN_WIDTH, GAP_ACROSS, GAP_DOWN, TITLE_HEIGHT = 310, 50, 16, 44
+
+BUILD = """
+([columns, width, across, down, title]) => {
+    const graph = window.app.graph;
+    graph.clear();
+    graph.id = '00000000-0000-0000-0000-000000000000';
+    const made = {};
+    columns.forEach((column, index) => {
+        for (const wanted of column) {
+            const node = LiteGraph.createNode(wanted.type);
+            if (!node) throw new Error(`there is no node ${wanted.type}`);
+            graph.add(node);
+            made[wanted.name] = node;
+            node.properties = {...node.properties, ...wanted.properties};
+            if (wanted.title) node.title = wanted.title;
+            for (const [name, value] of Object.entries(wanted.values)) {
+                const widget = name ? node.widgets.find(each => each.name === name) : node.widgets[0];
+                if (!widget) throw new Error(`${wanted.type} has no widget ${name}`);
+                widget.value = value;
+            }
+        }
+    });
+    for (const wanted of columns.flat())
+        for (const [input, source] of Object.entries(wanted.links)) {
+            const [from, output] = source.split('.');
+            const slot = made[from].outputs.findIndex(each => each.name === output);
+            const place = made[wanted.name].inputs.findIndex(each => each.name === input);
+            if (slot < 0 || place < 0 || !made[from].connect(slot, made[wanted.name], place))
+                throw new Error(`cannot wire ${source} to ${wanted.name}.${input}`);
+        }
+    columns.forEach((column, index) => {
+        let y = 0;
+        for (const wanted of column) {
+            const node = made[wanted.name];
+            const least = node.computeSize();
+            node.setSize([wanted.size[0] || width, wanted.size[1] || least[1]]);
+            node.pos = [index * (width + across), y];
+            y += node.size[1] + title + down;
+        }
+    });
+    graph.setDirtyCanvas(true, true);
+    return JSON.stringify(graph.serialize());
+}
+"""
+# The editor's own furniture is put away; the corners of the graph tell where the picture is cut.
+SHOW = """
+([left, top]) => {
+    const style = document.createElement('style');
+    style.textContent = '.side-bar-panel, .graph-canvas-panel, .splitter-overlay, [class*="minimap"],'
+        + ' .comfyui-body-top, .comfyui-body-bottom, .p-toast { visibility: hidden !important }';
+    document.head.append(style);
+    const canvas = window.app.canvas;
+    canvas.ds.scale = 1;
+    canvas.ds.offset = [left, top];
+    canvas.deselectAll();
+    canvas.setDirty(true, true);
+    const nodes = window.app.graph._nodes;
+    return [Math.max(...nodes.map(n => n.pos[0] + n.size[0])), Math.max(...nodes.map(n => n.pos[1] + n.size[1]))];
+}
+"""
+
+
+def main() -> int:
+    from PIL import Image
+    from playwright.sync_api import sync_playwright
+
+    from lab.demo.comfyui_server import ComfyUIServer
+    from lab.testing.hosts import find_host
+
+    names = sys.argv[1:] or list(WORKFLOWS)
+    chromium = shutil.which("chromium") or shutil.which("google-chrome")
+    host = find_host()
+    if host is None or chromium is None:
+        sys.exit("No ComfyUI or no chromium on this machine; both are needed.")
+    packs = {"symmetric-attention": ROOT}
+    with ComfyUIServer(host, sys.executable, packs=packs) as server, sync_playwright() as playwright:
+        put_empty_models(server.output.parent)
+        draw_lighthouse(server.output.parent / "input" / EXAMPLE)
+        browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox", "--disable-gpu"])
+        server.post("/settings", {"Comfy.TutorialCompleted": True})  # no greeting over the graph
+        for name in names:
+            page = browser.new_page(viewport={"width": 2000, "height": 1500})  # a new one: the editor remembers widgets
+            page.goto(server.address)
+            page.wait_for_function(READY, timeout=60_000)
+            page.wait_for_function("LiteGraph.registered_node_types['SADSkewAttention'] !== undefined", timeout=60_000)
+            page.evaluate("() => window.app.extensionManager.command.execute('Workspace.ToggleFocusMode')")
+            columns = [[{**vars(node), "properties": node.properties} for node in column] for column in WORKFLOWS[name]]
+            sizes = [COLUMN_WIDTH, GAP_ACROSS, GAP_DOWN, TITLE_HEIGHT]
+            graph = json.loads(page.evaluate(BUILD, [columns, *sizes]))
+            graph["extra"]["ds"] = VIEW
+            text = json.dumps(graph, indent=2, ensure_ascii=False) + "\n"
+            (FOLDER / f"{name}.json").write_text(text, encoding="utf-8")
+            right, bottom = page.evaluate(SHOW, [20, 50])
+            page.wait_for_timeout(1000)  # the editor draws when it likes
+            clip = {"x": 0, "y": 0, "width": right + 40, "height": bottom + 70}
+            picture = Image.open(io.BytesIO(page.screenshot(clip=clip))).convert("RGB")
+            write_jpg(picture, FOLDER / f"{name}.jpg")
+            print(name, picture.size, (FOLDER / f"{name}.jpg").stat().st_size)
+            page.close()
+        browser.close()
+    return 0
+
+
+def put_empty_models(base: Path) -> None:
+    """Empty files in the place of every model, so that the editor finds their names in its lists."""
+    for node in (node for columns in WORKFLOWS.values() for column in columns for node in column):
+        if node.model is not None:
+            name, directory, _ = node.model
+            (base / "models" / directory).mkdir(parents=True, exist_ok=True)
+            (base / "models" / directory / name).touch()
+
+
+def draw_lighthouse(path: Path) -> None:
+    """Write what somebody might load to have it painted: a lighthouse in a storm, in a few flat colours."""
+    from PIL import Image, ImageDraw, ImageFilter
+
+    side = 768
+    picture = Image.new("RGB", (side, side), "#2b3a52")
+    draw = ImageDraw.Draw(picture, "RGBA")
+    for x, y, size, colour in ((90, 130, 150, "#42526b"), (330, 70, 190, "#37465f"), (640, 150, 170, "#4b5b74")):
+        draw.ellipse((x - size, y - size // 2, x + size, y + size // 2), colour)  # clouds
+    picture.paste(picture.filter(ImageFilter.GaussianBlur(14)))
+    for end in ([(0, 60), (0, 230)], [(side, 110), (side, 250)]):  # beams of light
+        draw.polygon([(500, 196), *end], "#ffe9a866")
+    for row, colour in enumerate(("#35607a", "#2c5269", "#234559", "#1b394b")):  # waves
+        top = 500 + 60 * row
+        crests = [(x, top + (18 if (x // 48 + row) % 2 else -18)) for x in range(0, side + 48, 48)]
+        draw.polygon([*crests, (side, side), (0, side)], colour)
+        draw.line(crests, "#cfe0e8", 4, "curve")
+    draw.polygon([(360, 610), (420, 520), (500, 490), (590, 515), (670, 620), (700, 700), (330, 700)], "#2a2523")
+    edges = [(452 + 0.1 * (500 - y), 548 - 0.1 * (500 - y), y) for y in (500, 430, 360, 290, 230)]
+    for number, ((left, right, low), (upper_left, upper_right, high)) in enumerate(itertools.pairwise(edges)):
+        stripe = [(left, low), (right, low), (upper_right, high), (upper_left, high)]
+        draw.polygon(stripe, "#b3402e" if number % 2 else "#e8e2d4")
+    draw.rectangle((468, 220, 532, 232), "#20242c")
+    draw.rectangle((480, 176, 520, 220), "#ffe9a8")
+    draw.polygon([(472, 176), (528, 176), (500, 146)], "#20242c")
+    picture.save(path)
+
+
+def write_jpg(picture: Any, path: Path) -> None:
+    """Write `picture` with the best quality that fits into `MOST_BYTES`."""
+    for quality in range(92, 40, -4):
+        picture.save(path, quality=quality, optimize=True)
+        if path.stat().st_size <= MOST_BYTES:
+            return
+    raise ValueError(f"{path.name} does not fit into {MOST_BYTES} bytes.")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

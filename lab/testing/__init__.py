@@ -1,0 +1,1 @@
+"""Helpers and fixtures that the tests, the generators and the benchmarks share."""

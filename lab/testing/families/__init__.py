@@ -1,0 +1,1 @@
+"""Tiny models of the real classes of every family that ComfyUI hosts."""

@@ -1,0 +1,53 @@
+"""What the tests of one family share, so that its tiny model is built and run as seldom as possible."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import comfy.supported_models
+import pytest
+import torch
+
+from lab.testing.families.hosted import Hosted
+from lab.testing.recorder import Seen, watch_attention
+from lab.testing.run_nodes import skew
+
+
+@dataclass(frozen=True)
+class Runs:
+    """The plain model of one row, watched, and patched clones of it."""
+
+    row: Hosted
+
+    @cached_property
+    def plain(self) -> list[Seen]:
+        return self.watched(self.row.model)
+
+    @cached_property
+    def picture(self) -> torch.Tensor:
+        return self.row.sample()
+
+    def skewed(self, gamma: float, beta: float = 1.0, **widgets) -> list[Seen]:
+        patched, _ = skew(self.row.model, gamma, beta, **widgets)
+        return self.watched(patched)
+
+    def watched(self, model, **options) -> list[Seen]:
+        with watch_attention(model) as calls:
+            self.row.sample(model, **options)
+        return calls
+
+    def site(self, seen: Seen) -> str | None:
+        """The address of the site that made a call; None for cross-attention and whatever else is no site."""
+        return self.row.site_of(seen.path)
+
+    def acting(self, calls: list[Seen]) -> list[Seen]:
+        return [seen for seen in calls if self.site(seen) in self.row.paths]
+
+
+def need(name: str) -> None:
+    """Skip a test where the host has no such class in `supported_models`."""
+    from comfyui_version import __version__
+
+    if not hasattr(comfy.supported_models, name):
+        pytest.skip(f"ComfyUI {__version__} has no {name}")

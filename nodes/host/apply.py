@@ -1,0 +1,183 @@
+"""From a user's settings to a patched clone of their model, a plan in words and a report handle."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import replace
+
+import torch
+from comfy.model_patcher import ModelPatcher
+
+from ...sad_core import StabilityTrace
+from ...sad_core.joint_attention import JOINT_NORMS
+from .models.families import JOINT, UNASKED
+from .models.sites import Site, find_sites, list_addresses, reason_of_refusal, select_sites
+from .patches.probe_patch import PROBE, ProbePatch, ProbeSettings
+from .patches.site_patch import SkewPatch, model_name, object_path
+from .run_report import SkewReport
+from .settings import SkewSettings
+
+MOST_MAPS = 4
+LEFT_OUT = "Left out, because another node has replaced these modules"
+
+
+def install_skew_attention(
+    model: ModelPatcher, settings: SkewSettings, blocks: str = "", node_id: str | None = None
+) -> tuple[ModelPatcher, SkewReport]:
+    """A clone of `model` with skew attention at the chosen blocks; `model` itself is never changed.
+
+    Neutral settings give a plain clone: no patch, no cost, the same bits.
+
+    Args:
+        model: ComfyUI's MODEL.
+        settings: what to do.
+        blocks: which sites, see `sites.select_sites`; empty means all but the refiners of the text.
+        node_id: the node to show the report of each run on.
+
+    Raises:
+        ValueError: the model is one of `families.REFUSALS`, it has no site this pack can read, or `blocks` names one
+            that does not exist.
+    """
+    chosen, held, available = choose_sites(model, blocks, "Skew Attention (SAD)")
+    name = model_name(model.model)
+    notes = []
+    if settings.is_modal and not any(site.kind == JOINT for site in chosen):
+        settings = replace(settings, gamma_text=1.0, gamma_cross=1.0)
+        notes = [
+            f"gamma_text and gamma_cross act in joint attention, and none of the chosen sites of {name} is joint, so "
+            "they change nothing here."
+        ]
+    patched = model.clone()
+    if settings.is_neutral:
+        neutral = "γ is 1 all along or β is 0: the model is passed on as it is."
+        return patched, SkewReport("\n".join([neutral, *notes]), neutral=True)
+    plain: list[Site] = []
+    if settings.schedule.is_neutral:
+        plain = [site for site in chosen if site.kind != JOINT]
+        chosen = [site for site in chosen if site.kind == JOINT]
+        notes = [f"γ is 1 all along, so {list_addresses(plain)} stay as they are: no joint attention."] if plain else []
+    plan = describe_plan(name, settings, chosen, held, available, plain)
+    report = SkewReport("\n".join([plan, *notes]))
+    SkewPatch(settings, chosen, report, node_id).install(patched)
+    return patched, report
+
+
+def choose_sites(model: ModelPatcher, blocks: str, node: str) -> tuple[list[Site], list[Site], list[Site]]:
+    """The sites of `model` that `blocks` asks for: those to patch, those another node holds, and all there are.
+
+    Args:
+        model: ComfyUI's MODEL.
+        blocks: see `sites.select_sites`; empty means all but the refiners of the text.
+        node: display name of the node that asks, for messages.
+
+    Raises:
+        ValueError: the model is one of `families.REFUSALS`, it has no site this pack can read, `blocks` names one that
+            does not exist, or another node holds all of them.
+    """
+    reason = reason_of_refusal(model.model.diffusion_model)
+    if reason is not None:
+        raise ValueError(f"{node} cannot work on {model_name(model.model)}, because {reason}.")
+    sites = find_sites(model.model.diffusion_model, replaced_modules(model))
+    if not sites:
+        raise ValueError(
+            f"{model_name(model.model)} has no self-attention that {node} can read, so nothing was "
+            "patched. The models it knows are listed in docs/support.md of its repository."
+        )
+    chosen = select_sites(blocks, sites)
+    held = [site for site in chosen if is_replaced(site, model)]
+    if held == chosen:
+        raise ValueError(
+            f"Another node has replaced the modules of {list_addresses(held)} as a whole, so nothing was patched. "
+            f"Put that node after {node}, or choose other blocks."
+        )
+    return [site for site in chosen if site not in held], held, sites
+
+
+def install_stability_probe(
+    model: ModelPatcher, settings: ProbeSettings, blocks: str = "", map_site: str = "", node_id: str | None = None
+) -> tuple[ModelPatcher, StabilityTrace]:
+    """A clone of `model` whose attention is measured at the chosen blocks; not a bit of its output changes.
+
+    Args:
+        model: ComfyUI's MODEL, with or without skew attention.
+        settings: what to measure, and how often.
+        blocks: which sites, see `sites.select_sites`; empty means all but the refiners of the text.
+        map_site: which of them are also mapped over the picture, at most `MOST_MAPS`; empty means none.
+        node_id: the node to show each run on.
+
+    Raises:
+        ValueError: as `choose_sites`, and for too many sites to map.
+    """
+    chosen, held, _ = choose_sites(model, blocks, PROBE)
+    mapped = select_sites(map_site, chosen, "map_site") if map_site.strip() else []
+    if len(mapped) > MOST_MAPS:
+        raise ValueError(
+            f'map_site "{map_site}" means {len(mapped)} sites, but at most {MOST_MAPS} can be mapped over the picture; '
+            f"name some of {list_addresses(mapped)}."
+        )
+    settings = replace(settings, mapped=tuple(site.address for site in mapped))
+    notes = [f"{LEFT_OUT}: {list_addresses(held)}."] if held else []
+    patched, trace = model.clone(), StabilityTrace()
+    ProbePatch(settings, chosen, trace, node_id, notes).install(patched)
+    return patched, trace
+
+
+def replaced_modules(model: ModelPatcher) -> dict[str, torch.nn.Module]:
+    """Modules of the network that stand aside for another clone's object patches until the next run, by path."""
+    prefix = "diffusion_model."
+    backup = model.object_patches_backup.items()
+    return {
+        path.removeprefix(prefix): module
+        for path, module in backup
+        if path.startswith(prefix) and isinstance(module, torch.nn.Module)
+    }
+
+
+def is_replaced(site: Site, model: ModelPatcher) -> bool:
+    """Whether another node has replaced the module of a site, or one around it, or a witness of it, by an object patch.
+
+    ComfyUI undoes object patches in the order they were made, so a patch of ours inside such a module would stay behind
+    on the plain model (comfy/model_patcher.py, `unpatch_model`).
+    """
+    paths = [object_path(site), *map(object_path, site.rule.witnesses)]
+    return any(path.startswith(f"{replaced}.") for path in paths for replaced in model.object_patches)
+
+
+def describe_plan(
+    model: str, settings: SkewSettings, chosen: list[Site], held: list[Site], sites: list[Site], spared: list[Site]
+) -> str:
+    """What will be done, in lines for people; what cannot be done as asked is said too.
+
+    Args:
+        model: its name.
+        settings: what to do.
+        chosen: the sites to patch.
+        held: those that were asked for and belong to another node.
+        sites: all there are.
+        spared: those that were asked for and stay as they are, as γ is 1 there.
+    """
+    kinds = Counter(site.kind for site in chosen)
+    lines = [
+        f"{model}: {len(chosen)} of {len(sites)} attention sites "
+        f"({', '.join(f'{count} {kind}' for kind, count in kinds.items())}): {list_addresses(chosen)}.",
+        f"{settings.describe()}.",
+    ]
+    if held:
+        lines.append(f"{LEFT_OUT}: {list_addresses(held)}.")
+    unasked = [site for site in sites if site.kind in UNASKED and site not in (*chosen, *held, *spared)]
+    if unasked:
+        lines.append(f"Left alone until they are named in blocks: {list_addresses(unasked)}, which see the text alone.")
+    if kinds[JOINT] and settings.is_modal:
+        lines.append(
+            "In joint attention γ acts among the image tokens, gamma_text among all others and gamma_cross between the "
+            "two."
+        )
+    elif kinds[JOINT]:
+        lines.append("In joint attention γ acts among the image tokens; text rows and text columns stay as they are.")
+    without_input = Counter(site.kind for site in chosen if not site.shows_input)
+    if without_input and settings.norm not in JOINT_NORMS:
+        lines.append(
+            f'The norm "{settings.norm}" needs the input of the attention; {" and ".join(without_input)} sites use '
+            '"value" instead.'
+        )
+    return "\n".join(lines)

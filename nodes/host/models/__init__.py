@@ -1,0 +1,1 @@
+"""The model families that ComfyUI hosts, and the attention sites of one loaded model."""

@@ -1,0 +1,153 @@
+"""The attention sites of one diffusion model: finding them, their addresses, and which of them a user has chosen."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from torch import nn
+
+from ....sad_core.schedule import split_entries
+from .families import REFUSALS, RULES, UNASKED, Rule, class_name, no_input
+
+
+@dataclass(frozen=True)
+class Site:
+    """One attention site of one model.
+
+    Attributes:
+        address: how users name it, such as `input.4.1`, `double.7`.
+        path: the module's path below `diffusion_model`.
+        rule: how it was recognised.
+    """
+
+    address: str
+    path: str
+    rule: Rule
+
+    @property
+    def kind(self) -> str:
+        """The group of the site: self, joint or text refiner."""
+        return self.rule.kind
+
+    @property
+    def groups(self) -> tuple[str, ...]:
+        """The words that choose the site together with others: its kind, and video or audio where a model has both."""
+        return (self.kind,) if self.rule.stream is None else (self.kind, self.rule.stream)
+
+    @property
+    def shows_input(self) -> bool:
+        """Whether the call of the site shows the input of its attention, which two of the norms need."""
+        return self.rule.block_input is not no_input
+
+
+def find_sites(diffusion_model: nn.Module, originals: Mapping[str, nn.Module] | None = None) -> list[Site]:
+    """All attention sites of a model that this pack knows how to read, in the order of the model.
+
+    Args:
+        diffusion_model: the network, as it stands in memory.
+        originals: by path, the modules in whose place another clone's replacements stand until the next run.
+    """
+    return list(_walk(diffusion_model, dict(_own_modules(diffusion_model, originals or {}))))
+
+
+def reason_of_refusal(diffusion_model: nn.Module) -> str | None:
+    """Why the method has no meaning in this class of model, or cannot reach it; None where nothing is known."""
+    return REFUSALS.get(class_name(diffusion_model))
+
+
+def _own_modules(network: nn.Module, originals: Mapping[str, nn.Module]) -> Iterator[tuple[str, nn.Module]]:
+    """Path and module of everything in the network, with the originals in their places."""
+    for path, module in network.named_modules():
+        if path in originals:
+            for inner, original in originals[path].named_modules():
+                yield f"{path}.{inner}".rstrip("."), original
+        elif not any(path.startswith(f"{replaced}.") for replaced in originals):
+            yield path, module
+
+
+def _walk(network: nn.Module, modules: Mapping[str, nn.Module]) -> Iterator[Site]:
+    rules = [rule for rule in RULES if rule.network in (None, class_name(network))]
+    for path, module in modules.items():
+        name = class_name(module)
+        for rule in rules:
+            match = rule.path.fullmatch(path) if rule.module == name else None
+            if match is not None and _is_self_attention(rule, path, modules):
+                fields = {key: value or "0" for key, value in match.groupdict().items()}
+                yield Site(rule.address.format(**fields), path, rule)
+                break
+
+
+def _is_self_attention(rule: Rule, path: str, modules: Mapping[str, nn.Module]) -> bool:
+    """Whether a module that can be both is no cross-attention: it says so itself, or the block around it does."""
+    block = modules.get(path.rpartition(".")[0])
+    return not getattr(block, "disable_self_attn", False) and (rule.flag is None or getattr(modules[path], rule.flag))
+
+
+WHO_HAS = {"blocks": "this model has", "map_site": "among the measured sites there is"}
+
+
+def select_sites(wanted: str, sites: Sequence[Site], field: str = "blocks") -> list[Site]:
+    """The sites a user asked for, in the order of the model.
+
+    Args:
+        wanted: addresses (`input.4.1`), their beginnings (`input.4`, `double`), ranges (`double.0-9`, `input.4-8`) and
+            groups (`self`, `joint`, `text refiner`, `video`, `audio`), separated by commas or lines; empty means all
+            but the text refiners.
+        sites: what the model has.
+        field: the widget it was written in, one of `WHO_HAS`.
+
+    Raises:
+        ValueError: an entry that fits no site; the message lists what exists.
+    """
+    entries = split_entries(wanted)
+    unasked = [site for site in sites if site.kind in UNASKED]
+    if not entries:
+        return [site for site in sites if site not in unasked]
+    chosen: set[str] = set()
+    for entry in entries:
+        word = entry.lower()
+        found = {site.address for site in sites if word in site.groups or _is_below(site.address, word)}
+        if not found:
+            groups = sorted({group for site in sites for group in site.groups})
+            raise ValueError(
+                f'{field}: {WHO_HAS[field]} no attention site "{entry}". There are {list_addresses(sites)}; the group'
+                f"{'s' if len(groups) > 1 else ''} {', '.join(groups)}; ranges such as 0-3 work. Empty means all"
+                f"{' but the text refiners' if unasked else ''}."
+            )
+        chosen |= found
+    return [site for site in sites if site.address in chosen]
+
+
+def list_addresses(sites: Sequence[Site]) -> str:
+    """Addresses for a message; runs that differ in the last number alone are written as a range."""
+    runs: list[tuple[str, list[int]]] = []
+    for site in sites:
+        stem, _, last = site.address.rpartition(".")
+        number = int(last) if last.isdigit() else None
+        if number is None:
+            runs.append((site.address, []))
+        elif runs and runs[-1][0] == stem and runs[-1][1] and runs[-1][1][-1] == number - 1:
+            runs[-1][1].append(number)
+        else:
+            runs.append((stem, [number]))
+    written = []
+    for stem, numbers in runs:
+        if not numbers:
+            written.append(stem)
+        else:
+            written.append(f"{stem}.{numbers[0]}" + (f"-{numbers[-1]}" if len(numbers) > 1 else ""))
+    return ", ".join(written)
+
+
+def _is_below(address: str, entry: str) -> bool:
+    """Whether `address` starts with the parts of `entry`, each a word, a number or a range of numbers."""
+    parts, wanted = address.split("."), entry.split(".")
+    return len(wanted) <= len(parts) and all(map(_part_fits, parts, wanted))
+
+
+def _part_fits(part: str, wanted: str) -> bool:
+    first, dash, last = wanted.partition("-")
+    if dash and part.isdigit() and first.isdigit() and last.isdigit():
+        return int(first) <= int(part) <= int(last)
+    return part == wanted

@@ -1,0 +1,155 @@
+"""Calling the host's own attention with our queries, keys and values (contract: comfy/ldm/modules/attention.py)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from comfy.ldm.modules.attention import get_attention_function, optimized_attention
+from comfy.model_management import OOM_EXCEPTION, is_oom
+from torch import Tensor
+
+from ....sad_core.attention import additive_mask, pytorch_attend, softmax_scale
+
+Backend = Callable[..., Tensor]
+
+# Beyond these head dims a backend gives up inside, some with an error in the log for every call.
+LARGEST_HEAD_DIM = {"attention_sage": 128, "attention3_sage": 255, "attention_flash": 256}
+# Those that compute softmax(q kᵀ) v in the precision of q, so that another exact way may take their place.
+EXACT = {"attention_basic", "attention_split", "attention_sub_quad", "attention_pytorch"}
+LAYOUT_FLAGS = ("skip_reshape", "skip_output_reshape", "scale", "enable_gqa")
+INSTEAD = "PyTorch attention takes over for the rest of the run"
+REFUSALS = (RuntimeError, ValueError, NotImplementedError, AssertionError)
+
+
+@dataclass
+class AttentionCall:
+    """One call of the host's attention, taken apart.
+
+    Attributes:
+        q, k, v: `(B, H, L, d)`, grouped keys and values already repeated.
+        mask: additive, broadcasting to `(B, H, L, L)`, or None.
+        scale: the softmax scale of the call.
+    """
+
+    q: Tensor
+    k: Tensor
+    v: Tensor
+    heads: int
+    mask: Tensor | None
+    scale: float
+    keyword: Mapping[str, Any] = field(repr=False)
+
+    @classmethod
+    def read(
+        cls, q: Tensor, k: Tensor, v: Tensor, heads: int, mask: Tensor | None, keyword: Mapping[str, Any]
+    ) -> AttentionCall:
+        """Take the arguments of an attention call apart, in any of the host's layouts.
+
+        With `skip_reshape` q, k and v are `(B, H, L, d)`; without they are `(B, L, H·d)`, and SD3 then hands over v
+        as `(B, L, H, d)`.
+        """
+        if not keyword.get("skip_reshape", False):
+            head_dim = q.shape[-1] // heads
+            q, k, v = (x.reshape(*x.shape[:2], -1, head_dim).transpose(1, 2) for x in (q, k, v))
+        if k.shape[1] != heads:
+            k, v = (x.repeat_interleave(heads // x.shape[1], dim=1) for x in (k, v))
+        mask = additive_mask(mask, q.dtype)
+        if mask is not None:
+            mask = mask[None, None] if mask.dim() == 2 else mask[:, None] if mask.dim() == 3 else mask
+        return cls(q, k, v, heads, mask, softmax_scale(q.shape[-1], keyword.get("scale")), keyword)
+
+    def rows(self, start: int, stop: int) -> AttentionCall:
+        """The call for the samples `start … stop` alone."""
+        q, k, v = (x[start:stop] for x in (self.q, self.k, self.v))
+        mask = self.mask if self.mask is None or self.mask.shape[0] == 1 else self.mask[start:stop]
+        return AttentionCall(q, k, v, self.heads, mask, self.scale, self.keyword)
+
+    def write(self, out: Tensor) -> Tensor:
+        """`out` of `(B, H, L, d)` in the layout the caller asked for."""
+        if self.keyword.get("skip_output_reshape", False):
+            return out
+        return out.transpose(1, 2).flatten(2)
+
+
+class HostAttention:
+    """`attend(q, k, v, mask, scale)` for sad_core, computed by the host's backend or by another pack's override.
+
+    The softmax scale is folded into q, because older hosts and several backends ignore `scale=`. A backend that refuses
+    a head dim is not asked again: PyTorch's own attention takes over, and `on_fallback` is told once.
+    """
+
+    def __init__(self, on_fallback: Callable[[str], None]):
+        self.refused: set[tuple[str, int]] = set()
+        self.on_fallback = on_fallback
+
+    def bind(
+        self, function: Backend, previous: Backend | None, call: AttentionCall, used: list[str]
+    ) -> Callable[..., Tensor]:
+        """The inner attention for one call: `function` is the host's backend, `previous` another pack's override.
+
+        Every retrieval of the call goes to the same backend, the doubled head dim included, because their difference
+        is what β enlarges. The names of what did the work are added to `used`.
+        """
+        backend = self.suitable(function, 2 * call.q.shape[-1])
+        key = (name_of(previous or backend), 2 * call.q.shape[-1])
+        keyword = {name: value for name, value in call.keyword.items() if name not in LAYOUT_FLAGS}
+
+        def instead(*arguments: Any) -> Tensor:
+            used.append("PyTorch")
+            return pytorch_attend(*arguments)
+
+        def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, scale: float) -> Tensor:
+            head_dim = q.shape[-1]
+            if key in self.refused:
+                return instead(q, k, v, mask, scale)
+            factor = scale * math.sqrt(head_dim)
+            scaled = q if math.isclose(factor, 1.0, rel_tol=1e-12) else q * factor
+            arguments = (scaled, k, v, call.heads)
+            try:
+                if previous is not None:
+                    out = previous(backend, *arguments, mask=mask, skip_reshape=True, **keyword)
+                else:
+                    out = backend(*arguments, mask=mask, skip_reshape=True, **keyword)
+            except REFUSALS as reason:
+                if is_out_of_memory(reason):
+                    raise
+                self.refused.add(key)
+                self.on_fallback(f"{key[0]} refused head dim {head_dim} ({reason}); {INSTEAD}")
+                return instead(q, k, v, mask, scale)
+            used.append(key[0])
+            return out.unflatten(-1, (call.heads, -1)).transpose(1, 2)
+
+        return attend
+
+    def suitable(self, function: Backend, head_dim: int) -> Backend:
+        """`function`, or the host's PyTorch attention where the head dim is beyond what `function` can take."""
+        if head_dim <= LARGEST_HEAD_DIM.get(name_of(function), head_dim):
+            return function
+        key = (name_of(function), head_dim)
+        if key not in self.refused:
+            self.refused.add(key)
+            self.on_fallback(f"{key[0]} takes no head dim of {head_dim}; {INSTEAD}")
+        return get_attention_function("pytorch")
+
+
+def name_of(function: Backend) -> str:
+    """A name for messages, such as `attention_pytorch`."""
+    return getattr(function, "__name__", type(function).__name__)
+
+
+def is_exact(function: Backend) -> bool:
+    """Whether `function` is one of the host's exact attentions, not a quantised one or one of another pack."""
+    return name_of(function) in EXACT
+
+
+def compiles_whole() -> bool:
+    """Whether the host's attention goes into one compiled graph; of its backends only PyTorch's does."""
+    return name_of(optimized_attention) == "attention_pytorch"
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether the host should handle `error` by freeing memory, rather than us by another kernel."""
+    return OOM_EXCEPTION is not Exception and is_oom(error)  # without a GPU the host calls every error one

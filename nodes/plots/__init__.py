@@ -1,0 +1,1 @@
+"""Pictures drawn with matplotlib. These are the only files that import it."""

@@ -1,0 +1,243 @@
+"""Pictures of stability traces: heat maps, curves, heads, differences. matplotlib is imported when one is drawn."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from ...sad_core.stability.run import StabilityRun
+from .style import BLUE, INSTALL_MATPLOTLIB, ORANGE, draw_text, figure_to_image
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+TITLES = {
+    "energy": "energy (low is stable; grows with tokens)",
+    "instability": "instability (low is stable)",
+    "alignment": "alignment (high is stable)",
+    "symmetricity": "symmetricity (1 symmetric, −1 skew)",
+    "depth": "depth (0 deepest, −1 top)",
+    "relative curvature": "relative curvature (above 0: a minimum)",
+}
+INCHES, DPI = 10.24, 100
+HIGHEST = 30.0  # inches of a picture
+SCALE = 0.75  # inches for the colours of the maps and their numbers
+MOST_LABELS = 90  # of sites on one axis
+TICKS = 5
+ROOM_OF_A_SIGMA = 0.18  # of the progress, between two sigmas on top of a curve
+EVEN, SIGNED = "viridis", "PuOr"  # told apart by colour-blind readers, and in grey
+NO_MATPLOTLIB = f"The trace is there, but its picture needs matplotlib:\n{INSTALL_MATPLOTLIB}"
+
+
+def draw_heat_maps(run: StabilityRun, chunk: str | None = None) -> Tensor:
+    """A heat map of site × step for every measure.
+
+    Args:
+        run: a run, measured, a difference or z-scores; the latter two in colours around 0.
+        chunk: "cond", "uncond" or None for both.
+
+    Returns:
+        A ComfyUI IMAGE, `(1, height, 1024, 3)` in [0, 1].
+    """
+    rows = len(run.addresses)
+    return _panels(
+        run.measures,
+        lambda axes, measure: _heat_map(axes, run, run.matrix(measure, chunk), measure, run.addresses),
+        _title(run, chunk),
+        height=max(2.6, 1.1 + 0.14 * min(rows, MOST_LABELS)),
+    )
+
+
+def draw_heads(run: StabilityRun, address: str, chunk: str | None = None) -> Tensor:
+    """A heat map of head × step of one site for every measure.
+
+    Returns:
+        A ComfyUI IMAGE, `(1, height, 1024, 3)` in [0, 1].
+
+    Raises:
+        ValueError: a site this run does not have.
+    """
+    count = len(run.heads(address, run.measures[0]))
+    names = [str(head) for head in range(count)]
+    return _panels(
+        run.measures,
+        lambda axes, measure: _heat_map(axes, run, run.heads(address, measure, chunk), measure, names),
+        f"heads of {address} · {_title(run, chunk)}",
+        height=max(2.6, 1.1 + 0.14 * count),
+    )
+
+
+def draw_curves(runs: Sequence[tuple[str, StabilityRun, str | None]]) -> Tensor:
+    """The mean over the sites by progress for every measure, with the spread from the 10th to the 90th percent of them.
+
+    Args:
+        runs: one or two of (legend, run, "cond", "uncond" or None for both).
+
+    Returns:
+        A ComfyUI IMAGE, `(1, height, 1024, 3)` in [0, 1].
+    """
+    first = runs[0][1]
+    shared = [measure for measure in first.measures if all(measure in run.measures for _, run, _ in runs)]
+
+    def curve(axes: Axes, measure: str) -> None:
+        styles = ((BLUE, "-", "o"), (ORANGE, "--", "s"))
+        for (legend, run, chunk), (colour, line, marker) in zip(runs, styles, strict=len(runs) == 2):
+            places = torch.tensor([100 * step.progress for step in run.steps])
+            values = run.matrix(measure, chunk)
+            low, high = (torch.nanquantile(values, share, dim=0) for share in (0.1, 0.9))
+            axes.fill_between(places, low, high, color=colour, alpha=0.18, linewidth=0)
+            axes.plot(
+                places,
+                values.nanmean(dim=0),
+                line,
+                marker=marker,
+                markersize=3,
+                color=colour,
+                linewidth=2,
+                label=legend,
+            )
+        axes.grid(alpha=0.3)
+        axes.set(xlabel="progress in % of the noise schedule")
+        axes.set_title(TITLES[measure], fontsize=9)
+        _sigmas_on_top(axes, first)
+        if measure == shared[0]:
+            axes.legend(fontsize=8)
+
+    names = " and ".join(dict.fromkeys(_name(run) for _, run, _ in runs))
+    return _panels(shared, curve, f"mean over sites, band: 10–90 % of the sites · {names}", height=3.2)
+
+
+def draw_maps(run: StabilityRun, address: str, chunk: str, picture: Tensor | None = None) -> Tensor:
+    """Alignment by place at up to six steps, over the picture where there is one.
+
+    Args:
+        run: a run with maps of `address`.
+        address: the site.
+        chunk: "cond" or "uncond"; where the run has none of it, whatever it has. Its first sample is drawn.
+        picture: `(height, width, 3)` in [0, 1].
+
+    Returns:
+        A ComfyUI IMAGE, `(1, height, 1024, 3)` in [0, 1].
+    """
+    try:
+        from matplotlib.figure import Figure
+    except ImportError:
+        return draw_text(NO_MATPLOTLIB)
+
+    steps = [step for step in run.steps if address in step.maps]
+    steps = [steps[place] for place in _ticks(len(steps), most=6)]
+    maps = [step.maps[address][(step.rows(chunk) or [0])[0]].float() for step in steps]
+    largest = max(max(float(each.abs().max()) for each in maps), 1e-6)
+    columns = min(len(maps), 3)
+    rows = -(-len(maps) // columns)
+    height = (INCHES - SCALE) / columns * maps[0].shape[0] / maps[0].shape[1]
+    # "compressed" moves panels of a fixed shape together where "constrained" would leave white bands between them.
+    figure: Figure = Figure(figsize=(INCHES, min(rows * (height + 0.3) + 0.3, HIGHEST)), dpi=DPI, layout="compressed")
+    figure.suptitle(f"alignment by place at {address} (below 0 the token is pushed away) · {_name(run)}", fontsize=10)
+    panels = []
+    for place, (step, values) in enumerate(zip(steps, maps, strict=True)):
+        axes = figure.add_subplot(rows, columns, place + 1)
+        extent = (0, values.shape[1], 0, values.shape[0])
+        if picture is not None:
+            axes.imshow(picture.mean(dim=-1).numpy(), cmap="gray", vmin=0, vmax=1, extent=extent)
+        heat = axes.imshow(
+            values.numpy(),
+            cmap=SIGNED,
+            vmin=-largest,
+            vmax=largest,
+            extent=extent,
+            interpolation="nearest",
+            alpha=1.0 if picture is None else 0.6,
+        )
+        axes.set(xticks=[], yticks=[])
+        axes.set_title(f"{step.progress:.0%} · σ {step.sigma:.3g}", fontsize=9)
+        panels.append(axes)
+    figure.colorbar(heat, ax=panels, pad=0.01, aspect=30)
+    return figure_to_image(figure)
+
+
+def draw_message(text: str) -> Tensor:
+    """A sentence as a ComfyUI IMAGE, in lines that fit."""
+    return draw_text("\n".join(textwrap.fill(line, 100) for line in text.splitlines()))
+
+
+def _panels(measures: Sequence[str], draw: Callable[[Axes, str], None], title: str, height: float) -> Tensor:
+    """One panel a measure, two beside each other, each `height` inches high."""
+    try:
+        from matplotlib.figure import Figure
+    except ImportError:
+        return draw_text(NO_MATPLOTLIB)
+
+    rows = (len(measures) + 1) // 2
+    columns = min(len(measures), 2)
+    figure: Figure = Figure(figsize=(INCHES, min(rows * height + 0.4, HIGHEST)), dpi=DPI, layout="constrained")
+    figure.suptitle(title, fontsize=10)
+    for place, measure in enumerate(measures):
+        draw(figure.add_subplot(rows, columns, place + 1), measure)
+    return figure_to_image(figure)
+
+
+def _heat_map(axes: Axes, run: StabilityRun, values: Tensor, measure: str, names: Sequence[str]) -> None:
+    colours = _colours(values, measure, is_signed=run.kind != "measured")
+    image = axes.imshow(values.numpy(), aspect="auto", interpolation="nearest", **colours)
+    axes.set_facecolor("#cccccc")  # what was not measured
+    labelled = range(0, len(names), -(-len(names) // MOST_LABELS))
+    axes.set_yticks(list(labelled), [names[place] for place in labelled], fontsize=7)
+    ticks = _ticks(len(run.steps))
+    steps = [run.steps[place] for place in ticks]
+    axes.set_xticks(ticks, [f"{step.progress:.0%}\nσ {step.sigma:.3g}" for step in steps], fontsize=7)
+    axes.set_title(TITLES[measure], fontsize=9)
+    bar = axes.figure.colorbar(image, ax=axes, pad=0.01, aspect=max(30, 1.5 * len(names)))
+    if measure == "energy":  # the ticks of an asinh scale crowd at 0
+        places = [float(colours["norm"].inverse(share)) for share in (0, 0.25, 0.5, 0.75, 1)]
+        bar.set_ticks(places, labels=[f"{place:.3g}" for place in places])
+        bar.minorticks_off()
+    bar.ax.tick_params(labelsize=7)
+
+
+def _colours(values: Tensor, measure: str, is_signed: bool) -> dict[str, Any]:
+    """Colours of a heat map: around 0 for differences; energies, which differ by powers of ten, on an asinh scale."""
+    from matplotlib.colors import AsinhNorm, Normalize
+
+    finite = values[values.isfinite()]
+    low, high = (float(finite.min()), float(finite.max())) if len(finite) else (0.0, 1.0)
+    if is_signed:
+        high = max(abs(low), abs(high)) or 1.0
+        low = -high
+    if low == high:
+        low, high = low - 0.5, high + 0.5
+    if measure == "energy":
+        typical = float(finite.abs().median()) if len(finite) else 1.0
+        norm: Any = AsinhNorm(linear_width=typical or 1.0, vmin=low, vmax=high)
+    else:
+        norm = Normalize(low, high)
+    return {"cmap": SIGNED if is_signed else EVEN, "norm": norm}
+
+
+def _sigmas_on_top(axes: Axes, run: StabilityRun) -> None:
+    steps = list(run.steps[:1])
+    for step in run.steps:
+        if abs(step.progress - steps[-1].progress) >= ROOM_OF_A_SIGMA:
+            steps.append(step)
+    top = axes.secondary_xaxis("top")
+    top.set_xticks([100 * step.progress for step in steps], [f"σ {step.sigma:.3g}" for step in steps], fontsize=7)
+
+
+def _ticks(count: int, most: int = TICKS) -> list[int]:
+    """Some of the places 0 … count − 1, the ends among them, evenly apart."""
+    wanted = min(most, count)
+    return sorted({round(place * (count - 1) / max(wanted - 1, 1)) for place in range(wanted)})
+
+
+def _title(run: StabilityRun, chunk: str | None) -> str:
+    what = {"measured": "", "difference": "this run less the other · ", "z-scores": "z-scores · "}[run.kind]
+    return f"{what}{_name(run)} · {chunk or ' and '.join(run.chunks)} · {len(run.steps)} steps"
+
+
+def _name(run: StabilityRun) -> str:
+    return " · ".join(filter(None, (run.model, run.gamma)))

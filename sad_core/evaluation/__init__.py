@@ -1,0 +1,1 @@
+"""Measures of finished images: diversity, guards against broken images, and sweeps over γ."""

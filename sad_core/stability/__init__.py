@@ -1,0 +1,1 @@
+"""Hopfield stability of retrievals: the measures, traces of them over sampling runs, tables and comparisons."""
