@@ -20,7 +20,7 @@ from lab.folders import ROOT
 
 LOCALES = ROOT / "locales"
 ENGLISH = LOCALES / "en" / "nodeDefs.json"
-PROMISE = ROOT / "tests" / "host" / "promised_nodes.json"
+PROMISE = ROOT / "lab" / "testing" / "promised_nodes.json"
 
 
 def english(nodes: Sequence[Any]) -> dict[str, dict]:

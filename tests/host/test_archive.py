@@ -9,14 +9,13 @@ import zipfile
 
 import pytest
 
-from lab.testing.in_process_host import ROOT, load_pack
+from lab.folders import ROOT
+from lab.generate.archive import write_archive
+from lab.testing.in_process_host import load_pack
 
 
 @pytest.mark.skipif(shutil.which("git") is None or not (ROOT / ".git").exists(), reason="not a git checkout")
-def test_the_archive_alone_brings_every_node(tmp_path, monkeypatch):
-    monkeypatch.syspath_prepend(str(ROOT / "tools"))
-    from archive import write_archive
-
+def test_the_archive_alone_brings_every_node(tmp_path):
     write_archive(tmp_path / "pack.zip")
     with zipfile.ZipFile(tmp_path / "pack.zip") as packed:
         packed.extractall(tmp_path / "pack")
