@@ -20,7 +20,7 @@ from comfy.model_patcher import ModelPatcher
 from torch import Tensor
 
 from lab.testing import definition as plain
-from lab.testing.families.tiny import Family
+from lab.testing.families.family import Family
 
 FUNCTIONS = ("optimized_attention", "optimized_attention_masked")
 
