@@ -23,6 +23,7 @@ from lab.evidence.sampling import draw_samples
 from lab.evidence.settings import SETTINGS, named
 from lab.evidence.store import FOLDER, Store
 from lab.figures.evidence_samples import draw, shared_model
+from lab.folders import expand_path
 
 NUMBERS = Path(__file__).with_name("numbers.json")
 SLICED = ("plain", "gamma_0.5", "gamma_1.05_beta_3", "gamma_2")
@@ -48,7 +49,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add_data_option(parser)
     parser.add_argument("--processes", type=int, default=2, help="of one thread each (default 2)")
-    parser.add_argument("--folder", type=Path, default=FOLDER, help="where the samples are kept")
+    parser.add_argument("--folder", type=expand_path, default=FOLDER, help="where the samples are kept")
     parser.add_argument("--short", action="store_true", help="only compare a slice with the committed numbers")
     parser.add_argument("--as-drawn", action="store_true", help="measure what is drawn already, be it less")
     options = parser.parse_args(arguments)

@@ -6,10 +6,10 @@ python -m lab.figures.stability --comfyui ~/ComfyUI        # writes docs/images/
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 
-from lab.demo.comfyui_server import ROOT, ComfyUIServer, interpreter_of
+from lab.demo.comfyui_server import ComfyUIServer, interpreter_of
 from lab.demo.gamma_sweep import workflow
+from lab.folders import IMAGES, expand_path
 
 GAMMAS = (0.5, 1.0, 1.5)
 CATEGORY, SEED, STEPS = "animals", 4, 20
@@ -71,11 +71,10 @@ def workflows() -> list[dict[str, dict]]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--comfyui", type=Path, required=True, help="a ComfyUI folder")
-    parser.add_argument("--folder", type=Path, default=ROOT / "docs" / "images")
+    parser.add_argument("--comfyui", type=expand_path, required=True, help="a ComfyUI folder")
+    parser.add_argument("--folder", type=expand_path, default=IMAGES)
     options = parser.parse_args()
-    comfyui = options.comfyui.expanduser()
-    with ComfyUIServer(comfyui, interpreter_of(comfyui)) as server:
+    with ComfyUIServer(options.comfyui, interpreter_of(options.comfyui)) as server:
         for nodes in workflows():
             for name, shown in server.run(nodes).items():
                 if name.startswith("stability_"):

@@ -7,7 +7,6 @@ import os
 import subprocess
 import sys
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 import torch
@@ -23,9 +22,9 @@ from lab.evidence.stability import MEASURES
 from lab.evidence.store import Store
 from lab.evidence.watching import self_attentions
 from lab.figures import evidence_samples as drawing
+from lab.folders import ROOT
 from sad_core import hopfield_stability, set_skew_attention, skew_attention
 
-ROOT = Path(__file__).resolve().parents[2]
 SEEDS = range(3)
 
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import doctest
 import re
-from pathlib import Path
 
-README = Path(__file__).resolve().parents[2] / "README.md"
+from lab.folders import ROOT
+
+README = ROOT / "README.md"
 
 
 def test_every_example_gives_its_answer():
