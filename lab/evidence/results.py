@@ -27,6 +27,7 @@ from lab.evidence.store import Store
 from lab.folders import ROOT
 
 PACKAGE = ROOT / "lab" / "evidence"
+NUMBERS = PACKAGE / "numbers.json"
 SAMPLE_MEASURES = (
     "probability",
     "agreement",

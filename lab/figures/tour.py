@@ -14,6 +14,7 @@ from typing import Any
 
 from lab.demo.comfyui_server import ComfyUIServer
 from lab.demo.gamma_sweep import workflow
+from lab.figures.makers import NODES
 from lab.folders import IMAGES, ROOT
 from lab.generate.workflows import SHOW, put_empty_models
 from lab.testing.editor import FLAGS, find_chromium, open_page
@@ -55,10 +56,6 @@ places => {
     }
 }
 """
-NODES = (
-    *("SADSkewAttention", "SADGammaSchedule", "SADReport", "SADGammaSweep", "SADGammaGrid"),
-    *("SADStabilityProbe", "SADStabilityPlot", "SADSaveStabilityTrace", "SADLoadStabilityTrace", "SADDiversityReport"),
-)
 
 
 def run_of_a_sweep() -> tuple[dict, dict]:

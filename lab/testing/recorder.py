@@ -132,8 +132,8 @@ def stated(
     """
     tokens = seen.q.shape[2]
     factors = definition.inner_factors(gamma, family.image(tokens), tokens, text, cross)
-    x = None if seen.x is None else seen.x.double()
-    return definition.skew_attention(seen.q, seen.k, seen.v, None, beta, norm=norm, x=x, mask=seen.mask, factors=factors)
+    options = {"x": None if seen.x is None else seen.x.double(), "mask": seen.mask, "factors": factors}
+    return definition.skew_attention(seen.q, seen.k, seen.v, None, beta, norm=norm, **options)
 
 
 def plainly(seen: Seen) -> Tensor:

@@ -1,7 +1,7 @@
 """Draw the samples that are missing. May be stopped at any moment, and goes on from there.
 
-python -m lab.figures.evidence_samples                          # all of them, with two processes of one thread each
-python -m lab.figures.evidence_samples --only plain --limit 40
+python -m lab.evidence.draw                          # all of them, with two processes of one thread each
+python -m lab.evidence.draw --only plain --limit 40
 """
 
 from __future__ import annotations
