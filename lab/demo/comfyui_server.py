@@ -71,9 +71,14 @@ class ComfyUIServer:
         command = [self.python, "main.py", "--listen", "127.0.0.1", "--port", str(self.port)]
         command += ["--base-directory", str(base), "--database-url", "sqlite:///:memory:", "--disable-auto-launch"]
         with self.log_file.open("wb") as log:
-            streams = {"stdout": log, "stderr": subprocess.STDOUT, "stdin": subprocess.DEVNULL}
-            environment = {**os.environ, "PYTHONPATH": python_path}
-            self.process = subprocess.Popen(command + self.arguments, cwd=self.comfyui, env=environment, **streams)
+            self.process = subprocess.Popen(
+                command + self.arguments,
+                cwd=self.comfyui,
+                env={**os.environ, "PYTHONPATH": python_path},
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+            )
         try:
             self._wait_until_it_answers()
         except BaseException:

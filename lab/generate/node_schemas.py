@@ -86,7 +86,8 @@ def broken(promised: dict[str, dict[str, list[Any]]], found: dict[str, dict[str,
 
 
 def read(path: Path) -> dict[str, Any]:
-    return json.loads(path.read_text(encoding="utf-8"))
+    content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return content
 
 
 def write(path: Path, content: dict[str, Any]) -> None:

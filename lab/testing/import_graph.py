@@ -75,9 +75,8 @@ def _imports_of(path: str, text: str, modules: set[str]) -> Iterator[Import]:
     package = path.split("/")[:-1]
     for node, at_start in _import_statements(ast.parse(text), True):
         level = node.level if isinstance(node, ast.ImportFrom) else 0
-        if isinstance(node, ast.Import):
-            wanted = [(alias.name, None) for alias in node.names]
-        else:
+        wanted: list[tuple[str, str | None]] = [(alias.name, None) for alias in node.names]
+        if isinstance(node, ast.ImportFrom):
             wanted = [(node.module or "", alias.name) for alias in node.names]
         for name, part in wanted:
             stem = package[: len(package) - level + 1] if level else []

@@ -6,6 +6,8 @@ to be skewed, and where the image is among their tokens. docs/support.md is writ
 
 from __future__ import annotations
 
+from typing import Any
+
 import comfy.supported_models
 import torch
 
@@ -122,6 +124,24 @@ FAMILIES = by_name(
     ),
 )
 
+# Name, options and columns of models that differ in little from `configs.WAN`.
+WAN_VARIANTS: tuple[tuple[str, dict[str, Any], dict[str, Any]], ...] = (
+    ("WAN22_T2V", {"in_dim": 48, "out_dim": 48}, {"latent": (48, 2, 8, 8)}),
+    ("WAN21_FunControl2V", {"in_dim": 48, "in_dim_ref_conv": 16}, {}),
+    ("WAN21_FlowRVS", {}, {"from_picture": True}),
+    ("WAN21_Camera", {"model_type": "camera", "in_dim": 32}, {}),
+    ("WAN22_Camera", {"model_type": "camera_2.2", "in_dim": 36}, {}),
+    ("WAN21_HuMo", {"model_type": "humo", "in_dim": 36}, {}),
+    ("WAN22_S2V", {"model_type": "s2v", "audio_inject_layers": [0]}, {}),
+    ("WAN22_Animate", {"model_type": "animate", "in_dim": 36}, {}),
+    ("WAN21_SCAIL", {"model_type": "scail", "in_dim": 20}, {}),
+    ("WAN21_SCAIL2", {"model_type": "scail2", "in_dim": 20}, {}),
+    (
+        "WAN22_WanDancer",
+        {"model_type": "wandancer", "in_dim": 36},
+        {"extra": lambda name: {"clip_vision_output": vision(name)}},
+    ),
+)
 # All others, of which less is asked.
 HOSTED = by_name(
     hosted(
@@ -447,23 +467,7 @@ HOSTED = by_name(
             with_input=True,
             **{"latent": (16, 2, 8, 8), **row},
         )
-        for name, config, row in (
-            ("WAN22_T2V", {"in_dim": 48, "out_dim": 48}, {"latent": (48, 2, 8, 8)}),
-            ("WAN21_FunControl2V", {"in_dim": 48, "in_dim_ref_conv": 16}, {}),
-            ("WAN21_FlowRVS", {}, {"from_picture": True}),
-            ("WAN21_Camera", {"model_type": "camera", "in_dim": 32}, {}),
-            ("WAN22_Camera", {"model_type": "camera_2.2", "in_dim": 36}, {}),
-            ("WAN21_HuMo", {"model_type": "humo", "in_dim": 36}, {}),
-            ("WAN22_S2V", {"model_type": "s2v", "audio_inject_layers": [0]}, {}),
-            ("WAN22_Animate", {"model_type": "animate", "in_dim": 36}, {}),
-            ("WAN21_SCAIL", {"model_type": "scail", "in_dim": 20}, {}),
-            ("WAN21_SCAIL2", {"model_type": "scail2", "in_dim": 20}, {}),
-            (
-                "WAN22_WanDancer",
-                {"model_type": "wandancer", "in_dim": 36},
-                {"extra": lambda name: {"clip_vision_output": vision(name)}},
-            ),
-        )
+        for name, config, row in WAN_VARIANTS
     ),
     hosted(
         "WAN21_I2V",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import comfy.supported_models
 import pytest
@@ -28,11 +29,11 @@ class Runs:
     def picture(self) -> torch.Tensor:
         return self.row.sample()
 
-    def skewed(self, gamma: float, beta: float = 1.0, **widgets) -> list[Seen]:
+    def skewed(self, gamma: float, beta: float = 1.0, **widgets: Any) -> list[Seen]:
         patched, _ = skew(self.row.model, gamma, beta, **widgets)
         return self.watched(patched)
 
-    def watched(self, model, **options) -> list[Seen]:
+    def watched(self, model: Any, **options: Any) -> list[Seen]:
         with watch_attention(model) as calls:
             self.row.sample(model, **options)
         return calls
