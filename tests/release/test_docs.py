@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import ast
 import re
+import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -68,3 +70,37 @@ def test_the_tour_names_every_workflow():
     assert set(re.findall(r"^\| `(\w+)` \|", tour, re.MULTILINE)) == {
         path.stem for path in (ROOT / "workflows").glob("*.json")
     }
+
+
+def named_paths(page: str) -> set[str]:
+    """What a page for developers says in code that looks like a path below the root."""
+    text = (DOCS / page).read_text(encoding="utf-8")
+    words = {word for code in re.findall(r"`([^`\n]+)`", text) for word in code.split()}
+    return {
+        word for word in words if re.fullmatch(r"[\w.]+(/[\w.]+)*(/|\.(py|md|js|json|png|yml|toml))|tests/\w+", word)
+    }
+
+
+@pytest.mark.parametrize("page", ["architecture.md", "develop.md"])
+def test_every_path_that_is_named_exists(page):
+    assert len(named_paths(page)) > 10
+    assert [path for path in sorted(named_paths(page)) if not (ROOT / path).exists()] == []
+
+
+@pytest.mark.parametrize("page", ["architecture.md", "develop.md"])
+def test_every_module_that_is_to_be_run_exists(page):
+    for module in re.findall(r"python3? -m (lab[\w.]+)", (DOCS / page).read_text(encoding="utf-8")):
+        assert (ROOT / f"{module.replace('.', '/')}.py").is_file(), module
+
+
+@pytest.mark.skipif(shutil.which("git") is None or not (ROOT / ".git").exists(), reason="not a git checkout")
+def test_the_architecture_names_every_folder():
+    listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    paths = [path.split("/") for path in listed.split("\0") if path]
+    folders = {f"{path[0]}/" for path in paths if len(path) > 1}
+    rooms = {
+        f"{path[0]}/{path[1]}" for path in paths if len(path) > 2 and path[0] in ("lab", "tests", "nodes", "sad_core")
+    }
+    text = (DOCS / "architecture.md").read_text(encoding="utf-8")
+    assert [folder for folder in sorted(folders) if f"`{folder}`" not in text] == []
+    assert [room for room in sorted(rooms) if f"`{room}" not in text] == []
