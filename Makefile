@@ -14,4 +14,7 @@ benchmark:  ## what the pack costs, as ratios; `make benchmark COMFYUI=~/ComfyUI
 evidence:  ## every number, table and figure of docs/evidence.md, in about an hour on two cores; may be stopped and goes on; needs npm
 	@python=$$($(PYTHON) -m lab.environment evidence) && "$$python" -m lab.evidence
 
-.PHONY: demo test benchmark evidence
+figures:  ## which command makes which picture; `make figures NAMES="emblem sweep"` draws them anew, `NAMES=all` everything
+	@$(if $(COMFYUI),COMFYUI_PATH="$(COMFYUI)") $(PYTHON) -m lab.figures $(NAMES)
+
+.PHONY: demo test benchmark evidence figures

@@ -15,6 +15,6 @@ def cache_folder() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "symmetric-attention"
 
 
-def expand_path(text: str) -> Path:
-    """Return the absolute folder that a word of a command line names, also where a shell has left the ~ in it."""
+def expand_path(text: str | Path) -> Path:
+    """Return the absolute path that a word of a command line names, also where a shell has left the ~ in it."""
     return Path(text).expanduser().resolve()

@@ -17,13 +17,13 @@ from dataclasses import asdict
 from pathlib import Path
 
 import torch
-from environment import meant
 
 from lab.benchmarks.attention import LENGTHS, SHAPES, measure_attention, measure_extras, measure_growth
 from lab.benchmarks.import_time import GOAL, measure_import
 from lab.benchmarks.memory import measure_memory
 from lab.benchmarks.rows import Row, table
 from lab.benchmarks.sampling_step import MODELS, measure_steps
+from lab.folders import expand_path
 
 STARTS = 6
 PARTS = ("attention", "extras", "growth", "memory", "import", "step")
@@ -47,11 +47,11 @@ def measured(parts: list[str], models: list[str], rounds: int, comfyui: Path | N
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Time the pack against plain attention.")
-    parser.add_argument("--comfyui", type=meant, help="folder of a ComfyUI, for the import and whole sampling steps")
+    parser.add_argument("--comfyui", type=expand_path, help="a ComfyUI folder, for the import and whole sampling steps")
     parser.add_argument("--rounds", type=int, default=21, help="how often each thing is timed")
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
     parser.add_argument("--models", nargs="+", choices=MODELS, default=list(MODELS), help="whose whole steps to time")
-    parser.add_argument("--output", type=Path, help="a JSON file to write everything to")
+    parser.add_argument("--output", type=expand_path, help="a JSON file to write everything to")
     options = parser.parse_args()
     torch.set_grad_enabled(False)
     starts = []

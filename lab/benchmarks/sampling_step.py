@@ -12,6 +12,7 @@ from torch import Tensor
 from lab.benchmarks import authors_way
 from lab.benchmarks.rows import Row
 from lab.benchmarks.timing import Work, compare
+from lab.testing.in_process_host import pack_in_host
 
 UNET: dict[str, Any] = {
     "image_size": 32,
@@ -95,11 +96,7 @@ def sampler(name: str, model: Any) -> Work:
 
 def measure_steps(comfyui: Path, name: str, rounds: int) -> Iterator[Row]:
     """The rows of one model: a step with skew attention and with the probe, against the plain step."""
-    from lab.testing.in_process_host import PACK, load_pack, start_host
-
-    if PACK not in __import__("sys").modules:
-        start_host(comfyui, "pytorch")
-        load_pack()
+    pack_in_host(comfyui)
     from lab.testing.run_nodes import probe, skew
 
     model = build(name)

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from lab.demo.data import Pictures, add_data_option, download, held_out_by_category, load_pictures
 from lab.demo.model import CATEGORIES, MODEL_FILE, load_model
 from lab.demo.sampling import sample
+from lab.folders import expand_path
 
 CLASSIFIER_FILE = Path(__file__).with_name("classifier.safetensors")
 EPOCHS = 150
@@ -148,7 +149,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Train the judge of the demo model, or let it judge.")
     parser.add_argument("action", choices=["train", "judge"])
     add_data_option(parser)
-    parser.add_argument("--model", type=Path, default=MODEL_FILE)
+    parser.add_argument("--model", type=expand_path, default=MODEL_FILE)
     parser.add_argument("--samples", type=int, default=500)
     parser.add_argument("--steps", type=int, default=25)
     parser.add_argument("--guidance", type=float, default=2.0)

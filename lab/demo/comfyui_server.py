@@ -17,7 +17,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from lab.folders import ROOT
+from lab.folders import ROOT, expand_path
 
 PACKS = {"symmetric-attention": ROOT, "symmetric-attention-demo": ROOT / "lab" / "demo" / "comfyui_nodes"}
 
@@ -48,7 +48,7 @@ class ComfyUIServer:
         packs: dict[str, Path] | None = None,
         patience: float = 300.0,
     ):
-        self.comfyui = Path(comfyui).expanduser().resolve()
+        self.comfyui = expand_path(comfyui)
         self.python = python
         self.arguments = list(arguments)
         self.packs = PACKS if packs is None else packs
@@ -66,11 +66,14 @@ class ComfyUIServer:
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             self.port = free.getsockname()[1]
+        # For nodes of the lab that are linked into the server. The folder of main.py still comes first.
+        python_path = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
         command = [self.python, "main.py", "--listen", "127.0.0.1", "--port", str(self.port)]
         command += ["--base-directory", str(base), "--database-url", "sqlite:///:memory:", "--disable-auto-launch"]
         with self.log_file.open("wb") as log:
             streams = {"stdout": log, "stderr": subprocess.STDOUT, "stdin": subprocess.DEVNULL}
-            self.process = subprocess.Popen(command + self.arguments, cwd=self.comfyui, **streams)
+            environment = {**os.environ, "PYTHONPATH": python_path}
+            self.process = subprocess.Popen(command + self.arguments, cwd=self.comfyui, env=environment, **streams)
         try:
             self._wait_until_it_answers()
         except BaseException:

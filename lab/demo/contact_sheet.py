@@ -18,6 +18,7 @@ from torch import Tensor
 
 from lab.demo.model import CATEGORIES, MODEL_FILE, DemoModel, load_model
 from lab.demo.sampling import sample
+from lab.folders import expand_path
 
 
 def tile(pictures: Tensor, columns: int, zoom: int = 3, gap: int = 4) -> Image.Image:
@@ -39,8 +40,8 @@ def draw_samples(model: DemoModel, path: Path, per_category: int = 16, guidance:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Draw samples of the demo model.")
-    parser.add_argument("--model", type=Path, default=MODEL_FILE)
-    parser.add_argument("--output", type=Path, default=Path(__file__).with_name("samples.png"))
+    parser.add_argument("--model", type=expand_path, default=MODEL_FILE)
+    parser.add_argument("--output", type=expand_path, default=Path(__file__).with_name("samples.png"))
     parser.add_argument("--per-category", type=int, default=16)
     parser.add_argument("--guidance", type=float, default=2.0)
     options = parser.parse_args()

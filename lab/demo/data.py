@@ -23,7 +23,7 @@ from PIL import Image
 from torch import Tensor
 
 from lab.demo.model import CATEGORIES
-from lab.folders import cache_folder
+from lab.folders import cache_folder, expand_path
 
 PACKAGE = "emoji-datasource-google"
 VERSION = "16.0.0"
@@ -136,7 +136,9 @@ def write_held_out(pictures: Pictures) -> None:
 
 def add_data_option(parser: argparse.ArgumentParser) -> None:
     """Gives a command the option `--data`; without it the package is downloaded once."""
-    parser.add_argument("--data", type=Path, help=f"unpacked npm package {PACKAGE}@{VERSION} (default: download it)")
+    parser.add_argument(
+        "--data", type=expand_path, help=f"unpacked npm package {PACKAGE}@{VERSION} (default: download it)"
+    )
 
 
 def main() -> None:

@@ -18,6 +18,7 @@ from torch import Tensor
 from lab.demo.comfyui_server import ComfyUIServer, interpreter_of
 from lab.demo.model import CATEGORIES, load_model
 from lab.demo.sampling import sample
+from lab.folders import expand_path
 from sad_core import set_skew_attention
 
 GAMMAS = (-1.0, 0.0, 0.5, 1.0, 1.5, 2.0, 3.0)
@@ -89,7 +90,6 @@ def sweep_in_comfyui(
 ) -> Tensor:
     """Pictures as `sweep_in_diffusers` gives them, each made by a workflow queued in a real ComfyUI server."""
     rows = []
-    comfyui = comfyui.expanduser()
     with ComfyUIServer(comfyui, interpreter_of(comfyui)) as server:
         for gamma in gammas:
             prompts = [
@@ -147,16 +147,16 @@ def spread(pictures: Tensor, categories: Sequence[int]) -> float:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--comfyui", type=Path, help="run the same in this ComfyUI folder too and compare")
+    parser.add_argument("--comfyui", type=expand_path, help="run the same in this ComfyUI folder too and compare")
     parser.add_argument("--beta", type=float, default=1.0, help="1 is the pure γ knob (default)")
-    parser.add_argument("--output", type=Path, default=Path("gamma_sweep.png"))
+    parser.add_argument("--output", type=expand_path, default="gamma_sweep.png")
     options = parser.parse_args()
     seeds = list(range(SEEDS_PER_CATEGORY * len(CATEGORIES)))
     categories = [index // SEEDS_PER_CATEGORY for index in seeds]
 
     pictures = sweep_in_diffusers(GAMMAS, categories, seeds, options.beta)
     draw(pictures, GAMMAS, categories, options.output)
-    print(f"\n{table(pictures, GAMMAS, categories)}\n\nThe picture: {options.output.resolve()}")
+    print(f"\n{table(pictures, GAMMAS, categories)}\n\nThe picture: {options.output}")
     if options.comfyui is None:
         return 0
     in_comfyui = sweep_in_comfyui(options.comfyui, GAMMAS, categories, seeds, options.beta)

@@ -30,6 +30,7 @@ from lab.demo.data import add_data_option, download, load_pictures, split
 from lab.demo.latent import LATENT_DEVIATION, measure_whitening
 from lab.demo.model import MODEL_FILE, NO_CATEGORY, DemoModel, load_model, read_metadata, save_model
 from lab.demo.sampling import TRAINING_TIMESTEPS, make_scheduler
+from lab.folders import expand_path
 
 PRIVATE_FOLDER = Path(__file__).with_name(".training")
 CATEGORY_DROPOUT = 0.12
@@ -286,8 +287,10 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=32, help="pictures a step")
     parser.add_argument("--threads", type=int, default=1, help="parts of a batch computed side by side")
     parser.add_argument("--compile", action="store_true", help="use torch.compile (needs a C++ compiler)")
-    parser.add_argument("--model", type=Path, default=MODEL_FILE)
-    parser.add_argument("--private", type=Path, default=PRIVATE_FOLDER, help="folder of checkpoint and sample sheets")
+    parser.add_argument("--model", type=expand_path, default=MODEL_FILE)
+    parser.add_argument(
+        "--private", type=expand_path, default=PRIVATE_FOLDER, help="folder of checkpoint and sample sheets"
+    )
     options = parser.parse_args()
     if options.batch % options.threads:
         parser.error(f"--batch {options.batch} cannot be shared out evenly among --threads {options.threads}")

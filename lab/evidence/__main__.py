@@ -10,21 +10,20 @@ import argparse
 import json
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
 import torch
 
 from lab.demo.data import add_data_option, download
 from lab.evidence.document import DOCUMENT, with_tables
-from lab.evidence.figures import draw_figures
+from lab.evidence.draw import draw, shared_model
 from lab.evidence.measuring import measure_all
-from lab.evidence.results import slice_of, write_json
+from lab.evidence.results import NUMBERS, slice_of, write_json
 from lab.evidence.sampling import draw_samples
 from lab.evidence.settings import SETTINGS, named
 from lab.evidence.store import FOLDER, Store
-from lab.figures.evidence_samples import draw, shared_model
+from lab.figures.evidence import draw_figures
+from lab.folders import expand_path
 
-NUMBERS = Path(__file__).with_name("numbers.json")
 SLICED = ("plain", "gamma_0.5", "gamma_1.05_beta_3", "gamma_2")
 SLICE_SEEDS = range(6)
 LARGEST_DIFFERENCE = 5e-3  # in any of the numbers of the slice; rounding on another machine makes far less
@@ -48,7 +47,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add_data_option(parser)
     parser.add_argument("--processes", type=int, default=2, help="of one thread each (default 2)")
-    parser.add_argument("--folder", type=Path, default=FOLDER, help="where the samples are kept")
+    parser.add_argument("--folder", type=expand_path, default=FOLDER, help="where the samples are kept")
     parser.add_argument("--short", action="store_true", help="only compare a slice with the committed numbers")
     parser.add_argument("--as-drawn", action="store_true", help="measure what is drawn already, be it less")
     options = parser.parse_args(arguments)

@@ -24,8 +24,10 @@ from lab.evidence.measures.features import classifier, pixels
 from lab.evidence.sampling import categories_of
 from lab.evidence.settings import SETTINGS, Setting
 from lab.evidence.store import Store
+from lab.folders import ROOT
 
-PACKAGE = Path(__file__).resolve().parent
+PACKAGE = ROOT / "lab" / "evidence"
+NUMBERS = PACKAGE / "numbers.json"
 SAMPLE_MEASURES = (
     "probability",
     "agreement",
@@ -104,8 +106,8 @@ class Results:
 
     def _fingerprint(self, setting: Setting) -> str:
         """Of the samples and of the code that measures them."""
-        code = b"".join(file.read_bytes() for file in sorted([*(PACKAGE / "measures").glob("*.py"), Path(__file__)]))
-        code += (PACKAGE / "bootstrap.py").read_bytes() + self.store.fingerprint(reference(setting)).encode()
+        files = [*sorted((PACKAGE / "measures").glob("*.py")), PACKAGE / "results.py", PACKAGE / "bootstrap.py"]
+        code = b"".join(file.read_bytes() for file in files) + self.store.fingerprint(reference(setting)).encode()
         code += b"".join(file.read_bytes() for file in (CLASSIFIER_FILE, PICTURE_LIST, HELD_OUT_LIST))
         return hashlib.sha256(code + self.store.fingerprint(setting).encode()).hexdigest()[:12]
 

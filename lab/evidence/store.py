@@ -63,7 +63,7 @@ class Store:
         if found < count:
             raise ValueError(
                 f"{setting.name} has {found} samples of {count}; draw the rest with: "
-                f"python -m lab.figures.evidence_samples --only {setting.name}"
+                f"python -m lab.evidence.draw --only {setting.name}"
             )
         with safe_open(self.path(setting), framework="pt") as file:
             tensors: dict[str, Any] = {name: file.get_slice(name)[:count] for name in file.keys()}  # noqa: SIM118

@@ -1,1 +1,1 @@
-"""Commands that make the committed pictures; docs/figures.md lists which makes which."""
+"""Commands that make the committed pictures; `makers.py` and docs/figures.md say which makes which."""

@@ -1,15 +1,17 @@
 """The stability pictures of the docs: the demo model at three values of γ, measured and drawn by a real ComfyUI.
 
-python -m lab.figures.stability --comfyui ~/ComfyUI        # writes docs/images/stability_*.png
+python -m lab.figures.stability        # writes docs/images/stability_*.png; needs a ComfyUI (see lab/testing/hosts.py)
 """
 
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
+import sys
 
-from lab.demo.comfyui_server import ROOT, ComfyUIServer, interpreter_of
+from lab.demo.comfyui_server import ComfyUIServer, interpreter_of
 from lab.demo.gamma_sweep import workflow
+from lab.folders import IMAGES, expand_path
+from lab.testing.hosts import find_host
 
 GAMMAS = (0.5, 1.0, 1.5)
 CATEGORY, SEED, STEPS = "animals", 4, 20
@@ -71,10 +73,12 @@ def workflows() -> list[dict[str, dict]]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--comfyui", type=Path, required=True, help="a ComfyUI folder")
-    parser.add_argument("--folder", type=Path, default=ROOT / "docs" / "images")
+    parser.add_argument("--comfyui", type=expand_path, help="a ComfyUI folder (default: the host of the tests)")
+    parser.add_argument("--folder", type=expand_path, default=IMAGES, help="where to write them (default docs/images)")
     options = parser.parse_args()
-    comfyui = options.comfyui.expanduser()
+    comfyui = options.comfyui or find_host()
+    if comfyui is None:
+        sys.exit("No ComfyUI on this machine; set COMFYUI_PATH.")
     with ComfyUIServer(comfyui, interpreter_of(comfyui)) as server:
         for nodes in workflows():
             for name, shown in server.run(nodes).items():

@@ -8,13 +8,18 @@ Needs what lab/generate/workflows.py needs.
 from __future__ import annotations
 
 import io
-import shutil
 import sys
 from pathlib import Path
 from typing import Any
 
+from lab.demo.comfyui_server import ComfyUIServer
+from lab.demo.gamma_sweep import workflow
+from lab.figures.makers import NODES
 from lab.folders import IMAGES, ROOT
-from lab.generate.workflows import READY, SHOW, put_empty_models
+from lab.generate.workflows import SHOW, put_empty_models
+from lab.testing.editor import FLAGS, find_chromium, open_page
+from lab.testing.editor_graphs import OPEN, numbered
+from lab.testing.hosts import find_host
 
 FOLDER, HELP = IMAGES, ROOT / "web" / "docs" / "images"
 PICTURED_AT_WORK = {"SADStabilityProbe", "SADGammaSchedule"}  # with their charts, on their help pages
@@ -51,16 +56,10 @@ places => {
     }
 }
 """
-NODES = (
-    *("SADSkewAttention", "SADGammaSchedule", "SADReport", "SADGammaSweep", "SADGammaGrid"),
-    *("SADStabilityProbe", "SADStabilityPlot", "SADSaveStabilityTrace", "SADLoadStabilityTrace", "SADDiversityReport"),
-)
 
 
 def run_of_a_sweep() -> tuple[dict, dict]:
     """The demo model, five gammas and their grid as a prompt, and the places of its nodes."""
-    from lab.demo.gamma_sweep import workflow
-
     prompt = workflow(1.0, "smileys", 3, steps=12)
     del prompt["numbers"]
     prompt["latent"]["inputs"]["count"] = 4
@@ -85,8 +84,6 @@ def run_of_a_sweep() -> tuple[dict, dict]:
 
 def run_with_charts() -> dict:
     """The demo model between a schedule and a probe as a prompt."""
-    from lab.demo.gamma_sweep import workflow
-
     prompt = workflow(1.0, "food", 2, steps=20)
     prompt["schedule"] = {
         "class_type": "SADGammaSchedule",
@@ -105,8 +102,6 @@ def run_with_charts() -> dict:
 
 def plot_of_a_report(server: Any) -> bytes:
     """The plot of Diversity and Fidelity Report for eight seeds of the demo model at five gammas."""
-    from lab.demo.gamma_sweep import workflow
-
     prompt = workflow(1.0, "smileys", 3)
     prompt["latent"]["inputs"]["count"] = 8
     prompt["sweep"] = {"class_type": "SADGammaSweep", "inputs": {"values": "0, 0.5, 1, 1.5, 2"}}
@@ -152,8 +147,6 @@ def box(page: Any) -> dict[str, float]:
 
 def take_charts(page: Any) -> None:
     """Write the help pictures of the nodes with a chart, after a run of the demo model, in the Nodes 2.0 rendering."""
-    from lab.testing.editor_graphs import OPEN, numbered
-
     page.evaluate("() => window.app.extensionManager.setting.set('Comfy.VueNodes.Enabled', true)")
     page.evaluate(OPEN, numbered(run_with_charts()))
     page.evaluate("() => window.app.queuePrompt(0)")
@@ -168,21 +161,14 @@ def take_charts(page: Any) -> None:
 def main() -> int:
     from playwright.sync_api import sync_playwright
 
-    from lab.demo.comfyui_server import ComfyUIServer
-    from lab.testing.editor_graphs import numbered
-    from lab.testing.hosts import find_host
-
-    host, chromium = find_host(), shutil.which("chromium") or shutil.which("google-chrome")
+    host, chromium = find_host(), find_chromium()
     if host is None or chromium is None:
         sys.exit("No ComfyUI or no chromium on this machine; both are needed.")
     with ComfyUIServer(host, sys.executable) as server, sync_playwright() as playwright:
         put_empty_models(server.output.parent)
         server.post("/settings", {"Comfy.TutorialCompleted": True, "Comfy.Minimap.Visible": False})
-        browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox", "--disable-gpu"])
-        page = browser.new_page(viewport={"width": 1600, "height": 1000})
-        page.goto(server.address)
-        page.wait_for_function(READY, timeout=PATIENCE)
-        page.wait_for_function("LiteGraph.registered_node_types['SADSkewAttention'] !== undefined", timeout=PATIENCE)
+        browser = playwright.chromium.launch(executable_path=chromium, args=FLAGS)
+        page = open_page(browser, server)
         page.evaluate("() => window.app.graph.clear()")
         write_chart(plot_of_a_report(server), HELP / "diversity_report.png", 800)
 

@@ -9,7 +9,6 @@ same keys. `lab/testing/promised_nodes.json` is the promise to saved graphs: it 
 
 from __future__ import annotations
 
-import asyncio
 import json
 import sys
 from collections.abc import Sequence
@@ -17,13 +16,15 @@ from pathlib import Path
 from typing import Any
 
 from lab.folders import ROOT
+from lab.testing.hosts import find_host
+from lab.testing.in_process_host import nodes_of, pack_in_host
 
 LOCALES = ROOT / "locales"
 ENGLISH = LOCALES / "en" / "nodeDefs.json"
 PROMISE = ROOT / "lab" / "testing" / "promised_nodes.json"
 
 
-def english(nodes: Sequence[Any]) -> dict[str, dict]:
+def english(nodes: Sequence[Any]) -> dict[str, dict[str, Any]]:
     """Names, descriptions and tooltips by node id, in the layout of ComfyUI's nodeDefs.json."""
     texts = {}
     for node in nodes:
@@ -47,7 +48,7 @@ def _named(name: str, tooltip: str | None) -> dict[str, str]:
     return {"name": name, "tooltip": tooltip} if tooltip else {"name": name}
 
 
-def promise(nodes: Sequence[Any]) -> dict[str, dict[str, list]]:
+def promise(nodes: Sequence[Any]) -> dict[str, dict[str, list[Any]]]:
     """What saved graphs rely on, by node id.
 
     A graph stores the values of widgets by their order (required inputs first, then optional ones) and links to
@@ -68,13 +69,13 @@ def promise(nodes: Sequence[Any]) -> dict[str, dict[str, list]]:
     return found
 
 
-def is_widget(kind: str, options: dict | None = None) -> bool:
+def is_widget(kind: str, options: dict[str, Any] | None = None) -> bool:
     """Whether the editor draws a widget for an input of this type, whose value a graph then stores."""
     drawn = {"INT", "FLOAT", "STRING", "BOOLEAN", "COMBO", "CURVE"}
     return bool(drawn & set(str(kind).split(","))) and not (options or {}).get("forceInput")
 
 
-def broken(promised: dict[str, dict[str, list]], found: dict[str, dict[str, list]]) -> list[str]:
+def broken(promised: dict[str, dict[str, list[Any]]], found: dict[str, dict[str, list[Any]]]) -> list[str]:
     """What of the promise no longer holds: all of it must come first and in its order; new things may follow."""
     return [
         f"{node_id}, {part}: promised {kept}, found {found.get(node_id, {}).get(part, [])}"
@@ -95,18 +96,10 @@ def write(path: Path, content: dict[str, Any]) -> None:
 
 def loaded_nodes() -> list[Any]:
     """The nodes of the pack, loaded into a ComfyUI."""
-    from lab.testing.hosts import find_host
-    from lab.testing.in_process_host import load_pack, start_host
-
     host = find_host()
     if host is None:
         sys.exit("No ComfyUI on this machine; set COMFYUI_PATH.")
-    start_host(host, "pytorch")
-
-    async def listed() -> list[Any]:
-        return await (await load_pack().comfy_entrypoint()).get_node_list()
-
-    return asyncio.run(listed())
+    return nodes_of(pack_in_host(host))
 
 
 def main() -> int:

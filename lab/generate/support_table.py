@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Writes docs/support.md from the rows that tests/host/test_families.py runs; needs PyTorch, but no ComfyUI.
+"""Writes docs/support.md from the tiny models that tests/host runs; needs PyTorch, but no ComfyUI.
 
 python -m lab.generate.support_table           # writes the page
 python -m lab.generate.support_table --check   # tells by its exit code whether the page is up to date
@@ -7,15 +7,19 @@ python -m lab.generate.support_table --check   # tells by its exit code whether 
 
 from __future__ import annotations
 
-import importlib.util
 import sys
-from typing import Any
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING
 
-from lab.folders import ROOT
+from lab.folders import DOCS
+from lab.testing.in_process_host import table_of_pack, without_host
 
-PAGE = ROOT / "docs" / "support.md"
+if TYPE_CHECKING:
+    from lab.testing.families.family import Family
+
+PAGE = DOCS / "support.md"
 OLDEST, NEWEST = "0.19.0", "0.33.0"
-HEAD = f"""<!-- Written by lab/generate/support_table.py from the rows of tests/host; change those and run it again. -->
+HEAD = f"""<!-- Written by lab/generate/support_table.py from lab/testing/families/rows.py; change it and run again. -->
 
 # Which models work
 
@@ -66,12 +70,12 @@ def since(name: str, newer: frozenset[str]) -> str:
     return NEWEST if name in newer else OLDEST
 
 
-def factors(row: Any) -> str:
+def factors(row: Family) -> str:
     """Whether the γ of text and the γ across act in a family."""
     return "yes" if row.image_tokens else "no"
 
 
-def ranges(addresses: Any) -> str:
+def ranges(addresses: Iterable[str]) -> str:
     """Addresses as code, those that differ in the last number alone as a range."""
     runs: dict[str, list[int]] = {}
     for address in addresses:
@@ -87,19 +91,16 @@ def ranges(addresses: Any) -> str:
 
 
 def render(
-    familiar: Any, hosted: Any, refused: dict[str, str], newer: frozenset[str], reasons: dict[str, str], calls: dict
+    rows: Iterable[Family], refused: Mapping[str, str], newer: frozenset[str], reasons: Mapping[str, str]
 ) -> str:
-    """The page, from the rows of tests/host and the reasons of the pack."""
-    lines = []
-    for row in familiar:
-        all_norms = "value" if row.image_tokens else "all"
-        cells = (OLDEST, ranges(row.sites), str(calls[row.name]), row.acts_on, factors(row), all_norms, "", row.notes)
-        lines.append(f"| {row.name} | {' | '.join(cells)} |")
-    for row in hosted:
+    """The page, from the rows of the tiny models and the reasons of the pack."""
+    lines, others = [], []
+    for row in rows:
         norms = "all" if row.with_input else "value"
-        cells = (since(row.config_class, newer), ranges(row.paths), str(row.calls), row.acts_on, factors(row), norms)
+        cells = (since(row.config_class, newer), ranges(row.sites), str(row.calls), row.acts_on, factors(row), norms)
         lines.append(f"| {row.name} | {' | '.join(cells)} | {ranges(row.asked)} | {row.notes} |")
-    others = [f"- {row.name}: {', '.join(row.covers)}" for row in (*familiar, *hosted) if row.covers]
+        if row.covers:
+            others.append(f"- {row.name}: {', '.join(row.covers)}")
     refusals = [f"| {name} | {since(name, newer)} | {reasons[network]} |" for name, network in refused.items()]
     return "".join(
         (HEAD, "\n".join(lines), "\n", BETWEEN, "\n".join(others), "\n", REFUSED_HEAD, "\n".join(refusals), "\n", TAIL)
@@ -108,19 +109,11 @@ def render(
 
 def page() -> str:
     """The page as it should be; in a process without ComfyUI stand-ins take its place."""
-    if "comfy" not in sys.modules:
-        from lab.testing.in_process_host import StandIns
+    without_host()
+    from lab.testing.families.rows import FAMILIES, HOSTED, NEWER, REFUSED
 
-        sys.meta_path.insert(0, StandIns())
-    from lab.testing.families.hosted import NEWER, REFUSED, ROWS
-    from lab.testing.families.tiny import CALLS, FAMILIES
-
-    spec = importlib.util.spec_from_file_location("sad_families", ROOT / "nodes" / "host" / "models" / "families.py")
-    assert spec is not None
-    assert spec.loader is not None
-    families = sys.modules[spec.name] = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(families)
-    return render(FAMILIES.values(), ROWS, REFUSED, NEWER, families.REFUSALS, CALLS)
+    reasons = table_of_pack("nodes.host.models.families").REFUSALS
+    return render((*FAMILIES.values(), *HOSTED.values()), REFUSED, NEWER, reasons)
 
 
 def main() -> int:

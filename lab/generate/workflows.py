@@ -11,19 +11,20 @@ from __future__ import annotations
 import io
 import itertools
 import json
-import shutil
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from lab.demo.comfyui_server import ComfyUIServer
 from lab.folders import ROOT
+from lab.testing.editor import FLAGS, find_chromium, open_page
+from lab.testing.hosts import find_host
 
 FOLDER = ROOT / "workflows"
 CORE_VERSION = "0.33.0"
 MOST_BYTES = 200_000  # of a picture
 EXAMPLE = "example.png"  # in the input folder of every ComfyUI; the pictures here show one of our own in its place
-READY = "window.app && window.app.extensionManager && window.app.canvas"
 
 
 @dataclass(frozen=True)
@@ -537,25 +538,18 @@ def main() -> int:
     from PIL import Image
     from playwright.sync_api import sync_playwright
 
-    from lab.demo.comfyui_server import ComfyUIServer
-    from lab.testing.hosts import find_host
-
     names = sys.argv[1:] or list(WORKFLOWS)
-    chromium = shutil.which("chromium") or shutil.which("google-chrome")
-    host = find_host()
+    chromium, host = find_chromium(), find_host()
     if host is None or chromium is None:
         sys.exit("No ComfyUI or no chromium on this machine; both are needed.")
     packs = {"symmetric-attention": ROOT}
     with ComfyUIServer(host, sys.executable, packs=packs) as server, sync_playwright() as playwright:
         put_empty_models(server.output.parent)
         draw_lighthouse(server.output.parent / "input" / EXAMPLE)
-        browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox", "--disable-gpu"])
+        browser = playwright.chromium.launch(executable_path=chromium, args=FLAGS)
         server.post("/settings", {"Comfy.TutorialCompleted": True})  # no greeting over the graph
         for name in names:
-            page = browser.new_page(viewport={"width": 2000, "height": 1500})  # a new one: the editor remembers widgets
-            page.goto(server.address)
-            page.wait_for_function(READY, timeout=60_000)
-            page.wait_for_function("LiteGraph.registered_node_types['SADSkewAttention'] !== undefined", timeout=60_000)
+            page = open_page(browser, server, 2000, 1500)  # a new one: the editor remembers widgets
             page.evaluate("() => window.app.extensionManager.command.execute('Workspace.ToggleFocusMode')")
             columns = [[{**vars(node), "properties": node.properties} for node in column] for column in WORKFLOWS[name]]
             sizes = [COLUMN_WIDTH, GAP_ACROSS, GAP_DOWN, TITLE_HEIGHT]

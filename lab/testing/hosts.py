@@ -14,7 +14,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from lab.folders import ROOT, cache_folder
+from lab.folders import ROOT, cache_folder, expand_path
 
 REPOSITORY = "https://github.com/comfyanonymous/ComfyUI"
 MAIN, OLDEST = "0.33.0", "0.19.0"
@@ -41,7 +41,7 @@ def find_oldest_host(version: str = OLDEST) -> Path | None:
 
 def _find(variable: str, places: list[Path | None], version: str) -> Path | None:
     if os.environ.get(variable):
-        chosen = Path(os.environ[variable]).expanduser().resolve()
+        chosen = expand_path(os.environ[variable])
         if is_host(chosen):
             return chosen
         print(f"no ComfyUI: {variable} is {chosen}, and there is no ComfyUI in it", file=sys.stderr)

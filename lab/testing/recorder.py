@@ -19,8 +19,8 @@ import torch
 from comfy.model_patcher import ModelPatcher
 from torch import Tensor
 
-from lab.testing import definition as plain
-from lab.testing.families.tiny import Family
+from lab.testing import definition
+from lab.testing.families.family import Family
 
 FUNCTIONS = ("optimized_attention", "optimized_attention_masked")
 
@@ -131,9 +131,9 @@ def stated(
         text, cross: what Γ is in the block of all other tokens and in the two blocks between.
     """
     tokens = seen.q.shape[2]
-    factors = plain.inner_factors(gamma, family.image(tokens), tokens, text, cross)
-    x = None if seen.x is None else seen.x.double()
-    return plain.skew_attention(seen.q, seen.k, seen.v, None, beta, norm=norm, x=x, mask=seen.mask, factors=factors)
+    factors = definition.inner_factors(gamma, family.image(tokens), tokens, text, cross)
+    options = {"x": None if seen.x is None else seen.x.double(), "mask": seen.mask, "factors": factors}
+    return definition.skew_attention(seen.q, seen.k, seen.v, None, beta, norm=norm, **options)
 
 
 def plainly(seen: Seen) -> Tensor:

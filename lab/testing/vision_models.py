@@ -9,7 +9,7 @@ from typing import Any
 
 import comfy.clip_vision
 
-from lab.testing.families.tiny import draw
+from lab.testing.families.family import draw
 
 HIDDEN, WIDTH = 32, 16
 TINY = {

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 
 import pytest
 
 from lab.demo.gamma_sweep import workflow
+from lab.folders import ROOT
 from lab.testing.checkpoint_substitutes import SITES, family_of, with_stand_ins
+from lab.testing.editor import RENDERERS, render
 from lab.testing.editor_graphs import numbered
-from tests.browser.conftest import RENDERERS, render
 
-WORKFLOWS = sorted((Path(__file__).resolve().parents[2] / "workflows").glob("*.json"))
+WORKFLOWS = sorted((ROOT / "workflows").glob("*.json"))
 SAVE = "() => JSON.stringify(window.app.graph.serialize())"
 LOAD = "graph => window.app.loadGraphData(graph, true, true)"
 

@@ -7,8 +7,8 @@ import itertools
 import pytest
 
 from lab.demo.gamma_sweep import workflow
+from lab.testing.editor import READY, RENDERERS, open_page, render
 from lab.testing.editor_graphs import OPEN, numbered
-from tests.browser.conftest import READY, RENDERERS, open_page, render
 
 fresh = itertools.count(1000)
 PATIENCE, OFTEN = 200_000, 200  # milliseconds; asking at every frame would take the time from the sampler

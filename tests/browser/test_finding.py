@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[2]
+from lab.folders import ROOT
+
 COMMAND = "id => { window.app.extensionManager.command.execute(id) }"
 # Asked again and again, because the editor loads a first graph of its own at a time of its own.
 SELECTED = """

@@ -7,7 +7,6 @@ import os
 import subprocess
 import sys
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 import torch
@@ -16,16 +15,16 @@ from safetensors import safe_open
 
 from lab.demo.model import MODEL_FILE, NO_CATEGORY, load_model, save_model
 from lab.demo.sampling import make_scheduler, sample, seed_noise
+from lab.evidence import draw as drawing
 from lab.evidence.baselines import perturbed_attention_guidance, self_attention_guidance
 from lab.evidence.sampling import Samples, categories_of, draw_latents, draw_samples, is_active
 from lab.evidence.settings import SETTINGS, SWEEPS, Setting, named, slug
 from lab.evidence.stability import MEASURES
 from lab.evidence.store import Store
 from lab.evidence.watching import self_attentions
-from lab.figures import evidence_samples as drawing
+from lab.folders import ROOT
 from sad_core import hopfield_stability, set_skew_attention, skew_attention
 
-ROOT = Path(__file__).resolve().parents[2]
 SEEDS = range(3)
 
 
@@ -537,7 +536,7 @@ def test_the_command_draws_with_two_processes(tmp_path, model):
     command = [
         sys.executable,
         "-m",
-        "lab.figures.evidence_samples",
+        "lab.evidence.draw",
         "--processes",
         "2",
         "--limit",
@@ -554,7 +553,7 @@ def test_the_command_draws_with_two_processes(tmp_path, model):
 
 def test_the_command_refuses_what_it_cannot_do():
     for options, told in ((["--only", "plane"], "no setting plane"), (["--processes", "0"], "at least 1")):
-        command = [sys.executable, "-m", "lab.figures.evidence_samples", *options]
+        command = [sys.executable, "-m", "lab.evidence.draw", *options]
         done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
         assert done.returncode == 2
         assert told in done.stderr

@@ -7,28 +7,26 @@ host can be had every test here is skipped, and the summary says how many and wh
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Iterator
 
 import pytest
 import torch
 
 from lab.testing.hosts import find_host
-from lab.testing.in_process_host import StandIns, load_pack, start_host
+from lab.testing.in_process_host import pack_in_host, without_host
 
 NO_HOST = "NO COMFYUI HOST for tests/host (set COMFYUI_PATH to a ComfyUI folder)"
 HOST = find_host()
 ATTENTION = os.environ.get("SAD_ATTENTION", "pytorch")
 
 if HOST is None:
-    sys.meta_path.insert(0, StandIns())
+    without_host()
 else:
-    start_host(HOST, ATTENTION)
-    load_pack()
+    pack_in_host(HOST, ATTENTION)
 
-from lab.testing.families.hosted import HOSTED  # noqa: E402
+from lab.testing.families.family import Family  # noqa: E402
+from lab.testing.families.rows import FAMILIES, HOSTED  # noqa: E402
 from lab.testing.families.runs import Runs, need  # noqa: E402
-from lab.testing.families.tiny import FAMILIES, Family  # noqa: E402
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -17,7 +17,7 @@ from symmetric_attention.nodes.host.settings import Gammas, SkewSettings
 from symmetric_attention.sad_core import GammaSchedule
 
 from lab.testing import definition as plain
-from lab.testing.families.tiny import draw
+from lab.testing.families.family import draw
 
 BATCH, HEADS, TOKENS, HEAD_DIM = 2, 3, 11, 8
 MASKS = {

@@ -16,7 +16,7 @@ from symmetric_attention.nodes.host.settings import Gammas, SkewSettings
 from symmetric_attention.sad_core import GammaSchedule
 
 from lab.testing import definition as plain
-from lab.testing.families.tiny import FAMILIES
+from lab.testing.families.rows import FAMILIES
 
 MASKS = {
     "none": None,

@@ -7,7 +7,8 @@ import math
 import pytest
 from symmetric_attention.nodes.gamma_schedule import GammaScheduleNode
 
-from lab.testing.families.tiny import SD15, build
+from lab.testing.families.building import build
+from lab.testing.families.configs import SD15
 from lab.testing.run_nodes import execute, skew
 
 SHAPE = {"start_gamma": 1.2, "end_gamma": 1.0, "start": 0.0, "end": 1.0}

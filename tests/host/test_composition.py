@@ -11,31 +11,12 @@ from comfy_extras.nodes_pag import PerturbedAttentionGuidance
 from comfy_extras.nodes_sag import SelfAttentionGuidance
 from comfy_extras.nodes_tomesd import TomePatchModel
 
-from lab.testing.families.tiny import STEPS
+from lab.testing.families.rows import STEPS
+from lab.testing.neighbours import ORDERS, in_order, louder, with_override
 from lab.testing.recorder import distance, effect, plainly, stated, watch_attention
 from lab.testing.run_nodes import execute, skew
 
-ORDERS = ["theirs first", "ours first"]
 NAMES = ["SD15", "SD3 with image-only attention", "Flux"]
-
-
-def louder(function, *arguments, **keyword):
-    """Another pack's override: all attention ten percent louder."""
-    return 1.1 * function(*arguments, **keyword)
-
-
-def with_override(model, override):
-    model = model.clone()
-    model.model_options["transformer_options"]["optimized_attention_override"] = override
-    return model
-
-
-def in_order(order: str, model, theirs, **widgets):
-    """`model` through their node and ours, and the report of ours."""
-    if order == "theirs first":
-        return skew(theirs(model), **widgets)
-    patched, report = skew(model, **widgets)
-    return theirs(patched), report
 
 
 def assert_differ(*pictures: torch.Tensor) -> None:

@@ -19,7 +19,7 @@ from symmetric_attention.nodes.host import memory
 from symmetric_attention.nodes.plots import diversity as diversity_pictures
 from symmetric_attention.sad_core.evaluation.measures import PIXELS, measure_sweep
 
-from lab.testing.families.tiny import draw
+from lab.testing.families.family import draw
 from lab.testing.run_nodes import execute
 from lab.testing.vision_models import HIDDEN, SIGLIP, WIDTH, tiny_clip_vision
 

@@ -7,7 +7,7 @@ import torch
 from comfy.ldm.modules.attention import optimized_attention
 
 from lab.testing import definition as plain
-from lab.testing.families.tiny import Family, draw
+from lab.testing.families.family import Family, draw
 from lab.testing.recorder import Seen, distance, effect, plainly, stated, watch_attention
 from lab.testing.run_nodes import skew
 

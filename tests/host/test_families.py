@@ -13,9 +13,9 @@ from symmetric_attention.nodes.host.models.families import REFUSALS
 from symmetric_attention.nodes.host.models.sites import find_sites
 
 from lab.testing import definition as plain
-from lab.testing.families.hosted import HOSTED, NEWER, REFUSED, host_class, names_of_the_host
+from lab.testing.families.building import host_class
+from lab.testing.families.rows import FAMILIES, HOSTED, NEWER, REFUSED, names_of_the_host
 from lab.testing.families.runs import Runs, need
-from lab.testing.families.tiny import FAMILIES
 from lab.testing.recorder import distance, effect, plainly, stated
 from lab.testing.run_nodes import skew
 

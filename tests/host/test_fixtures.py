@@ -5,7 +5,6 @@ from __future__ import annotations
 import pytest
 
 from lab.testing import definition as plain
-from lab.testing.families.tiny import CALLS
 from lab.testing.recorder import distance, effect, plainly, stated, watch_attention
 from lab.testing.run_nodes import skew
 
@@ -17,7 +16,7 @@ def seen_by(family):
 
 
 def test_a_model_call_makes_the_attention_calls_the_host_map_counts(family):
-    assert len(seen_by(family)) == CALLS[family.name]
+    assert len(seen_by(family)) == family.calls
 
 
 def test_watching_gives_what_plain_attention_is(family):

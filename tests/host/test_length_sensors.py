@@ -8,7 +8,7 @@ import torch
 from symmetric_attention.nodes.host.models.families import RULES
 from symmetric_attention.nodes.host.models.site_rules import SiteCall
 
-from lab.testing.families.hosted import HOSTED
+from lab.testing.families.rows import HOSTED
 from lab.testing.recorder import distance
 from lab.testing.run_nodes import compiled, skew
 

@@ -15,7 +15,9 @@ import torch
 from symmetric_attention.nodes.host.run_report import RunRecord
 from symmetric_attention.sad_core.stability.run import StabilityRun
 
-from lab.testing.families.tiny import FLUX, SD15, STEPS, build
+from lab.testing.families.building import build
+from lab.testing.families.configs import FLUX, SD15
+from lab.testing.families.rows import STEPS
 from lab.testing.in_process_host import PACK
 from lab.testing.recorder import distance, effect, plainly, stated, watch_attention
 from lab.testing.run_nodes import probe, skew, stop_at, through

@@ -9,8 +9,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from lab.testing.families.hosted import HOSTED
-from lab.testing.families.tiny import FLUX, build
+from lab.testing.families.building import build
+from lab.testing.families.configs import FLUX
+from lab.testing.families.rows import HOSTED, ONE_DOUBLE_ONE_SINGLE
 from lab.testing.recorder import distance, effect, plainly, stated, watch_attention
 from lab.testing.run_nodes import compiled, execute, skew
 
@@ -189,7 +190,7 @@ def test_a_compiled_model_has_them_and_the_schedule_still_moves(flux):
     from symmetric_attention.nodes.gamma_schedule import GammaScheduleNode
 
     config = {**FLUX, "depth": 1, "depth_single_blocks": 1}
-    small = replace(flux, build=lambda: build("Flux", config), sites=("double.0", "single.0"))
+    small = replace(flux, build=lambda: build("Flux", config), paths=ONE_DOUBLE_ONE_SINGLE)
     curve, _ = execute(GammaScheduleNode, shape="linear", start_gamma=2.0, end_gamma=0.2, start=0.0, end=1.0)
     torch._dynamo.reset()
     patched, _ = skew(small.model, schedule=curve, gamma_text=0.4, gamma_cross=1.6)

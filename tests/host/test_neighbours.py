@@ -19,8 +19,11 @@ from comfy_extras.nodes_freelunch import FreeU_V2
 from comfy_extras.nodes_lt import LTXVAddGuide
 from comfy_extras.nodes_nag import NAGuidance
 
-from lab.testing.families.hosted import HOSTED
-from lab.testing.families.tiny import FLUX, SD15, build, draw
+from lab.testing.families.building import build
+from lab.testing.families.configs import FLUX, SD15
+from lab.testing.families.family import draw
+from lab.testing.families.rows import HOSTED
+from lab.testing.neighbours import ORDERS, in_order
 from lab.testing.recorder import distance, effect, stated, watch_attention
 from lab.testing.run_nodes import execute, skew
 
@@ -141,17 +144,6 @@ def test_a_step_cache_skips_model_calls_and_the_report_counts_the_rest(sd15):
     sd15.sample(patched, steps=6)
     assert 0 < report.runs[-1].site_calls[sd15.sites[0]] < 6
     assert report.runs[-1].status == "finished"
-
-
-ORDERS = ["theirs first", "ours first"]
-
-
-def in_order(order: str, model, theirs) -> tuple:
-    """`model` through their node and ours, and the report of ours."""
-    if order == "theirs first":
-        return skew(theirs(model))
-    patched, report = skew(model)
-    return theirs(patched), report
 
 
 @pytest.mark.parametrize("order", ORDERS)

@@ -9,7 +9,10 @@ import pytest
 import torch
 from comfy.ldm.modules.attention import optimized_attention
 
-from lab.testing.families.tiny import FLUX, SD15, build
+from lab.testing.devices import on_two_devices
+from lab.testing.families.building import build
+from lab.testing.families.configs import FLUX
+from lab.testing.families.rows import ONE_DOUBLE_ONE_SINGLE
 from lab.testing.recorder import FussyAttention, backend
 from lab.testing.run_nodes import compiled, skew
 
@@ -17,7 +20,7 @@ from lab.testing.run_nodes import compiled, skew
 @pytest.fixture
 def small_flux(flux):
     config = {**FLUX, "depth": 1, "depth_single_blocks": 1}
-    return dataclasses.replace(flux, build=lambda: build("Flux", config), sites=("double.0", "single.0"))
+    return dataclasses.replace(flux, build=lambda: build("Flux", config), paths=ONE_DOUBLE_ONE_SINGLE)
 
 
 @pytest.mark.parametrize(
@@ -93,19 +96,6 @@ def test_a_module_swapped_by_another_node_is_left_out_and_the_plain_model_comes_
     with pytest.raises(ValueError, match=r"replaced the modules of middle\.0\.0 as a whole, so nothing"):
         skew(model, blocks="middle")
     assert sd15.sample().equal(plain)
-
-
-def on_two_devices(family):
-    """A model and another module with the same weights, registered as ComfyUI's MultiGPU node does."""
-    if not hasattr(family.model, "set_additional_models") or not hasattr(family.model, "is_multigpu_base_clone"):
-        pytest.skip("this ComfyUI has no multi-GPU clones")
-    second = build("SD15", SD15)
-    second.load_device = torch.device("cpu", 0)
-    second.is_multigpu_base_clone = True
-    second.clone_base_uuid = family.model.clone_base_uuid
-    model = family.model.clone()
-    model.set_additional_models("multigpu", [second])
-    return model
 
 
 @pytest.mark.parametrize("apply_to", ["both", "cond", "uncond"])

@@ -16,11 +16,13 @@ from symmetric_attention.nodes.host.patches.attention_backend import compiles_wh
 from symmetric_attention.nodes.host.patches.probe_measures import image_size, token_grid
 
 from lab.testing import definition as plain
-from lab.testing.families.tiny import FLUX, STEPS, build
+from lab.testing.devices import on_two_devices
+from lab.testing.families.building import build
+from lab.testing.families.configs import FLUX
+from lab.testing.families.rows import ONE_DOUBLE_ONE_SINGLE, STEPS
+from lab.testing.neighbours import louder, with_override
 from lab.testing.recorder import watch_attention
-from lab.testing.run_nodes import execute, little_memory, probe, skew, stop_at, through
-from tests.host.test_composition import louder, with_override
-from tests.host.test_other_modules import compiled, on_two_devices
+from lab.testing.run_nodes import compiled, execute, little_memory, probe, skew, stop_at, through
 
 NAMES = ["SD15", "SDXL", "SD3", "SD3 with image-only attention", "Flux"]
 ORDERS = ["probe first", "skew first", "between"]
@@ -372,7 +374,7 @@ def test_two_probes_record_the_same(sd15):
 @pytest.mark.parametrize("is_skewed", [False, True])
 def test_a_compiled_model_runs_as_without_a_probe_and_the_trace_says_why_it_is_empty(flux, is_skewed):
     config = {**FLUX, "depth": 1, "depth_single_blocks": 1}
-    small = dataclasses.replace(flux, build=lambda: build("Flux", config), sites=("double.0", "single.0"))
+    small = dataclasses.replace(flux, build=lambda: build("Flux", config), paths=ONE_DOUBLE_ONE_SINGLE)
     torch._dynamo.reset()
     base = skew(small.model, 0.2)[0] if is_skewed else small.model
     wanted = small.sample(compiled(base, fullgraph=False))

@@ -15,7 +15,9 @@ import symmetric_attention
 import torch
 from symmetric_attention.nodes.report import ReportNode
 
-from lab.testing.families.tiny import SD15, STEPS, build
+from lab.testing.families.building import build
+from lab.testing.families.configs import SD15
+from lab.testing.families.rows import STEPS
 from lab.testing.recorder import FussyAttention, backend, distance, effect, stated, watch_attention
 from lab.testing.run_nodes import NODE_ID, execute, skew, stop_at
 

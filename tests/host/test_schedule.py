@@ -8,7 +8,7 @@ import torch
 from comfy_extras.nodes_model_advanced import ModelSamplingSD3
 from symmetric_attention.nodes.gamma_schedule import GammaScheduleNode
 
-from lab.testing.families.tiny import draw
+from lab.testing.families.family import draw
 from lab.testing.recorder import distance, effect, plainly, stated, watch_attention
 from lab.testing.run_nodes import execute, skew
 

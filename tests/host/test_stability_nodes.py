@@ -20,7 +20,7 @@ from symmetric_attention.nodes.stability_plot import LAYOUTS, StabilityPlotNode,
 from symmetric_attention.sad_core import StabilityTrace
 from symmetric_attention.sad_core.stability.run import Sample, StabilityRun
 
-from lab.testing.families.tiny import STEPS
+from lab.testing.families.rows import STEPS
 from lab.testing.run_nodes import execute, probe, skew
 
 MEASURES = ("energy", "alignment")

@@ -5,13 +5,12 @@ from __future__ import annotations
 import doctest
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
 import sad_core
+from lab.folders import ROOT
 
-ROOT = Path(sad_core.__file__).resolve().parent.parent
 HOST_AND_OTHERS = ("comfy", "comfy_api", "nodes", "numpy", "matplotlib", "diffusers", "safetensors")
 
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 
 import pytest
 
+from lab.folders import ROOT
 from lab.generate.node_schemas import is_widget
 
-WORKFLOWS = sorted((Path(__file__).resolve().parents[2] / "workflows").glob("*.json"))
+WORKFLOWS = sorted((ROOT / "workflows").glob("*.json"))
 ONLY_IN_THE_EDITOR = {"MarkdownNote"}
 
 

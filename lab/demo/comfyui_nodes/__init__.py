@@ -1,6 +1,6 @@
 """The demo model as ComfyUI nodes, for the demo and the tests alone; the product does not register them.
 
-Put (or link) this folder into a ComfyUI's `custom_nodes`. It reads demo/model.safetensors beside it and needs nothing
+Put (or link) this folder into a ComfyUI's `custom_nodes`. It reads the model in the folder above it and needs nothing
 that ComfyUI does not bring.
 """
 
@@ -21,6 +21,7 @@ from comfy.model_patcher import ModelPatcher
 from comfy_api.latest import ComfyExtension, io
 from safetensors.torch import load_file, save_file
 
+# In a ComfyUI that the lab has not started only this folder says where `lab` is. Last, so that it hides nothing.
 sys.path.append(str(Path(__file__).resolve().parents[3]))
 from lab.demo.latent import LATENT_CHANNELS, LATENT_SIZE, decode
 from lab.demo.shape import CATEGORIES, COMFYUI_UNET_CONFIG, MODEL_FILE, NO_CATEGORY

@@ -9,7 +9,7 @@ import comfy.supported_models
 import pytest
 import torch
 
-from lab.testing.families.hosted import Hosted
+from lab.testing.families.family import Family
 from lab.testing.recorder import Seen, watch_attention
 from lab.testing.run_nodes import skew
 
@@ -18,7 +18,7 @@ from lab.testing.run_nodes import skew
 class Runs:
     """The plain model of one row, watched, and patched clones of it."""
 
-    row: Hosted
+    row: Family
 
     @cached_property
     def plain(self) -> list[Seen]:

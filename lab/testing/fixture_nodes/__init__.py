@@ -1,26 +1,16 @@
-"""The tiny models of tests/host as ComfyUI nodes, so that whole workflows of families too large for a test can run.
+"""The tiny models of lab/testing/families as ComfyUI nodes, so that a test can run workflows of large families.
 
-Linked into the `custom_nodes` of a test's server; nothing of it ships.
+Linked into the `custom_nodes` of a test's server, which finds the package `lab` through PYTHONPATH (see
+lab/demo/comfyui_server.py); nothing of it ships.
 """
 
 from __future__ import annotations
 
-import importlib
-import importlib.machinery
-import importlib.util
-import sys
-from pathlib import Path
-
 import torch
 from comfy_api.latest import ComfyExtension, io
 
-# Under a name of its own: ComfyUI has a package called `tests` too.
-PACKAGE = "symmetric_attention_family_models"
-spec = importlib.machinery.ModuleSpec(PACKAGE, None, is_package=True)
-spec.submodule_search_locations = [str(Path(__file__).resolve().parents[1] / "host")]
-sys.modules[PACKAGE] = importlib.util.module_from_spec(spec)
-HOSTED = importlib.import_module(f"{PACKAGE}.family_models").HOSTED
-tiny_clip_vision = importlib.import_module(f"{PACKAGE}.vision_models").tiny_clip_vision
+from lab.testing.families.rows import HOSTED
+from lab.testing.vision_models import tiny_clip_vision
 
 CATEGORY = "symmetric attention fixtures"
 

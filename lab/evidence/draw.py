@@ -1,7 +1,7 @@
 """Draw the samples that are missing. May be stopped at any moment, and goes on from there.
 
-python -m lab.figures.evidence_samples                          # all of them, with two processes of one thread each
-python -m lab.figures.evidence_samples --only plain --limit 40
+python -m lab.evidence.draw                          # all of them, with two processes of one thread each
+python -m lab.evidence.draw --only plain --limit 40
 """
 
 from __future__ import annotations
@@ -18,7 +18,6 @@ from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 
@@ -27,6 +26,7 @@ from lab.demo.train import Stop
 from lab.evidence.sampling import CHUNK, draw_samples
 from lab.evidence.settings import SETTINGS, Setting, named
 from lab.evidence.store import FOLDER, Store
+from lab.folders import expand_path
 
 FIRST_GOAL = 200  # every setting gets so many before one gets more
 COST_OF_MEASURING = 3  # of one step and sample, in evaluations of the model
@@ -124,7 +124,7 @@ def main() -> None:
     parser.add_argument("--processes", type=int, default=2, help="to draw with, of one thread each (default 2)")
     parser.add_argument("--limit", type=int, help="of each setting so many samples at most")
     parser.add_argument("--only", nargs="+", metavar="NAME", help="these settings alone")
-    parser.add_argument("--folder", type=Path, default=FOLDER, help="where the samples are kept")
+    parser.add_argument("--folder", type=expand_path, default=FOLDER, help="where the samples are kept")
     options = parser.parse_args()
     for name in ("processes", "limit"):
         if (value := getattr(options, name)) is not None and value < 1:

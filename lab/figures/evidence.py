@@ -1,7 +1,12 @@
-"""The figures of docs/evidence.md: what γ does to each measure, every knob in one plane, and pictures to look at."""
+"""The figures of docs/evidence.md: what γ does to each measure, every knob in one plane, and pictures to look at.
+
+python -m lab.figures.evidence      # from lab/evidence/numbers.json and a few samples, which are drawn where missing
+"""
 
 from __future__ import annotations
 
+import argparse
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -11,9 +16,11 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from lab.evidence.document import title
-from lab.evidence.settings import SETTINGS, Setting
-from lab.evidence.store import Store
-from lab.folders import IMAGES
+from lab.evidence.draw import draw
+from lab.evidence.results import NUMBERS
+from lab.evidence.settings import SETTINGS, Setting, named
+from lab.evidence.store import FOLDER, Store
+from lab.folders import IMAGES, expand_path
 
 BLUE, ORANGE, GREEN, PINK, GREY, SKY, YELLOW = (
     "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#555555", "#56B4E9", "#E69F00"
@@ -134,3 +141,17 @@ def pictures_figure(store: Store) -> Figure:
                 edge.set_visible(False)
         row[0].set_ylabel(title(setting.name), rotation=0, ha="right", va="center", fontsize=8)
     return figure
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--samples", type=expand_path, default=FOLDER, help="where the samples are kept")
+    parser.add_argument("--folder", type=expand_path, default=IMAGES, help="where to write them (default docs/images)")
+    options = parser.parse_args()
+    store = Store(options.samples)
+    draw(store, named(SHOWN), limit=SEEDS_SHOWN)
+    draw_figures(json.loads(NUMBERS.read_text(encoding="utf-8")), store, options.folder)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,39 @@
+#!/usr/bin/env python3
+"""Writes docs/figures.md from the table of lab/figures/makers.py. Needs only the standard library.
+
+python -m lab.generate.figures_page
+"""
+
+from __future__ import annotations
+
+from lab.figures.makers import MAKERS, Maker
+from lab.folders import DOCS
+
+PAGE = DOCS / "figures.md"
+HEAD = """<!-- Written by lab/generate/figures_page.py from lab/figures/makers.py; change it and run again. -->
+
+# Where the pictures come from
+
+Every picture of this repository is made by a command. `make figures` lists the commands, `make figures NAMES=emblem`
+runs one of them, `make figures NAMES=all` runs all. Each needs the environment of the tests, which `make figures`
+makes, and what the table names besides. A picture that is drawn anew differs in its bytes on most machines, so commit
+only pictures that show something else.
+
+| picture | command | needs |
+| --- | --- | --- |
+"""
+
+
+def rows(maker: Maker) -> list[str]:
+    """A line of the table for each picture."""
+    needs = " and ".join(maker.needs)
+    return [f"| [{path}](../{path}) | `python -m {maker.command}` | {needs} |" for path in maker.pictures]
+
+
+def page() -> str:
+    """The page as it should be."""
+    return HEAD + "\n".join(line for maker in MAKERS for line in rows(maker)) + "\n"
+
+
+if __name__ == "__main__":
+    PAGE.write_text(page(), encoding="utf-8")
