@@ -132,7 +132,7 @@ def test_a_clone_on_another_module_has_its_own_state_and_the_same_report(dynamic
     clone = patched.clone(disable_dynamic=True)
     (mine,), (theirs,) = patches_of(patched), patches_of(clone)
     assert mine is not theirs
-    assert mine.report is theirs.report is report
+    assert mine.handle is theirs.handle is report
     assert patches_of(patched.clone()) == [mine]
 
 
@@ -173,8 +173,8 @@ def test_nothing_is_active_between_two_model_calls(family):
     patched, _ = skew(family.model, adaptive="gamma")
     (patch,) = patches_of(patched)
     states = []
-    family.sample(patched, callback=lambda *_: states.append((patch.state.active, len(patch.state.symmetricity))))
-    assert states == [(False, 0)] * STEPS
+    family.sample(patched, callback=lambda *_: states.append((patch.state.active, patch.state.context)))
+    assert states == [(False, None)] * STEPS
 
 
 def test_an_error_in_the_middle_of_a_model_call_leaves_no_state(family):

@@ -490,7 +490,7 @@ def test_nothing_of_a_run_is_left_in_the_patch(family, is_cancelled):
     assert (patch.state.active, patch.state.found) == (False, [])
     assert all(step.values.device.type == "cpu" for run in trace.runs for step in run.steps)
     alive = weakref.ref(patch)
-    del model, patch
+    del model, patch, patches
     family.sample()
     gc.collect()
     assert alive() is None
