@@ -11,8 +11,8 @@ from .diversity_report import DiversityReportNode
 from .gamma_schedule import GammaScheduleNode
 from .gamma_schedule_preview import preview
 from .gamma_sweep import GammaGridNode, GammaSweepNode
+from .host.browser import serve
 from .host.live_chart import charts
-from .host.routes import serve
 from .load_stability_trace import LoadStabilityTraceNode
 from .report import ReportNode
 from .save_stability_trace import SaveStabilityTraceNode

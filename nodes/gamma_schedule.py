@@ -9,7 +9,8 @@ from comfy_api.latest import io
 
 from ..sad_core import GammaSchedule
 from ..sad_core.schedule import PRESETS, split_entries
-from .host.drawn_curve import schedule_from_curve, steps_of_run
+from .host.drawn_curve import schedule_from_curve
+from .host.progress import steps_of_run
 from .plots.style import draw_schedule
 from .shared import CATEGORY, GAMMA, PERCENT, SEARCH_ALIASES, Schedule
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from comfy_api.latest import io
 
-from .host.browser import show
+from .host.browser import show_on_node
 from .host.run_report import SkewReport
 from .shared import CATEGORY, SEARCH_ALIASES, Report
 
@@ -41,5 +41,5 @@ class ReportNode(io.ComfyNode):
     def execute(cls, report: SkewReport, after: Any) -> io.NodeOutput:
         """The newest run behind `report`; `after` is only there to be waited for."""
         text = f"{report.plan}\n\n{report.describe()}"
-        show(text, cls.hidden.unique_id)
+        show_on_node(text, cls.hidden.unique_id)
         return io.NodeOutput(text)

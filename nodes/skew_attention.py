@@ -8,7 +8,7 @@ from comfy_api.latest import io
 
 from ..sad_core import NORMS, GammaSchedule
 from .host.apply import install_skew_attention
-from .host.browser import show
+from .host.browser import show_on_node
 from .host.settings import ADAPTIVE_MODES, APPLY_TO, SkewSettings
 from .shared import CATEGORY, GAMMA, GOAL_ALIASES, PERCENT, SEARCH_ALIASES, Report, Schedule
 
@@ -173,5 +173,5 @@ class SkewAttentionNode(io.ComfyNode):
         settings = SkewSettings(curve, beta, adaptive, norm, *window, apply_to, gamma_text, gamma_cross)
         patched, report = install_skew_attention(model, settings, blocks, cls.hidden.unique_id)
         if report.neutral:  # no run will tell, and what the last one told must not stay on the node
-            show(report.plan, cls.hidden.unique_id)
+            show_on_node(report.plan, cls.hidden.unique_id)
         return io.NodeOutput(patched, report.plan, report)

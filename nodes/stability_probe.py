@@ -8,7 +8,7 @@ from comfy_api.latest import io
 
 from ..sad_core.stability.run import TRACE_MEASURES
 from .host.apply import install_stability_probe
-from .host.patches.probe_patch import CHEAP, PATTERNS, ProbeSettings
+from .host.settings import CHEAP, PATTERNS, ProbeSettings
 from .shared import CATEGORY, SEARCH_ALIASES, Trace
 
 

@@ -10,12 +10,13 @@ from comfy.model_patcher import ModelPatcher
 
 from ...sad_core import StabilityTrace
 from ...sad_core.joint_attention import JOINT_NORMS
-from .models.families import JOINT, UNASKED
+from .models.site_rules import JOINT, OPT_IN_KINDS
 from .models.sites import Site, find_sites, list_addresses, reason_of_refusal, select_sites
-from .patches.probe_patch import PROBE, ProbePatch, ProbeSettings
-from .patches.site_patch import SkewPatch, model_name, object_path
+from .patches.probe_patch import PROBE, ProbePatch
+from .patches.site_patch import model_name, object_path
+from .patches.skew_patch import SkewPatch
 from .run_report import SkewReport
-from .settings import SkewSettings
+from .settings import ProbeSettings, SkewSettings
 
 MOST_MAPS = 4
 LEFT_OUT = "Left out, because another node has replaced these modules"
@@ -134,12 +135,12 @@ def replaced_modules(model: ModelPatcher) -> dict[str, torch.nn.Module]:
 
 
 def is_replaced(site: Site, model: ModelPatcher) -> bool:
-    """Whether another node has replaced the module of a site, or one around it, or a witness of it, by an object patch.
+    """Whether another node has replaced the module of a site, or one around it, or a sensor of it, by an object patch.
 
     ComfyUI undoes object patches in the order they were made, so a patch of ours inside such a module would stay behind
     on the plain model (comfy/model_patcher.py, `unpatch_model`).
     """
-    paths = [object_path(site), *map(object_path, site.rule.witnesses)]
+    paths = [object_path(site), *map(object_path, site.rule.sensors)]
     return any(path.startswith(f"{replaced}.") for path in paths for replaced in model.object_patches)
 
 
@@ -164,9 +165,9 @@ def describe_plan(
     ]
     if held:
         lines.append(f"{LEFT_OUT}: {list_addresses(held)}.")
-    unasked = [site for site in sites if site.kind in UNASKED and site not in (*chosen, *held, *spared)]
-    if unasked:
-        lines.append(f"Left alone until they are named in blocks: {list_addresses(unasked)}, which see the text alone.")
+    opt_in = [site for site in sites if site.kind in OPT_IN_KINDS and site not in (*chosen, *held, *spared)]
+    if opt_in:
+        lines.append(f"Left alone until they are named in blocks: {list_addresses(opt_in)}, which see the text alone.")
     if kinds[JOINT] and settings.is_modal:
         lines.append(
             "In joint attention γ acts among the image tokens, gamma_text among all others and gamma_cross between the "

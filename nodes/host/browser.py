@@ -1,25 +1,27 @@
-"""Saying things to the log and to the browser (server.py of ComfyUI); without a server only the log is told."""
+"""The log, texts on nodes, events and routes of the browser (server.py of ComfyUI); without a server only the log."""
 
 from __future__ import annotations
 
+import json
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
 log = logging.getLogger("symmetric_attention")
+Answer = Callable[[Mapping[str, Any]], Any]
 
 
-def tell(text: str, node_id: str | None, warning: bool = False) -> None:
+def log_and_show(text: str, node_id: str | None, warning: bool = False) -> None:
     """Write `text` to the log and show it on the node `node_id`."""
     log.log(logging.WARNING if warning else logging.INFO, "Skew Attention (SAD): %s", text)
-    show(text, node_id)
+    show_on_node(text, node_id)
 
 
-def show(text: str, node_id: str | None) -> None:
+def show_on_node(text: str, node_id: str | None) -> None:
     """Show `text` on the node `node_id`, in the browser that queued the prompt.
 
-    Whatever goes wrong on the way to a browser stays in the log: a run is told of after its picture is made, or while
+    Whatever goes wrong on the way to a browser stays in the log. A run is described after its image is made, or while
     the sampler's own error is on its way up, and neither may get lost.
     """
     if node_id is None:
@@ -32,10 +34,10 @@ def show(text: str, node_id: str | None) -> None:
 
 
 @contextmanager
-def only_logged(what: str) -> Iterator[None]:
-    """Errors of the block stay in the log, after the words `what`: for telling of a run in a `finally`.
+def log_exceptions(what: str) -> Iterator[None]:
+    """Log errors of the block after the words `what` and go on: for the description of a run in a `finally`.
 
-    A finished picture must not get lost over its description, and the sampler's own error must not hide behind ours.
+    A finished image must not get lost over its description, and the sampler's own error must not hide behind ours.
     """
     try:
         yield
@@ -43,13 +45,13 @@ def only_logged(what: str) -> Iterator[None]:
         log.exception("Symmetric Attention (SAD): %s", what)
 
 
-def send(event: str, message: Mapping[str, Any], to_all: bool = False) -> None:
-    """Send an event to browsers; what goes wrong on the way stays in the log, as in `show`.
+def send_event(event: str, message: Mapping[str, Any], to_all: bool = False) -> None:
+    """Send an event to browsers; what goes wrong on the way stays in the log, as in `show_on_node`.
 
     Args:
         event: its name, for `api.addEventListener` in web/.
         message: what JSON can hold: no NaN, which browsers refuse.
-        to_all: to every open page, and not the one alone that queued the prompt.
+        to_all: to every open page, not only the one that queued the prompt.
     """
     try:
         server = _server()
@@ -67,6 +69,32 @@ def running_workflow() -> str | None:
     except Exception:
         log.debug("the graph of the running prompt could not be found", exc_info=True)
         return None
+
+
+def serve(path: str, answer: Answer) -> None:
+    """Answer POST requests at `path`: a JSON object in, what `answer` makes of it out, as JSON.
+
+    Without a server, or where it cannot be had, the nodes work and their charts stay empty.
+    """
+    try:
+        from aiohttp import web
+        from server import PromptServer
+
+        routes = PromptServer.instance.routes
+    except Exception:
+        log.debug("%s is not served", path, exc_info=True)
+        return
+
+    async def handle(request: Any) -> Any:
+        try:
+            asked = json.loads(await request.text())
+        except (ValueError, RecursionError):
+            asked = None
+        if not isinstance(asked, dict):
+            return web.json_response({"error": "Send a JSON object."}, status=400)
+        return web.json_response(answer(asked))
+
+    routes.post(path)(handle)
 
 
 def _server() -> Any:

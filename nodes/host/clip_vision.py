@@ -10,7 +10,7 @@ import comfy.utils
 import torch
 from torch import Tensor
 
-from .patches.attention_backend import is_out_of_memory
+from .memory import is_out_of_memory
 
 AT_ONCE = 8  # pictures; halved as long as they do not fit
 # Hidden width of a vision tower and width of its embedding, and how wide the tokens of the text encoder trained with it

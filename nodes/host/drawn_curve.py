@@ -1,14 +1,10 @@
-"""Curves drawn in ComfyUI, and the steps of a run seen as progress."""
+"""Curves drawn in ComfyUI as schedules of γ."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from comfy.model_patcher import ModelPatcher
-from torch import Tensor
-
 from ...sad_core import GammaSchedule
-from .progress import progress_at
 
 CURVE_INTERVALS = 1024
 
@@ -34,9 +30,3 @@ def schedule_from_curve(curve: Any, lowest: float, highest: float) -> GammaSched
             "wire a CURVE, or choose another shape."
         ) from error
     return GammaSchedule.from_values([lowest + (highest - lowest) * height for height in heights])
-
-
-def steps_of_run(model: ModelPatcher, sigmas: Tensor) -> list[float]:
-    """Progress of every model call a one-call-a-step sampler makes for `sigmas`, the last sigma being the result."""
-    model_sampling = model.get_model_object("model_sampling")
-    return [progress_at(model_sampling, float(sigma)) for sigma in sigmas[:-1]]

@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ...sad_core.stability.run import StabilityRun, Step
-from .browser import log, running_workflow, send
+from .browser import log, running_workflow, send_event
 
 EVENT = "symmetric_attention.stability"
 NO_ID = "00000000-0000-0000-0000-000000000000"  # of every graph that the editor has given none of its own
@@ -67,7 +67,7 @@ class LiveChart:
 
     def send(self, points: list[Point]) -> None:
         """Send some points to every page, which knows its graph by the id; without one, to the page that queued it."""
-        send(EVENT, self.message(points), to_all=self.workflow != NO_ID)
+        send_event(EVENT, self.message(points), to_all=self.workflow != NO_ID)
 
     def message(self, points: list[Point] | None = None) -> dict[str, Any]:
         """What the browser gets: whose run this is, and these points of it, or all."""

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from collections.abc import Iterable
+from typing import Any, Protocol
 
 BISECTIONS = 22  # to half of the last decimal that is kept
 
@@ -34,3 +35,14 @@ def progress_at(model_sampling: ModelSampling, sigma: float) -> float:
         else:
             high = middle
     return round(high, 6)
+
+
+def steps_of_run(model: Any, sigmas: Iterable[Any]) -> list[float]:
+    """Return the progress of every model call that a sampler with one call a step makes for `sigmas`.
+
+    Args:
+        model: ComfyUI's MODEL, a `ModelPatcher`.
+        sigmas: the noise levels of the run, `(steps + 1,)`; the last one belongs to the result.
+    """
+    model_sampling = model.get_model_object("model_sampling")
+    return [progress_at(model_sampling, float(sigma)) for sigma in list(sigmas)[:-1]]

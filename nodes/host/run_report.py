@@ -7,7 +7,7 @@ from collections import Counter, deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from .settings import CHUNK_MARK, NEUTRAL, Circulation
+from .settings import NEUTRAL, PASS_MARKS, Gammas
 
 KEPT_RUNS = 8
 KEPT_CALLS = 4096
@@ -20,8 +20,8 @@ class ModelCall:
     Attributes:
         sigma: noise level.
         progress: 0 … 1, from the sigma.
-        circulation: what was asked of this call, whether or not a chunk of it was to be changed.
-        cond_or_uncond: ComfyUI's marks of the batch chunks, 0 cond and 1 uncond.
+        gammas: what the settings ask of this call, whether or not γ acts in one of its passes.
+        cond_or_uncond: ComfyUI's marks of the passes in the batch, 0 cond and 1 uncond.
         attention_calls: how many attention calls were skewed.
         symmetricity: η of every skewed attention call in order, `(address, one value per sample)`; adaptive runs only.
         gamma_range: lowest and highest γ applied, which differ where γ is adaptive.
@@ -29,7 +29,7 @@ class ModelCall:
 
     sigma: float
     progress: float
-    circulation: Circulation
+    gammas: Gammas
     cond_or_uncond: tuple[int, ...]
     attention_calls: int
     symmetricity: tuple[tuple[str, tuple[float, ...]], ...] = ()
@@ -38,7 +38,7 @@ class ModelCall:
     @property
     def gamma(self) -> float:
         """γ among the image tokens, by the schedule."""
-        return self.circulation.gamma
+        return self.gammas.image
 
 
 @dataclass
@@ -92,9 +92,9 @@ class RunRecord:
         """A sentence where the run did not do what was asked, else None."""
         if self.model_calls == 0 or any(self.site_calls.values()):
             return None
-        if all(call.circulation == NEUTRAL for call in self.calls):
+        if all(call.gammas == NEUTRAL for call in self.calls):
             return "γ was 1 at every step of this run, so the picture is that of the plain model."
-        if self.apply_to != "both" and all(CHUNK_MARK[self.apply_to] not in call.cond_or_uncond for call in self.calls):
+        if self.apply_to != "both" and all(PASS_MARKS[self.apply_to] not in call.cond_or_uncond for call in self.calls):
             return (
                 f"This run had no {self.apply_to} pass, so the picture is that of the plain model. "
                 "ComfyUI leaves uncond out where CFG is 1."
@@ -118,7 +118,7 @@ class RunRecord:
         ]
         if self.warning:
             lines.append(f"Warning: {self.warning}")
-        active = [call for call in self.calls if call.circulation != NEUTRAL]
+        active = [call for call in self.calls if call.gammas != NEUTRAL]
         if active:
             low = min(min(call.gamma_range) for call in active)
             high = max(max(call.gamma_range) for call in active)
@@ -127,7 +127,7 @@ class RunRecord:
                 f"{gamma} from progress {active[0].progress:.3f} (sigma {active[0].sigma:.4g}) "
                 f"to {active[-1].progress:.3f} (sigma {active[-1].sigma:.4g})."
             )
-            _, text, cross = active[-1].circulation
+            _, text, cross = active[-1].gammas
             if (text, cross) != NEUTRAL[1:]:
                 lines.append(f"In joint attention also gamma_text {text:.4g} and gamma_cross {cross:.4g}.")
         if hit and len(hit) < len(self.chosen):

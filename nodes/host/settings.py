@@ -8,22 +8,25 @@ from typing import NamedTuple
 
 from ...sad_core import NORMS, GammaSchedule
 from ...sad_core.parameters import check_choice
+from ...sad_core.stability.run import TRACE_MEASURES
 
 ADAPTIVE_MODES = ("off", "gamma", "gamma and beta")
 APPLY_TO = ("both", "cond", "uncond")
-# ComfyUI's `cond_or_uncond` marks a chunk of the batch with 0 for cond and 1 for uncond.
-CHUNK_MARK = {"cond": 0, "uncond": 1}
+CHEAP = TRACE_MEASURES[:4]  # what a probe measures unless depth and curvature are wanted
+PATTERNS = ("value", "input")
+# ComfyUI's `cond_or_uncond` marks the rows of each pass in a batch: 0 for cond, 1 for uncond.
+PASS_MARKS = {"cond": 0, "uncond": 1}
 
 
-class Circulation(NamedTuple):
+class Gammas(NamedTuple):
     """γ of one model call: among the image tokens; in joint attention also among all others, and between the two."""
 
-    gamma: float = 1.0
+    image: float = 1.0
     text: float = 1.0
     cross: float = 1.0
 
 
-NEUTRAL = Circulation()
+NEUTRAL = Gammas()
 
 
 @dataclass(frozen=True)
@@ -82,13 +85,13 @@ class SkewSettings:
         return (self.gamma_text, self.gamma_cross) != (1.0, 1.0)
 
     def wants(self, mark: int) -> bool:
-        """Whether a chunk with this mark of ComfyUI's `cond_or_uncond` is to be changed."""
-        return self.apply_to == "both" or mark == CHUNK_MARK[self.apply_to]
+        """Whether γ acts in a pass with this mark of ComfyUI's `cond_or_uncond`."""
+        return self.apply_to == "both" or mark == PASS_MARKS[self.apply_to]
 
-    def circulation_at(self, progress: float) -> Circulation:
-        """γ of a model call: the schedule's and those of joint attention inside the window, 1 outside."""
+    def gammas_at(self, progress: float) -> Gammas:
+        """Return γ for a model call: from the schedule and the two of joint attention inside the window, 1 outside."""
         inside = self.start <= progress and (progress < self.end or self.end == 1)
-        return Circulation(self.schedule.at(progress), self.gamma_text, self.gamma_cross) if inside else NEUTRAL
+        return Gammas(self.schedule.at(progress), self.gamma_text, self.gamma_cross) if inside else NEUTRAL
 
     def describe(self) -> str:
         """The settings in one line, for the plan."""
@@ -97,6 +100,36 @@ class SkewSettings:
         if self.is_modal:
             gamma += f", gamma_text {self.gamma_text:g}, gamma_cross {self.gamma_cross:g}"
         window = "" if (self.start, self.end) == (0, 1) else f" from {self.start:.0%} to {self.end:.0%} of the run"
-        chunks = "" if self.apply_to == "both" else f", {self.apply_to} alone"
+        passes = "" if self.apply_to == "both" else f", {self.apply_to} alone"
         adaptive = "" if self.adaptive == "off" else f", adaptive {self.adaptive}"
-        return f"{gamma}{window}, β {self.beta:g}, norm {self.norm}{adaptive}{chunks}"
+        return f"{gamma}{window}, β {self.beta:g}, norm {self.norm}{adaptive}{passes}"
+
+
+@dataclass(frozen=True)
+class ProbeSettings:
+    """What one Stability Probe node measures.
+
+    Attributes:
+        measures: which of `TRACE_MEASURES`.
+        every: every how many noise levels, from the first; 1 means all.
+        patterns: one of `PATTERNS`: what the retrieved patterns are taken of. "input" is the block's normalised input,
+            the paper's choice; sites whose input cannot be seen are measured by "value".
+        mapped: addresses of the sites whose alignment is also kept by place in the picture.
+
+    Raises:
+        ValueError: no measure, `every` below 1, or a value that is not among the named ones.
+    """
+
+    measures: tuple[str, ...] = CHEAP
+    every: int = 1
+    patterns: str = "value"
+    mapped: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        for measure in self.measures:
+            check_choice("measure", measure, TRACE_MEASURES)
+        if not self.measures:
+            raise ValueError(f"measures is empty; choose some of {', '.join(TRACE_MEASURES)}.")
+        check_choice("patterns", self.patterns, PATTERNS)
+        if self.every < 1:
+            raise ValueError(f"every_nth_step is {self.every}, but it must be 1 or more.")

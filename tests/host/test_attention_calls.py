@@ -8,11 +8,12 @@ import comfy.ldm.modules.attention
 import pytest
 import torch
 from comfy.ldm.modules.attention import optimized_attention
-from symmetric_attention.nodes.host.models.families import SiteCall
+from symmetric_attention.nodes.host.models.site_rules import SiteCall
 from symmetric_attention.nodes.host.models.sites import find_sites
-from symmetric_attention.nodes.host.patches.site_patch import OVERRIDE, CallState, SkewOverride, SkewPatch
-from symmetric_attention.nodes.host.run_report import SkewReport
-from symmetric_attention.nodes.host.settings import Circulation, SkewSettings
+from symmetric_attention.nodes.host.patches.attention_backend import HostAttention
+from symmetric_attention.nodes.host.patches.site_patch import OVERRIDE
+from symmetric_attention.nodes.host.patches.skew_override import OverrideContext, SkewOverride
+from symmetric_attention.nodes.host.settings import Gammas, SkewSettings
 from symmetric_attention.sad_core import GammaSchedule
 
 from lab.testing import definition as plain
@@ -49,11 +50,10 @@ def skewed(sd15):
     """The host's attention as a site of ours calls it: γ 1.5, β 3, every token."""
     site = find_sites(sd15.model.model.diffusion_model)[0]
     settings = SkewSettings(GammaSchedule.from_preset("constant", 1.5), 3.0)
-    patch = SkewPatch(settings, [site], SkewReport("a plan"), None)
-    patch.state = CallState(active=True, circulation=Circulation(1.5))
+    context = OverrideContext(settings, HostAttention(pytest.fail), Gammas(1.5))
 
     def attention(*arguments, previous=None, **keyword):
-        override = SkewOverride(patch, site, SiteCall((), {}), previous)
+        override = SkewOverride(context, site, SiteCall((), {}), previous)
         return optimized_attention(*arguments, transformer_options={OVERRIDE: override}, **keyword)
 
     return attention

@@ -7,11 +7,12 @@ import torch
 from comfy.ldm.modules.attention import optimized_attention
 from hypothesis import given
 from hypothesis import strategies as st
-from symmetric_attention.nodes.host.models.families import SiteCall
+from symmetric_attention.nodes.host.models.site_rules import SiteCall
 from symmetric_attention.nodes.host.models.sites import find_sites
-from symmetric_attention.nodes.host.patches.site_patch import OVERRIDE, CallState, SkewOverride, SkewPatch
-from symmetric_attention.nodes.host.run_report import SkewReport
-from symmetric_attention.nodes.host.settings import Circulation, SkewSettings
+from symmetric_attention.nodes.host.patches.attention_backend import HostAttention
+from symmetric_attention.nodes.host.patches.site_patch import OVERRIDE
+from symmetric_attention.nodes.host.patches.skew_override import OverrideContext, SkewOverride
+from symmetric_attention.nodes.host.settings import Gammas, SkewSettings
 from symmetric_attention.sad_core import GammaSchedule
 
 from lab.testing import definition as plain
@@ -33,10 +34,9 @@ CLOSE = {torch.float32: 2e-5, torch.float16: 0.03, torch.bfloat16: 0.15}
 def attention_of_ours(gamma: float, beta: float, norm: str):
     """The host's attention as a site of ours calls it."""
     site = find_sites(FAMILIES["SD15"].model.model.diffusion_model)[0]
-    patch = SkewPatch(SkewSettings(GammaSchedule.from_preset("constant", gamma), beta, norm=norm), [site], None, None)
-    patch.report = SkewReport("a plan")
-    patch.state = CallState(active=True, circulation=Circulation(gamma))
-    override = SkewOverride(patch, site, SiteCall((), {}), None)
+    settings = SkewSettings(GammaSchedule.from_preset("constant", gamma), beta, norm=norm)
+    context = OverrideContext(settings, HostAttention(lambda _: None), Gammas(gamma))
+    override = SkewOverride(context, site, SiteCall((), {}), None)
     return lambda *arguments, **keyword: optimized_attention(
         *arguments, transformer_options={OVERRIDE: override}, **keyword
     )

@@ -15,7 +15,7 @@ import pytest
 import torch
 from symmetric_attention.nodes.diversity_report import DiversityReportNode, measure, space_of
 from symmetric_attention.nodes.host import clip_vision as host_clip_vision
-from symmetric_attention.nodes.host.patches import attention_backend as backend
+from symmetric_attention.nodes.host import memory
 from symmetric_attention.nodes.plots import diversity as diversity_pictures
 from symmetric_attention.sad_core.evaluation.measures import PIXELS, measure_sweep
 
@@ -293,7 +293,7 @@ def test_other_errors_and_no_memory_at_all_come_through(vision, sweep, error, mo
 @pytest.mark.parametrize("all_alike", [False, True], ids=["host tells them apart", "host does not"])
 def test_an_error_other_than_memory_is_raised_at_once(vision, sweep, all_alike, monkeypatch):
     if all_alike:  # as the host does where it knows no error for memory
-        for module in (comfy.model_management, backend):
+        for module in (comfy.model_management, memory):
             monkeypatch.setattr(module, "OOM_EXCEPTION", Exception)
     sizes = []
 

@@ -63,8 +63,9 @@ def dynamic(family, other, monkeypatch):
 
 def patches_of(model) -> list:
     """Our patches of a model, one per node it went through and each once."""
-    sites = [patch.skew_site for patch in model.object_patches.values() if hasattr(patch, "skew_site")]
-    return list({id(site.patch): site.patch for site in sites}.values())
+    functions = [each for each in model.object_patches.values() if hasattr(each, "patched_forward")]
+    patches = [function.patched_forward.patch for function in functions]
+    return list({id(patch): patch for patch in patches}.values())
 
 
 def tripled(forward):
@@ -131,7 +132,7 @@ def test_a_clone_on_another_module_has_its_own_state_and_the_same_report(dynamic
     clone = patched.clone(disable_dynamic=True)
     (mine,), (theirs,) = patches_of(patched), patches_of(clone)
     assert mine is not theirs
-    assert mine.report is theirs.report is report
+    assert mine.handle is theirs.handle is report
     assert patches_of(patched.clone()) == [mine]
 
 
@@ -163,8 +164,7 @@ def test_no_state_is_left_after_a_run(family, is_cancelled):
     (patch,) = patches_of(patched)
     assert patch.run is None
     assert patch.state.active is False
-    assert patch.state.gamma_tensor is None
-    assert patch.state.symmetricity == patch.state.gammas == []
+    assert patch.state.context is None
     assert {key: str(value) for key, value in patched.model_options["transformer_options"].items()} == options
     assert "optimized_attention_override" not in family.model.model_options["transformer_options"]
 
@@ -173,8 +173,8 @@ def test_nothing_is_active_between_two_model_calls(family):
     patched, _ = skew(family.model, adaptive="gamma")
     (patch,) = patches_of(patched)
     states = []
-    family.sample(patched, callback=lambda *_: states.append((patch.state.active, len(patch.state.symmetricity))))
-    assert states == [(False, 0)] * STEPS
+    family.sample(patched, callback=lambda *_: states.append((patch.state.active, patch.state.context)))
+    assert states == [(False, None)] * STEPS
 
 
 def test_an_error_in_the_middle_of_a_model_call_leaves_no_state(family):
@@ -231,7 +231,7 @@ def test_a_plain_run_takes_our_functions_off_the_module(family):
     family.sample(skew(family.model)[0])
     family.sample()
     for module in family.model.model.diffusion_model.modules():
-        assert not hasattr(module.forward, "skew_site")
+        assert not hasattr(module.forward, "patched_forward")
 
 
 def test_a_dropped_model_is_freed(family):

@@ -43,7 +43,7 @@ class Browser:
 def connect(monkeypatch):
     """`connect(browser)` puts it in front of the sampler; charts of other tests are gone."""
     charts = LiveCharts()
-    monkeypatch.setattr("symmetric_attention.nodes.host.probe.charts", charts)
+    monkeypatch.setattr("symmetric_attention.nodes.host.patches.probe_patch.charts", charts)
 
     def to(browser):
         server = types.SimpleNamespace(PromptServer=types.SimpleNamespace(instance=browser))

@@ -131,8 +131,8 @@ def test_a_schedule_moves_gamma_alone_and_the_percents_hold_for_all_three(flux):
     assert len({call.gamma for call in inside}) == len(inside)
     for seen in calls:
         call = told[round(seen.sigma, 5)]
-        assert call.circulation == ((call.gamma, 0.4, 1.3) if call in inside else (1.0, 1.0, 1.0))
-        gamma, text, cross = call.circulation
+        assert call.gammas == ((call.gamma, 0.4, 1.3) if call in inside else (1.0, 1.0, 1.0))
+        gamma, text, cross = call.gammas
         want = stated(flux, seen, gamma, text=text, cross=cross)
         assert distance(seen.out, want) <= 1e-3 * distance(stated(flux, seen, 1.0, text=0.4, cross=1.3), plainly(seen))
     text = report.describe()
@@ -146,7 +146,7 @@ def test_a_schedule_at_one_leaves_the_other_factors_at_work(flux):
     curve, _ = execute(GammaScheduleNode, shape="window", start_gamma=1.5, end_gamma=1.0, start=0.0, end=0.5)
     patched, report = skew(flux.model, schedule=curve, gamma_text=0.4)
     flux.sample(patched, steps=4)
-    assert {call.circulation for call in report.runs[-1].calls} == {(1.5, 0.4, 1.0), (1.0, 0.4, 1.0)}
+    assert {call.gammas for call in report.runs[-1].calls} == {(1.5, 0.4, 1.0), (1.0, 0.4, 1.0)}
     assert {call.attention_calls for call in report.runs[-1].calls} == {len(flux.sites)}
     assert report.runs[-1].warning is None
 

@@ -306,7 +306,7 @@ def test_the_picture_marks_the_real_steps_where_model_and_sigmas_are_wired(sd15)
 
 @pytest.mark.parametrize("name", ["SD15", "SD3"])
 def test_the_marked_steps_are_the_steps_of_the_run(families, name):
-    from symmetric_attention.nodes.host.drawn_curve import steps_of_run
+    from symmetric_attention.nodes.host.progress import steps_of_run
 
     family = families[name]
     patched, report = skew(family.model)
@@ -345,7 +345,7 @@ def test_a_node_that_knows_its_id_is_not_served_from_the_cache_of_another(nodes)
 
 def test_a_neutral_node_says_so_in_place_of_what_the_last_run_told(sd15, monkeypatch):
     shown = []
-    monkeypatch.setattr("symmetric_attention.nodes.skew_attention.show", lambda *text: shown.append(text))
+    monkeypatch.setattr("symmetric_attention.nodes.skew_attention.show_on_node", lambda *text: shown.append(text))
     _, plan, _ = execute(SkewAttentionNode, model=sd15.model, gamma=1.0, beta=1.0)
     assert shown == [(plan, NODE_ID)]
     execute(SkewAttentionNode, model=sd15.model, gamma=1.5, beta=1.0)

@@ -13,6 +13,7 @@ from comfy_extras.nodes_hypertile import HyperTile
 from symmetric_attention.nodes.host.models.sites import find_sites
 from symmetric_attention.nodes.host.patches import probe_patch as probe_module
 from symmetric_attention.nodes.host.patches.attention_backend import compiles_whole
+from symmetric_attention.nodes.host.patches.probe_measures import image_size, token_grid
 
 from lab.testing import definition as plain
 from lab.testing.devices import on_two_devices
@@ -321,7 +322,7 @@ def test_large_maps_are_averaged_down_and_too_many_sites_refused(sd15, monkeypat
 def test_tokens_that_are_no_grid_over_the_picture_have_no_map():
     grids = {(96, 8, 12): (8, 12), (24, 8, 12): (4, 6), (35, 14, 10): (7, 5), (20, 7, 9): (4, 5), (50, 8, 12): None}
     for (tokens, height, width), grid in grids.items():
-        assert probe_module.token_grid(tokens, height, width) == grid
+        assert token_grid(tokens, height, width) == grid
 
 
 # --- beside other packs
@@ -444,10 +445,7 @@ def test_a_failed_run_is_not_called_interrupted_nor_unreached(sd15):
 )
 def test_maps_are_drawn_over_pictures_alone(shape, has_map):
     """Tokens of a video or of a sound may happen to fit a grid, and are no picture."""
-    patch = probe_module.ProbePatch(probe_module.ProbeSettings(), [], None, None, [])
-    run = probe_module.ProbedRun(record=None, level=0)
-    call = patch._call_state(run, torch.zeros(shape), {"cond_or_uncond": [0]})
-    assert (probe_module.token_grid(96, *call.latent) is not None) == has_map
+    assert (token_grid(96, *image_size(torch.zeros(shape))) is not None) == has_map
 
 
 # --- one run, and what it leaves behind
@@ -486,12 +484,13 @@ def test_nothing_of_a_run_is_left_in_the_patch(family, is_cancelled):
             family.sample(model, callback=stop_at(0))
     else:
         family.sample(model)
-    (patch,) = {id(each.skew_site.patch): each.skew_site.patch for each in model.object_patches.values()}.values()
+    patches = [function.patched_forward.patch for function in model.object_patches.values()]
+    (patch,) = {id(each): each for each in patches}.values()
     assert patch.run is None
     assert (patch.state.active, patch.state.found) == (False, [])
     assert all(step.values.device.type == "cpu" for run in trace.runs for step in run.steps)
     alive = weakref.ref(patch)
-    del model, patch
+    del model, patch, patches
     family.sample()
     gc.collect()
     assert alive() is None

@@ -10,7 +10,7 @@ import types
 import pytest
 from aiohttp import web
 from symmetric_attention.nodes import SymmetricAttentionExtension
-from symmetric_attention.nodes.host.routes import serve
+from symmetric_attention.nodes.host.browser import serve
 
 
 @pytest.fixture

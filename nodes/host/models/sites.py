@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from torch import nn
 
 from ....sad_core.schedule import split_entries
-from .families import REFUSALS, RULES, UNASKED, Rule, class_name, no_input
+from .families import REFUSALS, RULES
+from .site_rules import OPT_IN_KINDS, Rule, class_name, no_input
 
 
 @dataclass(frozen=True)
@@ -60,8 +61,8 @@ def _own_modules(network: nn.Module, originals: Mapping[str, nn.Module]) -> Iter
     """Path and module of everything in the network, with the originals in their places."""
     for path, module in network.named_modules():
         if path in originals:
-            for inner, original in originals[path].named_modules():
-                yield f"{path}.{inner}".rstrip("."), original
+            for name, original in originals[path].named_modules():
+                yield f"{path}.{name}".rstrip("."), original
         elif not any(path.startswith(f"{replaced}.") for replaced in originals):
             yield path, module
 
@@ -101,9 +102,9 @@ def select_sites(wanted: str, sites: Sequence[Site], field: str = "blocks") -> l
         ValueError: an entry that fits no site; the message lists what exists.
     """
     entries = split_entries(wanted)
-    unasked = [site for site in sites if site.kind in UNASKED]
+    opt_in = [site for site in sites if site.kind in OPT_IN_KINDS]
     if not entries:
-        return [site for site in sites if site not in unasked]
+        return [site for site in sites if site not in opt_in]
     chosen: set[str] = set()
     for entry in entries:
         word = entry.lower()
@@ -113,7 +114,7 @@ def select_sites(wanted: str, sites: Sequence[Site], field: str = "blocks") -> l
             raise ValueError(
                 f'{field}: {WHO_HAS[field]} no attention site "{entry}". There are {list_addresses(sites)}; the group'
                 f"{'s' if len(groups) > 1 else ''} {', '.join(groups)}; ranges such as 0-3 work. Empty means all"
-                f"{' but the text refiners' if unasked else ''}."
+                f"{' but the text refiners' if opt_in else ''}."
             )
         chosen |= found
     return [site for site in sites if site.address in chosen]

@@ -8,10 +8,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from comfy.ldm.modules.attention import get_attention_function, optimized_attention
-from comfy.model_management import OOM_EXCEPTION, is_oom
 from torch import Tensor
 
 from ....sad_core.attention import additive_mask, pytorch_attend, softmax_scale
+from ..memory import is_out_of_memory
 
 Backend = Callable[..., Tensor]
 
@@ -85,6 +85,16 @@ class HostAttention:
         self.refused: set[tuple[str, int]] = set()
         self.on_fallback = on_fallback
 
+    def forget_refusals(self) -> None:
+        """Ask every backend again, as at the start of a run."""
+        self.refused.clear()
+
+    def unlogged(self) -> HostAttention:
+        """Return the same attention, with what it knows of refusals; its fallbacks are not reported."""
+        result = HostAttention(lambda _: None)
+        result.refused.update(self.refused)
+        return result
+
     def bind(
         self, function: Backend, previous: Backend | None, call: AttentionCall, used: list[str]
     ) -> Callable[..., Tensor]:
@@ -148,8 +158,3 @@ def is_exact(function: Backend) -> bool:
 def compiles_whole() -> bool:
     """Whether the host's attention goes into one compiled graph; of its backends only PyTorch's does."""
     return name_of(optimized_attention) == "attention_pytorch"
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether the host should handle `error` by freeing memory, rather than us by another kernel."""
-    return OOM_EXCEPTION is not Exception and is_oom(error)  # without a GPU the host calls every error one

@@ -1,11 +1,12 @@
-"""Models whose blocks get one joined sequence: where the image is in it is told by a module that saw one part alone."""
+"""Models whose blocks get one joined sequence: a module that gets only one part of it says where the image is."""
 
 from __future__ import annotations
 
 import comfy.supported_models
 import pytest
 import torch
-from symmetric_attention.nodes.host.models.families import RULES, SiteCall
+from symmetric_attention.nodes.host.models.families import RULES
+from symmetric_attention.nodes.host.models.site_rules import SiteCall
 
 from lab.testing.families.rows import HOSTED
 from lab.testing.recorder import distance
@@ -24,7 +25,7 @@ def row(request):
 
 
 def test_the_last_site_alone_knows_where_the_image_is(row):
-    """Its witness is patched even where the site next to it is not."""
+    """Its sensor is patched even where the site next to it is not."""
     last = list(row.paths)[-1]
     patched, report = skew(row.model, blocks=last)
     row.sample(patched)
@@ -39,7 +40,7 @@ def test_two_nodes_on_one_model_are_each_told(row):
     assert row.sample(apart).equal(row.sample(together))
 
 
-def test_a_clone_with_another_module_hears_its_own_witness(row):
+def test_a_clone_with_another_module_reads_its_own_sensor(row):
     other = row.build()
     with torch.no_grad():
         for weight in other.model.parameters():
@@ -70,23 +71,23 @@ def test_nothing_is_remembered_from_the_model_call_before(row):
 def test_a_text_seen_in_an_earlier_forward_is_not_taken_for_one_of_this():
     """As where another node runs the network twice in one model call, the second time without text."""
     (rule,) = [rule for rule in RULES if rule.module == "ideogram4.model.Ideogram4Attention"]
-    whole, text = rule.witnesses
+    whole, text = rule.sensors
     seen: dict[str, int] = {}
     whole.observe(SiteCall((torch.zeros(1, 26, 8),), {}), seen)
     text.observe(SiteCall((torch.zeros(1, 10, 8),), {}), seen)
-    assert rule.inner(SiteCall((), {}, seen), 26) == slice(10, 26)
+    assert rule.image_tokens(SiteCall((), {}, seen), 26) == slice(10, 26)
     whole.observe(SiteCall((torch.zeros(1, 16, 8),), {}), seen)
-    assert rule.inner(SiteCall((), {}, seen), 16) == slice(0, 16)
-    assert rule.inner(SiteCall((), {}, {}), 16) is None  # nothing was seen: it may as well be text
+    assert rule.image_tokens(SiteCall((), {}, seen), 16) == slice(0, 16)
+    assert rule.image_tokens(SiteCall((), {}, {}), 16) is None  # nothing was seen: it may as well be text
 
 
 def test_frame_by_frame_sampling_with_a_cache_is_left_alone_from_its_first_frame_on():
     """There the first frame alone is square."""
     (rule,) = [rule for rule in RULES if rule.module == "wan.ar_model.CausalWanSelfAttention"]
     x, freqs = torch.zeros(1, 8, 4), None
-    assert rule.inner(SiteCall((x, freqs), {"kv_cache": None}), 8) == slice(0, 8)
-    assert rule.inner(SiteCall((x, freqs), {"kv_cache": {"end": 0}}), 8) is None
-    assert rule.otherwise == "the keys are those of earlier frames too"
+    assert rule.image_tokens(SiteCall((x, freqs), {"kv_cache": None}), 8) == slice(0, 8)
+    assert rule.image_tokens(SiteCall((x, freqs), {"kv_cache": {"end": 0}}), 8) is None
+    assert rule.skip_reason == "the keys are those of earlier frames too"
 
 
 def test_a_compiled_model_is_told_too():

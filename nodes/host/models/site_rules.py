@@ -1,0 +1,222 @@
+"""The vocabulary of the family table: what a site's call is, where its image tokens are, how a site is recognised.
+
+A site is the innermost module whose `forward` makes the attention calls. Whether it is self-attention is read from the
+module's class and place, never from shapes: cross-attention has square logits too whenever the text is as long as the
+image (an SD1.5 middle block at 448×704 has 77 tokens).
+
+Where text and image share one sequence, the split comes from what the model itself passes on: the two arguments of a
+block, ComfyUI's `img_slice`, or, where a block gets one joined sequence, from a `LengthSensor`: a module that gets one
+part of it earlier in the same forward.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import Tensor, nn
+
+SELF, JOINT, TEXT_REFINER = "self", "joint", "text refiner"
+# γ acts among the image tokens. Refiners of the text see none of them, so they are left alone until they are named.
+OPT_IN_KINDS = (TEXT_REFINER,)
+
+
+@dataclass(frozen=True)
+class SiteCall:
+    """The arguments of one call of a module's `forward`.
+
+    Attributes:
+        seen_lengths: lengths that the sensors of this forward have seen, by the name of the sensor.
+    """
+
+    args: tuple
+    kwargs: Mapping[str, Any]
+    seen_lengths: Mapping[str, int] = field(default_factory=dict)
+
+    def argument(self, name: str, position: int) -> Any:
+        """The argument called `name`, or the positional one at `position`; None where it was not given."""
+        if name in self.kwargs:
+            return self.kwargs[name]
+        return self.args[position] if position < len(self.args) else None
+
+    def length(self, name: str, position: int) -> int | None:
+        """Number of tokens of the `(B, L, C)` argument called `name`; None where it was not given."""
+        argument = self.argument(name, position)
+        return None if argument is None else argument.shape[1]
+
+    @property
+    def options(self) -> Mapping[str, Any]:
+        """The `transformer_options` of the call, empty where it got none."""
+        return self.kwargs.get("transformer_options") or {}
+
+
+Argument = tuple[str, int]  # name and position
+# From a call and its number of tokens to those γ acts among, or None where the two do not fit together.
+ImageTokens = Callable[[SiteCall, int], "slice | None"]
+BlockInput = Callable[[SiteCall], "Tensor | None"]
+
+
+def all_tokens(call: SiteCall, tokens: int) -> slice | None:
+    """One modality: every token."""
+    return slice(0, tokens)
+
+
+def after_text(text: Argument, image: Argument) -> ImageTokens:
+    """[text, image], with the two lengths read from arguments of the block; a call without text is all image."""
+
+    def token_range(call: SiteCall, tokens: int) -> slice | None:
+        text_tokens, image_tokens = call.length(*text), call.length(*image)
+        if text_tokens is None or image_tokens is None:
+            return None
+        if tokens == text_tokens + image_tokens:
+            return slice(text_tokens, tokens)
+        return slice(0, tokens) if tokens == image_tokens else None
+
+    return token_range
+
+
+def before_text(image: Argument, text: Argument) -> ImageTokens:
+    """[image, text], with the two lengths read from arguments of the block; of the text a part may be cut off."""
+
+    def token_range(call: SiteCall, tokens: int) -> slice | None:
+        text_tokens, image_tokens = call.length(*text), call.length(*image)
+        if text_tokens is None or image_tokens is None:
+            return None
+        return slice(0, image_tokens) if image_tokens <= tokens <= image_tokens + text_tokens else None
+
+    return token_range
+
+
+def image_slice(call: SiteCall, tokens: int) -> slice | None:
+    """[text, image] in one stream; the model itself says where the image is (`img_slice`)."""
+    start, stop = call.options.get("img_slice") or (None, None)
+    return slice(start, stop) if stop is not None and start < stop <= tokens else None
+
+
+def first_tokens(sensor: str) -> ImageTokens:
+    """[image, rest] in one stream; the image is as long as the sensor saw it."""
+
+    def token_range(call: SiteCall, tokens: int) -> slice | None:
+        image = call.seen_lengths.get(sensor)
+        return slice(0, image) if image is not None and image <= tokens else None
+
+    return token_range
+
+
+def last_tokens(sensor: str) -> ImageTokens:
+    """[rest, image] in one stream; the image is as long as the sensor saw it."""
+
+    def token_range(call: SiteCall, tokens: int) -> slice | None:
+        image = call.seen_lengths.get(sensor)
+        return slice(tokens - image, tokens) if image is not None and image <= tokens else None
+
+    return token_range
+
+
+def after_seen(sensor: str, whole: str | None = None) -> ImageTokens:
+    """[text, image] in one stream; the text is as long as the sensor saw it.
+
+    Args:
+        whole: the sensor of the joined sequence in models that also run without text. Where it saw this length and
+            no text was seen, there is no text.
+    """
+
+    def token_range(call: SiteCall, tokens: int) -> slice | None:
+        text = call.seen_lengths.get(sensor)
+        if text is None and whole is not None and call.seen_lengths.get(whole) == tokens:
+            text = 0
+        return slice(text, tokens) if text is not None and text < tokens else None
+
+    return token_range
+
+
+def without_cache(call: SiteCall, tokens: int) -> slice | None:
+    """Every token, unless the keys are those of earlier chunks too: then the first chunk alone would be square."""
+    return slice(0, tokens) if call.argument("kv_cache", 2) is None else None
+
+
+def last_video_segment(call: SiteCall, tokens: int) -> slice | None:
+    """[text, conditions, audio, video] in one stream: the model's segments are `(start, stop, row)` in that order.
+
+    The row is three times the row of the timestep plus the modality, of which video is 0 (comfy/ldm/minimax/model.py).
+    """
+    start, stop, row = (call.argument("mod_segments", 2) or ((0, 0, 1),))[-1]
+    return slice(start, stop) if row % 3 == 0 and start < stop == tokens else None
+
+
+def no_input(call: SiteCall) -> Tensor | None:
+    """Whole blocks normalise inside, so their attention input cannot be seen from the call."""
+    return None
+
+
+def first_argument(call: SiteCall) -> Tensor | None:
+    """Attention modules get the normalised block input as their first argument, `(B, L, C)`."""
+    return call.argument("x", 0)
+
+
+@dataclass(frozen=True)
+class LengthSensor:
+    """A module that gets one part of a joined sequence, before the sites that get all of it.
+
+    Attributes:
+        name: of the length in `SiteCall.seen_lengths`.
+        path: of the module below the diffusion model.
+        argument: its `(B, L, C)` argument.
+        is_first: whether it is called before all others in a forward, so that earlier lengths are forgotten.
+    """
+
+    name: str
+    path: str
+    argument: Argument
+    is_first: bool = False
+
+    def observe(self, call: SiteCall, seen_lengths: dict[str, int]) -> None:
+        """Write the length of the argument into `seen_lengths`."""
+        length = call.length(*self.argument)
+        if self.is_first:
+            seen_lengths.clear()
+        if length is not None:
+            seen_lengths[self.name] = length
+
+
+@dataclass(frozen=True)
+class Rule:
+    """The recognition, the address and the token order of one kind of site.
+
+    Attributes:
+        module: the class, as `file.Class` below `comfy.ldm`.
+        path: matched against the module's path in the diffusion model.
+        address: what users call the site, a template filled from the groups of `path`.
+        kind: "self", "joint" or "text refiner".
+        image_tokens: which tokens γ acts among.
+        block_input: the `(B, L, C)` input that the "input" and "projected" norms need.
+        sensors: the modules whose lengths `image_tokens` needs.
+        network: the class of the diffusion model, where blocks of one class are used in several ways.
+        skip_reason: what the report says of calls for which `image_tokens` is None.
+        flag: attribute of the module that must be true, where one class serves self- and cross-attention.
+        stream: "video" or "audio" in models that have sites of both.
+    """
+
+    module: str
+    path: re.Pattern[str]
+    address: str
+    kind: str
+    image_tokens: ImageTokens = all_tokens
+    block_input: BlockInput = no_input
+    sensors: tuple[LengthSensor, ...] = ()
+    network: str | None = None
+    skip_reason: str = "the image tokens could not be told from the text tokens"
+    flag: str | None = None
+    stream: str | None = None
+
+
+def class_name(module: nn.Module) -> str:
+    """`file.Class` of a module, below `comfy.ldm` where it comes from there."""
+    return f"{type(module).__module__.removeprefix('comfy.ldm.')}.{type(module).__name__}"
+
+
+def numbered(pattern: str) -> re.Pattern[str]:
+    """A path with `#` in the place of the block's number; the rest is taken as it stands."""
+    return re.compile(re.escape(pattern).replace(r"\#", r"(?P<index>\d+)"))

@@ -1,0 +1,87 @@
+"""The numbers a probe takes of one attention call."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ....sad_core import hopfield_stability, symmetricity
+from ....sad_core.norm_guard import SMALLEST_NORM
+from ....sad_core.stability.measures import MEASURES
+from .observer import ObservedCall
+from .skew_override import SkewOverride
+
+
+def image_size(latent: Tensor) -> tuple[int, int]:
+    """Return height and width of a latent `(B, C, H, W)` or `(B, C, 1, H, W)`; 0 and 0 where it is no image."""
+    is_image = latent.dim() == 4 or (latent.dim() == 5 and latent.shape[2] == 1)
+    return (latent.shape[-2], latent.shape[-1]) if is_image else (0, 0)
+
+
+def token_grid(tokens: int, height: int, width: int) -> tuple[int, int] | None:
+    """Rows and columns of the tokens of one site: the latent's, divided by a patch or a downsampling of 1, 2, 4 …"""
+    for patch in (1, 2, 4, 8, 16, 32):
+        rows, columns = -(-height // patch), -(-width // patch)
+        if rows * columns == tokens:
+            return rows, columns
+    return None
+
+
+def gamma_of(seen: ObservedCall) -> float | None:
+    """Return the γ of a call before any adaptive rule: 1 without an override, None where it is not one number.
+
+    It is None where another pack does the work, and where `SkewOverride.gamma` is.
+    """
+    if seen.previous is None:
+        return 1.0
+    return seen.previous.gamma if isinstance(seen.previous, SkewOverride) else None
+
+
+def input_patterns(seen: ObservedCall, x: Tensor) -> list[Tensor]:
+    """What the attention of a call retrieves from the block input x, in pieces of the head dim, each `(B, H, L, d)`.
+
+    All but the norm guard is linear in the values, so the same retrieval is asked for x without it. ρ is one number a
+    token and a head, whatever the values: it is how much longer the real result is than the unguarded one.
+
+    Args:
+        seen: the call and its result.
+        x: `(B, L, C)`.
+    """
+    unguarded = seen.previous.unguarded() if isinstance(seen.previous, SkewOverride) else seen.previous
+    heads, head_dim = seen.q.shape[1], seen.q.shape[-1]
+    pieces = []
+    for piece in x.to(seen.out.dtype).split(head_dim, dim=-1):
+        values = F.pad(piece, (0, head_dim - piece.shape[-1]))[:, None].repeat(1, heads, 1, 1)
+        pieces.append(seen.retrieve(unguarded, values)[..., : piece.shape[-1]])
+    if unguarded is seen.previous:
+        return pieces
+    length = torch.linalg.vector_norm(seen.retrieve(unguarded, seen.v), dim=-1, keepdim=True)
+    ratio = torch.linalg.vector_norm(seen.out, dim=-1, keepdim=True) / length.clamp_min(SMALLEST_NORM)
+    return [piece * ratio for piece in pieces]
+
+
+def measure(q: Tensor, k: Tensor, patterns: Tensor, measures: tuple[str, ...]) -> Tensor:
+    """The measures of every sample and head, averaged over the patterns.
+
+    Args:
+        q, k: `(B, H, L, d)`.
+        patterns: `(B, H, L, P)`.
+        measures: which of `TRACE_MEASURES`.
+
+    Returns:
+        `(B, measures, H)`, float32 or wider.
+    """
+    q, k, patterns = (x.contiguous() for x in (q, k, patterns))  # once, not in every product
+    wanted = {"relative curvature": "curvature"}
+    stability = hopfield_stability(
+        q, k, patterns, [name for name in (wanted.get(each, each) for each in measures) if name in MEASURES]
+    )
+
+    def per_head(name: str) -> Tensor:
+        if name == "symmetricity":
+            return symmetricity(q, k)
+        values: Tensor = getattr(stability, name.replace(" ", "_"))
+        return values.mean(dim=-1)
+
+    return torch.stack([per_head(name) for name in measures], dim=1)

@@ -1,0 +1,114 @@
+"""What a probe keeps of a sampling run and of a model call that are going on."""
+
+from __future__ import annotations
+
+import math
+import threading
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import Tensor
+
+from ....sad_core.stability.run import StabilityRun
+from ..live_chart import LiveChart
+from ..settings import PASS_MARKS
+from .site_patch import CallState
+
+PASS_NAMES = {mark: name for name, mark in PASS_MARKS.items()}
+
+
+@dataclass
+class ProbedRun:
+    """A sampling run that is going on.
+
+    Attributes:
+        record: where its numbers go.
+        chart: the chart that shows them as they come, where a browser has one.
+        passes: cond, uncond, cond 2 …, by the id ComfyUI gives every conditioning for one run.
+        level: the number of the noise level, counted from 0; `sigma` is its sigma.
+        reached: whether an attention call of a chosen site was seen.
+        gammas: the lowest and the highest γ that was at work; None while none is known.
+    """
+
+    record: StabilityRun
+    chart: LiveChart | None = None
+    passes: dict[Any, str] = field(default_factory=dict)
+    level: int = -1
+    sigma: float | None = None
+    reached: bool = False
+    gammas: tuple[float, float] | None = None
+    _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)  # several GPUs call from several threads
+
+    @property
+    def status(self) -> str:
+        """The status of the record: running, finished, interrupted, or failed with the name of the error."""
+        return self.record.status
+
+    @status.setter
+    def status(self, status: str) -> None:
+        self.record.status = status
+
+    def arrive_at(self, sigma: float) -> None:
+        """Count noise levels: several calls at one sigma in a row are one."""
+        with self._lock:
+            if sigma != self.sigma:
+                self.level, self.sigma = self.level + 1, sigma
+
+    def retrieved_with(self, gamma: float | None) -> None:
+        """Keep the range of γ, and what it is called in the record; nothing once one was not known."""
+        with self._lock:
+            if gamma is None:
+                gamma = math.nan
+            low, high = self.gammas or (gamma, gamma)
+            unknown = math.isnan(gamma) or math.isnan(low)
+            low, high = self.gammas = (math.nan, math.nan) if unknown else (min(low, gamma), max(high, gamma))
+            named = f"γ {low:.4g}" if low == high else f"γ {low:.4g} … {high:.4g}"
+            self.record.gamma = "" if math.isnan(low) else named
+
+    def passes_of(self, options: Mapping[str, Any]) -> list[str]:
+        """Return the name of every pass in the batch."""
+        with self._lock:
+            return self._names(options)
+
+    def _names(self, options: Mapping[str, Any]) -> list[str]:
+        marks = list(options.get("cond_or_uncond") or [0])
+        ids = list(options.get("uuids") or [])
+        if len(ids) != len(marks):
+            ids = [(mark, marks[:index].count(mark)) for index, mark in enumerate(marks)]
+        for mark, each in zip(marks, ids, strict=True):
+            if each not in self.passes:
+                name = PASS_NAMES.get(mark, f"pass {mark}")
+                number = 1 + sum(other == name or other.startswith(f"{name} ") for other in self.passes.values())
+                self.passes[each] = name if number == 1 else f"{name} {number}"
+        return [self.passes[each] for each in ids]
+
+
+@dataclass
+class ProbedCall(CallState):
+    """One model call: what its rows are, and what was measured, still on the device.
+
+    Attributes:
+        passes: names of the passes in the batch.
+        samples: how many samples a pass has in the trace.
+        latent: height and width of the latent; 0 where it is no picture.
+        found: `(site, (rows, measures, heads))` in the order of the calls.
+        maps: `(rows, height, width)` by site.
+    """
+
+    passes: tuple[str, ...] = ()
+    samples: int = 1
+    latent: tuple[int, int] = (0, 0)
+    found: list[tuple[str, Tensor]] = field(default_factory=list)
+    maps: dict[str, Tensor] = field(default_factory=dict)
+
+    def rows(self, values: Tensor) -> Tensor:
+        """`(B, …)` numbers of one attention call, with a row per sample of the trace.
+
+        Video models fold frames or pixels into B, which cannot be told apart; there a pass is averaged as a whole.
+        """
+        passes = len(self.passes)
+        if len(values) == passes * self.samples:
+            return values
+        parts = values.unflatten(0, (passes, -1)).mean(dim=1) if len(values) % passes == 0 else values.mean(0)[None]
+        return parts.repeat_interleave(passes * self.samples // len(parts), dim=0)

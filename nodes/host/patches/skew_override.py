@@ -1,0 +1,213 @@
+"""The attention override of a Skew Attention node, for one call of one site."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ....sad_core import adapt, average, modal_skew_attention, skew_attention, symmetricity
+from ....sad_core.joint_attention import JOINT_NORMS
+from ....sad_core.tiled_attention import runs_in_tiles
+from ..models.site_rules import SiteCall
+from ..models.sites import Site
+from ..run_report import RunRecord
+from ..settings import NEUTRAL, Gammas, SkewSettings
+from .attention_backend import AttentionCall, Backend, HostAttention, is_exact
+from .site_patch import MOST_SAMPLES
+
+GAMMA_IS_1 = "γ is 1 among the image tokens, and no others are there"
+TAKEN = "a later Skew Attention node acts on this site"
+TILES = "tiles of rows"  # what the report calls our own attention (sad_core/tiled_attention.py)
+
+
+@dataclass
+class CallLog:
+    """What the sites did in one model call.
+
+    Attributes:
+        run: where calls that are left alone are counted; None where nothing is recorded.
+        skewed: address of the site of every attention call that was skewed.
+        backends: names of what did the inner attention, a name a retrieval.
+        symmetricity, gammas: η and γ of adaptive attention calls, kept on the device until the model call ends.
+    """
+
+    run: RunRecord | None = None
+    skewed: list[str] = field(default_factory=list)
+    backends: list[str] = field(default_factory=list)
+    symmetricity: list[tuple[str, Tensor]] = field(default_factory=list)
+    gammas: list[Tensor] = field(default_factory=list)
+
+    def left_alone(self, reason: str) -> None:
+        """Count an attention call at a chosen site that stays as it is."""
+        if not torch.compiler.is_compiling() and self.run is not None:
+            self.run.untouched[reason] += 1
+
+
+@dataclass(frozen=True)
+class OverrideContext:
+    """All that an override knows of the node and the model call it works for.
+
+    Attributes:
+        settings: of the node.
+        gammas: γ of this model call, in joint attention a γ for each pair of modalities.
+        gamma_tensor: γ among the image tokens as a 0-d tensor on the model's device, which compiled graphs read.
+        marks: ComfyUI's `cond_or_uncond`, a mark for each pass in the batch.
+        attention: the host's own attention.
+        log: what the sites did.
+    """
+
+    settings: SkewSettings
+    attention: HostAttention
+    gammas: Gammas = NEUTRAL
+    gamma_tensor: Tensor | None = None
+    marks: tuple[int, ...] = ()
+    log: CallLog = field(default_factory=CallLog)
+
+    def unguarded(self) -> OverrideContext:
+        """Return the context of the same retrieval with ρ = 1, of which nothing is recorded."""
+        return replace(
+            self, settings=replace(self.settings, norm="none"), attention=self.attention.unlogged(), log=CallLog()
+        )
+
+
+Share = tuple[int, int, "SkewOverride | None"]  # samples from and to, and the override that skews them
+
+
+class SkewOverride:
+    """The attention override for one call of one site.
+
+    Attributes:
+        context: of the node and the model call.
+        site: the site whose attention this is.
+        call: the arguments of the site.
+        previous: the override of another pack that was in the slot.
+        earlier: overrides of Skew Attention nodes before ours at the same site, nearest first.
+    """
+
+    def __init__(self, context: OverrideContext, site: Site, call: SiteCall, previous: Backend | None):
+        self.context = context
+        self.site = site
+        self.call = call
+        self.previous = previous
+        self.earlier: list[SkewOverride] = []
+
+    def __call__(
+        self, function: Backend, q: Tensor, k: Tensor, v: Tensor, heads: int, mask: Tensor | None = None, **keyword: Any
+    ) -> Tensor:
+        """The host's attention call (wrap_attn in comfy/ldm/modules/attention.py), skewed where it can be."""
+        call = AttentionCall.read(q, k, v, heads, mask, keyword)
+        reason, image_tokens, shares = self._shares(call)
+        if image_tokens is None:
+            self.context.log.left_alone(reason)
+            if self.previous is not None:
+                return self.previous(function, q, k, v, heads, mask=mask, **keyword)
+            return function(q, k, v, heads, mask=mask, **keyword)
+        attend = self.context.attention.bind(function, self.previous, call, self.context.log.backends)
+        replaceable = self.previous is None and is_exact(function)
+        owners = dict.fromkeys(owner for _, _, owner in shares if owner is not None)
+        for other in (self, *self.earlier):
+            if not other._acts(call, image_tokens):
+                other.context.log.left_alone(GAMMA_IS_1)
+            elif other is not self and other not in owners:
+                other.context.log.left_alone(TAKEN)
+        for acting in owners:
+            acting.context.log.skewed.append(acting.site.address)
+        parts = []
+        for start, stop, owner in shares:
+            part = call.rows(start, stop)
+            if owner is not None:
+                parts.append(owner._skewed(part, image_tokens, slice(start, stop), attend, replaceable))
+            else:
+                parts.append(attend(part.q, part.k, part.v, part.mask, part.scale))
+        return call.write(parts[0] if len(parts) == 1 else torch.cat(parts))
+
+    def unguarded(self) -> SkewOverride:
+        """Return an override for the same retrieval with ρ = 1, of which nothing is recorded."""
+        result = SkewOverride(self.context.unguarded(), self.site, self.call, self.previous)
+        result.earlier = [each.unguarded() for each in self.earlier]
+        return result
+
+    @property
+    def gamma(self) -> float | None:
+        """γ of every sample and token before any adaptive rule; None where there is more than one number to it.
+
+        There is more than one where several nodes share the site, where γ differs between image and text, and where it
+        acts in one pass only.
+        """
+        settings = self.context.settings
+        if self.earlier or settings.is_modal or settings.apply_to != "both":
+            return None
+        return self.context.gammas.image
+
+    @property
+    def _norm(self) -> str:
+        wanted = self.context.settings.norm
+        return wanted if self.site.shows_input or wanted in JOINT_NORMS else "value"
+
+    def _shares(self, call: AttentionCall) -> tuple[str, slice | None, list[Share]]:
+        """Return which tokens γ acts among and who skews which samples, or a reason to leave the call alone."""
+        if call.q.shape != call.k.shape:
+            return "queries and keys are not the same tokens", None, []
+        image_tokens = self.site.rule.image_tokens(self.call, call.q.shape[2])
+        if image_tokens is None:
+            return self.site.rule.skip_reason, None, []
+        acting = [each for each in (self, *self.earlier) if each._acts(call, image_tokens)]
+        if not acting:
+            return GAMMA_IS_1, None, []
+        shares = self._by_pass(call.q.shape[0], acting)
+        return ("", image_tokens, shares) if shares else ("the batch does not split into cond and uncond", None, [])
+
+    def _acts(self, call: AttentionCall, image_tokens: slice) -> bool:
+        """Whether a γ of ours other than 1 bears on this call; True in a compiled graph, where γ is a tensor."""
+        if torch.compiler.is_compiling() or self.context.gammas.image != 1.0:
+            return True
+        return self.context.settings.is_modal and image_tokens != slice(0, call.q.shape[2])
+
+    def _by_pass(self, batch: int, acting: list[SkewOverride]) -> list[Share]:
+        """Return runs of samples `(start, stop, who skews them)`; none where the batch does not split evenly."""
+        if acting[0].context.settings.apply_to == "both":
+            return [(0, batch, acting[0])]
+        marks = self.context.marks
+        size, rest = divmod(batch, len(marks))
+        if rest:
+            return []
+        owners = [next((each for each in acting if each.context.settings.wants(mark)), None) for mark in marks]
+        return [(index * size, (index + 1) * size, owner) for index, owner in enumerate(owners)]
+
+    def _skewed(
+        self, call: AttentionCall, image_tokens: slice, rows: slice, attend: Callable[..., Tensor], replaceable: bool
+    ) -> Tensor:
+        """Return the retrieval of the samples `rows` of the whole call, which are `call`, by our settings.
+
+        Where `attend` is `replaceable`, tiles of our own may do its work on the CPU.
+        """
+        gamma, beta = self._gamma_and_beta(call, image_tokens)
+        x = self.site.rule.block_input(self.call) if self._norm in ("projected", "input") else None
+        x = None if x is None else x[rows]
+        settings = self.context.settings
+        common: dict[str, Any] = {"norm": self._norm, "scale": call.scale, "mask": call.mask, "attend": attend}
+        if image_tokens == slice(0, call.q.shape[2]):
+            tiles = replaceable and runs_in_tiles(call.q, call.k, call.v, call.mask)
+            if tiles:
+                self.context.log.backends.append(TILES)
+            return skew_attention(call.q, call.k, call.v, gamma, beta, x=x, tiles=tiles, **common)
+        common.update(gamma_text=settings.gamma_text, gamma_cross=settings.gamma_cross)
+        return modal_skew_attention(call.q, call.k, call.v, gamma, beta, inner=image_tokens, **common)
+
+    def _gamma_and_beta(self, call: AttentionCall, image_tokens: slice) -> tuple[float | Tensor, float | Tensor]:
+        """Return γ and β of every sample of this call."""
+        context, settings = self.context, self.context.settings
+        compiling = torch.compiler.is_compiling()
+        gamma = context.gamma_tensor if compiling and context.gamma_tensor is not None else context.gammas.image
+        if settings.adaptive == "off":
+            return gamma, settings.beta
+        eta = average(symmetricity(call.q[:, :, image_tokens], call.k[:, :, image_tokens]), over="sample")
+        gammas, betas = adapt(gamma, settings.beta, eta, adapt_beta=settings.adaptive == "gamma and beta")
+        if not compiling:
+            context.log.symmetricity.append((self.site.address, eta if len(eta) <= MOST_SAMPLES else eta.mean()[None]))
+            context.log.gammas.append(gammas)
+        return gammas, betas

@@ -1,0 +1,122 @@
+"""Skew attention on a ModelPatcher: a chained override at every chosen site, and the record of each sampling run.
+
+The function at a site puts our override into the `transformer_options` of that call only. Overrides of other packs stay
+in the slot and are called by ours.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..browser import log_and_show
+from ..models.site_rules import SiteCall
+from ..models.sites import Site
+from ..run_report import ModelCall, RunRecord, SkewReport
+from ..settings import NEUTRAL, SkewSettings
+from .attention_backend import HostAttention
+from .observer import Observer
+from .site_patch import OVERRIDE, CallState, SitePatch, Wrapped
+from .skew_override import CallLog, OverrideContext, SkewOverride
+
+
+@dataclass
+class SkewedCall(CallState):
+    """The state of one model call; active inside the window, where a pass wants γ.
+
+    Attributes:
+        context: what the overrides of this model call share.
+    """
+
+    context: OverrideContext | None = None
+
+
+class SkewPatch(SitePatch):
+    """Skew attention on one loaded model: its settings, its sites and the run that is going on."""
+
+    handle: SkewReport
+    run: RunRecord | None
+    state: SkewedCall
+
+    def __init__(self, settings: SkewSettings, sites: list[Site], report: SkewReport, node_id: str | None):
+        super().__init__(sites, report, node_id, SkewedCall())
+        self.settings = settings
+        self.attention = HostAttention(self._fell_back)
+
+    def for_model(self) -> SkewPatch:
+        """Return the same patch for another module: same settings, same report, state of its own."""
+        return SkewPatch(self.settings, self.sites, self.handle, self.node_id)
+
+    def _begin_run(self) -> RunRecord:
+        return self.handle.begin(self.model_name, [site.address for site in self.sites], self.settings.apply_to)
+
+    def _end_run(self, run: RunRecord) -> None:
+        self.attention.forget_refusals()  # every run asks its backend again and records its own fallbacks
+        log_and_show(run.describe(), self.node_id, warning=run.warning is not None)
+
+    def _join(self, run: RunRecord | None) -> None:
+        super()._join(run)
+        self.attention.forget_refusals()
+
+    def _begin_call(self, sigma: float, progress: float, x: Tensor, options: Mapping[str, Any]) -> SkewedCall:
+        gammas = self.settings.gammas_at(progress)
+        marks = tuple(options.get("cond_or_uncond", ()))
+        wanted = self.settings.apply_to == "both" or any(map(self.settings.wants, marks))
+        active = wanted and gammas != NEUTRAL
+        gamma_tensor = torch.tensor(gammas.image, dtype=torch.float32, device=x.device) if active else None
+        log = CallLog(self.run)
+        context = OverrideContext(self.settings, self.attention, gammas, gamma_tensor, marks, log)
+        return SkewedCall(active, context=context)
+
+    def _end_call(self, sigma: float, progress: float) -> None:
+        context = self.state.context
+        if self.run is None or context is None:
+            return
+        log = context.log
+        low = high = context.gammas.image
+        if log.gammas:
+            low, high = torch.stack([torch.stack([each.min(), each.max()]) for each in log.gammas]).T.cpu().tolist()
+            low, high = min(low), max(high)
+        eta: tuple[tuple[str, tuple[float, ...]], ...] = ()
+        if log.symmetricity:
+            sizes = [len(each) for _, each in log.symmetricity]
+            values = torch.cat([each for _, each in log.symmetricity]).cpu().split(sizes)
+            eta = tuple(
+                (address, tuple(each.tolist())) for (address, _), each in zip(log.symmetricity, values, strict=True)
+            )
+        call = ModelCall(sigma, progress, context.gammas, context.marks, len(log.skewed), eta, (low, high))
+        self.run.add(call, log.skewed, log.backends)
+
+    def _fell_back(self, sentence: str) -> None:
+        if self.run is not None:
+            self.run.fell_back(sentence)
+
+    def _at_site(self, site: Site, forward: Wrapped) -> Wrapped:
+        """Return `forward` with our override in the options of the call."""
+
+        def patched_forward(*args: Any, **kwargs: Any) -> Any:
+            options, context = kwargs.get("transformer_options"), self.state.context
+            if not self.state.active or context is None:
+                return forward(*args, **kwargs)
+            if options is None:
+                context.log.left_alone("the model called the block without transformer_options")
+                return forward(*args, **kwargs)
+            slot = options.get(OVERRIDE)
+            # A probe stays outside, so that it measures what really leaves the site.
+            probe = slot.innermost if isinstance(slot, Observer) else None
+            previous = slot if probe is None else probe.previous
+            if isinstance(previous, SkewOverride):
+                # A later Skew Attention node has chosen this site too and wins; ours are the samples it does not want.
+                previous.earlier.append(SkewOverride(context, site, previous.call, previous.previous))
+                return forward(*args, **kwargs)
+            override = SkewOverride(context, site, SiteCall(args, kwargs, self.state.seen_lengths), previous)
+            if probe is not None:
+                probe.previous = override
+                return forward(*args, **kwargs)
+            return forward(*args, **{**kwargs, "transformer_options": {**options, OVERRIDE: override}})
+
+        return patched_forward
