@@ -10,6 +10,7 @@ from comfy_api.latest import io
 from torch import Tensor
 
 from ..sad_core.evaluation.measures import PIXELS, DiversityReport, FeatureSpace, cosine_distances, measure_sweep
+from .diversity_summary import summarise
 from .gamma_sweep import SWEEP_ALIASES
 from .host.clip_vision import describe, embed, prompt_beside
 from .plots.diversity import draw_report
@@ -71,7 +72,7 @@ class DiversityReportNode(io.ComfyNode):
     ) -> io.NodeOutput:
         """The plot `(1, height, 1024, 3)`, the table and the summary, from a batch `(B, h, w, 3)` for each run."""
         report = measure(images, gamma, clip_vision, conditioning)
-        return io.NodeOutput(draw_report(report), report.to_csv(), report.summary())
+        return io.NodeOutput(draw_report(report), report.to_csv(), summarise(report))
 
 
 def measure(

@@ -43,7 +43,7 @@ def draw_report(report: DiversityReport) -> Tensor:
     unit = report.space.unit
 
     _against_drift(next(panels), report)
-    if report.plain is None:
+    if report.neutral is None:
         _over_gamma(next(panels), report, DISTANCE, unit, {"distance": ""}, ONE_PICTURE)
     else:
         title = f"{DISTANCE}, less that of γ = 1"
@@ -65,7 +65,7 @@ def _against_drift(axes: Axes, report: DiversityReport) -> None:
     axes.set_title("diversity against drift", fontsize=10)
     axes.set(xlabel=f"drift from γ = 1, same seed ({report.space.unit})", ylabel=DISTANCE)
     if not rows:
-        _say(axes, NO_PLAIN if report.plain is None else ONE_PICTURE)
+        _say(axes, NO_PLAIN if report.neutral is None else ONE_PICTURE)
         return
     x, y = [row["drift"].value for row in rows], [row["distance"].value for row in rows]
     axes.plot(x, y, color=GREY, linewidth=1)
@@ -105,8 +105,8 @@ def _over_gamma(
         axes.plot(gammas, values, line, marker=marker, markersize=5, color=colour, linewidth=1.5, label=names[name])
         for gamma, number in zip(gammas, numbers, strict=True):
             _point(axes, Estimate(gamma), number, colour, marker)
-        if report.plain in rows:
-            axes.axhline(values[rows.index(report.plain)], color=GREY, linestyle=":", linewidth=1)
+        if report.neutral in rows:
+            axes.axhline(values[rows.index(report.neutral)], color=GREY, linestyle=":", linewidth=1)
     axes.axvline(1.0, color=GREY, linestyle=":", linewidth=1)
     ticks = _ticks([row.gamma for row in report.rows])
     axes.set_xticks(ticks, [f"{gamma:g}" for gamma in ticks])
