@@ -6,7 +6,8 @@ import sys
 
 import pytest
 import torch
-from symmetric_attention.nodes.gamma_sweep import GammaGridNode, GammaSweepNode
+from symmetric_attention.nodes.gamma_grid import GammaGridNode
+from symmetric_attention.nodes.gamma_sweep import GammaSweepNode
 
 from lab.testing.run_nodes import execute
 from lab.testing.sweep_images import grey_images, read_table
