@@ -1,4 +1,4 @@
-"""The nodes of the pack, a file for a node or a pair; each turns widgets into calls of the rooms below."""
+"""The nodes of the pack, one file for each; a node turns its widgets into calls of host, plots and sad_core."""
 
 from __future__ import annotations
 
@@ -8,9 +8,10 @@ except ImportError as error:
     raise ImportError("Symmetric Attention (SAD) needs ComfyUI 0.19.0 or newer; please update ComfyUI.") from error
 
 from .diversity_report import DiversityReportNode
+from .gamma_grid import GammaGridNode
 from .gamma_schedule import GammaScheduleNode
 from .gamma_schedule_preview import preview
-from .gamma_sweep import GammaGridNode, GammaSweepNode
+from .gamma_sweep import GammaSweepNode
 from .host.browser import serve
 from .host.live_chart import charts
 from .load_stability_trace import LoadStabilityTraceNode
@@ -35,18 +36,18 @@ NODES: list[type[io.ComfyNode]] = [
 
 
 class SymmetricAttentionExtension(ComfyExtension):
-    """What ComfyUI loads."""
+    """The extension that ComfyUI loads."""
 
     async def on_load(self) -> None:
-        """Opens the doors that the scripts in web/ knock at."""
+        """Serve the routes that the scripts in web/ ask."""
         serve("/symmetric_attention/stability", charts.of_workflow)
         serve("/symmetric_attention/gamma_curve", preview)
 
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
-        """All nodes of the pack."""
+        """Return all nodes of the pack."""
         return NODES
 
 
 async def comfy_entrypoint() -> ComfyExtension:
-    """ComfyUI's door into the pack."""
+    """Return the extension; ComfyUI calls this when it loads the pack."""
     return SymmetricAttentionExtension()

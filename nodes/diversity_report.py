@@ -10,14 +10,14 @@ from comfy_api.latest import io
 from torch import Tensor
 
 from ..sad_core.evaluation.measures import PIXELS, DiversityReport, FeatureSpace, cosine_distances, measure_sweep
-from .gamma_sweep import SWEEP_ALIASES
+from .diversity_summary import summarise
 from .host.clip_vision import describe, embed, prompt_beside
 from .plots.diversity import draw_report
-from .shared import CATEGORY
+from .shared import CATEGORY, SWEEP_ALIASES, sweep_inputs
 
 
 class DiversityReportNode(io.ComfyNode):
-    """The pictures of a sweep in, how diverse they are and what that cost out."""
+    """The images of a sweep in, their diversity and its cost out: as a plot, a table and sentences."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -33,8 +33,7 @@ class DiversityReportNode(io.ComfyNode):
             search_aliases=[*SWEEP_ALIASES, "vendi", "measure", "metrics", "statistics"],
             is_input_list=True,
             inputs=[
-                io.Image.Input("images", tooltip="The images of the sweep; each run a batch of the same seeds."),
-                io.Float.Input("gamma", force_input=True, tooltip="The gamma output of Gamma Sweep (SAD)."),
+                *sweep_inputs("The images of the sweep; each run a batch of the same seeds."),
                 io.ClipVision.Input(
                     "clip_vision",
                     optional=True,
@@ -69,18 +68,18 @@ class DiversityReportNode(io.ComfyNode):
         clip_vision: Sequence[Any] = (),
         conditioning: Sequence[Any] = (),
     ) -> io.NodeOutput:
-        """The plot `(1, height, 1024, 3)`, the table and the summary, from a batch `(B, h, w, 3)` for each run."""
+        """Return the plot `(1, height, 1024, 3)`, the table and the summary, from one batch `(B, h, w, 3)` a run."""
         report = measure(images, gamma, clip_vision, conditioning)
-        return io.NodeOutput(draw_report(report), report.to_csv(), report.summary())
+        return io.NodeOutput(draw_report(report), report.to_csv(), summarise(report))
 
 
 def measure(
     images: Sequence[Tensor], gamma: Sequence[float], clip_vision: Sequence[Any] = (), conditioning: Sequence[Any] = ()
 ) -> DiversityReport:
-    """The report of what came in, each a list; optional inputs that are not wired are empty.
+    """Return the report of what came in, each a list; optional inputs that are not wired are empty.
 
     Raises:
-        ValueError: not one γ for each run, or pictures of several sizes.
+        ValueError: there is not one γ for each run, or the images have several sizes.
     """
     model = next(iter(clip_vision), None)
     prompt = partial(prompt_beside, conditioning, model) if len(conditioning) else None
@@ -88,5 +87,5 @@ def measure(
 
 
 def space_of(clip_vision: Any) -> FeatureSpace:
-    """The feature space of a CLIP vision model."""
+    """Return the feature space of a CLIP vision model."""
     return FeatureSpace(describe(clip_vision), "1 − cosine", partial(embed, clip_vision), cosine_distances)

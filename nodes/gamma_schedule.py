@@ -1,4 +1,4 @@
-"""The node that makes a γ curve over the run: Gamma Schedule (SAD)."""
+"""The node that makes γ a function of the progress of the run: Gamma Schedule (SAD)."""
 
 from __future__ import annotations
 
@@ -7,26 +7,14 @@ from typing import Any
 
 from comfy_api.latest import io
 
-from ..sad_core import GammaSchedule
-from ..sad_core.schedule import PRESETS, split_entries
-from .host.drawn_curve import schedule_from_curve
 from .host.progress import steps_of_run
-from .plots.style import draw_schedule
-from .shared import CATEGORY, GAMMA, PERCENT, SEARCH_ALIASES, Schedule
-
-SHAPES = (*PRESETS, "keyframes", "curve", "values")
-FIELDS = {
-    **dict.fromkeys(PRESETS, ("start_gamma", "end_gamma", "start", "end")),
-    "constant": ("start_gamma",),
-    "window": ("start_gamma", "start", "end"),
-    "keyframes": ("keyframes",),
-    "curve": ("curve", "curve_min", "curve_max"),
-    "values": ("values",),
-}  # what counts for each shape
+from .plots.schedule import draw_schedule
+from .schedule_shapes import SHAPES, make_schedule
+from .shared import CATEGORY, SEARCH_ALIASES, Schedule, gamma_widget, progress_widget
 
 
 class GammaScheduleNode(io.ComfyNode):
-    """A named shape, keyframes, a drawn curve or a list of values in, SAD_SCHEDULE and its picture out."""
+    """A named shape, keyframes, a drawn curve or a list of values in, SAD_SCHEDULE and its plot out."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -51,10 +39,10 @@ class GammaScheduleNode(io.ComfyNode):
                         "values: from the field of that name."
                     ),
                 ),
-                io.Float.Input("start_gamma", default=1.2, **GAMMA, tooltip="Gamma at the start; 1 changes nothing."),
-                io.Float.Input("end_gamma", default=1.0, **GAMMA, tooltip="Gamma at the end; 1 changes nothing."),
-                io.Float.Input("start", default=0.0, **PERCENT, tooltip="Where the shape starts: 0 is pure noise."),
-                io.Float.Input("end", default=1.0, **PERCENT, tooltip="Where the shape ends: 1 is the finished image."),
+                gamma_widget("start_gamma", default=1.2, tooltip="Gamma at the start; 1 changes nothing."),
+                gamma_widget("end_gamma", default=1.0, tooltip="Gamma at the end; 1 changes nothing."),
+                progress_widget("start", default=0.0, tooltip="Where the shape starts: 0 is pure noise."),
+                progress_widget("end", default=1.0, tooltip="Where the shape ends: 1 is the finished image."),
                 io.String.Input(
                     "keyframes",
                     default="0:1, 0.3:1.05, 1:1",
@@ -68,12 +56,10 @@ class GammaScheduleNode(io.ComfyNode):
                     advanced=True,
                     tooltip='For shape "curve": drawn here or wired; bottom is curve_min, top is curve_max.',
                 ),
-                io.Float.Input(
-                    "curve_min", default=0.5, **GAMMA, advanced=True, tooltip="Gamma at the bottom of the drawn curve."
+                gamma_widget(
+                    "curve_min", default=0.5, tooltip="Gamma at the bottom of the drawn curve.", advanced=True
                 ),
-                io.Float.Input(
-                    "curve_max", default=1.5, **GAMMA, advanced=True, tooltip="Gamma at the top of the drawn curve."
-                ),
+                gamma_widget("curve_max", default=1.5, tooltip="Gamma at the top of the drawn curve.", advanced=True),
                 io.MultiType.Input(
                     io.String.Input("values", default="1, 1.05, 1.2, 1.05, 1"),
                     types=[io.Float],
@@ -105,50 +91,9 @@ class GammaScheduleNode(io.ComfyNode):
         model: Any = None,
         sigmas: Any = None,
     ) -> io.NodeOutput:
-        """The schedule of the chosen shape and its picture `(1, height, width, 3)`."""
+        """Return the schedule of the chosen shape and its plot `(1, height, width, 3)`."""
         schedule = make_schedule(
             shape, start_gamma, end_gamma, start, end, keyframes, curve, curve_min, curve_max, values
         )
         steps = None if model is None or sigmas is None else steps_of_run(model, sigmas)
         return io.NodeOutput(schedule, draw_schedule(schedule, steps))
-
-
-def make_schedule(
-    shape: str,
-    start_gamma: float = 1.0,
-    end_gamma: float = 1.0,
-    start: float = 0.0,
-    end: float = 1.0,
-    keyframes: str = "",
-    curve: Any = None,
-    curve_min: float = 0.5,
-    curve_max: float = 1.5,
-    values: str | Sequence[float] | float = "",
-) -> GammaSchedule:
-    """The schedule of the chosen shape.
-
-    Raises:
-        ValueError: a field that counts for this shape does not give a curve.
-    """
-    if shape == "keyframes":
-        return GammaSchedule.from_keyframes(keyframes)
-    if shape == "curve":
-        return schedule_from_curve(curve, curve_min, curve_max)
-    if shape == "values":
-        return GammaSchedule.from_values(read_values(values))
-    return GammaSchedule.from_preset(shape, start_gamma, end_gamma, start, end)
-
-
-def read_values(values: str | Sequence[float] | float) -> list[float]:
-    """Numbers from a text such as `1, 1.05, 1`, from a list, or one number alone.
-
-    Raises:
-        ValueError: something in it is not a number.
-    """
-    entries: Sequence[Any] = [values] if isinstance(values, (int, float)) else values
-    if isinstance(entries, str):
-        entries = split_entries(entries)
-    try:
-        return [float(entry) for entry in entries]
-    except (TypeError, ValueError):
-        raise ValueError(f"values: {values!r} is not a list of numbers; write them as 1, 1.05, 1.") from None

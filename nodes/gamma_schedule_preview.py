@@ -1,4 +1,4 @@
-"""What the chart on Gamma Schedule (SAD) shows while its widgets change: the curve the node would make of them."""
+"""The points of the chart on Gamma Schedule (SAD), which shows γ over the run while its widgets change."""
 
 from __future__ import annotations
 
@@ -6,20 +6,20 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from .gamma_schedule import FIELDS, make_schedule
+from .schedule_shapes import FIELDS, make_schedule
 
 LONGEST_TEXT = 10_000
 
 
 def preview(asked: Mapping[str, Any]) -> dict[str, Any]:
-    """The curve, or a sentence where there is none.
+    """Return γ over the run as the node would give it, or a sentence where there is none.
 
     Args:
         asked: "widgets": the value of every widget by its name; "wired": names of the inputs that come by a wire.
 
     Returns:
-        "points": `(progress, gamma)` to be joined by straight lines; or "note": why the curve is not known yet; or
-        "problem": the sentence the node itself would fail with.
+        "points": `(progress, gamma)` to be joined by straight lines; or "note": why γ is not known yet; or "problem":
+        the message of the error that the node itself would raise.
     """
     widgets, wired = asked.get("widgets"), asked.get("wired")
     if not isinstance(widgets, dict) or not isinstance(wired, list):

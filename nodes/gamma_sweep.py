@@ -1,23 +1,17 @@
-"""Two nodes for trying several γ at once: Gamma Sweep (SAD) fans out, Gamma Grid (SAD) gathers and compares."""
+"""The node that tries several γ one after the other: Gamma Sweep (SAD)."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from comfy_api.latest import io
-from torch import Tensor
 
-from ..sad_core.evaluation.sweep import compare_gammas
-from .gamma_schedule import read_values
-from .plots.style import draw_grid
-from .shared import CATEGORY, GAMMA, SEARCH_ALIASES
+from ..sad_core.schedule import read_values
+from .shared import CATEGORY, HIGHEST_GAMMA, LOWEST_GAMMA, SWEEP_ALIASES
 
-SWEEP_ALIASES = [*SEARCH_ALIASES, "sweep", "xy plot", "grid", "compare"]
 MOST_VALUES = 64
 
 
 class GammaSweepNode(io.ComfyNode):
-    """A list of γ in, each with every seed out, one after the other: everything behind it runs once for each."""
+    """A list of γ in, each with every seed out, one after the other; the nodes behind it run once for each."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -67,55 +61,25 @@ class GammaSweepNode(io.ComfyNode):
 
     @classmethod
     def execute(cls, values: str, seeds: int = 1, first_seed: int = 0) -> io.NodeOutput:
-        """The gammas in the order given, each as often as there are seeds, with labels and seeds."""
-        gammas = read_values(values)
-        if not 1 <= len(gammas) <= MOST_VALUES:
-            raise ValueError(f"values: {len(gammas)} gammas given; write 1 to {MOST_VALUES} of them, such as 0, 1, 2.")
-        for gamma in gammas:
-            if not GAMMA["min"] <= gamma <= GAMMA["max"]:
-                raise ValueError(
-                    f"values: gamma {gamma:g} is outside of what Skew Attention (SAD) takes, "
-                    f"{GAMMA['min']:g} to {GAMMA['max']:g}."
-                )
-        runs = [(gamma, first_seed + offset) for gamma in gammas for offset in range(seeds)]
+        """Return the γ in the order given, each as often as there are seeds, with labels and seeds."""
+        runs = [(gamma, first_seed + offset) for gamma in read_gammas(values) for offset in range(seeds)]
         labels = [f"gamma {gamma:g}" + (f", seed {seed}" if seeds > 1 else "") for gamma, seed in runs]
         return io.NodeOutput([gamma for gamma, _ in runs], labels, [seed for _, seed in runs])
 
 
-class GammaGridNode(io.ComfyNode):
-    """The pictures of a sweep in one labelled picture, with how far each moved, and the numbers as a table."""
+def read_gammas(values: str) -> list[float]:
+    """Return the γ that a user typed.
 
-    @classmethod
-    def define_schema(cls) -> io.Schema:
-        """Sockets and what they mean."""
-        return io.Schema(
-            node_id="SADGammaGrid",
-            display_name="Gamma Grid (SAD)",
-            category=CATEGORY,
-            description=(
-                "Lays the images of a sweep out, a row for each gamma and a column for each of its images, with "
-                "the distance from gamma 1 under each. Every gamma must have the same seeds."
-            ),
-            search_aliases=SWEEP_ALIASES,
-            is_input_list=True,
-            inputs=[
-                io.Image.Input("images", tooltip="The images of the sweep; each run may be a batch."),
-                io.Float.Input("gamma", force_input=True, tooltip="The gamma output of Gamma Sweep (SAD)."),
-            ],
-            outputs=[
-                io.Image.Output("grid", tooltip="Rows gamma, columns its images; the row of gamma 1 framed."),
-                io.String.Output(
-                    "table",
-                    tooltip=(
-                        "CSV: moved is the mean distance from the images of gamma 1, apart the mean distance between "
-                        "the images of one row; both root mean square of pixels from 0 to 1."
-                    ),
-                ),
-            ],
-        )
-
-    @classmethod
-    def execute(cls, images: Sequence[Tensor], gamma: Sequence[float]) -> io.NodeOutput:
-        """The grid `(1, height, width, 3)` and the table, from one batch `(B, h, w, 3)` for each γ."""
-        comparison = compare_gammas(images, gamma)
-        return io.NodeOutput(draw_grid(comparison), comparison.to_csv())
+    Raises:
+        ValueError: an entry is not a number or outside of the range of γ, or there are none or too many.
+    """
+    gammas = read_values(values)
+    if not 1 <= len(gammas) <= MOST_VALUES:
+        raise ValueError(f"values: {len(gammas)} gammas given; write 1 to {MOST_VALUES} of them, such as 0, 1, 2.")
+    for gamma in gammas:
+        if not LOWEST_GAMMA <= gamma <= HIGHEST_GAMMA:
+            raise ValueError(
+                f"values: gamma {gamma:g} is outside of what Skew Attention (SAD) takes, "
+                f"{LOWEST_GAMMA:g} to {HIGHEST_GAMMA:g}."
+            )
+    return gammas

@@ -1,4 +1,4 @@
-"""The node that brings a kept stability trace back: Load Stability Trace (SAD)."""
+"""The node that reads a stability trace from a file: Load Stability Trace (SAD)."""
 
 from __future__ import annotations
 
@@ -36,13 +36,13 @@ class LoadStabilityTraceNode(io.ComfyNode):
 
     @classmethod
     def execute(cls, file: str) -> io.NodeOutput:
-        """The trace in `file` and its summary."""
+        """Return the trace in `file` and its summary."""
         trace = StabilityTrace.load(existing_file(file))
         return io.NodeOutput(trace, trace.summary())
 
     @classmethod
     def fingerprint_inputs(cls, file: str | None) -> str:
-        """Another value whenever the file changes, so that ComfyUI reads it again; a wired name is not known yet."""
+        """Return another value when the file changes, so that ComfyUI reads it again; a wired name is not known yet."""
         if file is None:
             return ""
         path = existing_file(file)

@@ -1,4 +1,4 @@
-"""The node that tells what a sampling run really did: Report (SAD)."""
+"""The node that shows what a sampling run really did: Report (SAD)."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from comfy_api.latest import io
 
 from .host.browser import show_on_node
 from .host.run_report import SkewReport
-from .shared import CATEGORY, SEARCH_ALIASES, Report
+from .shared import CATEGORY, SEARCH_ALIASES, Report, after_input
 
 
 class ReportNode(io.ComfyNode):
@@ -27,10 +27,8 @@ class ReportNode(io.ComfyNode):
             not_idempotent=True,  # it shows its text on the node that ran
             inputs=[
                 Report.Input("report", tooltip="The report output of Skew Attention (SAD)."),
-                io.MultiType.Input(
-                    "after",
-                    types=[io.Latent, io.Image],
-                    tooltip="The LATENT of the sampler, or an IMAGE made from it: the report is read once it is there.",
+                after_input(
+                    "The LATENT of the sampler, or an IMAGE made from it: the report is read once it is there."
                 ),
             ],
             outputs=[io.String.Output("text", display_name="text", tooltip="The report, to show or save.")],
@@ -39,7 +37,7 @@ class ReportNode(io.ComfyNode):
 
     @classmethod
     def execute(cls, report: SkewReport, after: Any) -> io.NodeOutput:
-        """The newest run behind `report`; `after` is only there to be waited for."""
+        """Return the newest run behind `report` in words; `after` only delays the node until the sampler is done."""
         text = f"{report.plan}\n\n{report.describe()}"
         show_on_node(text, cls.hidden.unique_id)
         return io.NodeOutput(text)

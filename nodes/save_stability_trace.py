@@ -1,4 +1,4 @@
-"""The node that keeps a stability trace: Save Stability Trace (SAD)."""
+"""The node that writes a stability trace to a file: Save Stability Trace (SAD)."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from comfy_api.latest import io
 from ..sad_core import StabilityTrace
 from ..sad_core.stability.tables import to_csv, to_json
 from .host.output_folder import new_file
-from .shared import CATEGORY, SEARCH_ALIASES, Trace
+from .shared import CATEGORY, SEARCH_ALIASES, Trace, after_input
 
 TEXT_FORMATS = {"CSV": to_csv, "JSON": to_json}
 FORMATS = ("trace", *TEXT_FORMATS)
@@ -30,10 +30,8 @@ class SaveStabilityTraceNode(io.ComfyNode):
             is_output_node=True,
             inputs=[
                 Trace.Input("trace", tooltip="The trace output of Stability Probe (SAD)."),
-                io.MultiType.Input(
-                    "after",
-                    types=[io.Latent, io.Image],
-                    tooltip="The LATENT of the sampler, or an IMAGE made from it: the trace is saved once it is there.",
+                after_input(
+                    "The LATENT of the sampler, or an IMAGE made from it: the trace is saved once it is there."
                 ),
                 io.String.Input(
                     "filename_prefix",
@@ -59,7 +57,7 @@ class SaveStabilityTraceNode(io.ComfyNode):
     def execute(
         cls, trace: StabilityTrace, after: Any, filename_prefix: str = "stability/trace", format: str = "trace"
     ) -> io.NodeOutput:
-        """Write the trace and give the name of its file."""
+        """Write the trace and return the name of its file."""
         if trace.is_empty:
             raise ValueError(trace.summary())
         if format == "trace":

@@ -1,6 +1,8 @@
-"""What all nodes of the pack share: category, search words and the types of their links."""
+"""What the nodes share: category, search words, the types of their links, and inputs that several of them have."""
 
 from __future__ import annotations
+
+from typing import Any
 
 from comfy_api.latest import io
 
@@ -8,10 +10,41 @@ CATEGORY = "model/patch/symmetric attention"
 SEARCH_ALIASES = ["SAD", "skew", "circulation", "hopfield", "attention guidance"]
 # What users want rather than what a node is called: these words lead to the one node that does it.
 GOAL_ALIASES = ["diversity", "variety", "fidelity", "seed variance"]
+SWEEP_ALIASES = [*SEARCH_ALIASES, "sweep", "xy plot", "grid", "compare"]
 
-GAMMA = {"min": -2.0, "max": 3.0, "step": 0.01, "round": 0.001}  # the widget of every gamma
-PERCENT = {"min": 0.0, "max": 1.0, "step": 0.01, "round": 0.001}  # of every place in the run
+LOWEST_GAMMA, HIGHEST_GAMMA = -2.0, 3.0
 
 Report = io.Custom("SAD_REPORT")
 Schedule = io.Custom("SAD_SCHEDULE")
 Trace = io.Custom("SAD_TRACE")
+
+
+def gamma_widget(name: str, *, default: float, tooltip: str, **options: Any) -> io.Input:
+    """Return the widget of a γ; all of them have one range.
+
+    Args:
+        name: id of the input.
+        default: its value on a new node.
+        tooltip: text for the user.
+        options: further arguments of `io.Float.Input`.
+    """
+    limits = {"min": LOWEST_GAMMA, "max": HIGHEST_GAMMA, "step": 0.01, "round": 0.001}
+    return io.Float.Input(name, default=default, **limits, tooltip=tooltip, **options)
+
+
+def progress_widget(name: str, *, default: float, tooltip: str, **options: Any) -> io.Input:
+    """Return the widget of a point in the run, 0 for its start and 1 for its end; arguments as `gamma_widget`."""
+    return io.Float.Input(name, default=default, min=0.0, max=1.0, step=0.01, round=0.001, tooltip=tooltip, **options)
+
+
+def after_input(tooltip: str, **options: Any) -> io.Input:
+    """Return the input of a node that waits for the sampler: its LATENT, or an IMAGE made from it."""
+    return io.MultiType.Input("after", types=[io.Latent, io.Image], tooltip=tooltip, **options)
+
+
+def sweep_inputs(images_tooltip: str) -> list[io.Input]:
+    """Return the inputs of a node that gathers the runs of a sweep: their images, and the γ of each."""
+    return [
+        io.Image.Input("images", tooltip=images_tooltip),
+        io.Float.Input("gamma", force_input=True, tooltip="The gamma output of Gamma Sweep (SAD)."),
+    ]

@@ -10,11 +10,11 @@ from ..sad_core import NORMS, GammaSchedule
 from .host.apply import install_skew_attention
 from .host.browser import show_on_node
 from .host.settings import ADAPTIVE_MODES, APPLY_TO, SkewSettings
-from .shared import CATEGORY, GAMMA, GOAL_ALIASES, PERCENT, SEARCH_ALIASES, Report, Schedule
+from .shared import CATEGORY, GOAL_ALIASES, SEARCH_ALIASES, Report, Schedule, gamma_widget, progress_widget
 
 
 class SkewAttentionNode(io.ComfyNode):
-    """MODEL in, MODEL with γ-scaled circulation in its self-attention out."""
+    """MODEL in, MODEL with the skew part of its self-attention scaled by γ out."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -31,10 +31,9 @@ class SkewAttentionNode(io.ComfyNode):
             not_idempotent=True,  # the patch knows the id of its node, so no other node may get it from the cache
             inputs=[
                 io.Model.Input("model"),
-                io.Float.Input(
+                gamma_widget(
                     "gamma",
                     default=1.05,
-                    **GAMMA,
                     tooltip=(
                         "Circulation. 1 leaves the model as it is. Above 1 strengthens the skew part of attention, "
                         "below 1 weakens it; 0 keeps the symmetric part alone, -1 swaps queries and keys. The further "
@@ -86,17 +85,15 @@ class SkewAttentionNode(io.ComfyNode):
                         "Two nodes on different blocks give each a gamma of its own. A wrong entry lists what there is."
                     ),
                 ),
-                io.Float.Input(
+                progress_widget(
                     "start_percent",
                     default=0.0,
-                    **PERCENT,
                     advanced=True,
                     tooltip="Where in the run the effect starts. 0 is pure noise. Later starts keep the composition.",
                 ),
-                io.Float.Input(
+                progress_widget(
                     "end_percent",
                     default=1.0,
-                    **PERCENT,
                     advanced=True,
                     tooltip="Where in the run the effect ends. Earlier ends keep fine detail.",
                 ),
@@ -115,10 +112,9 @@ class SkewAttentionNode(io.ComfyNode):
                     optional=True,
                     tooltip="A Gamma Schedule (SAD). It gives gamma for each step and replaces the gamma widget.",
                 ),
-                io.Float.Input(
+                gamma_widget(
                     "gamma_text",
                     default=1.0,
-                    **GAMMA,
                     optional=True,
                     advanced=True,
                     tooltip=(
@@ -129,10 +125,9 @@ class SkewAttentionNode(io.ComfyNode):
                         "does nothing, and the plan says so."
                     ),
                 ),
-                io.Float.Input(
+                gamma_widget(
                     "gamma_cross",
                     default=1.0,
-                    **GAMMA,
                     optional=True,
                     advanced=True,
                     tooltip=(
@@ -167,11 +162,20 @@ class SkewAttentionNode(io.ComfyNode):
         gamma_text: float = 1.0,
         gamma_cross: float = 1.0,
     ) -> io.NodeOutput:
-        """A patched clone of `model`, the plan in words and the report handle."""
-        curve = GammaSchedule.from_preset("constant", gamma) if schedule is None else schedule
-        window = (start_percent, end_percent)
-        settings = SkewSettings(curve, beta, adaptive, norm, *window, apply_to, gamma_text, gamma_cross)
+        """Return a patched clone of `model`, the plan in words and the report handle."""
+        gamma_schedule = GammaSchedule.from_preset("constant", gamma) if schedule is None else schedule
+        settings = SkewSettings(
+            gamma_schedule,
+            beta=beta,
+            adaptive=adaptive,
+            norm=norm,
+            start=start_percent,
+            end=end_percent,
+            apply_to=apply_to,
+            gamma_text=gamma_text,
+            gamma_cross=gamma_cross,
+        )
         patched, report = install_skew_attention(model, settings, blocks, cls.hidden.unique_id)
-        if report.neutral:  # no run will tell, and what the last one told must not stay on the node
+        if report.neutral:  # no run will show a report, and that of an earlier run must not stay on the node
             show_on_node(report.plan, cls.hidden.unique_id)
         return io.NodeOutput(patched, report.plan, report)

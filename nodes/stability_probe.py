@@ -98,6 +98,6 @@ class StabilityProbeNode(io.ComfyNode):
         patterns: str = "value",
         map_site: str = "",
     ) -> io.NodeOutput:
-        """A clone of `model` with a probe, and the trace its runs will fill."""
+        """Return a clone of `model` with a probe, and the trace that its runs will fill."""
         settings = ProbeSettings(TRACE_MEASURES if depth_and_curvature else CHEAP, every_nth_step, patterns)
         return io.NodeOutput(*install_stability_probe(model, settings, blocks, map_site, cls.hidden.unique_id))

@@ -8,6 +8,7 @@ from bisect import bisect_right
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Any
 
 from .parameters import check_choice
 
@@ -28,6 +29,21 @@ PRESETS = ("constant", "linear", "cosine", "ease in", "ease out", "ease in and o
 def split_entries(text: str) -> list[str]:
     """What a user typed between commas, semicolons or line ends, empty entries left out."""
     return [entry.strip() for entry in re.split(r"[,;\n]", text) if entry.strip()]
+
+
+def read_values(values: str | Sequence[float] | float) -> list[float]:
+    """Return the numbers of a text such as `1, 1.05, 1`, of a list, or of a single number.
+
+    Raises:
+        ValueError: an entry is not a number.
+    """
+    entries: Sequence[Any] = [values] if isinstance(values, (int, float)) else values
+    if isinstance(entries, str):
+        entries = split_entries(entries)
+    try:
+        return [float(entry) for entry in entries]
+    except (TypeError, ValueError):
+        raise ValueError(f"values: {values!r} is not a list of numbers; write them as 1, 1.05, 1.") from None
 
 
 @dataclass(frozen=True)

@@ -1,1 +1,1 @@
-"""Pictures drawn with matplotlib. These are the only files that import it."""
+"""The plots of the nodes. Only the files of this folder import matplotlib, when something is drawn."""

@@ -1,4 +1,4 @@
-"""The picture of a diversity report, drawn with matplotlib, which is imported only when one is drawn."""
+"""The plot of a diversity report: diversity against drift, and every measure over γ."""
 
 from __future__ import annotations
 
@@ -10,32 +10,28 @@ from torch import Tensor
 
 from ...sad_core.evaluation.diversity import Estimate
 from ...sad_core.evaluation.measures import DiversityReport
-from .style import BLUE, GREY, INSTALL_MATPLOTLIB, ORANGE, draw_text, figure_to_image
+from .style import BLUE, GREY, INCHES, ORANGE, figure_to_image, needs_matplotlib, new_figure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-INCHES, DPI, PANEL = 10.24, 100, 3.3
-ONE_PICTURE = "needs two pictures or more of each γ"
-NO_PLAIN = "needs γ = 1 in the sweep"
+PANEL = 3.3  # inches of its height
+ONE_IMAGE = "needs two pictures or more of each γ"
+NO_NEUTRAL = "needs γ = 1 in the sweep"
 NO_WHOLE = "no picture is without NaN"
 DISTANCE = "mean distance between two pictures"
 ROOM_OF_A_TICK = 0.09  # of an axis
 STYLES = ((BLUE, "o", "-"), (ORANGE, "s", "--"))
 
 
+@needs_matplotlib("The table and the summary work, but the plot needs matplotlib:")
 def draw_report(report: DiversityReport) -> Tensor:
-    """Diversity against drift, and every measure over γ; bars are 95 % intervals.
+    """Draw diversity against drift, and every measure over γ; bars are 95 % intervals.
 
     Returns:
         A ComfyUI IMAGE, `(1, height, 1024, 3)` in [0, 1].
     """
-    try:
-        from matplotlib.figure import Figure
-    except ImportError:
-        return draw_text(f"The table and the summary work, but the plot needs matplotlib:\n{INSTALL_MATPLOTLIB}")
-
-    figure = Figure(figsize=(INCHES, 3 * PANEL), dpi=DPI, layout="constrained")
+    figure = new_figure(INCHES, 3 * PANEL)
     broken = sum(row.broken for row in report.rows)
     left_out = f" · {broken} with NaN left out" if broken else ""
     figure.suptitle(f"{report.counted} for each γ{left_out} · bars: 95 % intervals\n{report.space.name}", fontsize=10)
@@ -43,37 +39,37 @@ def draw_report(report: DiversityReport) -> Tensor:
     unit = report.space.unit
 
     _against_drift(next(panels), report)
-    if report.plain is None:
-        _over_gamma(next(panels), report, DISTANCE, unit, {"distance": ""}, ONE_PICTURE)
+    if report.neutral is None:
+        _over_gamma(next(panels), report, DISTANCE, unit, {"distance": ""}, ONE_IMAGE)
     else:
         title = f"{DISTANCE}, less that of γ = 1"
-        _over_gamma(next(panels), report, title, unit, {"distance_change": ""}, ONE_PICTURE)
-    _over_gamma(next(panels), report, "Vendi score", "as many unlike pictures", {"vendi": ""}, ONE_PICTURE)
+        _over_gamma(next(panels), report, title, unit, {"distance_change": ""}, ONE_IMAGE)
+    _over_gamma(next(panels), report, "Vendi score", "as many unlike pictures", {"vendi": ""}, ONE_IMAGE)
     relative = {"high_frequency": "high-frequency energy", "saturation": "saturation"}
-    _over_gamma(next(panels), report, "high frequencies and saturation", "times those of γ = 1", relative, NO_PLAIN)
+    _over_gamma(next(panels), report, "high frequencies and saturation", "times those of γ = 1", relative, NO_NEUTRAL)
     _over_gamma(next(panels), report, "clipped colour values", "%", {"clipped": ""}, NO_WHOLE, scale=100)
     if "agreement" in report.columns:
         _over_gamma(next(panels), report, "agreement with the prompt", "cosine", {"agreement": ""}, NO_WHOLE)
     else:
-        _over_gamma(next(panels), report, "drift from γ = 1, same seed", unit, {"drift": ""}, NO_PLAIN)
+        _over_gamma(next(panels), report, "drift from γ = 1, same seed", unit, {"drift": ""}, NO_NEUTRAL)
     return figure_to_image(figure)
 
 
 def _against_drift(axes: Axes, report: DiversityReport) -> None:
-    """Diversity against what it costs: one point a γ, joined in the order of γ."""
+    """Draw diversity against its cost: one point for each γ, joined in the order of γ."""
     rows = [row for row in report.rows if row["distance"].exists and row["drift"].exists]
     axes.set_title("diversity against drift", fontsize=10)
     axes.set(xlabel=f"drift from γ = 1, same seed ({report.space.unit})", ylabel=DISTANCE)
     if not rows:
-        _say(axes, NO_PLAIN if report.plain is None else ONE_PICTURE)
+        _write(axes, NO_NEUTRAL if report.neutral is None else ONE_IMAGE)
         return
     x, y = [row["drift"].value for row in rows], [row["distance"].value for row in rows]
     axes.plot(x, y, color=GREY, linewidth=1)
-    for row, place in zip(rows, zip(x, y, strict=True), strict=True):
+    for row, point in zip(rows, zip(x, y, strict=True), strict=True):
         colour, marker = (ORANGE, "s") if row.gamma == 1.0 else (BLUE, "o")
         _point(axes, row["drift"], row["distance"], colour, marker)
         beside = (6, -13) if row.gamma < 1.0 else (6, 6)  # γ on both sides of 1 may drift alike
-        axes.annotate(f"γ {row.gamma:g}", place, beside, textcoords="offset points", fontsize=9)
+        axes.annotate(f"γ {row.gamma:g}", point, beside, textcoords="offset points", fontsize=9)
     axes.margins(0.12)
     axes.grid(alpha=0.3)
 
@@ -87,17 +83,17 @@ def _over_gamma(
     without: str,
     scale: float = 1.0,
 ) -> None:
-    """One or two measures over γ, dotted lines through γ = 1.
+    """Draw one or two measures over γ, with dotted lines through γ = 1.
 
     Args:
-        names: of the measures, and what a legend calls them.
-        without: what to say where no γ has any of them.
+        names: the names of the measures, and what the legend calls them.
+        without: the text where no γ has any of them.
     """
     axes.set_title(title, fontsize=10)
     axes.set(xlabel="γ", ylabel=unit)
     drawn = [(name, [row for row in report.rows if row[name].exists]) for name in names]
     if not any(rows for _, rows in drawn):
-        _say(axes, without)
+        _write(axes, without)
         return
     for (name, rows), (colour, marker, line) in zip(drawn, STYLES, strict=False):
         numbers = [_scaled(row[name], scale) for row in rows]
@@ -105,8 +101,8 @@ def _over_gamma(
         axes.plot(gammas, values, line, marker=marker, markersize=5, color=colour, linewidth=1.5, label=names[name])
         for gamma, number in zip(gammas, numbers, strict=True):
             _point(axes, Estimate(gamma), number, colour, marker)
-        if report.plain in rows:
-            axes.axhline(values[rows.index(report.plain)], color=GREY, linestyle=":", linewidth=1)
+        if report.neutral in rows:
+            axes.axhline(values[rows.index(report.neutral)], color=GREY, linestyle=":", linewidth=1)
     axes.axvline(1.0, color=GREY, linestyle=":", linewidth=1)
     ticks = _ticks([row.gamma for row in report.rows])
     axes.set_xticks(ticks, [f"{gamma:g}" for gamma in ticks])
@@ -117,7 +113,7 @@ def _over_gamma(
 
 
 def _ticks(gammas: Sequence[float]) -> list[float]:
-    """As many of the γ as have room for their numbers below an axis, 1 first of all."""
+    """Return as many of the γ as have room for their numbers below an axis, 1 first of all."""
     room = ROOM_OF_A_TICK * (max(gammas) - min(gammas))
     ticks: list[float] = []
     for gamma in sorted(gammas, key=lambda gamma: gamma != 1.0):
@@ -131,19 +127,19 @@ def _scaled(number: Estimate, scale: float) -> Estimate:
 
 
 def _point(axes: Axes, x: Estimate, y: Estimate, colour: str, marker: str) -> None:
-    """A point with its intervals as bars, where it has any."""
+    """Draw a point with its intervals as bars, where it has any."""
     axes.errorbar(
         x.value, y.value, _reach(y), _reach(x), fmt=marker, color=colour, markersize=5, elinewidth=1.2, capsize=3
     )
 
 
 def _reach(number: Estimate) -> list[list[float]] | None:
-    """How far the interval goes to both sides, as matplotlib wants it; None where it has no width."""
+    """Return how far the interval goes to both sides, in matplotlib's form; None where it has no width."""
     if not number.has_interval or math.isclose(number.low, number.high):
         return None
     return [[number.value - number.low], [number.high - number.value]]
 
 
-def _say(axes: Axes, text: str) -> None:
+def _write(axes: Axes, text: str) -> None:
     axes.text(0.5, 0.5, text, transform=axes.transAxes, ha="center", va="center", fontsize=9, color=GREY)
     axes.set(xticks=[], yticks=[])

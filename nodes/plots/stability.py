@@ -1,4 +1,4 @@
-"""Pictures of stability traces: heat maps, curves, heads, differences. matplotlib is imported when one is drawn."""
+"""Plots of stability runs: heat maps, curves, heads, differences and maps over the image."""
 
 from __future__ import annotations
 
@@ -10,11 +10,10 @@ import torch
 from torch import Tensor
 
 from ...sad_core.stability.run import StabilityRun
-from .style import BLUE, INSTALL_MATPLOTLIB, ORANGE, draw_text, figure_to_image
+from .style import BLUE, INCHES, ORANGE, draw_text, figure_to_image, needs_matplotlib, new_figure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
 
 TITLES = {
     "energy": "energy (low is stable; grows with tokens)",
@@ -24,18 +23,17 @@ TITLES = {
     "depth": "depth (0 deepest, −1 top)",
     "relative curvature": "relative curvature (above 0: a minimum)",
 }
-INCHES, DPI = 10.24, 100
-HIGHEST = 30.0  # inches of a picture
+HIGHEST = 30.0  # inches of a plot
 SCALE = 0.75  # inches for the colours of the maps and their numbers
 MOST_LABELS = 90  # of sites on one axis
 TICKS = 5
 ROOM_OF_A_SIGMA = 0.18  # of the progress, between two sigmas on top of a curve
 EVEN, SIGNED = "viridis", "PuOr"  # told apart by colour-blind readers, and in grey
-NO_MATPLOTLIB = f"The trace is there, but its picture needs matplotlib:\n{INSTALL_MATPLOTLIB}"
+NO_MATPLOTLIB = "The trace is there, but its picture needs matplotlib:"
 
 
 def draw_heat_maps(run: StabilityRun, chunk: str | None = None) -> Tensor:
-    """A heat map of site × step for every measure.
+    """Draw a heat map of site × step for every measure.
 
     Args:
         run: a run, measured, a difference or z-scores; the latter two in colours around 0.
@@ -54,7 +52,7 @@ def draw_heat_maps(run: StabilityRun, chunk: str | None = None) -> Tensor:
 
 
 def draw_heads(run: StabilityRun, address: str, chunk: str | None = None) -> Tensor:
-    """A heat map of head × step of one site for every measure.
+    """Draw a heat map of head × step of one site for every measure.
 
     Returns:
         A ComfyUI IMAGE, `(1, height, 1024, 3)` in [0, 1].
@@ -73,7 +71,7 @@ def draw_heads(run: StabilityRun, address: str, chunk: str | None = None) -> Ten
 
 
 def draw_curves(runs: Sequence[tuple[str, StabilityRun, str | None]]) -> Tensor:
-    """The mean over the sites by progress for every measure, with the spread from the 10th to the 90th percent of them.
+    """Draw the mean over the sites by progress for every measure, with the spread from their 10th to 90th percentile.
 
     Args:
         runs: one or two of (legend, run, "cond", "uncond" or None for both).
@@ -87,12 +85,12 @@ def draw_curves(runs: Sequence[tuple[str, StabilityRun, str | None]]) -> Tensor:
     def curve(axes: Axes, measure: str) -> None:
         styles = ((BLUE, "-", "o"), (ORANGE, "--", "s"))
         for (legend, run, chunk), (colour, line, marker) in zip(runs, styles, strict=len(runs) == 2):
-            places = torch.tensor([100 * step.progress for step in run.steps])
+            percents = torch.tensor([100 * step.progress for step in run.steps])
             values = run.matrix(measure, chunk)
             low, high = (torch.nanquantile(values, share, dim=0) for share in (0.1, 0.9))
-            axes.fill_between(places, low, high, color=colour, alpha=0.18, linewidth=0)
+            axes.fill_between(percents, low, high, color=colour, alpha=0.18, linewidth=0)
             axes.plot(
-                places,
+                percents,
                 values.nanmean(dim=0),
                 line,
                 marker=marker,
@@ -112,39 +110,35 @@ def draw_curves(runs: Sequence[tuple[str, StabilityRun, str | None]]) -> Tensor:
     return _panels(shared, curve, f"mean over sites, band: 10–90 % of the sites · {names}", height=3.2)
 
 
-def draw_maps(run: StabilityRun, address: str, chunk: str, picture: Tensor | None = None) -> Tensor:
-    """Alignment by place at up to six steps, over the picture where there is one.
+@needs_matplotlib(NO_MATPLOTLIB)
+def draw_maps(run: StabilityRun, address: str, chunk: str, image: Tensor | None = None) -> Tensor:
+    """Draw the alignment of every token in its position at up to six steps, over the image where there is one.
 
     Args:
         run: a run with maps of `address`.
         address: the site.
         chunk: "cond" or "uncond"; where the run has none of it, whatever it has. Its first sample is drawn.
-        picture: `(height, width, 3)` in [0, 1].
+        image: `(height, width, 3)` in [0, 1].
 
     Returns:
         A ComfyUI IMAGE, `(1, height, 1024, 3)` in [0, 1].
     """
-    try:
-        from matplotlib.figure import Figure
-    except ImportError:
-        return draw_text(NO_MATPLOTLIB)
-
     steps = [step for step in run.steps if address in step.maps]
-    steps = [steps[place] for place in _ticks(len(steps), most=6)]
+    steps = [steps[index] for index in _ticks(len(steps), most=6)]
     maps = [step.maps[address][(step.rows(chunk) or [0])[0]].float() for step in steps]
     largest = max(max(float(each.abs().max()) for each in maps), 1e-6)
     columns = min(len(maps), 3)
     rows = -(-len(maps) // columns)
     height = (INCHES - SCALE) / columns * maps[0].shape[0] / maps[0].shape[1]
     # "compressed" moves panels of a fixed shape together where "constrained" would leave white bands between them.
-    figure: Figure = Figure(figsize=(INCHES, min(rows * (height + 0.3) + 0.3, HIGHEST)), dpi=DPI, layout="compressed")
+    figure = new_figure(INCHES, min(rows * (height + 0.3) + 0.3, HIGHEST), layout="compressed")
     figure.suptitle(f"alignment by place at {address} (below 0 the token is pushed away) · {_name(run)}", fontsize=10)
     panels = []
-    for place, (step, values) in enumerate(zip(steps, maps, strict=True)):
-        axes = figure.add_subplot(rows, columns, place + 1)
+    for number, (step, values) in enumerate(zip(steps, maps, strict=True), start=1):
+        axes = figure.add_subplot(rows, columns, number)
         extent = (0, values.shape[1], 0, values.shape[0])
-        if picture is not None:
-            axes.imshow(picture.mean(dim=-1).numpy(), cmap="gray", vmin=0, vmax=1, extent=extent)
+        if image is not None:
+            axes.imshow(image.mean(dim=-1).numpy(), cmap="gray", vmin=0, vmax=1, extent=extent)
         heat = axes.imshow(
             values.numpy(),
             cmap=SIGNED,
@@ -152,7 +146,7 @@ def draw_maps(run: StabilityRun, address: str, chunk: str, picture: Tensor | Non
             vmax=largest,
             extent=extent,
             interpolation="nearest",
-            alpha=1.0 if picture is None else 0.6,
+            alpha=1.0 if image is None else 0.6,
         )
         axes.set(xticks=[], yticks=[])
         axes.set_title(f"{step.progress:.0%} · σ {step.sigma:.3g}", fontsize=9)
@@ -162,23 +156,19 @@ def draw_maps(run: StabilityRun, address: str, chunk: str, picture: Tensor | Non
 
 
 def draw_message(text: str) -> Tensor:
-    """A sentence as a ComfyUI IMAGE, in lines that fit."""
+    """Return a text as a ComfyUI IMAGE, in lines that fit."""
     return draw_text("\n".join(textwrap.fill(line, 100) for line in text.splitlines()))
 
 
+@needs_matplotlib(NO_MATPLOTLIB)
 def _panels(measures: Sequence[str], draw: Callable[[Axes, str], None], title: str, height: float) -> Tensor:
-    """One panel a measure, two beside each other, each `height` inches high."""
-    try:
-        from matplotlib.figure import Figure
-    except ImportError:
-        return draw_text(NO_MATPLOTLIB)
-
+    """Draw one panel for each measure, two beside each other, each `height` inches high."""
     rows = (len(measures) + 1) // 2
     columns = min(len(measures), 2)
-    figure: Figure = Figure(figsize=(INCHES, min(rows * height + 0.4, HIGHEST)), dpi=DPI, layout="constrained")
+    figure = new_figure(INCHES, min(rows * height + 0.4, HIGHEST))
     figure.suptitle(title, fontsize=10)
-    for place, measure in enumerate(measures):
-        draw(figure.add_subplot(rows, columns, place + 1), measure)
+    for number, measure in enumerate(measures, start=1):
+        draw(figure.add_subplot(rows, columns, number), measure)
     return figure_to_image(figure)
 
 
@@ -187,21 +177,24 @@ def _heat_map(axes: Axes, run: StabilityRun, values: Tensor, measure: str, names
     image = axes.imshow(values.numpy(), aspect="auto", interpolation="nearest", **colours)
     axes.set_facecolor("#cccccc")  # what was not measured
     labelled = range(0, len(names), -(-len(names) // MOST_LABELS))
-    axes.set_yticks(list(labelled), [names[place] for place in labelled], fontsize=7)
+    axes.set_yticks(list(labelled), [names[index] for index in labelled], fontsize=7)
     ticks = _ticks(len(run.steps))
-    steps = [run.steps[place] for place in ticks]
+    steps = [run.steps[index] for index in ticks]
     axes.set_xticks(ticks, [f"{step.progress:.0%}\nσ {step.sigma:.3g}" for step in steps], fontsize=7)
     axes.set_title(TITLES[measure], fontsize=9)
     bar = axes.figure.colorbar(image, ax=axes, pad=0.01, aspect=max(30, 1.5 * len(names)))
     if measure == "energy":  # the ticks of an asinh scale crowd at 0
-        places = [float(colours["norm"].inverse(share)) for share in (0, 0.25, 0.5, 0.75, 1)]
-        bar.set_ticks(places, labels=[f"{place:.3g}" for place in places])
+        energies = [float(colours["norm"].inverse(share)) for share in (0, 0.25, 0.5, 0.75, 1)]
+        bar.set_ticks(energies, labels=[f"{energy:.3g}" for energy in energies])
         bar.minorticks_off()
     bar.ax.tick_params(labelsize=7)
 
 
 def _colours(values: Tensor, measure: str, is_signed: bool) -> dict[str, Any]:
-    """Colours of a heat map: around 0 for differences; energies, which differ by powers of ten, on an asinh scale."""
+    """Return the colours of a heat map: around 0 for differences, on an asinh scale for energies.
+
+    Energies differ by powers of ten.
+    """
     from matplotlib.colors import AsinhNorm, Normalize
 
     finite = values[values.isfinite()]
@@ -229,9 +222,9 @@ def _sigmas_on_top(axes: Axes, run: StabilityRun) -> None:
 
 
 def _ticks(count: int, most: int = TICKS) -> list[int]:
-    """Some of the places 0 … count − 1, the ends among them, evenly apart."""
+    """Return some of the indices 0 … count − 1, the ends among them, evenly apart."""
     wanted = min(most, count)
-    return sorted({round(place * (count - 1) / max(wanted - 1, 1)) for place in range(wanted)})
+    return sorted({round(number * (count - 1) / max(wanted - 1, 1)) for number in range(wanted)})
 
 
 def _title(run: StabilityRun, chunk: str | None) -> str:

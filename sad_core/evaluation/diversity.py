@@ -1,4 +1,4 @@
-"""How different the pictures of a set are from each other, in numbers that come with an interval."""
+"""The diversity of a set of images, and the intervals of all measures of a set."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Z = 1.959964
 
 @dataclass(frozen=True)
 class Estimate:
-    """A number and the 95 % interval around it; NaN where there is none."""
+    """A number with its 95 % interval; NaN where there is none."""
 
     value: float = math.nan
     low: float = math.nan
@@ -32,27 +32,30 @@ class Estimate:
 
     @property
     def has_interval(self) -> bool:
-        """Whether there were enough pictures for an interval."""
+        """Whether there were enough images for an interval."""
         return math.isfinite(self.low) and math.isfinite(self.high)
 
 
 def cosines(first: Tensor, second: Tensor) -> Tensor:
-    """Cosine of every row of one with every row of the other: `(n, d)`, `(m, d)` → `(n, m)`, float64 on the CPU.
+    """Return the cosine of every row with every row: `(n, d)`, `(m, d)` → `(n, m)`, float64 on the CPU.
 
-    A row of zeros has no direction, and cosine 0 with everything.
+    The cosine of a row of zeros is 0.
     """
     rows, columns = (torch.nn.functional.normalize(each.cpu().double(), dim=1) for each in (first, second))
     return (rows @ columns.T).clamp(-1.0, 1.0)
 
 
 def rms_distances(first: Tensor, second: Tensor) -> Tensor:
-    """Root mean square difference of every row with every row: `(n, d)`, `(m, d)` → `(n, m)`, float64 on the CPU."""
+    """Return the root mean square difference of every row with every row, float64 on the CPU.
+
+    Shapes are `(n, d)`, `(m, d)` → `(n, m)`.
+    """
     rows, columns = (each.cpu().double() for each in (first, second))
     return torch.cdist(rows, columns, compute_mode="donot_use_mm_for_euclid_dist") / rows.shape[1] ** 0.5
 
 
 def vendi_score(similarity: Tensor) -> float:
-    """As how many pictures that share nothing the set counts: 1 where all are the same, n where all are unlike.
+    """Return the effective number of distinct images: 1 if all are identical, n if no two are alike.
 
         exp(−Σ λᵢ log λᵢ),   λ the eigenvalues of similarity / n
 
@@ -62,7 +65,7 @@ def vendi_score(similarity: Tensor) -> float:
         similarity: `(n, n)`, positive semi-definite; its diagonal is taken as 1.
 
     Returns:
-        A number from 1 to n; NaN for fewer than two pictures, of which one would always count as 1.
+        A number from 1 to n; NaN for fewer than two images, since a single one always counts as 1.
     """
     if len(similarity) < 2:
         return math.nan
@@ -70,13 +73,13 @@ def vendi_score(similarity: Tensor) -> float:
 
 
 def effective_number(kernel: Tensor) -> Tensor:
-    """The Vendi scores of similarity matrices with ones on their diagonals: `(…, n, n)` → `(…)`."""
+    """Return the Vendi scores of similarity matrices with ones on their diagonals: `(…, n, n)` → `(…)`."""
     shares = torch.linalg.eigvalsh(kernel / kernel.shape[-1]).clamp_min(0.0)
     return torch.special.entr(shares).sum(dim=-1).exp()
 
 
 def mean_distance(distances: Tensor) -> float:
-    """Mean over all pairs of two different pictures, of `(n, n)` distances; NaN for fewer than two pictures.
+    """Return the mean of `(n, n)` distances over all pairs of two different images; NaN for fewer than two images.
 
     Its expectation does not depend on n.
     """
@@ -84,7 +87,7 @@ def mean_distance(distances: Tensor) -> float:
 
 
 def off_diagonal_mean(matrix: Tensor) -> Tensor:
-    """Mean of what is not on the diagonal: `(…, n, n)` → `(…)`; NaN for fewer than two rows."""
+    """Return the mean of the entries off the diagonal: `(…, n, n)` → `(…)`; NaN for fewer than two rows."""
     count = matrix.shape[-1]
     total = matrix.sum(dim=(-2, -1)) - matrix.diagonal(dim1=-2, dim2=-1).sum(dim=-1)
     return total / (count * (count - 1)) if count > 1 else total * math.nan
@@ -93,20 +96,20 @@ def off_diagonal_mean(matrix: Tensor) -> Tensor:
 def jackknife(
     statistic: Callable[[Tensor], float], n: int, lowest: float = -math.inf, highest: float = math.inf
 ) -> Estimate:
-    """A number of n pictures and its 95 % interval, from leaving out one picture after the other.
+    """Return a number of n images and its 95 % interval, from leaving out one image after the other.
 
         value ± t·s,   s² = (n − 1)/n · Σᵢ (θ₋ᵢ − mean θ₋)²,   t Student's for n − 1 degrees of freedom
 
-    Tukey's estimate of the variance (1958). A bootstrap would draw some pictures twice, and two equal pictures have no
-    distance: it would take every set for less diverse than it is.
+    The variance is Tukey's estimate (1958). A bootstrap would draw some images twice, and two equal images have no
+    distance, so it would underestimate the diversity of every set.
 
     Args:
-        statistic: the number of the pictures whose places `(m,)` it is given; NaN where it needs more of them.
-        n: how many there are.
-        lowest, highest: what the number cannot go beyond, and so neither can its interval.
+        statistic: the number of the images with the indices `(m,)` it is called with; NaN where it needs more of them.
+        n: the number of images.
+        lowest, highest: the limits of the number, which its interval is cut at.
 
     Returns:
-        The number of all of them; without an interval where leaving one out leaves too few.
+        The number of all images; without an interval where leaving one out leaves too few.
     """
     everyone = torch.arange(n)
     value = float(statistic(everyone)) if n else math.nan
@@ -118,7 +121,7 @@ def jackknife(
 
 
 def student(freedom: int) -> float:
-    """Student's t with 2.5 % above it, for `freedom` ≥ 1 degrees of freedom, to within 0.001."""
+    """Return Student's t with 2.5 % above it, for `freedom` ≥ 1 degrees of freedom, to within 0.001."""
     if freedom <= len(STUDENT):
         return STUDENT[freedom - 1]
     first, second = (Z**3 + Z) / 4, (5 * Z**5 + 16 * Z**3 + 3 * Z) / 96

@@ -1,4 +1,4 @@
-"""What a sweep of γ did to diversity and to the pictures: a table, and the same in a few sentences."""
+"""The measures of a sweep over γ, each with its interval: diversity, drift, image guards, agreement with a prompt."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from torch import Tensor
 
 from .diversity import Estimate, cosines, jackknife, mean_distance, rms_distances, vendi_score
 from .guards import clipped_share, high_frequency_energy, is_whole, saturation
-from .sweep import pictures_by_gamma
+from .sweep import images_by_gamma
 
 THUMBNAIL = 32  # pixels a side
 # Columns of the table, each with low and high beside it.
 MEASURES = (
-    "vendi",  # as many unlike pictures
-    "distance",  # mean over pairs of pictures
+    "vendi",  # effective number of distinct images
+    "distance",  # mean over pairs of images
     "distance_change",  # less that of γ = 1
     "drift",  # distance from γ = 1, same seed
     "pixel_drift",  # rms of full-sized pixels from γ = 1, same seed
@@ -33,12 +33,12 @@ NOT_THERE = Estimate()
 
 @dataclass(frozen=True)
 class FeatureSpace:
-    """Where pictures are compared.
+    """Where images are compared.
 
     Attributes:
         name: for the table and the summary.
         unit: of a distance.
-        embed: pictures `(h, w, 3)` to features `(n, d)`.
+        embed: images `(h, w, 3)` to features `(n, d)`.
         distances: `(n, d)`, `(m, d)` to `(n, m)`.
     """
 
@@ -48,14 +48,14 @@ class FeatureSpace:
     distances: Callable[[Tensor, Tensor], Tensor]
 
 
-def thumbnails(pictures: Sequence[Tensor]) -> Tensor:
-    """Pictures shrunk to 32×32 by averaging, around middle grey: `(n, 3072)`, float32 on the CPU."""
+def thumbnails(images: Sequence[Tensor]) -> Tensor:
+    """Return images shrunk to 32×32 by averaging, around middle grey: `(n, 3072)`, float32 on the CPU."""
     shrink = torch.nn.AdaptiveAvgPool2d(THUMBNAIL)
-    return torch.stack([shrink(picture.float().movedim(-1, 0)).flatten().cpu() for picture in pictures]) - 0.5
+    return torch.stack([shrink(image.float().movedim(-1, 0)).flatten().cpu() for image in images]) - 0.5
 
 
 def cosine_distances(first: Tensor, second: Tensor) -> Tensor:
-    """1 − cosine of every row with every row: `(n, d)`, `(m, d)` → `(n, m)`."""
+    """Return 1 − cosine of every row with every row: `(n, d)`, `(m, d)` → `(n, m)`."""
     return 1.0 - cosines(first, second)
 
 
@@ -69,12 +69,12 @@ PIXELS = FeatureSpace(
 
 @dataclass(frozen=True)
 class Row:
-    """What was measured at one γ.
+    """The measures at one γ.
 
     Attributes:
-        n: pictures that could be measured.
-        broken: pictures left out, because a number in them or in their features is NaN or infinite.
-        repeated: pictures that equal another one of this γ.
+        n: images that could be measured.
+        broken: images left out, because a number in them or in their features is NaN or infinite.
+        repeated: images that equal another one of this γ.
         measures: by the names of `MEASURES`; one that is missing does not exist.
     """
 
@@ -90,31 +90,34 @@ class Row:
 
 @dataclass(frozen=True)
 class DiversityReport:
-    """The rows of a sweep, γ rising, and what is missing in them.
+    """The measures of a sweep.
 
     Attributes:
-        space: where the pictures were compared.
-        notes: one sentence for everything that could not be measured, or that makes rows hard to compare.
+        rows: one for each γ, γ rising.
+        space: where the images were compared.
+        columns: the measures of the table, of `MEASURES`.
+        no_agreement: a sentence on why agreement with a prompt could not be measured; None where it was, or where there
+            was no prompt.
     """
 
     rows: tuple[Row, ...]
     space: FeatureSpace
-    notes: tuple[str, ...] = ()
     columns: tuple[str, ...] = MEASURES
+    no_agreement: str | None = None
 
     @property
-    def plain(self) -> Row | None:
-        """The row of γ = 1."""
+    def neutral(self) -> Row | None:
+        """The row of γ = 1, or None where the sweep has none."""
         return next((row for row in self.rows if row.gamma == 1.0), None)
 
     @property
     def counted(self) -> str:
-        """How many pictures were measured at each γ."""
+        """The number of images measured at each γ, such as "n = 4" or "n = 3 to 4"."""
         counts = sorted({row.n for row in self.rows})
         return f"n = {counts[0]}" if len(counts) == 1 else f"n = {counts[0]} to {counts[-1]}"
 
     def to_csv(self) -> str:
-        """One line for each γ, every measure with the ends of its 95 % interval; what does not exist is left empty."""
+        """Return one line for each γ, every measure with the ends of its 95 % interval; missing numbers are empty."""
         text = text_io.StringIO()
         lines = csv.writer(text, lineterminator="\n")
         named = [name + end for name in self.columns for end in ("", "_low", "_high")]
@@ -124,10 +127,6 @@ class DiversityReport:
             numbers = [number for name in self.columns for number in (row[name].value, row[name].low, row[name].high)]
             lines.writerow([f"{row.gamma:g}", row.n, row.broken, *map(_cell, numbers), features])
         return text.getvalue()
-
-    def summary(self) -> str:
-        """Which γ was most diverse, at what cost, in which feature space and of how many pictures; then the notes."""
-        return " ".join([*_findings(self), *self.notes])
 
 
 def _cell(number: float) -> str:
@@ -140,165 +139,90 @@ def measure_sweep(
     space: FeatureSpace = PIXELS,
     prompt: Callable[[int], Tensor | str] | None = None,
 ) -> DiversityReport:
-    """Measure the pictures of a sweep.
+    """Measure the images of a sweep.
 
     Args:
         batches: ComfyUI IMAGEs, `(B, height, width, 3)` each.
-        gammas: the γ of each; batches of one γ are taken together. Pictures at the same place have the same seed.
-        space: where pictures are compared.
-        prompt: given the width of the features, the text in their space `(d,)` or a sentence on why there is none.
+        gammas: the γ of each batch; batches of one γ are joined. Images with the same index have the same seed.
+        space: where images are compared.
+        prompt: given the width d of the features, the text in their space `(d,)` or a sentence on why there is none.
 
     Raises:
-        ValueError: not one γ for each batch, or pictures of several sizes.
+        ValueError: there is not one γ for each batch, or the images have several sizes.
     """
-    by_gamma = dict(sorted(pictures_by_gamma(batches, gammas).items()))
-    seen = {gamma: _look(pictures, space) for gamma, pictures in by_gamma.items()}
-    text = None if prompt is None else prompt(next(iter(seen.values())).features.shape[1])
-    towards = text if isinstance(text, Tensor) else None
-    plain = seen.get(1.0)
-    rows = tuple(_row(gamma, each, plain, space, towards) for gamma, each in seen.items())
-    columns = tuple(name for name in MEASURES if name != "agreement" or towards is not None)
-    return DiversityReport(rows, space, tuple(_notes(rows, text)), columns)
+    by_gamma = dict(sorted(images_by_gamma(batches, gammas).items()))
+    groups = {gamma: _group(images, space) for gamma, images in by_gamma.items()}
+    text = None if prompt is None else prompt(next(iter(groups.values())).features.shape[1])
+    embedded_text = text if isinstance(text, Tensor) else None
+    neutral = groups.get(1.0)
+    rows = tuple(_row(gamma, group, neutral, space, embedded_text) for gamma, group in groups.items())
+    columns = tuple(name for name in MEASURES if name != "agreement" or embedded_text is not None)
+    return DiversityReport(rows, space, columns, text if isinstance(text, str) else None)
 
 
 @dataclass(frozen=True)
-class _Seen:
-    """The pictures of one γ, and one entry a picture of everything that needs the whole picture."""
+class _Group:
+    """The images of one γ, with the numbers of each image that later measures are made of."""
 
-    pictures: list[Tensor]
+    images: list[Tensor]
     features: Tensor  # (n, d)
     facts: dict[str, Tensor]  # (n,) each
-    whole: list[int]  # places of pictures and features without NaN
+    whole: list[int]  # indices of the images that are finite, as their features are
     repeated: int
 
 
-def _look(pictures: list[Tensor], space: FeatureSpace) -> _Seen:
-    looks = {"clipped": clipped_share, "saturation": saturation, "high_frequency": high_frequency_energy}
-    facts = {name: torch.tensor([look(picture) for picture in pictures]).double() for name, look in looks.items()}
-    features = space.embed(pictures)
-    whole = [place for place, picture in enumerate(pictures) if is_whole(picture) and is_whole(features[place])]
-    different = len(torch.unique(thumbnails([pictures[place] for place in whole]), dim=0)) if whole else 0
-    return _Seen(pictures, features, facts, whole, len(whole) - different)
+def _group(images: list[Tensor], space: FeatureSpace) -> _Group:
+    guards = {"clipped": clipped_share, "saturation": saturation, "high_frequency": high_frequency_energy}
+    facts = {name: torch.tensor([guard(image) for image in images]).double() for name, guard in guards.items()}
+    features = space.embed(images)
+    whole = [index for index, image in enumerate(images) if is_whole(image) and is_whole(features[index])]
+    different = len(torch.unique(thumbnails([images[index] for index in whole]), dim=0)) if whole else 0
+    return _Group(images, features, facts, whole, len(whole) - different)
 
 
-def _row(gamma: float, seen: _Seen, plain: _Seen | None, space: FeatureSpace, prompt: Tensor | None) -> Row:
-    n, features = len(seen.whole), seen.features[seen.whole]
+def _row(gamma: float, group: _Group, neutral: _Group | None, space: FeatureSpace, prompt: Tensor | None) -> Row:
+    n, features = len(group.whole), group.features[group.whole]
     kernel, distances = cosines(features, features), space.distances(features, features)
     measures = {
         "vendi": jackknife(lambda kept: vendi_score(among(kernel, kept)), n, 1.0, n),
         "distance": jackknife(lambda kept: mean_distance(among(distances, kept)), n, 0.0),
-        "clipped": _mean(seen.facts["clipped"][seen.whole], 0.0, 1.0),
+        "clipped": _mean(group.facts["clipped"][group.whole], 0.0, 1.0),
     }
     if prompt is not None:
         measures["agreement"] = _mean(cosines(features, prompt[None])[:, 0], -1.0, 1.0)
-    if plain is not None:
-        measures |= _against(seen, plain, space)
-    return Row(gamma, n, len(seen.pictures) - n, seen.repeated, measures)
+    if neutral is not None:
+        measures |= _changes(group, neutral, space)
+    return Row(gamma, n, len(group.images) - n, group.repeated, measures)
 
 
-def _against(seen: _Seen, plain: _Seen, space: FeatureSpace) -> dict[str, Estimate]:
-    """The measures that compare with γ = 1, over the seeds that both have whole pictures of."""
-    seeds = [place for place in seen.whole if place in plain.whole]
+def _changes(group: _Group, neutral: _Group, space: FeatureSpace) -> dict[str, Estimate]:
+    """Return the measures that compare with γ = 1, over the seeds of which both images are finite."""
+    seeds = [index for index in group.whole if index in neutral.whole]
     n = len(seeds)
-    here, there = seen.features[seeds], plain.features[seeds]
+    here, there = group.features[seeds], neutral.features[seeds]
     distances, before = space.distances(here, here), space.distances(there, there)
-    moved = [float((seen.pictures[seed] - plain.pictures[seed]).float().square().mean().sqrt()) for seed in seeds]
+    moved = [float((group.images[seed] - neutral.images[seed]).float().square().mean().sqrt()) for seed in seeds]
 
     def change(kept: Tensor) -> float:
         return mean_distance(among(distances, kept)) - mean_distance(among(before, kept))
 
-    def times(name: str) -> Estimate:
-        now, then = seen.facts[name][seeds], plain.facts[name][seeds]
+    def ratio(name: str) -> Estimate:
+        now, then = group.facts[name][seeds], neutral.facts[name][seeds]
         return jackknife(lambda kept: float(now[kept].sum() / then[kept].sum()), n, 0.0)
 
     return {
         "distance_change": jackknife(change, n),
         "drift": _mean(space.distances(here, there).diagonal(), 0.0),
         "pixel_drift": _mean(torch.tensor(moved), 0.0),
-        "saturation": times("saturation"),
-        "high_frequency": times("high_frequency"),
+        "saturation": ratio("saturation"),
+        "high_frequency": ratio("high_frequency"),
     }
 
 
 def among(pairs: Tensor, kept: Tensor) -> Tensor:
-    """What `(n, n)` says of the pictures `kept` `(m,)`: `(m, m)`."""
+    """Return the entries of `(n, n)` among the images `kept` `(m,)`: `(m, m)`."""
     return pairs[kept][:, kept]
 
 
 def _mean(values: Tensor, lowest: float, highest: float = math.inf) -> Estimate:
     return jackknife(lambda kept: float(values[kept].mean()), len(values), lowest, highest)
-
-
-# --- in words
-
-
-def _findings(report: DiversityReport) -> list[str]:
-    measured = f"Measured with {report.counted} for each gamma, in this feature space: {report.space.name}."
-    diverse = [row for row in report.rows if row["distance"].exists]
-    if not diverse:
-        return [measured]
-    most = max(diverse, key=lambda row: row["distance"].value)
-    found = (
-        f"Most diverse was γ = {most.gamma:g}: two of its pictures lie {_said(most['distance'])} apart on average, "
-        f"and the Vendi score counts them as {_said(most['vendi'])} unlike pictures."
-    )
-    if report.plain is None or not report.plain["distance"].exists:
-        return [found, measured]
-    if most.gamma == 1.0:
-        return [f"{found} No other γ of this sweep made the plain model, γ = 1, more diverse.", measured]
-    change = most["distance_change"]
-    sure = (
-        f"and the interval leaves out 0. But γ = {most.gamma:g} was chosen as the most diverse of {len(diverse)} "
-        f"gammas, and one in twenty such intervals misses by chance: to be sure, run γ = 1 and {most.gamma:g} with "
-        "new seeds."
-        if change.low > 0
-        else "which may be the luck of these seeds."
-    )
-    clipped, before = (100 * row["clipped"].value for row in (most, report.plain))
-    return [
-        found,
-        f"That is {_said(change)} more than at γ = 1, {sure}",
-        f"The cost: pictures moved {_said(most['drift'])} from those of the same seeds at γ = 1, high-frequency energy "
-        f"is {_said(most['high_frequency'])} and saturation {_said(most['saturation'])} times as high, and "
-        f"{clipped:.2g} % of the colour values are clipped against {before:.2g} %.",
-        measured,
-    ]
-
-
-def _said(number: Estimate) -> str:
-    if not number.exists:
-        return "an unknown amount"
-    interval = f" (95 % interval {number.low:.3g} to {number.high:.3g})" if number.has_interval else ""
-    return f"{number.value:.3g}{interval}"
-
-
-def _gammas(rows: Sequence[Row]) -> str:
-    return ", ".join(f"{row.gamma:g}" for row in rows)
-
-
-def _notes(rows: Sequence[Row], prompt: Tensor | str | None) -> list[str]:
-    notes = []
-    if not any(row.gamma == 1.0 for row in rows):
-        notes.append("Nothing is compared with the plain model: add 1 to the gammas of the sweep.")
-    if any(row.n < 2 for row in rows):
-        notes.append("Diversity needs two pictures or more of each gamma: raise batch_size of the latent.")
-    elif any(not row["distance"].has_interval for row in rows):
-        notes.append("Intervals of diversity need three pictures or more of each gamma.")
-    if len({row.n for row in rows}) > 1:
-        notes.append(
-            "The gammas have different numbers of pictures: compare the distance, because the Vendi score grows with n."
-        )
-    repeated = [row for row in rows if row.repeated]
-    if repeated:
-        notes.append(
-            f"Some pictures of γ = {_gammas(repeated)} equal another of the same gamma: "
-            "where gammas are run several times, wire seed of Gamma Sweep (SAD) into the sampler."
-        )
-    broken = [row for row in rows if row.broken]
-    if broken:
-        count = sum(row.broken for row in broken)
-        pictures, were = ("picture", "was") if count == 1 else ("pictures", "were")
-        notes.append(f"{count} {pictures} with NaN or infinite numbers {were} left out, at γ = {_gammas(broken)}.")
-    if isinstance(prompt, str):
-        notes.append(prompt)
-    return notes

@@ -1,4 +1,4 @@
-"""How the pictures of several γ differ, in numbers."""
+"""The images of a sweep, by γ and seed, and the distances between them."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Comparison:
-    """Pictures of the same seeds at several γ, and their distances as root mean square of pixels in [0, 1].
+    """Images of the same seeds at several γ, and their distances as root mean square of pixels in [0, 1].
 
     Attributes:
-        gammas: one for each row, none twice.
+        gammas: the γ of each row, none twice.
         rows: a batch `(B, height, width, 3)` for each γ, all of one shape.
-        moved: `(rows, B)` distance of each picture from that of γ = 1 in its column; None where γ = 1 is not there.
-        apart: mean distance between two pictures of a row, one for each row; None where a row has one picture.
+        moved: `(rows, B)` distance of each image from that of γ = 1 in its column; None where γ = 1 is missing.
+        apart: mean distance between two images of a row, one for each row; None where a row has one image.
     """
 
     gammas: tuple[float, ...]
@@ -26,7 +26,7 @@ class Comparison:
     apart: tuple[float, ...] | None
 
     def to_csv(self) -> str:
-        """One line for each γ; a number that does not exist is left empty."""
+        """Return one line for each γ; a number that does not exist is left empty."""
         lines = ["gamma,moved,apart"]
         for index, gamma in enumerate(self.gammas):
             moved = "" if self.moved is None else f"{float(self.moved[index].mean()):.5f}"
@@ -36,35 +36,40 @@ class Comparison:
 
 
 def compare_gammas(batches: Sequence[Tensor], gammas: Sequence[float]) -> Comparison:
-    """Measure the pictures of a sweep; runs of one γ, each with a seed of its own, make one row.
+    """Measure the distances between the images of a sweep.
+
+    Runs of one γ, each with a seed of its own, make one row.
 
     Args:
         batches: ComfyUI IMAGEs, `(B, height, width, 3)` each.
-        gammas: the γ of each.
+        gammas: the γ of each batch.
 
     Raises:
-        ValueError: not one γ for each batch, pictures of several sizes, or not as many for every γ.
+        ValueError: there is not one γ for each batch, or the images have several sizes, or the γ several numbers of
+            images.
     """
-    by_gamma = pictures_by_gamma(batches, gammas)
-    if len({len(pictures) for pictures in by_gamma.values()}) > 1:
+    by_gamma = images_by_gamma(batches, gammas)
+    if len({len(images) for images in by_gamma.values()}) > 1:
         raise ValueError(
             "The images of a sweep must all have one size and number, but there are "
-            f"{', '.join(f'{len(pictures)} of gamma {gamma:g}' for gamma, pictures in by_gamma.items())}."
+            f"{', '.join(f'{len(images)} of gamma {gamma:g}' for gamma, images in by_gamma.items())}."
         )
-    rows = {gamma: torch.stack(pictures) for gamma, pictures in by_gamma.items()}
+    rows = {gamma: torch.stack(images) for gamma, images in by_gamma.items()}
     flat = {gamma: row.float().flatten(1) for gamma, row in rows.items()}  # (B, pixels) each
-    pictures, pixels = next(iter(flat.values())).shape
-    plain = flat.get(1.0)
-    moved = None if plain is None else torch.stack([(row - plain).norm(dim=1) for row in flat.values()]) / pixels**0.5
-    apart = None if pictures < 2 else tuple(float(torch.pdist(row).mean()) / pixels**0.5 for row in flat.values())
+    count, pixels = next(iter(flat.values())).shape
+    neutral = flat.get(1.0)
+    moved = None
+    if neutral is not None:
+        moved = torch.stack([(row - neutral).norm(dim=1) for row in flat.values()]) / pixels**0.5
+    apart = None if count < 2 else tuple(float(torch.pdist(row).mean()) / pixels**0.5 for row in flat.values())
     return Comparison(tuple(rows), tuple(rows.values()), moved, apart)
 
 
-def pictures_by_gamma(batches: Sequence[Tensor], gammas: Sequence[float]) -> dict[float, list[Tensor]]:
-    """The pictures of every γ, `(height, width, 3)` each, in the order they came in; runs of one γ follow each other.
+def images_by_gamma(batches: Sequence[Tensor], gammas: Sequence[float]) -> dict[float, list[Tensor]]:
+    """Return the images of every γ, `(height, width, 3)` each, in the order they came in; runs of one γ are joined.
 
     Raises:
-        ValueError: not one γ for each batch, or pictures of several sizes.
+        ValueError: there is not one γ for each batch, or the images have several sizes.
     """
     if len(batches) != len(gammas):
         raise ValueError(

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sad_core import GammaSchedule
-from sad_core.schedule import EASINGS, PRESETS
+from sad_core.schedule import EASINGS, PRESETS, read_values
 
 GAMMA = st.floats(-2, 3)
 PROGRESS = st.floats(0, 1)
@@ -250,3 +250,19 @@ def test_a_polyline_runs_from_end_to_end_through_every_keyframe_and_along_the_cu
         middle = (start + stop) / 2
         if start < stop:
             assert schedule.at(middle) == pytest.approx((gamma + target) / 2, abs=2e-3)
+
+
+# --- typed numbers
+
+
+@pytest.mark.parametrize(
+    ("values", "numbers"),
+    [("1, 1.05\n-1;", [1.0, 1.05, -1.0]), ([1, 2.5], [1.0, 2.5]), (1.3, [1.3]), ("", [])],
+)
+def test_numbers_are_read_from_a_text_a_list_or_a_single_number(values, numbers):
+    assert read_values(values) == numbers
+
+
+@pytest.mark.parametrize("values", ["1, x", ["1", None], None])
+def test_what_is_not_a_list_of_numbers_is_refused(values):
+    assert "is not a list of numbers; write them as 1, 1.05, 1." in refusal(read_values, values)

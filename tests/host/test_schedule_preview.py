@@ -7,8 +7,9 @@ import json
 import numpy as np
 import pytest
 from comfy_api.latest import io
-from symmetric_attention.nodes.gamma_schedule import FIELDS, SHAPES, GammaScheduleNode, make_schedule
+from symmetric_attention.nodes.gamma_schedule import GammaScheduleNode
 from symmetric_attention.nodes.gamma_schedule_preview import LONGEST_TEXT, preview
+from symmetric_attention.nodes.schedule_shapes import FIELDS, SHAPES, make_schedule
 
 from lab.testing.run_nodes import execute
 

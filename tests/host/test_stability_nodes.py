@@ -12,11 +12,12 @@ from pathlib import Path
 import folder_paths
 import pytest
 import torch
-from symmetric_attention.nodes import stability_plot
 from symmetric_attention.nodes.load_stability_trace import LoadStabilityTraceNode
-from symmetric_attention.nodes.plots import stability as stability_pictures
+from symmetric_attention.nodes.plots import stability_layouts
+from symmetric_attention.nodes.plots.stability_layouts import LAYOUTS, least_aligned
+from symmetric_attention.nodes.plots.style import BLUE, ORANGE
 from symmetric_attention.nodes.save_stability_trace import SaveStabilityTraceNode
-from symmetric_attention.nodes.stability_plot import LAYOUTS, StabilityPlotNode, least_aligned
+from symmetric_attention.nodes.stability_plot import StabilityPlotNode
 from symmetric_attention.sad_core import StabilityTrace
 from symmetric_attention.sad_core.stability.run import Sample, StabilityRun
 
@@ -96,7 +97,7 @@ def test_curves_are_blue_and_orange_and_apart_by_pass():
         wanted = torch.tensor([int(colour[place : place + 2], 16) for place in (1, 3, 5)]) / 255
         return bool(((picture[0] - wanted).abs().amax(-1) < 0.02).any())
 
-    blue, orange = stability_pictures.BLUE, stability_pictures.ORANGE
+    blue, orange = BLUE, ORANGE
     run = run_with(torch.tensor([0.1, 0.5, 0.9]))
     assert all(has(plot(StabilityTrace([run]), layout="curves")[0], colour) for colour in (blue, orange))
     alone = plot(StabilityTrace([run]), layout="curves", passes="cond")[0]
@@ -116,7 +117,7 @@ def test_the_heads_of_the_least_aligned_site_are_shown_where_none_is_named():
 
 @pytest.mark.parametrize("layout", LAYOUTS[:4])
 def test_a_pass_that_was_not_there_is_said_and_not_drawn(layout, monkeypatch):
-    monkeypatch.setattr(stability_plot, "draw_message", lambda text: text)
+    monkeypatch.setattr(stability_layouts, "draw_message", lambda text: text)
     trace = StabilityTrace([run_with(torch.randn(3), chunks=("cond",)) for _ in range(2)])
     assert plot(trace, layout=layout, passes="uncond")[0].startswith("This run had no uncond pass, only cond. At CFG 1")
     assert plot(trace, layout=layout, passes="cond")[0].shape[2] == 1024

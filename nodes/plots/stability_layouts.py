@@ -1,0 +1,95 @@
+"""The layouts of Stability Plot (SAD): which run, pass and site of a trace each of them draws."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor
+
+from ...sad_core import StabilityTrace, difference
+from ...sad_core.stability.run import StabilityRun
+from .stability import draw_curves, draw_heads, draw_heat_maps, draw_maps, draw_message
+
+LAYOUTS = ("heat map", "curves", "heads", "difference", "map")
+PASSES = ("both", "cond", "uncond")
+WIRE_AFTER = (
+    "Wire the LATENT of the sampler, or a picture made from it, to after, so that the trace is drawn when it is there."
+)
+AT_CFG_1 = "At CFG 1 ComfyUI leaves the unconditional pass out."
+
+
+def draw_layout(
+    trace: StabilityTrace, layout: str, passes: str, site: str, other: StabilityTrace | None, after: Any = None
+) -> Tensor:
+    """Draw the newest run of `trace`.
+
+    Args:
+        trace: what a probe measured.
+        layout: one of `LAYOUTS`.
+        passes: one of `PASSES`.
+        site: address of a site, for "heads" and "map"; empty means the least aligned or the first mapped one.
+        other: a second trace, for "difference" and "curves".
+        after: the image that a map is drawn over, where it is a ComfyUI IMAGE.
+
+    Returns:
+        A ComfyUI IMAGE, `(1, height, width, 3)` in [0, 1]; that of a sentence where there is nothing to draw.
+
+    Raises:
+        ValueError: a difference without two runs to compare, a site the run does not have, a map that was not kept.
+    """
+    if trace.is_empty:
+        return draw_message(f"{trace.summary()}\n{WIRE_AFTER}")
+    chunk = None if passes == "both" else passes
+    run = _measured(trace)[-1]
+    if chunk is not None and chunk not in run.chunks and layout != "map":  # a map shows whatever pass there is
+        return draw_message(f"This run had no {chunk} pass, only {' and '.join(run.chunks)}. {AT_CFG_1}")
+    if layout == "heads":
+        return draw_heads(run, site.strip() or least_aligned(run), chunk)
+    if layout == "map":
+        image = after[0].cpu() if isinstance(after, Tensor) else None
+        return draw_maps(run, _mapped(run, site.strip()), chunk or "cond", image)
+    if layout == "curves":
+        return draw_curves(_curves(run, chunk, other))
+    if layout == "difference":
+        earlier = _measured(other)[-1:] if other is not None else _measured(trace)[-2:-1]
+        if not earlier:
+            raise ValueError(
+                "There is nothing to compare with: wire a second trace to compare_with, or sample twice with this one."
+            )
+        return draw_heat_maps(difference(run, earlier[0]), chunk)
+    return draw_heat_maps(run, chunk)
+
+
+def _measured(trace: StabilityTrace) -> list[StabilityRun]:
+    """Return the runs that have something to draw."""
+    return [run for run in trace.runs if run.steps]
+
+
+def _curves(
+    run: StabilityRun, chunk: str | None, other: StabilityTrace | None
+) -> list[tuple[str, StabilityRun, str | None]]:
+    """Return what the curves show: two traces, or cond and uncond of one."""
+    if other is not None and _measured(other):
+        return [("trace", run, chunk), ("compare_with", _measured(other)[-1], chunk)]
+    if chunk is None and {"cond", "uncond"} <= set(run.chunks):
+        return [("cond", run, "cond"), ("uncond", run, "uncond")]
+    return [(chunk or ", ".join(run.chunks), run, chunk)]
+
+
+def _mapped(run: StabilityRun, site: str) -> str:
+    """Return the site whose map is drawn: `site`, or the first that was mapped.
+
+    Raises:
+        ValueError: the run has no map, or none of this site.
+    """
+    available = list(dict.fromkeys(address for step in run.steps for address in step.maps))
+    if not available or (site and site not in available):
+        found = f"maps of {', '.join(available)} alone" if available else "no map"
+        raise ValueError(f"The trace has {found}; name the site in map_site of Stability Probe (SAD) and sample again.")
+    return site or available[0]
+
+
+def least_aligned(run: StabilityRun) -> str:
+    """Return the site whose mean alignment is lowest, or its first measure in a run without alignment."""
+    measure = "alignment" if "alignment" in run.measures else run.measures[0]
+    return run.addresses[int(run.matrix(measure).nanmean(dim=1).nan_to_num(nan=float("inf")).argmin())]
