@@ -1,12 +1,30 @@
-# `make demo` and `make test` do everything on a fresh machine: Python 3.11 or newer with venv is all they need.
+# Every command makes its own environment on a fresh machine; Python 3.11 or newer with venv is all they need.
 PYTHON ?= python3
 COMFYUI ?=
+
+help:  ## this list
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | awk -F '\t' '{printf "  make %-12s %s\n", $$1, $$2}'
+
+setup:  ## the environment of the tests, and the hook that lints before a commit
+	@python=$$($(PYTHON) -m lab.environment test) && "$$python" -m pre_commit install
+
+lint:  ## style, format and types; half a minute
+	@$(PYTHON) -m lab.run_tests lint
+
+check:  ## what to run before a commit: lint, types, the core, the web files; two minutes
+	@$(PYTHON) -m lab.run_tests check
+
+test-host:  ## what to run before a pull request: the newest ComfyUI
+	@$(PYTHON) -m lab.run_tests host
 
 demo:  ## a picture and a table of what γ does; `make demo COMFYUI=~/ComfyUI` compares with a real ComfyUI too
 	@python=$$($(PYTHON) -m lab.environment demo) && "$$python" -m lab.demo.gamma_sweep $(if $(COMFYUI),--comfyui "$(COMFYUI)")
 
-test:  ## lint, types and all tests, with a ComfyUI host where one can be found
+test:  ## what to run before a release: all tests, on the newest and the oldest ComfyUI, the server and the browser
 	@$(PYTHON) -m lab.run_tests
+
+test-all:  ## what a nightly runs: also sub-quadratic attention
+	@$(PYTHON) -m lab.run_tests all
 
 benchmark:  ## what the pack costs, as ratios; `make benchmark COMFYUI=~/ComfyUI` times whole sampling steps too
 	@python=$$($(PYTHON) -m lab.environment $(if $(COMFYUI),test --host "$(COMFYUI)",demo)) && "$$python" -m lab.benchmarks $(if $(COMFYUI),--comfyui "$(COMFYUI)")
@@ -17,4 +35,5 @@ evidence:  ## every number, table and figure of docs/evidence.md, in about an ho
 figures:  ## which command makes which picture; `make figures NAMES="emblem sweep"` draws them anew, `NAMES=all` everything
 	@$(if $(COMFYUI),COMFYUI_PATH="$(COMFYUI)") $(PYTHON) -m lab.figures $(NAMES)
 
-.PHONY: demo test benchmark evidence figures
+.DEFAULT_GOAL := help
+.PHONY: help setup lint check test-host demo test test-all benchmark evidence figures

@@ -26,6 +26,8 @@ from lab.folders import ROOT, cache_folder, expand_path
 
 REQUIREMENTS = ROOT / "lab" / "requirements"
 PINNED_BY_US = {"torch", "torchvision", "torchaudio"}
+TYPESCRIPT = "5.9.3"
+SECONDS_FOR_NPM = 120
 
 
 def host_requirements(host: Path) -> list[str]:
@@ -72,6 +74,35 @@ def environment(name: str, host: Path | None = None) -> Path:
         subprocess.run(command, check=True, stdout=sys.stderr)
     finished.touch()
     return python
+
+
+def typescript() -> Path | None:
+    """Return TypeScript's compiler, installed with npm the first time; None where that fails, with the reason printed."""
+    folder = cache_folder() / f"typescript-{TYPESCRIPT}"
+    compiler = folder / "node_modules" / ".bin" / ("tsc.cmd" if os.name == "nt" else "tsc")
+    if compiler.exists():
+        return compiler
+    npm = shutil.which("npm")
+    if npm is None:
+        print("WARNING: no npm, so the types of the web files were not checked.", file=sys.stderr)
+        return None
+    folder.mkdir(parents=True, exist_ok=True)
+    command = [
+        npm,
+        "install",
+        "--silent",
+        "--no-audit",
+        "--no-fund",
+        "--prefix",
+        str(folder),
+        f"typescript@{TYPESCRIPT}",
+    ]
+    try:
+        subprocess.run(command, check=True, capture_output=True, timeout=SECONDS_FOR_NPM)
+    except (OSError, subprocess.SubprocessError) as error:
+        print(f"WARNING: npm could not install TypeScript ({error}), so no types of web files.", file=sys.stderr)
+        return None
+    return compiler
 
 
 def main() -> None:

@@ -1,104 +1,235 @@
 #!/usr/bin/env python3
-"""Everything `make test` runs: lint, types, then all tests, the host ones once for each host and attention backend.
+"""Run the tests: everything a release needs, or a part of it.
 
-ComfyUI keeps its backend and its version for the life of a process, so every combination is a pytest of its own. Where
-no host can be had the host tests are still collected, and show up as skipped with the reason. Needs only the standard
-library; the environment it makes brings the rest.
+    python3 -m lab.run_tests lint       # style, format, types
+    python3 -m lab.run_tests check      # lint, types, the core and the web files: two minutes
+    python3 -m lab.run_tests host       # the newest ComfyUI, PyTorch attention
+    python3 -m lab.run_tests release    # `make test`: all of the above, the oldest ComfyUI, server, browser, demo
+    python3 -m lab.run_tests all        # what a nightly runs: also sub-quadratic attention
+
+ComfyUI keeps its backend and its version for the life of a process, so every combination is a process of its own. Two
+of them run at a time. Where no host can be had the host tests are still collected, and show up as skipped with the
+reason. Needs only the standard library; the environment it makes brings the rest.
 """
 
 from __future__ import annotations
 
+import argparse
 import os
 import re
+import shutil
 import subprocess
 import sys
 import tempfile
+import threading
+import time
 from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 
-from lab.environment import environment
+from lab.environment import environment, typescript
 from lab.folders import ROOT
 from lab.testing.hosts import find_host, find_oldest_host
 
 COUNTS = re.compile(r"(\d+) (passed|failed|skipped|errors?|xfailed|xpassed)")
+NODE_COUNTS = re.compile(r"^[#ℹ] (pass|fail|skipped) (\d+)$")
+SHARE = re.compile(r"\[ *(\d+)%\]")
+WORKERS = 2
+SECONDS_BETWEEN_LINES = 60
 # Threads that wait sleep instead of spinning, which matters wherever two processes share the cores.
 QUIET_THREADS = {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "0"}
+PARTS = ("lint", "check", "host", "release", "all")
 
 
-def run(title: str, command: list[str], **variables: str) -> tuple[int, str]:
-    """Run a command from the root, showing its output; its exit code and its last line that counts tests."""
-    print(f"\n=== {title}", flush=True)
-    process = subprocess.Popen(
-        command,
-        cwd=ROOT,
-        env={**os.environ, **QUIET_THREADS, **variables},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        errors="replace",
-    )
-    assert process.stdout is not None
-    summary = ""
-    for line in process.stdout:
-        print(line, end="", flush=True)
-        if COUNTS.search(line) and " in " in line:
-            summary = line
-    return process.wait(), summary
+@dataclass
+class Suite:
+    """One process that checks something.
+
+    Attributes:
+        title: for people.
+        command: the program and its arguments, run from the root.
+        variables: added to the environment.
+        minutes: about how long it takes; the longest suites start first.
+        counts: passed, failed and skipped tests, once it is done; empty for a linter.
+        share: percent of its tests that are done, where it says so.
+        output: all it printed.
+        code: its exit code; None while it runs.
+    """
+
+    title: str
+    command: list[str]
+    variables: dict[str, str] = field(default_factory=dict)
+    minutes: float = 0.1
+    counts: Counter[str] = field(default_factory=Counter)
+    share: str = ""
+    output: str = ""
+    code: int | None = None
+    seconds: float = 0.0
+
+    def run(self) -> Suite:
+        """Run it to its end, and count its tests."""
+        started = time.monotonic()
+        process = subprocess.Popen(
+            self.command,
+            cwd=ROOT,
+            env={**os.environ, **QUIET_THREADS, **self.variables},
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            errors="replace",
+        )
+        assert process.stdout is not None
+        lines = []
+        for line in process.stdout:
+            lines.append(line)
+            self._read(line)
+        self.output, self.code = "".join(lines), process.wait()
+        self.seconds = time.monotonic() - started
+        return self
+
+    def _read(self, line: str) -> None:
+        """Take progress and counts from one line of pytest or of node."""
+        for share in SHARE.findall(line):
+            self.share = f" {share} %"
+        if " in " in line and COUNTS.search(line):  # pytest's last line
+            self.counts.clear()
+            for count, kind in COUNTS.findall(line):
+                self.counts["failed" if kind.startswith("error") else kind] += int(count)
+        for kind, count in NODE_COUNTS.findall(line.rstrip()):
+            self.counts[{"pass": "passed", "fail": "failed"}.get(kind, kind)] += int(count)
 
 
-def check_types(python: str) -> int:
-    """mypy on sad_core and nodes, seen as the package they are inside ComfyUI, whatever this folder is called."""
+def lint(python: str) -> Iterator[Suite]:
+    """Yield the suites of linters: style, format and types, of Python and of the web files."""
+    yield Suite("lint", [python, "-m", "ruff", "check", "."])
+    yield Suite("format", [python, "-m", "ruff", "format", "--check", "."])
+    if shutil.which("node") is None:
+        print("WARNING: no node, so the web files were not tested; install Node.js 20.19 or newer.", flush=True)
+        return
+    tests = sorted(str(path.relative_to(ROOT)) for path in (ROOT / "tests" / "web").glob("*.mjs"))
+    yield Suite("web", ["node", "--test", "--test-reporter=tap", *tests])
+    compiler = typescript()
+    if compiler is not None:
+        yield Suite("web types", [str(compiler), "-p", "lab/tsconfig.json"])
+
+
+@contextmanager
+def type_check(python: str) -> Iterator[Suite]:
+    """Give the suite of mypy, which sees the pack as the package that it is inside ComfyUI."""
     with tempfile.TemporaryDirectory() as folder:
         (Path(folder) / "symmetric_attention").symlink_to(ROOT, target_is_directory=True)
-        command = [python, "-m", "mypy", "--config-file", str(ROOT / "pyproject.toml")]
-        command += ["-p", "symmetric_attention.sad_core", "-p", "symmetric_attention.nodes"]
-        return run("types", command, MYPYPATH=folder)[0]
+        command = [python, "-m", "mypy", "--config-file", "pyproject.toml"]
+        for package in ("symmetric_attention.sad_core", "symmetric_attention.nodes", "lab"):
+            command += ["-p", package]
+        yield Suite("types", command, {"MYPYPATH": folder}, minutes=1)
+
+
+def tests(python: str, part: str, newest: Path | None, oldest: Path | None) -> Iterator[Suite]:
+    """Yield the suites of pytest that belong to a part."""
+
+    def suite(title: str, minutes: float, folders: str, **variables: str) -> Suite:
+        paths = [f"tests/{folder}" for folder in folders.split()]
+        return Suite(title, [python, "-m", "pytest", "-c", "tests/pytest.ini", *paths], variables, minutes)
+
+    # A path where no ComfyUI is makes the tests of a missing host show up as skipped.
+    on_newest, on_oldest = (
+        {"COMFYUI_PATH": str(host or f"no-{name}-ComfyUI")} for name, host in (("newest", newest), ("oldest", oldest))
+    )
+    if part == "lint":
+        return
+    if part != "host":
+        yield suite("core", 1.2, "core stability evaluation release")
+    if part != "check":
+        yield suite("host, newest, PyTorch attention", 12, "host", SAD_ATTENTION="pytorch", **on_newest)
+    if part in ("release", "all"):
+        yield suite("demo and evidence", 3, "demo evidence")
+        yield suite("server, newest", 1.5, "server", **on_newest)
+        yield suite("browser", 4, "browser", **on_newest)
+        yield suite("host, oldest, PyTorch attention", 11, "host", SAD_ATTENTION="pytorch", **on_oldest)
+        yield suite("server, oldest", 1.5, "server", **on_oldest)
+    if part == "all":
+        yield suite("host, newest, sub-quadratic attention", 12, "host", SAD_ATTENTION="sub_quad", **on_newest)
+
+
+def run_all(suites: Sequence[Suite], workers: int) -> None:
+    """Run the suites, the longest first, and print the output of each when it is done."""
+    running: list[Suite] = []
+
+    def started(suite: Suite) -> Suite:
+        running.append(suite)
+        try:
+            return suite.run()
+        finally:
+            running.remove(suite)
+
+    with ThreadPoolExecutor(workers) as pool, say_every(SECONDS_BETWEEN_LINES, lambda: progress(running)):
+        ordered = sorted(suites, key=lambda suite: -suite.minutes)
+        for done in as_completed([pool.submit(started, suite) for suite in ordered]):
+            suite = done.result()
+            state = "ok" if suite.code == 0 else f"FAILED ({suite.code})"
+            print(f"\n=== {suite.title}: {state}, {suite.seconds:.0f} s\n{suite.output}", flush=True)
+
+
+def progress(running: Sequence[Suite]) -> str:
+    """Return which suites are running, and how far they are."""
+    return "running: " + "; ".join(f"{suite.title}{suite.share}" for suite in running)
+
+
+@contextmanager
+def say_every(seconds: float, words: Callable[[], str]) -> Iterator[None]:
+    """Print `words` every so many seconds while the block runs."""
+    done = threading.Event()
+
+    def talk() -> None:
+        while not done.wait(seconds):
+            print(words(), flush=True)
+
+    thread = threading.Thread(target=talk, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        thread.join()
 
 
 def main() -> int:
-    main_host, oldest_host = find_host(), find_oldest_host()
-    python = str(environment("test", main_host))
-    pytest = [python, "-m", "pytest"]
-    # A path where no ComfyUI is makes the tests of a missing host show up as skipped.
-    main_path = {"COMFYUI_PATH": str(main_host or "no-newest-ComfyUI")}
-    oldest_path = {"COMFYUI_PATH": str(oldest_host or "no-oldest-ComfyUI")}
-
-    failures = []
-    if run("lint", [python, "-m", "ruff", "check", "."])[0]:
-        failures.append("lint")
-    if check_types(python):
-        failures.append("types")
-    pytorch, sub_quad = {"SAD_ATTENTION": "pytorch"}, {"SAD_ATTENTION": "sub_quad"}
-    suites: list[tuple[str, str, dict[str, str]]] = [
-        ("core", "tests/core tests/stability tests/evaluation tests/release", {}),
-        ("demo and evidence", "tests/demo tests/evidence", {}),
-        ("host, newest, PyTorch attention", "tests/host", main_path | pytorch),
-        ("server, newest", "tests/server", main_path),
-        ("browser", "tests/browser", main_path),
-        ("host, newest, sub-quadratic attention", "tests/host", main_path | sub_quad),
-        ("host, oldest, PyTorch attention", "tests/host", oldest_path | pytorch),
-        ("server, oldest", "tests/server", oldest_path),
-    ]
-
-    totals: Counter[str] = Counter()
-    for title, folders, variables in suites:
-        code, summary = run(title, [*pytest, *folders.split()], **variables)
-        for count, kind in COUNTS.findall(summary):
-            totals["failed" if kind.startswith("error") else kind] += int(count)
-        if code:
-            failures.append(title)
-    for name, host, place in (
-        ("newest", main_host, "COMFYUI_PATH"),
-        ("oldest", oldest_host, "COMFYUI_OLDEST_PATH"),
-    ):
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("part", nargs="?", choices=PARTS, default="release", help="what to run (default: release)")
+    parser.add_argument("--workers", type=int, default=WORKERS, help="processes at a time (default: 2)")
+    arguments = parser.parse_args()
+    started = time.monotonic()
+    newest = find_host()
+    oldest = find_oldest_host() if arguments.part in ("release", "all") else None
+    python = str(environment("test", newest))
+    suites = list(tests(python, arguments.part, newest, oldest))
+    if arguments.part == "host":
+        run_all(suites, arguments.workers)
+    else:
+        with type_check(python) as types:
+            suites += [*lint(python), types]
+            run_all(suites, arguments.workers)
+    missing = [("newest", newest, "COMFYUI_PATH"), ("oldest", oldest, "COMFYUI_OLDEST_PATH")]
+    for name, host, variable in missing[: {"lint": 0, "check": 0, "host": 1}.get(arguments.part, 2)]:
         if host is None:
             print(f"\nWARNING: no ComfyUI to be had as the {name} host; its tests were skipped and prove nothing.")
-            print(f"Set {place} to the folder of one.")
+            print(f"Set {variable} to the folder of one.")
+    return summarise(suites, time.monotonic() - started)
+
+
+def summarise(suites: Sequence[Suite], seconds: float) -> int:
+    """Print what failed and how many tests ran; return the exit code."""
+    failures = [suite.title for suite in suites if suite.code]
     if failures:
         print(f"\nfailed: {', '.join(failures)}")
+    totals = sum((suite.counts for suite in suites), Counter[str]())
     share = (totals["passed"] + totals["failed"]) / max(1, totals.total())
-    counts = f"{totals['passed']} passed, {totals['failed']} failed, {totals['skipped']} skipped"
-    print(f"{counts}: {share:.0%} of the tests ran")
+    print(f"{share:.0%} of the tests ran, in {seconds / 60:.1f} min")
+    print(f"{totals['passed']} passed, {totals['failed']} failed, {totals['skipped']} skipped")
     return 1 if failures else 0
 
 

@@ -2,8 +2,8 @@
 
 import { app } from "../../scripts/app.js";
 import { api } from "../../scripts/api.js";
-import { short } from "./lib/chart.js";
 import { addChart, ask, chain } from "./lib/node.js";
+import { short, valueAt } from "./lib/numbers.js";
 
 const HEIGHT = 130;
 const PAUSE = 120; // milliseconds without a change before the server is asked
@@ -54,7 +54,7 @@ function draw(chart, { points, note, problem }) {
   const low = gammas.reduce((one, other) => Math.min(one, other));
   const high = gammas.reduce((one, other) => Math.max(one, other));
   const places = Array.from({ length: PLACES + 1 }, (_, place) => place / PLACES);
-  const at = (place) => `${short(on(points, places[place]))} at ${Math.round(100 * places[place])} %`;
+  const at = (place) => `${short(valueAt(points, places[place]))} at ${Math.round(100 * places[place])} %`;
   chart.show({
     note: low === high ? `γ ${short(low)} all along` : `γ ${short(low)} … ${short(high)}`,
     panels: [{ title: "γ, and the plain model at 1", lines: [{ name: "γ", points }], neutral: 1 }],
@@ -62,12 +62,4 @@ function draw(chart, { points, note, problem }) {
     value: at,
     words: (place) => `from ${short(gammas[0])} to ${short(gammas.at(-1))}; ${at(place)}.`,
   });
-}
-
-/** γ at a progress, on the straight lines between the points. */
-function on(points, progress) {
-  const after = points.findIndex(([start]) => start > progress);
-  if (after <= 0) return points.at(after < 0 ? -1 : 0)[1];
-  const [[start, gamma], [stop, target]] = [points[after - 1], points[after]];
-  return gamma + ((target - gamma) * (progress - start)) / (stop - start);
 }

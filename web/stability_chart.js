@@ -2,15 +2,13 @@
 
 import { app } from "../../scripts/app.js";
 import { api } from "../../scripts/api.js";
-import { short } from "./lib/chart.js";
 import { addChart, allNodes, ask, nodeOf } from "./lib/node.js";
+import { short } from "./lib/numbers.js";
+import { GONE, LOST, merged } from "./lib/run.js";
 
 const EVENT = "symmetric_attention.stability";
 const HEIGHT = 210;
-const NO_ID = "00000000-0000-0000-0000-000000000000"; // of every graph without an id of its own, as in nodes/host/live.py
-const LOST = "connection lost"; // the run may go on unseen
-const GONE = "server restarted"; // and it knows nothing of the run
-const OPEN = ["running", LOST, GONE]; // how the run ended may still be heard
+const NO_ID = "00000000-0000-0000-0000-000000000000"; // of every graph without an id of its own, as in nodes/host/live_chart.py
 const charts = new WeakMap(); // by node: { chart, run, isDue }
 
 // At once and not in setup(): where the editor starts slowly, a run may be over before that is called.
@@ -74,16 +72,6 @@ function drawSoon(state) {
     state.isDue = false;
     draw(state);
   });
-}
-
-/** What is known of the newest run: messages may come twice, late, or out of order. */
-function merged(run, message) {
-  if (run && message.run < run.run) return run;
-  const before = run?.run === message.run ? run : { points: new Map(), status: "running" };
-  const points = new Map(before.points);
-  for (const point of message.points) points.set(point.step, point);
-  const status = OPEN.includes(before.status) ? message.status : before.status;
-  return { ...message, points, status };
 }
 
 function draw({ chart, run }) {

@@ -1,8 +1,9 @@
+// @ts-check
 /** A small chart for a node: panels of lines over the progress of a run, read with the eyes, the arrow keys or a screen reader. */
 
+import { SIZE, heightOf, outline, range, round, short } from "./numbers.js";
+
 const SVG = "http://www.w3.org/2000/svg";
-const SIZE = 100; // of the drawing, stretched to whatever room there is
-const EDGE = 8; // left free above the highest and below the lowest value
 
 // Told apart by colour-blind readers, with 3:1 contrast or more on dark and on light nodes, and by their dashes too.
 const STYLES = [
@@ -16,7 +17,7 @@ const STYLES = [
 /**
  * @typedef {object} Line
  * @property {string} name for the legend.
- * @property {[number, number | null][]} points (progress 0 … 1, value); null leaves a gap.
+ * @property {import("./numbers.js").Point[]} points
  *
  * @typedef {object} Panel
  * @property {string} title
@@ -35,8 +36,10 @@ export class Chart {
   /** @param {string} name what the chart is, for those who cannot see it. */
   constructor(name) {
     this.name = name;
+    /** @type {Picture | null} */
     this.picture = null;
-    this.cursor = null; // number of a place; null follows the last one
+    /** @type {number | null} number of a place; null follows the last one */
+    this.cursor = null;
     this.note = make("div", "sad-chart-note");
     this.legend = make("div", "sad-chart-legend");
     this.panels = make("div", "sad-chart-panels");
@@ -51,7 +54,10 @@ export class Chart {
     this.say("");
   }
 
-  /** Show words alone. */
+  /**
+   * Show words and no panels.
+   * @param {string} note
+   */
   say(note, isProblem = false) {
     this.picture = null;
     this.cursor = null;
@@ -64,50 +70,64 @@ export class Chart {
   /** @param {Picture} picture */
   show(picture) {
     this.picture = picture;
-    if (this.cursor >= picture.places.length) this.cursor = null;
+    if (this.cursor !== null && this.cursor >= picture.places.length) this.cursor = null;
     this.#write(picture.note, false);
     const names = picture.panels[0].lines.map((line) => line.name);
     this.legend.replaceChildren(...(names.length > 1 ? names.map(legendEntry) : []));
-    this.element.style.setProperty("--sad-chart-columns", picture.panels.length > 1 ? 2 : 1);
-    this.#draw();
+    this.element.style.setProperty("--sad-chart-columns", picture.panels.length > 1 ? "2" : "1");
+    this.#draw(picture);
   }
 
+  /**
+   * @param {string} note
+   * @param {boolean} isProblem
+   */
   #write(note, isProblem) {
     this.note.textContent = note;
     this.element.classList.toggle("sad-chart-problem", isProblem);
   }
 
-  #draw() {
-    const { panels, places, words, value } = this.picture;
+  /** @param {Picture} picture */
+  #draw({ note, panels, places, words, value }) {
     const place = this.cursor ?? places.length - 1;
     const cursor = this.cursor === null ? null : places[place];
     this.panels.replaceChildren(
       ...panels.map((panel, number) => drawPanel(panel, place < 0 ? "" : value(place, number), cursor)),
     );
-    this.element.setAttribute("aria-label", `${this.name}: ${place < 0 ? this.picture.note : words(place)}`);
+    this.element.setAttribute("aria-label", `${this.name}: ${place < 0 ? note : words(place)}`);
   }
 
+  /** @param {KeyboardEvent} event */
   #onKey(event) {
     const last = (this.picture?.places.length ?? 0) - 1;
     const at = this.cursor ?? last;
-    const target = { ArrowLeft: at - 1, ArrowRight: at + 1, Home: 0, End: last, Escape: null }[event.key];
+    /** @type {Record<string, number | null>} */
+    const targets = { ArrowLeft: at - 1, ArrowRight: at + 1, Home: 0, End: last, Escape: null };
+    const target = targets[event.key];
     if (last < 0 || target === undefined || event.altKey || event.ctrlKey || event.metaKey) return;
     event.preventDefault();
     event.stopPropagation(); // the editor moves nodes with the same keys
     this.#moveTo(target === null ? null : Math.min(Math.max(target, 0), last));
   }
 
+  /** @param {number | null} cursor */
   #moveTo(cursor) {
-    if (cursor === this.cursor) return;
+    if (cursor === this.cursor || this.picture === null) return;
     this.cursor = cursor;
-    this.#draw();
+    this.#draw(this.picture);
     this.heard.textContent = cursor === null ? "" : this.picture.words(cursor);
   }
 }
 
+/**
+ * @param {Panel} panel
+ * @param {string} value what is said beside the title.
+ * @param {number | null} cursor progress of the cursor.
+ */
 function drawPanel({ title, lines, neutral }, value, cursor) {
   const [low, high] = range(lines, neutral);
-  const y = (number) => round(SIZE - EDGE - ((SIZE - 2 * EDGE) * (number - low)) / (high - low));
+  /** @param {number} number */
+  const y = (number) => heightOf(number, [low, high]);
   const drawing = document.createElementNS(SVG, "svg");
   drawing.setAttribute("viewBox", `0 0 ${SIZE} ${SIZE}`);
   drawing.setAttribute("preserveAspectRatio", "none");
@@ -123,11 +143,17 @@ function drawPanel({ title, lines, neutral }, value, cursor) {
   if (cursor !== null) drawing.append(path(`M${round(SIZE * cursor)} 0V${SIZE}`, "sad-chart-cursor"));
   const head = make("div", "sad-chart-title", make("span", "", title), make("output", "", value));
   const percent = make("div", "sad-chart-percent", make("span", "", "0 %"), make("span", "", "100 %"));
-  return make("div", "sad-chart-panel", head, scale([low, high, neutral], y), drawing, percent);
+  return make("div", "sad-chart-panel", head, scale([low, high], neutral, y), drawing, percent);
 }
 
-/** Numbers beside a panel, each at its height; a neutral one wins over an end it would lie upon. */
-function scale([low, high, neutral], y) {
+/**
+ * Numbers beside a panel, each at its height; a neutral one wins over an end it would lie upon.
+ * @param {[number, number]} ends
+ * @param {number | undefined} neutral
+ * @param {(value: number) => number} y
+ */
+function scale([low, high], neutral, y) {
+  /** @param {number} number */
   const isApart = (number) => neutral === undefined || Math.abs(y(number) - y(neutral)) > SIZE / 5;
   const shown = [low, high].filter(isApart).concat(neutral ?? []);
   const texts = shown.map(short);
@@ -140,31 +166,10 @@ function scale([low, high, neutral], y) {
   return make("div", "sad-chart-scale", make("span", "sad-chart-room", widest), ...labels);
 }
 
-/** The lowest and the highest value, the neutral one among them, with a little air where all are the same. */
-function range(lines, neutral) {
-  const values = lines.flatMap(({ points }) => points.map(([, value]) => value)).filter((value) => value !== null);
-  if (neutral !== undefined) values.push(neutral);
-  if (!values.length) return [0, 1];
-  const low = values.reduce((one, other) => Math.min(one, other));
-  const high = values.reduce((one, other) => Math.max(one, other));
-  const air = low === high ? Math.abs(low) * 0.1 || 0.1 : 0;
-  return [low - air, high + air];
-}
-
-/** The `d` of a path through points, lifted over gaps; a point alone becomes a dot. */
-function outline(points, y) {
-  let isDown = false;
-  return points
-    .map(([progress, value]) => {
-      if (value === null) return (isDown = false), "";
-      const command = isDown ? "L" : "M";
-      const dot = isDown ? "" : "h0";
-      isDown = true;
-      return `${command}${round(SIZE * progress)} ${y(value)}${dot}`;
-    })
-    .join("");
-}
-
+/**
+ * @param {string} name
+ * @param {number} number of the line.
+ */
 function legendEntry(name, number) {
   const entry = make("span", "", name);
   const { colour, border } = STYLES[number % STYLES.length];
@@ -173,18 +178,10 @@ function legendEntry(name, number) {
   return entry;
 }
 
-/** A number in as few characters as say something. */
-export function short(number) {
-  if (number === null || number === undefined) return "–";
-  const size = Math.abs(number);
-  const text = size !== 0 && (size >= 1e5 || size < 1e-3) ? number.toExponential(1) : String(+number.toPrecision(4));
-  return text.replace("-", "−");
-}
-
-function round(number) {
-  return Math.round(number * 1000) / 1000;
-}
-
+/**
+ * @param {string} outline the `d` of the path.
+ * @param {string} className
+ */
 function path(outline, className) {
   const element = document.createElementNS(SVG, "path");
   element.setAttribute("d", outline);
@@ -192,6 +189,11 @@ function path(outline, className) {
   return element;
 }
 
+/**
+ * @param {string} tag
+ * @param {string} className
+ * @param {...(string | Node)} children
+ */
 function make(tag, className, ...children) {
   const element = document.createElement(tag);
   if (className) element.className = className;

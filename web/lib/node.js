@@ -1,20 +1,31 @@
+// @ts-check
 /** What the charts need of ComfyUI's editor. */
 
 import { Chart } from "./chart.js";
 
 const MARGIN = 10; // that the classic rendering leaves around a widget
 
-/** Run `after` behind whatever `target[method]` was, and keep what that returns. */
+/**
+ * Run `after` behind whatever `target[method]` was, and keep what that returns.
+ * @param {any} target
+ * @param {string} method
+ * @param {(...args: any[]) => void} after
+ */
 export function chain(target, method, after) {
   const before = target[method];
-  target[method] = function (...args) {
+  target[method] = function (/** @type {any[]} */ ...args) {
     const result = before?.apply(this, args);
     after.apply(this, args);
     return result;
   };
 }
 
-/** A chart below the widgets of a node; nothing of it is saved with the workflow or queued with the prompt. */
+/**
+ * A chart below the widgets of a node; nothing of it is saved with the workflow or queued with the prompt.
+ * @param {any} node
+ * @param {string} name
+ * @param {number} height in pixels.
+ */
 export function addChart(node, name, height) {
   useStyles();
   const chart = new Chart(name);
@@ -25,15 +36,23 @@ export function addChart(node, name, height) {
   return chart;
 }
 
-/** The node an id of a prompt means: "12:3" is the node 3 in the subgraph of node 12. */
+/**
+ * The node an id of a prompt means: "12:3" is the node 3 in the subgraph of node 12.
+ * @param {any} graph
+ * @param {string} executionId
+ */
 export function nodeOf(graph, executionId) {
   const ids = executionId.split(":");
-  const last = ids.pop();
+  const last = ids.pop() ?? "";
   const inner = ids.reduce((outer, id) => outer?.getNodeById(toId(id))?.subgraph, graph);
   return inner?.getNodeById(toId(last)) ?? null;
 }
 
-/** Every node of a graph and of the subgraphs in it; none of no graph. */
+/**
+ * Every node of a graph and of the subgraphs in it; none of no graph.
+ * @param {any} graph
+ * @returns {Generator<any>}
+ */
 export function* allNodes(graph) {
   for (const node of graph?.nodes ?? []) {
     yield node;
@@ -41,12 +60,20 @@ export function* allNodes(graph) {
   }
 }
 
-/** Ids are numbers in graphs that people make; API prompts may have words. */
+/**
+ * Ids are numbers in graphs that people make; API prompts may have words.
+ * @param {string} id
+ */
 function toId(id) {
   return /^\d+$/.test(id) ? Number(id) : id;
 }
 
-/** The server's answer to a question; throws where there is none. */
+/**
+ * The server's answer to a question; throws where there is none.
+ * @param {any} api
+ * @param {string} path
+ * @param {object} question what JSON can hold.
+ */
 export async function ask(api, path, question) {
   const answer = await api.fetchApi(path, {
     method: "POST",

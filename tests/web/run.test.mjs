@@ -1,0 +1,47 @@
+/** What the stability chart knows of a run, however the messages of the server arrive. */
+
+import assert from "node:assert/strict";
+import { test } from "node:test";
+
+import { GONE, LOST, merged } from "../../web/lib/run.js";
+
+const message = (run, status, ...steps) => ({
+  node: "3",
+  workflow: "w",
+  run,
+  status,
+  measures: ["energy"],
+  points: steps.map((step) => ({ step, progress: step / 4, sigma: 1, means: { all: [step] } })),
+});
+const steps = (run) => [...run.points.keys()];
+
+test("messages add up, and one that comes twice counts once", () => {
+  const run = [message(1, "running", 1), message(1, "running", 2), message(1, "running", 2)].reduce(merged, null);
+  assert.deepEqual(steps(run), [1, 2]);
+  assert.equal(run.status, "running");
+});
+
+test("a newer run takes the place of an older one, whose late messages are dropped", () => {
+  const newer = merged(merged(null, message(1, "running", 1)), message(2, "running", 7));
+  assert.deepEqual(steps(newer), [7]);
+  assert.equal(merged(newer, message(1, "finished", 2)), newer);
+});
+
+test("a run that has ended stays ended, whatever comes late", () => {
+  const ended = merged(merged(null, message(1, "finished")), message(1, "running", 4));
+  assert.equal(ended.status, "finished");
+  assert.deepEqual(steps(ended), [4]);
+});
+
+test("after a lost connection the end of the run is still heard", () => {
+  for (const status of [LOST, GONE]) {
+    const lost = { ...merged(null, message(1, "running", 1)), status };
+    assert.equal(merged(lost, message(1, "finished", 2)).status, "finished");
+  }
+});
+
+test("a message changes no run that was handed out before", () => {
+  const first = merged(null, message(1, "running", 1));
+  merged(first, message(1, "running", 2));
+  assert.deepEqual(steps(first), [1]);
+});

@@ -1,0 +1,39 @@
+// @ts-check
+/** A sampling run as the messages of the server tell it; they may come twice, late, or out of order. */
+
+export const LOST = "connection lost"; // the run may go on unseen
+export const GONE = "server restarted"; // and it knows nothing of the run
+const OPEN = ["running", LOST, GONE]; // how the run ended may still be heard
+
+/**
+ * @typedef {object} Step
+ * @property {number} step
+ * @property {number} progress
+ * @property {number} sigma
+ * @property {Record<string, (number | null)[]>} means by part of the run's samples, one for each measure.
+ *
+ * @typedef {object} Message
+ * @property {string} node
+ * @property {string} workflow
+ * @property {number} run when it started; later is newer.
+ * @property {string} status
+ * @property {string[]} measures
+ * @property {Step[]} points
+ *
+ * @typedef {Omit<Message, "points"> & { points: Map<number, Step> }} Run
+ */
+
+/**
+ * What is known of the newest run after one more message.
+ * @param {Run | null} run
+ * @param {Message} message
+ * @returns {Run}
+ */
+export function merged(run, message) {
+  if (run && message.run < run.run) return run;
+  const before = run?.run === message.run ? run : { points: new Map(), status: "running" };
+  const points = new Map(before.points);
+  for (const point of message.points) points.set(point.step, point);
+  const status = OPEN.includes(before.status) ? message.status : before.status;
+  return { ...message, points, status };
+}
