@@ -14,10 +14,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .attention import Attend, additive_mask, check_tokens, pytorch_attend, retrieve, softmax_scale
 from .blending import blend, keep_neutral
 from .decomposition import double_head_dim
-from .parameters import Strength, is_exactly, per_head
+from .inner_attention import Attend, prepare
+from .parameters import Strength, is_exactly
 
 JOINT_NORMS = ("value", "none")
 
@@ -49,29 +49,23 @@ def joint_skew_attention(
     Raises:
         ValueError: as `skew_attention`, and for an `inner` that is not a part of the tokens.
     """
-    check_tokens(q, k, v)
-    batch, heads, tokens, head_dim = q.shape
-    start, stop = inner_run(inner, tokens)
+    gamma, beta, call = prepare(q, k, v, gamma, beta, scale, mask, attend)
+    start, stop = inner_run(inner, q.shape[2])
     check_joint_norm(norm)
-    gamma = per_head(gamma, "gamma", batch, heads, q.device)
-    beta = per_head(beta, "beta", batch, heads, q.device)
-    scale = softmax_scale(head_dim, scale)
-    attend = attend or pytorch_attend
-    mask = additive_mask(mask, q.dtype)
     if is_exactly(gamma, 1.0) or is_exactly(beta, 0.0):
-        return retrieve(q, k, v, mask, scale, attend)
+        return call.retrieve(q, k, v)
 
     queries, inner_keys = double_head_dim(q[:, :, start:stop], k[:, :, start:stop], gamma)
-    before, after = (F.pad(k[:, :, part], (0, head_dim)) for part in (slice(0, start), slice(stop, tokens)))
+    before, after = (F.pad(k[:, :, part], (0, q.shape[-1])) for part in (slice(0, start), slice(stop, q.shape[2])))
     keys = torch.cat([before, inner_keys, after], dim=-2)
-    skewed = retrieve(queries, keys, v, mask_of_rows(mask, slice(start, stop)), scale, attend)
+    skewed = call.retrieve(queries, keys, v, slice(start, stop))
     if is_exactly(beta, 1.0) and not isinstance(gamma, Tensor):
         outside = [
-            retrieve(q[:, :, rows], k, v, mask_of_rows(mask, rows), scale, attend) if rows.start < rows.stop else None
-            for rows in (slice(0, start), slice(stop, tokens))
+            call.retrieve(q[:, :, rows], k, v, rows) if rows.start < rows.stop else None
+            for rows in (slice(0, start), slice(stop, q.shape[2]))
         ]
         return torch.cat([part for part in (outside[0], skewed, outside[1]) if part is not None], dim=-2)
-    plain = retrieve(q, k, v, mask, scale, attend)
+    plain = call.retrieve(q, k, v)
     own = plain[:, :, start:stop]
     changed = keep_neutral(blend(own, skewed, beta, v.shape[-1], norm), own, gamma, beta)
     return torch.cat([plain[:, :, :start], changed, plain[:, :, stop:]], dim=-2)
@@ -97,11 +91,3 @@ def inner_run(inner: slice, tokens: int) -> tuple[int, int]:
     if step != 1 or not 0 <= start < stop <= tokens:
         raise ValueError(f"inner is {inner}, but it must be a run of tokens within 0 … {tokens}.")
     return start, stop
-
-
-def mask_of_rows(mask: Tensor | None, *rows: slice) -> Tensor | None:
-    """The mask of the queries `rows`, one run after the other; one that is the same for every query stays as it is."""
-    if mask is None or mask.dim() < 2 or mask.shape[-2] == 1:
-        return mask
-    parts = [mask[..., part, :] for part in rows]
-    return parts[0] if len(parts) == 1 else torch.cat(parts, dim=-2)

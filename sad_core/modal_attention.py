@@ -18,9 +18,9 @@ from functools import reduce
 import torch
 from torch import Tensor
 
-from .attention import Attend, additive_mask, check_tokens, pytorch_attend, retrieve, softmax_scale
 from .blending import blend, keep_neutral
-from .joint_attention import check_joint_norm, inner_run, joint_skew_attention, mask_of_rows
+from .inner_attention import Attend, check_tokens, prepare
+from .joint_attention import check_joint_norm, inner_run, joint_skew_attention
 from .parameters import Strength, is_exactly, per_head, wide
 
 
@@ -53,22 +53,18 @@ def modal_skew_attention(
         ValueError: as `joint_skew_attention`, and for factors that are not finite or of another shape.
     """
     check_tokens(q, k, v)
-    batch, heads, tokens, head_dim = q.shape
-    start, stop = inner_run(inner, tokens)
+    start, stop = inner_run(inner, q.shape[2])
     check_joint_norm(norm)
+    batch, heads, tokens, _ = q.shape
     text = per_head(gamma_text, "gamma_text", batch, heads, q.device)
     cross = per_head(gamma_cross, "gamma_cross", batch, heads, q.device)
-    scale = softmax_scale(head_dim, scale)
-    attend = attend or pytorch_attend
     if is_exactly(text, 1.0) and is_exactly(cross, 1.0):
         return joint_skew_attention(
             q, k, v, gamma, beta, inner=slice(start, stop), norm=norm, scale=scale, mask=mask, attend=attend
         )
-    gamma = per_head(gamma, "gamma", batch, heads, q.device)
-    beta = per_head(beta, "beta", batch, heads, q.device)
-    mask = additive_mask(mask, q.dtype)
+    gamma, beta, call = prepare(q, k, v, gamma, beta, scale, mask, attend)
     if is_exactly(beta, 0.0):
-        return retrieve(q, k, v, mask, scale, attend)
+        return call.retrieve(q, k, v)
 
     segments = (slice(0, start), slice(start, stop), slice(stop, tokens))
     # The rows of a group, their factor among themselves, and the factors of the columns, segment by segment.
@@ -77,19 +73,19 @@ def modal_skew_attention(
         (segments[::2], text, (text, cross, text)),
     )
     is_pure = is_exactly(beta, 1.0) and not any(isinstance(factor, Tensor) for factor in (gamma, text, cross))
-    plain = None if is_pure else retrieve(q, k, v, mask, scale, attend)
+    plain = None if is_pure else call.retrieve(q, k, v)
     parts = []
     for rows, own, factors in groups:
         if all(part.start == part.stop for part in rows):
             parts.append(v[:, :, :0])
         elif is_exactly(own, 1.0) and is_exactly(cross, 1.0):
             if plain is None:
-                parts.append(retrieve(_take(q, rows), k, v, mask_of_rows(mask, *rows), scale, attend))
+                parts.append(call.retrieve(_take(q, rows), k, v, *rows))
             else:
                 parts.append(_take(plain, rows))
         else:
             queries, keys = _doubled(q, k, rows, segments, factors)
-            skewed = retrieve(queries, keys, v, mask_of_rows(mask, *rows), scale, attend)
+            skewed = call.retrieve(queries, keys, v, *rows)
             if plain is not None:
                 same = _take(plain, rows)
                 skewed = blend(same, skewed, beta, v.shape[-1], norm)

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..attention import check_tokens
+from ..inner_attention import check_tokens
 from ..parameters import as_wide_as_given, check_choice, wide
 
 MEASURES = ("energy", "instability", "alignment", "depth", "curvature")

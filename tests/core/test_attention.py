@@ -14,7 +14,7 @@ import sad_core.attention
 from lab.testing import definition as plain
 from lab.testing.strategies import FORMS, MASKS, Call, betas, calls, gammas, tokens
 from sad_core import NORMS, skew_attention
-from sad_core.attention import pytorch_attend
+from sad_core.inner_attention import pytorch_attend
 
 ALL_MASKS = [None, *MASKS, *(f"{kind} bool" for kind in MASKS)]
 # γ, β and the γ it must not be confused with.

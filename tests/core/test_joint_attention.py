@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from lab.testing import definition as plain
 from lab.testing.strategies import MASKS, Call, betas, calls, gammas, tokens
 from sad_core import joint_skew_attention, skew_attention
-from sad_core.attention import pytorch_attend
+from sad_core.inner_attention import pytorch_attend
 from sad_core.joint_attention import JOINT_NORMS
 
 PLACES = {"start": slice(0, 7), "middle": slice(3, 9), "end": slice(5, 12), "one token": slice(4, 5)}

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sad_core import skew_attention, tiled_attention
-from sad_core.attention import pytorch_attend
+from sad_core.inner_attention import pytorch_attend
 from sad_core.tiled_attention import runs_in_tiles, tile_shape, tiled_skew_attention
 
 
