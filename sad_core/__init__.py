@@ -15,7 +15,7 @@ from .norm_guard import NORMS
 from .schedule import GammaSchedule
 from .stability.comparison import StabilityBaseline, difference
 from .stability.measures import HopfieldStability, hopfield_stability, token_alignment
-from .stability.run import StabilityTrace
+from .stability.trace import StabilityTrace
 from .symmetricity import adapt, average, symmetricity
 
 __all__ = [

@@ -20,8 +20,10 @@ from torch import Tensor
 from ..inner_attention import check_tokens
 from ..parameters import as_wide_as_given, check_choice, wide
 
-MEASURES = ("energy", "instability", "alignment", "depth", "curvature")
-CHEAP_MEASURES = MEASURES[:3]  # the others need the eigenvalues of a 2d×2d matrix a head
+MEASURES = ("energy", "instability", "alignment", "depth", "curvature")  # of `hopfield_stability`
+# What a trace keeps: size-free where there is a choice, and the symmetricity of the logits.
+TRACE_MEASURES = ("energy", "instability", "alignment", "symmetricity", "depth", "relative curvature")
+DEFAULT_MEASURES = TRACE_MEASURES[:4]  # those that need no eigenvalues of a 2d×2d matrix a head
 BISECTIONS = 48
 
 
