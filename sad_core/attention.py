@@ -15,7 +15,7 @@ from .blending import blend, keep_neutral
 from .decomposition import double_head_dim
 from .inner_attention import Attend, prepare
 from .norm_guard import NORMS, project_input, projection_rank
-from .parameters import Strength, check_choice, is_exactly
+from .parameters import FloatOrTensor, check_choice, is_exactly
 from .tiled_attention import runs_in_tiles, tiled_skew_attention
 
 
@@ -23,8 +23,8 @@ def skew_attention(
     q: Tensor,
     k: Tensor,
     v: Tensor,
-    gamma: Strength,
-    beta: Strength = 1.0,
+    gamma: FloatOrTensor,
+    beta: FloatOrTensor = 1.0,
     *,
     norm: str = "value",
     x: Tensor | None = None,
@@ -81,7 +81,7 @@ def skew_attention(
     return keep_neutral(blend(plain, skewed, beta, v.shape[-1], norm), plain, gamma, beta)
 
 
-def _any_neutral(gamma: Strength, beta: Strength) -> bool:
+def _any_neutral(gamma: FloatOrTensor, beta: FloatOrTensor) -> bool:
     """Whether there is a sample or head at γ = 1 or β = 0; looks into the tensors, so not for a GPU's."""
     pairs = ((gamma, 1.0), (beta, 0.0))
     return any(bool((value == neutral).any()) for value, neutral in pairs if isinstance(value, Tensor))

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .parameters import Strength, per_head
+from .parameters import FloatOrTensor, per_head
 
 Attend = Callable[[Tensor, Tensor, Tensor, Tensor | None, float], Tensor]
 
@@ -62,12 +62,12 @@ def prepare(
     q: Tensor,
     k: Tensor,
     v: Tensor,
-    gamma: Strength,
-    beta: Strength,
+    gamma: FloatOrTensor,
+    beta: FloatOrTensor,
     scale: float | None,
     mask: Tensor | None,
     attend: Attend | None,
-) -> tuple[Strength, Strength, PreparedCall]:
+) -> tuple[FloatOrTensor, FloatOrTensor, PreparedCall]:
     """Check the arguments of one self-attention call, and fill in its defaults.
 
     Args:

@@ -25,9 +25,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .blending import blend, keep_neutral
-from .decomposition import double_head_dim
+from .decomposition import double_head_dim, skew_coefficients
 from .inner_attention import Attend, PreparedCall, prepare
-from .parameters import Strength, is_exactly, per_head, wide
+from .parameters import FloatOrTensor, accumulation_dtype, is_exactly, per_head
 
 JOINT_NORMS = ("value", "none")
 
@@ -36,8 +36,8 @@ def joint_skew_attention(
     q: Tensor,
     k: Tensor,
     v: Tensor,
-    gamma: Strength,
-    beta: Strength = 1.0,
+    gamma: FloatOrTensor,
+    beta: FloatOrTensor = 1.0,
     *,
     inner: slice,
     norm: str = "value",
@@ -67,12 +67,12 @@ def modal_skew_attention(
     q: Tensor,
     k: Tensor,
     v: Tensor,
-    gamma: Strength,
-    beta: Strength = 1.0,
+    gamma: FloatOrTensor,
+    beta: FloatOrTensor = 1.0,
     *,
     inner: slice,
-    gamma_text: Strength = 1.0,
-    gamma_cross: Strength = 1.0,
+    gamma_text: FloatOrTensor = 1.0,
+    gamma_cross: FloatOrTensor = 1.0,
     norm: str = "value",
     scale: float | None = None,
     mask: Tensor | None = None,
@@ -109,8 +109,8 @@ def _skew_image_tokens(
     q: Tensor,
     k: Tensor,
     v: Tensor,
-    gamma: Strength,
-    beta: Strength,
+    gamma: FloatOrTensor,
+    beta: FloatOrTensor,
     image_tokens: slice,
     norm: str,
     call: PreparedCall,
@@ -136,8 +136,8 @@ def _skew_each_group(
     q: Tensor,
     k: Tensor,
     v: Tensor,
-    gammas: tuple[Strength, Strength, Strength],
-    beta: Strength,
+    gammas: tuple[FloatOrTensor, FloatOrTensor, FloatOrTensor],
+    beta: FloatOrTensor,
     image_tokens: slice,
     norm: str,
     call: PreparedCall,
@@ -177,27 +177,27 @@ def _take(x: Tensor, rows: Sequence[slice]) -> Tensor:
 
 
 def _double_head_dim(
-    q: Tensor, k: Tensor, rows: Sequence[slice], segments: Sequence[slice], gammas: Sequence[Strength]
+    q: Tensor, k: Tensor, rows: Sequence[slice], segments: Sequence[slice], gammas: Sequence[FloatOrTensor]
 ) -> tuple[Tensor, Tensor]:
     """Queries of `rows` and keys of all tokens, of twice the head dim, for one γ per segment of columns.
 
     c₋ is shared out between both sides as in `decomposition.double_head_dim`, by the largest one, because a kernel
     that quantises the keys with one scale would lose it where it is small.
     """
-    precise = wide(q.dtype)
+    precise = accumulation_dtype(q.dtype)
     share = _share(gammas)
     queries = torch.cat([_take(q, rows).to(precise), _take(k, rows).to(precise) * share], dim=-1)
     columns = []
     for part, gamma in zip(segments, gammas, strict=True):
-        c_plus, c_minus = (1 + gamma) / 2, (1 - gamma) / 2
+        c_plus, c_minus = skew_coefficients(gamma)
         halves = k[:, :, part].to(precise) * c_plus, q[:, :, part].to(precise) * (c_minus / share)
         columns.append(torch.cat(halves, dim=-1))
     return queries.to(q.dtype), torch.cat(columns, dim=-2).to(q.dtype)
 
 
-def _share(gammas: Sequence[Strength]) -> Strength:
+def _share(gammas: Sequence[FloatOrTensor]) -> FloatOrTensor:
     """The root of the largest |c₋|, by sample and head where one γ is a tensor; 1 where all of them are 0."""
-    sizes: list[Strength] = [
+    sizes: list[FloatOrTensor] = [
         (1 - gamma).abs() / 2 if isinstance(gamma, Tensor) else abs(1 - gamma) / 2 for gamma in gammas
     ]
     number: float = max((size for size in sizes if not isinstance(size, Tensor)), default=0.0)
@@ -208,7 +208,7 @@ def _share(gammas: Sequence[Strength]) -> Strength:
     return torch.where(largest == 0, 1.0, largest).sqrt()
 
 
-def _one_where_both_are(gamma: Strength, gamma_cross: Strength) -> Strength:
+def _one_where_both_are(gamma: FloatOrTensor, gamma_cross: FloatOrTensor) -> FloatOrTensor:
     """1 in the samples and heads where both γ are 1, which stay plain; 0 in all others."""
     if isinstance(gamma, Tensor) or isinstance(gamma_cross, Tensor):
         is_neutral = (torch.as_tensor(gamma) == 1) & (torch.as_tensor(gamma_cross) == 1)
