@@ -7,6 +7,7 @@ R = R₁ + β(R_γ − R₁)          out = ρ·R                            (ρ
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -33,6 +34,7 @@ def skew_attention(
     attend: Attend | None = None,
     tiles: bool | None = None,
     tolerance: float = 0.01,
+    on_tiles: Callable[[], object] | None = None,
 ) -> Tensor:
     """Self-attention with circulation γ and blending β.
 
@@ -56,6 +58,7 @@ def skew_attention(
         tiles: whether our own tiles of rows may stand in for `attend` on the CPU (see `tiled_attention`);
             by default where no `attend` is given.
         tolerance: relative error of ρ that "projected" aims at, see `norm_guard.projection_rank`.
+        on_tiles: called when tiles of rows do stand in for `attend`, before they do; for a report of what ran.
 
     Returns:
         `(B, H, L, dv)` in the dtype of v.
@@ -72,6 +75,8 @@ def skew_attention(
     stored = v if patterns is None else torch.cat([v, patterns.to(v.dtype)], dim=-1)
 
     if (attend is None if tiles is None else tiles) and runs_in_tiles(q, k, v, mask, gamma, beta, x):
+        if on_tiles is not None:
+            on_tiles()
         result = tiled_skew_attention(q, k, stored, gamma, beta, call.scale, v.shape[-1], norm)
         return keep_neutral(result, call.retrieve(q, k, v), gamma, beta) if _any_neutral(gamma, beta) else result
     skewed = call.retrieve(*double_head_dim(q, k, gamma), stored)
