@@ -10,13 +10,12 @@ torch.Size([2, 8, 64, 32])
 from .attention import skew_attention
 from .decomposition import decompose
 from .diffusers_processor import set_skew_attention
-from .joint_attention import joint_skew_attention
-from .modal_attention import modal_skew_attention
+from .joint_attention import joint_skew_attention, modal_skew_attention
 from .norm_guard import NORMS
 from .schedule import GammaSchedule
 from .stability.comparison import StabilityBaseline, difference
 from .stability.measures import HopfieldStability, hopfield_stability, token_alignment
-from .stability.run import StabilityTrace
+from .stability.trace import StabilityTrace
 from .symmetricity import adapt, average, symmetricity
 
 __all__ = [

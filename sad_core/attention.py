@@ -10,29 +10,22 @@ import math
 from collections.abc import Callable
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from .blending import blend, keep_neutral
 from .decomposition import double_head_dim
+from .inner_attention import Attend, prepare
 from .norm_guard import NORMS, project_input, projection_rank
-from .parameters import Strength, check_choice, is_exactly, per_head
+from .parameters import FloatOrTensor, check_choice, is_exactly
 from .tiled_attention import runs_in_tiles, tiled_skew_attention
-
-Attend = Callable[[Tensor, Tensor, Tensor, Tensor | None, float], Tensor]
-
-
-def pytorch_attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, scale: float) -> Tensor:
-    """softmax(scale·q kᵀ + mask)·v by PyTorch's fused kernel: q `(B, H, M, d)`, k and v `(B, H, L, d)`, out like q."""
-    return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=scale)
 
 
 def skew_attention(
     q: Tensor,
     k: Tensor,
     v: Tensor,
-    gamma: Strength,
-    beta: Strength = 1.0,
+    gamma: FloatOrTensor,
+    beta: FloatOrTensor = 1.0,
     *,
     norm: str = "value",
     x: Tensor | None = None,
@@ -41,6 +34,7 @@ def skew_attention(
     attend: Attend | None = None,
     tiles: bool | None = None,
     tolerance: float = 0.01,
+    on_tiles: Callable[[], object] | None = None,
 ) -> Tensor:
     """Self-attention with circulation γ and blending β.
 
@@ -64,6 +58,7 @@ def skew_attention(
         tiles: whether our own tiles of rows may stand in for `attend` on the CPU (see `tiled_attention`);
             by default where no `attend` is given.
         tolerance: relative error of ρ that "projected" aims at, see `norm_guard.projection_rank`.
+        on_tiles: called when tiles of rows do stand in for `attend`, before they do; for a report of what ran.
 
     Returns:
         `(B, H, L, dv)` in the dtype of v.
@@ -72,85 +67,29 @@ def skew_attention(
         ValueError: q, k, v or x of shapes that do not belong together, an unknown norm, "projected" or "input" without
             x, γ or β not finite or of another shape.
     """
-    check_tokens(q, k, v)
-    batch, heads = q.shape[:2]
-    gamma = per_head(gamma, "gamma", batch, heads, q.device)
-    beta = per_head(beta, "beta", batch, heads, q.device)
+    gamma, beta, call = prepare(q, k, v, gamma, beta, scale, mask, attend)
     _check_norm(norm, x, v)
-    scale = softmax_scale(q.shape[-1], scale)
-    tiles = (attend is None if tiles is None else tiles) and runs_in_tiles(q, k, v, mask, gamma, beta, x)
-    attend = attend or pytorch_attend
-    mask = additive_mask(mask, q.dtype)
-
     if is_exactly(gamma, 1.0) or is_exactly(beta, 0.0):
-        return retrieve(q, k, v, mask, scale, attend)
+        return call.retrieve(q, k, v)
     patterns = None if is_exactly(beta, 1.0) else _norm_patterns(norm, x, q.shape[1], tolerance)
     stored = v if patterns is None else torch.cat([v, patterns.to(v.dtype)], dim=-1)
-    if tiles:
-        result = tiled_skew_attention(q, k, stored, gamma, beta, scale, v.shape[-1], norm)
-        untouched = retrieve(q, k, v, mask, scale, attend) if _any_neutral(gamma, beta) else None
-    else:
-        is_pure = is_exactly(beta, 1.0) and not isinstance(gamma, Tensor)
-        skewed = retrieve(*double_head_dim(q, k, gamma), stored, mask, scale, attend)
-        untouched = None if is_pure else retrieve(q, k, stored, mask, scale, attend)
-        result = skewed if untouched is None else blend(untouched, skewed, beta, v.shape[-1], norm)
-    return result if untouched is None else keep_neutral(result, untouched, gamma, beta)
+
+    if (attend is None if tiles is None else tiles) and runs_in_tiles(q, k, v, mask, gamma, beta, x):
+        if on_tiles is not None:
+            on_tiles()
+        result = tiled_skew_attention(q, k, stored, gamma, beta, call.scale, v.shape[-1], norm)
+        return keep_neutral(result, call.retrieve(q, k, v), gamma, beta) if _any_neutral(gamma, beta) else result
+    skewed = call.retrieve(*double_head_dim(q, k, gamma), stored)
+    if is_exactly(beta, 1.0) and not isinstance(gamma, Tensor):
+        return skewed
+    plain = call.retrieve(q, k, stored)
+    return keep_neutral(blend(plain, skewed, beta, v.shape[-1], norm), plain, gamma, beta)
 
 
-def _any_neutral(gamma: Strength, beta: Strength) -> bool:
+def _any_neutral(gamma: FloatOrTensor, beta: FloatOrTensor) -> bool:
     """Whether there is a sample or head at γ = 1 or β = 0; looks into the tensors, so not for a GPU's."""
     pairs = ((gamma, 1.0), (beta, 0.0))
     return any(bool((value == neutral).any()) for value, neutral in pairs if isinstance(value, Tensor))
-
-
-def retrieve(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, scale: float, attend: Attend) -> Tensor:
-    """attend(q, k, v) with v brought to the head dim of q, the only shape every fused kernel takes.
-
-    A narrower v is padded with zeros, a wider one goes through in pieces; the result is `(B, H, M, dv)` either way.
-    """
-    head_dim, value_dim = q.shape[-1], v.shape[-1]
-    if value_dim == head_dim:
-        return attend(q, k, v, mask, scale)
-    pieces = [
-        attend(q, k, F.pad(piece, (0, head_dim - piece.shape[-1])), mask, scale)[..., : piece.shape[-1]]
-        for piece in v.split(head_dim, dim=-1)
-    ]
-    return pieces[0] if len(pieces) == 1 else torch.cat(pieces, dim=-1)
-
-
-def softmax_scale(head_dim: int, scale: float | None) -> float:
-    """`scale`, or 1/√d where none is given: PyTorch's own default to the last bit, which d**-0.5 is not."""
-    return 1 / math.sqrt(head_dim) if scale is None else scale
-
-
-def additive_mask(mask: Tensor | None, dtype: torch.dtype) -> Tensor | None:
-    """A bool mask (True attends) as 0 and −∞ in `dtype`; a float mask as it is, cast to `dtype`.
-
-    Raises:
-        ValueError: a mask of whole numbers, which could mean either.
-    """
-    if mask is None:
-        return None
-    if mask.is_floating_point():
-        return mask.to(dtype)
-    if mask.dtype != torch.bool:
-        raise ValueError(f"mask is {mask.dtype}, but it must be bool (True attends) or float (added to the logits).")
-    return torch.zeros_like(mask, dtype=dtype).masked_fill(~mask, float("-inf"))
-
-
-def check_tokens(q: Tensor, k: Tensor, v: Tensor) -> None:
-    """Refuse tensors that are not one self-attention call: q and k `(B, H, L, d)`, v `(B, H, L, dv)`.
-
-    Raises:
-        ValueError: naming the shapes.
-    """
-    if q.dim() != 4 or q.shape != k.shape:
-        raise ValueError(
-            f"q has shape {tuple(q.shape)} and k {tuple(k.shape)}, but skew attention needs both (B, H, L, d): "
-            "the same tokens on both sides, as in self-attention."
-        )
-    if v.dim() != 4 or v.shape[:3] != q.shape[:3]:
-        raise ValueError(f"v has shape {tuple(v.shape)}, but with q {tuple(q.shape)} it must be (B, H, L, dv).")
 
 
 def _check_norm(norm: str, x: Tensor | None, v: Tensor) -> None:

@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 
 from .norm_guard import norm_ratio
-from .parameters import Strength, is_exactly, wide
+from .parameters import FloatOrTensor, accumulation_dtype, is_exactly
 
 
-def blend(plain: Tensor, skewed: Tensor, beta: Strength, value_dim: int, norm: str) -> Tensor:
+def blend(plain: Tensor, skewed: Tensor, beta: FloatOrTensor, value_dim: int, norm: str) -> Tensor:
     """ρ·(R₁ + β(R_γ − R₁)).
 
     Args:
@@ -25,7 +25,7 @@ def blend(plain: Tensor, skewed: Tensor, beta: Strength, value_dim: int, norm: s
     Returns:
         `(B, H, L, dv)` in the dtype of `plain`.
     """
-    precise = wide(plain.dtype)
+    precise = accumulation_dtype(plain.dtype)
     base, target = plain.to(precise), skewed.to(precise)
     is_pure = is_exactly(beta, 1.0)
     blended = target if is_pure else base + beta * (target - base)
@@ -36,9 +36,9 @@ def blend(plain: Tensor, skewed: Tensor, beta: Strength, value_dim: int, norm: s
     return result.to(plain.dtype)
 
 
-def keep_neutral(result: Tensor, plain: Tensor, gamma: Strength, beta: Strength) -> Tensor:
+def keep_neutral(result: Tensor, plain: Tensor, gamma: FloatOrTensor, beta: FloatOrTensor) -> Tensor:
     """`result` `(B, H, L, dv)`, with `plain` `(B, H, L, dv or more)` in the samples and heads at γ = 1 or β = 0."""
-    for strength, neutral in ((gamma, 1.0), (beta, 0.0)):
-        if isinstance(strength, Tensor):
-            result = torch.where(strength == neutral, plain[..., : result.shape[-1]], result)
+    for value, neutral in ((gamma, 1.0), (beta, 0.0)):
+        if isinstance(value, Tensor):
+            result = torch.where(value == neutral, plain[..., : result.shape[-1]], result)
     return result

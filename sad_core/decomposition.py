@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .parameters import Strength, wide
+from .parameters import FloatOrTensor, accumulation_dtype
 
 
 def decompose(logits: Tensor) -> tuple[Tensor, Tensor]:
@@ -33,7 +33,12 @@ def decompose(logits: Tensor) -> tuple[Tensor, Tensor]:
     return half + half.mT, half - half.mT
 
 
-def double_head_dim(q: Tensor, k: Tensor, gamma: Strength) -> tuple[Tensor, Tensor]:
+def skew_coefficients(gamma: FloatOrTensor) -> tuple[FloatOrTensor, FloatOrTensor]:
+    """`(c₊, c₋)` = `((1 + γ)/2, (1 − γ)/2)`, the weights of A and Aᵀ in A_γ; floats, or shaped like a tensor γ."""
+    return (1 + gamma) / 2, (1 - gamma) / 2
+
+
+def double_head_dim(q: Tensor, k: Tensor, gamma: FloatOrTensor) -> tuple[Tensor, Tensor]:
     """Queries and keys of twice the head dim whose plain product is the skewed logits.
 
         q̃ k̃ᵀ = c₊·q kᵀ + c₋·k qᵀ,    q̃ = [q, √|c₋|·k],  k̃ = [c₊·k, ±√|c₋|·q]    (± the sign of c₋)
@@ -48,15 +53,15 @@ def double_head_dim(q: Tensor, k: Tensor, gamma: Strength) -> tuple[Tensor, Tens
     Returns:
         `(q̃, k̃)`, each `(B, H, L, 2d)` in the dtype of q. The softmax scale stays that of d, not of 2d.
     """
-    # Scaled in wide precision: a rounded c₊ would shift all logits alike, a rounded product only adds noise.
-    precise = wide(k.dtype)
-    plain, transposed = (1 + gamma) / 2, (1 - gamma) / 2
-    share: Strength
-    sign: Strength
-    if isinstance(transposed, Tensor):
-        share, sign = transposed.abs().sqrt(), transposed.sign()
+    # Scaled in the precision of sums: a rounded c₊ would shift all logits alike, a rounded product only adds noise.
+    precise = accumulation_dtype(k.dtype)
+    c_plus, c_minus = skew_coefficients(gamma)
+    share: FloatOrTensor
+    sign: FloatOrTensor
+    if isinstance(c_minus, Tensor):
+        share, sign = c_minus.abs().sqrt(), c_minus.sign()
     else:
-        share, sign = abs(transposed) ** 0.5, 1.0 if transposed >= 0 else -1.0
+        share, sign = abs(c_minus) ** 0.5, 1.0 if c_minus >= 0 else -1.0
     queries = torch.cat([q.to(precise), k.to(precise) * share], dim=-1)
-    keys = torch.cat([k.to(precise) * plain, q.to(precise) * (share * sign)], dim=-1)
+    keys = torch.cat([k.to(precise) * c_plus, q.to(precise) * (share * sign)], dim=-1)
     return queries.to(q.dtype), keys.to(q.dtype)

@@ -16,14 +16,14 @@ from torch import Tensor
 
 from .attention import skew_attention
 from .norm_guard import NORMS
-from .parameters import Strength, check_choice, is_exactly
+from .parameters import FloatOrTensor, check_choice, is_exactly
 from .symmetricity import AVERAGES, adapt, average, symmetricity
 
 
 def set_skew_attention(
     unet: Any,
-    gamma: Strength = 1.05,
-    beta: Strength = 3.0,
+    gamma: FloatOrTensor = 1.05,
+    beta: FloatOrTensor = 3.0,
     *,
     norm: str = "value",
     adaptive: bool = False,
@@ -59,33 +59,33 @@ def set_skew_attention(
         raise ValueError(f'layers: the name of no self-attention begins with "{layers}"; here they begin with {parts}.')
     is_neutral = is_exactly(gamma, 1.0) or is_exactly(beta, 0.0)
     for name in names:
-        plain = processors[name]
-        plain = plain.plain if isinstance(plain, SkewAttentionProcessor) else plain
-        skewed = SkewAttentionProcessor(plain, gamma, beta, norm=norm, adaptive=adaptive, average_over=average_over)
-        processors[name] = plain if is_neutral or name not in chosen else skewed
+        original = processors[name]
+        original = original.original if isinstance(original, SkewAttentionProcessor) else original
+        skewed = SkewAttentionProcessor(original, gamma, beta, norm=norm, adaptive=adaptive, average_over=average_over)
+        processors[name] = original if is_neutral or name not in chosen else skewed
     unet.set_attn_processor(processors)
     return chosen
 
 
 class SkewAttentionProcessor:
-    """A diffusers attention processor: `skew_attention` for self-attention, the wrapped processor for all else.
+    """A diffusers attention processor: `skew_attention` for self-attention, the original processor for all else.
 
     Args:
-        plain: the processor to fall back to for cross-attention, masks and layers with norms of their own inside.
+        original: the processor to fall back to for cross-attention, masks and layers with norms of their own inside.
         gamma, beta, norm, adaptive, average_over: see `set_skew_attention`.
     """
 
     def __init__(
         self,
-        plain: Callable[..., Tensor],
-        gamma: Strength,
-        beta: Strength,
+        original: Callable[..., Tensor],
+        gamma: FloatOrTensor,
+        beta: FloatOrTensor,
         *,
         norm: str = "value",
         adaptive: bool = False,
         average_over: str = "sample",
     ):
-        self.plain = plain
+        self.original = original
         self.gamma = gamma
         self.beta = beta
         self.norm = norm
@@ -105,7 +105,7 @@ class SkewAttentionProcessor:
         inside = (attn.spatial_norm, attn.group_norm, attn.norm_q, attn.norm_k)
         is_simple = hidden_states.dim() == 3 and all(part is None for part in inside) and not attn.residual_connection
         if encoder_hidden_states is not None or attention_mask is not None or not is_simple:
-            return self.plain(attn, hidden_states, encoder_hidden_states, attention_mask, *args, **kwargs)
+            return self.original(attn, hidden_states, encoder_hidden_states, attention_mask, *args, **kwargs)
         q, k, v = (
             project(hidden_states).unflatten(-1, (attn.heads, -1)).transpose(1, 2)
             for project in (attn.to_q, attn.to_k, attn.to_v)

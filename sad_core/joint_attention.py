@@ -1,23 +1,33 @@
 """Skew attention where several modalities share one sequence, as text and image tokens do in joint attention.
 
-    A_Γ = S + Γ∘C,    Γᵢⱼ = γ where tokens i and j are both inner, 1 elsewhere
+    A_Γ = S + Γ∘C,    Γᵢⱼ = γ        where tokens i and j are both image tokens (or video, or audio)
+                            γ_text   where neither of them is
+                            γ_cross  where one of them is
 
-Γ is symmetric, so S stays symmetric and C skew. Only the inner rows (the image's) can change, and in those only the
-weight that inner columns have among each other:
+Γ is symmetric, so S stays symmetric and C skew. With γ_text = γ_cross = 1 only the rows of image tokens change, and in
+those only the weights that the image columns have among each other:
 
-    q̃ᵢ = [qᵢ, √|c₋|·kᵢ]        k̃ⱼ = [c₊·kⱼ, ±√|c₋|·qⱼ] for inner j,  [kⱼ, 0] for the others
+    q̃ᵢ = [qᵢ, √|c₋|·kᵢ]        k̃ⱼ = [c₊·kⱼ, ±√|c₋|·qⱼ] for image tokens j,  [kⱼ, 0] for the others
+
+Otherwise the rows of each group, image tokens and others, are one call of the inner attention. Its keys carry the γ of
+their column:
+
+    q̃ᵢ = [qᵢ, s·kᵢ]        k̃ⱼ = [c₊(i, j)·kⱼ, c₋(i, j)/s·qⱼ],    s² the largest |c₋| of the group
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import reduce
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .attention import Attend, additive_mask, check_tokens, pytorch_attend, retrieve, softmax_scale
 from .blending import blend, keep_neutral
-from .decomposition import double_head_dim
-from .parameters import Strength, is_exactly, per_head
+from .decomposition import double_head_dim, skew_coefficients
+from .inner_attention import Attend, PreparedCall, prepare
+from .parameters import FloatOrTensor, accumulation_dtype, is_exactly, per_head
 
 JOINT_NORMS = ("value", "none")
 
@@ -26,8 +36,8 @@ def joint_skew_attention(
     q: Tensor,
     k: Tensor,
     v: Tensor,
-    gamma: Strength,
-    beta: Strength = 1.0,
+    gamma: FloatOrTensor,
+    beta: FloatOrTensor = 1.0,
     *,
     inner: slice,
     norm: str = "value",
@@ -35,46 +45,175 @@ def joint_skew_attention(
     mask: Tensor | None = None,
     attend: Attend | None = None,
 ) -> Tensor:
-    """`skew_attention` with circulation γ among the inner tokens alone; all other logits stay as they are.
+    """`skew_attention` with circulation γ only among the image tokens. All other logits stay as they are.
 
     Args:
         q, k, v, gamma, beta, scale, mask, attend: as for `skew_attention`. `attend` is also called with fewer queries
             than keys.
-        inner: the tokens γ acts among, `slice(start, stop)` within 0 … L; all of them gives `skew_attention`.
-        norm: "value" or "none"; the block input of a joint site is two inputs, so the other modes do not apply.
+        inner: the image tokens, `slice(start, stop)` within 0 … L. All of them gives `skew_attention`.
+        norm: "value" or "none". The block input of a joint site is two inputs, so the other modes do not apply.
 
     Returns:
-        `(B, H, L, dv)`; the rows outside `inner` are plain attention.
+        `(B, H, L, dv)`. The rows outside `inner` are plain attention.
 
     Raises:
         ValueError: as `skew_attention`, and for an `inner` that is not a part of the tokens.
     """
-    check_tokens(q, k, v)
-    batch, heads, tokens, head_dim = q.shape
-    start, stop = inner_run(inner, tokens)
-    check_joint_norm(norm)
-    gamma = per_head(gamma, "gamma", batch, heads, q.device)
-    beta = per_head(beta, "beta", batch, heads, q.device)
-    scale = softmax_scale(head_dim, scale)
-    attend = attend or pytorch_attend
-    mask = additive_mask(mask, q.dtype)
-    if is_exactly(gamma, 1.0) or is_exactly(beta, 0.0):
-        return retrieve(q, k, v, mask, scale, attend)
+    # γ_text = γ_cross = 1
+    return modal_skew_attention(q, k, v, gamma, beta, inner=inner, norm=norm, scale=scale, mask=mask, attend=attend)
 
-    queries, inner_keys = double_head_dim(q[:, :, start:stop], k[:, :, start:stop], gamma)
-    before, after = (F.pad(k[:, :, part], (0, head_dim)) for part in (slice(0, start), slice(stop, tokens)))
-    keys = torch.cat([before, inner_keys, after], dim=-2)
-    skewed = retrieve(queries, keys, v, mask_of_rows(mask, slice(start, stop)), scale, attend)
+
+def modal_skew_attention(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    gamma: FloatOrTensor,
+    beta: FloatOrTensor = 1.0,
+    *,
+    inner: slice,
+    gamma_text: FloatOrTensor = 1.0,
+    gamma_cross: FloatOrTensor = 1.0,
+    norm: str = "value",
+    scale: float | None = None,
+    mask: Tensor | None = None,
+    attend: Attend | None = None,
+) -> Tensor:
+    """`joint_skew_attention` with a γ of their own for the logits of the other tokens and those between the groups.
+
+    Args:
+        q, k, v, gamma, beta, inner, norm, scale, mask, attend: as for `joint_skew_attention`.
+        gamma_text: circulation among the tokens outside `inner`.
+        gamma_cross: circulation between those and the image tokens.
+
+    Returns:
+        `(B, H, L, dv)`. Rows in which every γ is 1 are plain attention.
+
+    Raises:
+        ValueError: as `joint_skew_attention`, and for a γ that is not finite or of another shape.
+    """
+    gamma, beta, call = prepare(q, k, v, gamma, beta, scale, mask, attend)
+    batch, heads, tokens, _ = q.shape
+    image_tokens = token_range(inner, tokens)
+    check_joint_norm(norm)
+    gamma_text = per_head(gamma_text, "gamma_text", batch, heads, q.device)
+    gamma_cross = per_head(gamma_cross, "gamma_cross", batch, heads, q.device)
+    is_joint = is_exactly(gamma_text, 1.0) and is_exactly(gamma_cross, 1.0)
+    if is_exactly(beta, 0.0) or (is_joint and is_exactly(gamma, 1.0)):
+        return call.retrieve(q, k, v)
+    if is_joint:
+        return _skew_image_tokens(q, k, v, gamma, beta, image_tokens, norm, call)
+    return _skew_each_group(q, k, v, (gamma, gamma_text, gamma_cross), beta, image_tokens, norm, call)
+
+
+def _skew_image_tokens(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    gamma: FloatOrTensor,
+    beta: FloatOrTensor,
+    image_tokens: slice,
+    norm: str,
+    call: PreparedCall,
+) -> Tensor:
+    """The retrieval with γ only among the image tokens."""
+    before, after = slice(0, image_tokens.start), slice(image_tokens.stop, q.shape[2])
+    queries, image_keys = double_head_dim(q[:, :, image_tokens], k[:, :, image_tokens], gamma)
+    keys_before, keys_after = (F.pad(k[:, :, part], (0, q.shape[-1])) for part in (before, after))
+    keys = torch.cat([keys_before, image_keys, keys_after], dim=-2)
+    skewed = call.retrieve(queries, keys, v, image_tokens)
     if is_exactly(beta, 1.0) and not isinstance(gamma, Tensor):
         outside = [
-            retrieve(q[:, :, rows], k, v, mask_of_rows(mask, rows), scale, attend) if rows.start < rows.stop else None
-            for rows in (slice(0, start), slice(stop, tokens))
+            None if rows.start == rows.stop else call.retrieve(q[:, :, rows], k, v, rows) for rows in (before, after)
         ]
         return torch.cat([part for part in (outside[0], skewed, outside[1]) if part is not None], dim=-2)
-    plain = retrieve(q, k, v, mask, scale, attend)
-    own = plain[:, :, start:stop]
-    changed = keep_neutral(blend(own, skewed, beta, v.shape[-1], norm), own, gamma, beta)
-    return torch.cat([plain[:, :, :start], changed, plain[:, :, stop:]], dim=-2)
+    plain = call.retrieve(q, k, v)
+    plain_image = plain[:, :, image_tokens]
+    changed = keep_neutral(blend(plain_image, skewed, beta, v.shape[-1], norm), plain_image, gamma, beta)
+    return torch.cat([plain[:, :, before], changed, plain[:, :, after]], dim=-2)
+
+
+def _skew_each_group(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    gammas: tuple[FloatOrTensor, FloatOrTensor, FloatOrTensor],
+    beta: FloatOrTensor,
+    image_tokens: slice,
+    norm: str,
+    call: PreparedCall,
+) -> Tensor:
+    """The retrieval with γ, γ_text and γ_cross, which are `gammas`."""
+    gamma, gamma_text, gamma_cross = gammas
+    before, after = slice(0, image_tokens.start), slice(image_tokens.stop, q.shape[2])
+    segments = (before, image_tokens, after)
+    # The rows of a group, the γ among them, and the γ of the columns, segment by segment.
+    groups = (
+        ((image_tokens,), gamma, (gamma_cross, gamma, gamma_cross)),
+        ((before, after), gamma_text, (gamma_text, gamma_cross, gamma_text)),
+    )
+    is_pure = is_exactly(beta, 1.0) and not any(isinstance(each, Tensor) for each in gammas)
+    plain = None if is_pure else call.retrieve(q, k, v)
+    parts = []
+    for rows, gamma_among, column_gammas in groups:
+        if all(part.start == part.stop for part in rows):
+            parts.append(v[:, :, :0])
+        elif is_exactly(gamma_among, 1.0) and is_exactly(gamma_cross, 1.0):
+            parts.append(call.retrieve(_take(q, rows), k, v, *rows) if plain is None else _take(plain, rows))
+        else:
+            queries, keys = _double_head_dim(q, k, rows, segments, column_gammas)
+            result = call.retrieve(queries, keys, v, *rows)
+            if plain is not None:
+                plain_rows = _take(plain, rows)
+                result = blend(plain_rows, result, beta, v.shape[-1], norm)
+                result = keep_neutral(result, plain_rows, _one_where_both_are(gamma_among, gamma_cross), beta)
+            parts.append(result)
+    image, others = parts
+    return torch.cat([others[:, :, before], image, others[:, :, image_tokens.start :]], dim=-2)
+
+
+def _take(x: Tensor, rows: Sequence[slice]) -> Tensor:
+    """The tokens `rows` of `(B, H, L, d)`, one run after the other."""
+    return torch.cat([x[:, :, part] for part in rows], dim=-2)
+
+
+def _double_head_dim(
+    q: Tensor, k: Tensor, rows: Sequence[slice], segments: Sequence[slice], gammas: Sequence[FloatOrTensor]
+) -> tuple[Tensor, Tensor]:
+    """Queries of `rows` and keys of all tokens, of twice the head dim, for one γ per segment of columns.
+
+    c₋ is shared out between both sides as in `decomposition.double_head_dim`, by the largest one, because a kernel
+    that quantises the keys with one scale would lose it where it is small.
+    """
+    precise = accumulation_dtype(q.dtype)
+    share = _share(gammas)
+    queries = torch.cat([_take(q, rows).to(precise), _take(k, rows).to(precise) * share], dim=-1)
+    columns = []
+    for part, gamma in zip(segments, gammas, strict=True):
+        c_plus, c_minus = skew_coefficients(gamma)
+        halves = k[:, :, part].to(precise) * c_plus, q[:, :, part].to(precise) * (c_minus / share)
+        columns.append(torch.cat(halves, dim=-1))
+    return queries.to(q.dtype), torch.cat(columns, dim=-2).to(q.dtype)
+
+
+def _share(gammas: Sequence[FloatOrTensor]) -> FloatOrTensor:
+    """The root of the largest |c₋|, by sample and head where one γ is a tensor; 1 where all of them are 0."""
+    sizes: list[FloatOrTensor] = [
+        (1 - gamma).abs() / 2 if isinstance(gamma, Tensor) else abs(1 - gamma) / 2 for gamma in gammas
+    ]
+    number: float = max((size for size in sizes if not isinstance(size, Tensor)), default=0.0)
+    tensors: list[Tensor] = [size for size in sizes if isinstance(size, Tensor)]
+    if not tensors:
+        return float(number**0.5) or 1.0
+    largest = reduce(torch.maximum, tensors[1:], tensors[0]).clamp_min(number)
+    return torch.where(largest == 0, 1.0, largest).sqrt()
+
+
+def _one_where_both_are(gamma: FloatOrTensor, gamma_cross: FloatOrTensor) -> FloatOrTensor:
+    """1 in the samples and heads where both γ are 1, which stay plain; 0 in all others."""
+    if isinstance(gamma, Tensor) or isinstance(gamma_cross, Tensor):
+        is_neutral = (torch.as_tensor(gamma) == 1) & (torch.as_tensor(gamma_cross) == 1)
+        return torch.where(is_neutral, 1.0, 0.0)
+    return 0.0
 
 
 def check_joint_norm(norm: str) -> None:
@@ -87,8 +226,8 @@ def check_joint_norm(norm: str) -> None:
         raise ValueError(f'norm is "{norm}", but in joint attention it must be one of {", ".join(JOINT_NORMS)}.')
 
 
-def inner_run(inner: slice, tokens: int) -> tuple[int, int]:
-    """The first inner token and the one after the last.
+def token_range(inner: slice, tokens: int) -> slice:
+    """The image tokens, with their start and stop filled in.
 
     Raises:
         ValueError: `inner` is not a run of tokens within 0 … `tokens`.
@@ -96,12 +235,4 @@ def inner_run(inner: slice, tokens: int) -> tuple[int, int]:
     start, stop, step = inner.start or 0, tokens if inner.stop is None else inner.stop, inner.step or 1
     if step != 1 or not 0 <= start < stop <= tokens:
         raise ValueError(f"inner is {inner}, but it must be a run of tokens within 0 … {tokens}.")
-    return start, stop
-
-
-def mask_of_rows(mask: Tensor | None, *rows: slice) -> Tensor | None:
-    """The mask of the queries `rows`, one run after the other; one that is the same for every query stays as it is."""
-    if mask is None or mask.dim() < 2 or mask.shape[-2] == 1:
-        return mask
-    parts = [mask[..., part, :] for part in rows]
-    return parts[0] if len(parts) == 1 else torch.cat(parts, dim=-2)
+    return slice(start, stop)

@@ -13,7 +13,7 @@ import math
 import torch
 from torch import Tensor
 
-from .parameters import wide
+from .parameters import accumulation_dtype
 
 NORMS = ("value", "projected", "input", "none")
 SMALLEST_NORM = 1e-6
@@ -31,7 +31,7 @@ def norm_ratio(skewed: Tensor, blended: Tensor) -> Tensor:
     Returns:
         `(B, H, L, 1)` in [1/4, 4], float32 or wider.
     """
-    precise = wide(blended.dtype)
+    precise = accumulation_dtype(blended.dtype)
     wanted = torch.linalg.vector_norm(skewed, dim=-1, keepdim=True, dtype=precise).clamp_min(SMALLEST_NORM)
     found = torch.linalg.vector_norm(blended, dim=-1, keepdim=True, dtype=precise).clamp_min(SMALLEST_NORM)
     return (wanted / found).clamp(1 / LARGEST_RATIO, LARGEST_RATIO)
@@ -66,7 +66,7 @@ def project_input(x: Tensor, rank: int) -> Tensor:
         `(B, L, rank)`, float32 or wider.
     """
     tokens, channels = x.shape[-2:]
-    x = x.to(wide(x.dtype))
+    x = x.to(accumulation_dtype(x.dtype))
     if rank == channels:
         return x
     if rank == tokens:

@@ -1,4 +1,4 @@
-"""γ and β as a user may give them: one number, one per sample, or one per head."""
+"""γ and β as a user may give them: one number, one per sample, or one per head. Also the precision of sums."""
 
 from __future__ import annotations
 
@@ -9,10 +9,12 @@ from contextlib import AbstractContextManager, nullcontext
 import torch
 from torch import Tensor
 
-Strength = float | Tensor
+FloatOrTensor = float | Tensor  # a γ or a β; as a tensor in one of the shapes that `per_head` takes
 
 
-def per_head(value: Strength, name: str, batch: int, heads: int, device: torch.device | None = None) -> Strength:
+def per_head(
+    value: FloatOrTensor, name: str, batch: int, heads: int, device: torch.device | None = None
+) -> FloatOrTensor:
     """`value` in a form that multiplies `(B, H, L, d)` without broadcasting by luck.
 
     A float stays a float. A tensor may be 0-d, `(B,)` per sample, `(B, H)` per head or `(B, H, 1, 1)`; it comes back
@@ -27,7 +29,8 @@ def per_head(value: Strength, name: str, batch: int, heads: int, device: torch.d
             raise ValueError(f"{name} is {value}, but it must be a finite number.")
         return float(value)
     shape = tuple(value.shape)
-    value = value.to(device=device, dtype=wide(value.dtype))  # (1 + γ)/2 rounded to half precision belongs to another γ
+    # (1 + γ)/2 rounded to half precision belongs to another γ.
+    value = value.to(device=device, dtype=accumulation_dtype(value.dtype))
     if shape == ():
         return value.reshape(1, 1, 1, 1)
     if shape == (batch,):
@@ -40,7 +43,7 @@ def per_head(value: Strength, name: str, batch: int, heads: int, device: torch.d
     )
 
 
-def is_exactly(value: Strength, number: float) -> bool:
+def is_exactly(value: FloatOrTensor, number: float) -> bool:
     """Whether `value` is this very number for all samples, known without looking into a tensor."""
     return not isinstance(value, Tensor) and value == number
 
@@ -55,12 +58,12 @@ def check_choice(name: str, value: str, allowed: Iterable[str]) -> None:
         raise ValueError(f'{name} is "{value}", but it must be one of {", ".join(allowed)}.')
 
 
-def wide(dtype: torch.dtype) -> torch.dtype:
+def accumulation_dtype(dtype: torch.dtype) -> torch.dtype:
     """The dtype for sums over values of `dtype`: float32 for half precision, `dtype` itself from float32 up."""
     return torch.promote_types(dtype, torch.float32)
 
 
-def as_wide_as_given(device: torch.device) -> AbstractContextManager:
+def autocast_disabled(device: torch.device) -> AbstractContextManager:
     """Autocast switched off, for sums that half precision cannot hold; nothing to do where it is not on."""
     on = torch.is_autocast_enabled(device.type)
     return torch.autocast(device.type, enabled=False) if on else nullcontext()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .parameters import Strength, as_wide_as_given, check_choice, wide
+from .parameters import FloatOrTensor, accumulation_dtype, autocast_disabled, check_choice
 
 RULES = ("deviation", "scale")
 AVERAGES = ("sample", "head", "batch")
@@ -24,9 +24,9 @@ def symmetricity(q: Tensor, k: Tensor) -> Tensor:
     Returns:
         `(B, H)` in [−1, 1], float32 or wider. An all-zero q or k has η = 0.
     """
-    precise = wide(q.dtype)
+    precise = accumulation_dtype(q.dtype)
     q, k = q.to(precise), k.to(precise)
-    with as_wide_as_given(q.device):
+    with autocast_disabled(q.device):
         cross = k.mT @ q
         aligned = (cross * cross.mT).sum(dim=(-2, -1))
         total = ((q.mT @ q) * (k.mT @ k)).sum(dim=(-2, -1))
@@ -34,8 +34,8 @@ def symmetricity(q: Tensor, k: Tensor) -> Tensor:
 
 
 def adapt(
-    gamma: Strength,
-    beta: Strength,
+    gamma: FloatOrTensor,
+    beta: FloatOrTensor,
     eta: Tensor,
     *,
     rule: str = "deviation",
@@ -71,7 +71,7 @@ def adapt(
     return gamma, beta * (1 - eta) if adapt_beta else beta * ones
 
 
-def _shaped_like(eta: Tensor, value: Strength, name: str) -> Strength:
+def _shaped_like(eta: Tensor, value: FloatOrTensor, name: str) -> FloatOrTensor:
     """`value` so that it multiplies η sample by sample, never by luck."""
     if not isinstance(value, Tensor) or value.shape in ((), eta.shape):
         return value

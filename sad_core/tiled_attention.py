@@ -18,7 +18,8 @@ import torch
 from torch import Tensor
 
 from .blending import blend
-from .parameters import Strength, is_exactly
+from .decomposition import skew_coefficients
+from .parameters import FloatOrTensor, is_exactly
 
 LARGEST_LOGIT = 30.0  # exp(±30) is 1e13 and 1e-13, which leaves float32 room for sums over tokens and for the values
 TILE_NUMBERS = 2**20  # of logits in a tile, 4 MB in float32; more only where FEWEST_ROWS of one head have more
@@ -27,7 +28,7 @@ MOST_ROWS, FEWEST_ROWS = 256, 64
 FEWEST_TOKENS = 128  # for fewer, one call of a fused kernel for all samples and heads is quicker than a loop
 
 
-def runs_in_tiles(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, *others: Strength | None) -> bool:
+def runs_in_tiles(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, *others: FloatOrTensor | None) -> bool:
     """Whether tiles can take the place of the fused kernel: on the CPU, in full precision, without a mask.
 
     Half precision and autocast are left to the fused kernels, and so are gradients, to any of the tensors or to
@@ -52,8 +53,8 @@ def tiled_skew_attention(
     q: Tensor,
     k: Tensor,
     stored: Tensor,
-    gamma: Strength,
-    beta: Strength,
+    gamma: FloatOrTensor,
+    beta: FloatOrTensor,
     scale: float,
     value_dim: int,
     norm: str,
@@ -73,8 +74,9 @@ def tiled_skew_attention(
     """
     batch, heads, tokens, _ = q.shape
     width, blends = stored.shape[-1], not is_exactly(beta, 1.0)
-    skewness, strength = (torch.as_tensor(value, dtype=q.dtype).expand(batch, heads, 1, 1) for value in (gamma, beta))
-    is_large = _logit_bound(q, k, skewness, scale) > LARGEST_LOGIT
+    gammas, betas = (torch.as_tensor(value, dtype=q.dtype).expand(batch, heads, 1, 1) for value in (gamma, beta))
+    is_large = _logit_bound(q, k, gammas, scale) > LARGEST_LOGIT
+    c_plus, c_minus = skew_coefficients(gammas if isinstance(gamma, Tensor) else gamma)
     at_once, rows = tile_shape(heads, tokens)
     room = [q.new_empty(at_once * rows * size) for size in (tokens, tokens, width, width)]
     result = q.new_empty((batch, heads, tokens, value_dim))
@@ -82,7 +84,7 @@ def tiled_skew_attention(
     for sample, first in product(range(batch), range(0, heads, at_once)):
         some = sample, slice(first, first + at_once)
         key, value = k[some].contiguous(), stored[some].contiguous()
-        query, kept, swapped = q[some] * scale, (1 + skewness[some]) / 2, (1 - skewness[some]) / 2
+        query = q[some] * scale
         large = is_large[some] if bool(is_large[some].any()) else None
         for start in range(0, tokens, rows):
             part = slice(start, min(start + rows, tokens))
@@ -94,12 +96,12 @@ def tiled_skew_attention(
             torch.bmm(query[:, part], key.mT, out=logits)
             if blends:
                 _retrieve(logits, value, large, weights, plain)
-            if isinstance(gamma, Tensor):
-                logits.mul_(kept).baddbmm_(key[:, part] * swapped, query.mT)
+            if isinstance(c_plus, Tensor) and isinstance(c_minus, Tensor):
+                logits.mul_(c_plus[some]).baddbmm_(key[:, part] * c_minus[some], query.mT)
             else:  # the product scales on its way, without passes of their own
-                logits.baddbmm_(key[:, part], query.mT, beta=(1 + gamma) / 2, alpha=(1 - gamma) / 2)
+                logits.baddbmm_(key[:, part], query.mT, beta=c_plus, alpha=c_minus)
             _retrieve(logits, value, large, logits, skewed)
-            result[some][:, part] = blend(plain, skewed, strength[some], value_dim, norm) if blends else skewed
+            result[some][:, part] = blend(plain, skewed, betas[some], value_dim, norm) if blends else skewed
     return result
 
 
@@ -111,10 +113,10 @@ def tile_shape(heads: int, tokens: int) -> tuple[int, int]:
     return min(heads, max(1, quick, min(threads, fitting))), rows
 
 
-def _logit_bound(queries: Tensor, keys: Tensor, skewness: Tensor, scale: float) -> Tensor:
+def _logit_bound(queries: Tensor, keys: Tensor, gamma: Tensor, scale: float) -> Tensor:
     """`(B, H, 1, 1)`: no logit of the head, plain or skewed, is larger."""
     longest = [torch.linalg.vector_norm(x, dim=-1).amax(dim=-1) for x in (queries, keys)]
-    return (longest[0] * longest[1] * abs(scale))[..., None, None] * skewness.abs().clamp_min(1.0)
+    return (longest[0] * longest[1] * abs(scale))[..., None, None] * gamma.abs().clamp_min(1.0)
 
 
 def _retrieve(logits: Tensor, values: Tensor, large: Tensor | None, weights: Tensor, out: Tensor) -> None:

@@ -15,7 +15,7 @@ from lab.benchmarks import authors_way
 from lab.benchmarks.rows import Row
 from lab.benchmarks.timing import Work, compare
 from sad_core import adapt, average, hopfield_stability, skew_attention, symmetricity
-from sad_core.attention import pytorch_attend
+from sad_core.inner_attention import pytorch_attend
 
 GAMMA, BETA = 1.05, 3.0
 PLAIN = "plain attention"

@@ -9,7 +9,8 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from .run import Sample, StabilityRun, Step
+from .run import StabilityRun
+from .step import Sample, Step
 
 PARTS = 10  # of a run, in progress, each with its own baseline
 
@@ -36,7 +37,7 @@ def difference(run: StabilityRun, other: StabilityRun) -> StabilityRun:
             "the same model twice, with the same probe settings."
         )
     result = StabilityRun(run.model, tuple(shared), measures, run.patterns, kind="difference", stride=run.stride)
-    places, their_places = ([each.measures.index(measure) for measure in measures] for each in (run, other))
+    indices, their_indices = ([each.measures.index(measure) for measure in measures] for each in (run, other))
     steps = []
     for step in run.steps:
         partner = min(other.steps, key=lambda each: abs(each.progress - step.progress))
@@ -47,7 +48,7 @@ def difference(run: StabilityRun, other: StabilityRun) -> StabilityRun:
         for address in shared:
             mine, theirs = step.of(address), partner.of(address)
             if samples and mine is not None and theirs is not None and mine.shape[-1] == theirs.shape[-1]:
-                found[address] = mine[rows][:, places] - theirs[their_rows][:, their_places]
+                found[address] = mine[rows][:, indices] - theirs[their_rows][:, their_indices]
         if found:
             columns = tuple((address, each.shape[-1]) for address, each in found.items())
             values = torch.cat(list(found.values()), dim=-1)
@@ -70,7 +71,7 @@ class StabilityBaseline:
         patterns: what their retrieved patterns were taken of.
         measures: the measures they had in common.
         usual: `(mean, deviation)`, each `(measures,)`, by `(site, pass, tenth)`; over runs, samples and steps, of the
-            mean over the heads. Only places with two values or more.
+            mean over the heads. Only keys with two values or more.
     """
 
     model: str
@@ -95,16 +96,16 @@ class StabilityBaseline:
             )
         found = defaultdict(list)
         for run in runs:
-            places = [run.measures.index(measure) for measure in measures]
+            indices = [run.measures.index(measure) for measure in measures]
             for step in run.steps:
                 for address, values in step.means().items():
-                    for sample, row in zip(step.samples, values[:, places], strict=True):
+                    for sample, row in zip(step.samples, values[:, indices], strict=True):
                         found[address, sample.chunk, _part(step)].append(row.double())
         usual = {}
-        for place, rows in found.items():
+        for key, rows in found.items():
             if len(rows) > 1:
                 stacked = torch.stack(rows)
-                usual[place] = (stacked.mean(dim=0), stacked.std(dim=0))
+                usual[key] = (stacked.mean(dim=0), stacked.std(dim=0))
         return cls(runs[0].model, runs[0].patterns, measures, usual)
 
     def z_scores(self, run: StabilityRun) -> StabilityRun:
@@ -122,16 +123,16 @@ class StabilityBaseline:
                 f"run is of {run.model} with {', '.join(run.measures)} ({run.patterns} patterns); use a baseline of "
                 "the same model, measures and patterns."
             )
-        places = [run.measures.index(measure) for measure in self.measures]
+        indices = [run.measures.index(measure) for measure in self.measures]
         result = StabilityRun(run.model, run.sites, self.measures, run.patterns, kind="z-scores", stride=run.stride)
-        result.restore([self._scored(step, places) for step in run.steps])
+        result.restore([self._scored(step, indices) for step in run.steps])
         result.status, result.gamma = run.status, run.gamma
         return result
 
-    def _scored(self, step: Step, places: list[int]) -> Step:
+    def _scored(self, step: Step, indices: list[int]) -> Step:
         columns = []
         for address, values in step.means().items():
-            rows = zip(step.samples, values[:, places], strict=True)
+            rows = zip(step.samples, values[:, indices], strict=True)
             columns.append(torch.stack([self._score(address, sample, step, row) for sample, row in rows]))
         names = tuple((address, 1) for address, _ in step.columns)
         return replace(step, columns=names, values=torch.stack(columns, dim=-1), maps={})

@@ -17,11 +17,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..attention import check_tokens
-from ..parameters import as_wide_as_given, check_choice, wide
+from ..inner_attention import check_tokens
+from ..parameters import accumulation_dtype, autocast_disabled, check_choice
 
-MEASURES = ("energy", "instability", "alignment", "depth", "curvature")
-CHEAP_MEASURES = MEASURES[:3]  # the others need the eigenvalues of a 2d×2d matrix a head
+MEASURES = ("energy", "instability", "alignment", "depth", "curvature")  # of `hopfield_stability`
+# What a trace keeps: size-free where there is a choice, and the symmetricity of the logits.
+TRACE_MEASURES = ("energy", "instability", "alignment", "symmetricity", "depth", "relative curvature")
+DEFAULT_MEASURES = TRACE_MEASURES[:4]  # those that need no eigenvalues of a 2d×2d matrix a head
 BISECTIONS = 48
 
 
@@ -80,7 +82,7 @@ def hopfield_stability(
     check_tokens(q, k, patterns)
     for measure in measures:
         check_choice("measure", measure, MEASURES)
-    with as_wide_as_given(q.device):
+    with autocast_disabled(q.device):
         factors, (centred, scale) = _factors(q, k), _patterns(patterns)
         parts = factors.mT @ centred * scale
         overlap = _overlap(parts)
@@ -114,7 +116,7 @@ def token_alignment(q: Tensor, k: Tensor, patterns: Tensor) -> Tensor:
         `(B, H, L)`, float32 or wider.
     """
     check_tokens(q, k, patterns)
-    with as_wide_as_given(q.device):
+    with autocast_disabled(q.device):
         factors, (centred, scale) = _factors(q, k), _patterns(patterns)
         field = factors @ _swapped(factors.mT @ centred * scale / 2)
         return (q.shape[2] * scale * centred * _divided(field, _length(field))).mean(dim=-1)
@@ -122,7 +124,7 @@ def token_alignment(q: Tensor, k: Tensor, patterns: Tensor) -> Tensor:
 
 def _factors(q: Tensor, k: Tensor) -> Tensor:
     """W = [q̄, k̄], `(B, H, L, 2d)`: centred over the tokens, in one piece of memory."""
-    factors = torch.cat([q, k], dim=-1).to(wide(q.dtype))
+    factors = torch.cat([q, k], dim=-1).to(accumulation_dtype(q.dtype))
     return factors.sub_(factors.mean(dim=-2, keepdim=True))
 
 
@@ -131,7 +133,7 @@ def _patterns(patterns: Tensor) -> tuple[Tensor, Tensor]:
 
     A column is constant when only rounding is left of it.
     """
-    patterns = patterns.to(wide(patterns.dtype))
+    patterns = patterns.to(accumulation_dtype(patterns.dtype))
     mean = patterns.mean(dim=-2, keepdim=True)
     centred = (patterns - mean).contiguous()
     length = _length(centred)

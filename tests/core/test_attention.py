@@ -11,10 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import sad_core.attention
-from lab.testing import definition as plain
+from lab.testing import definition
 from lab.testing.strategies import FORMS, MASKS, Call, betas, calls, gammas, tokens
 from sad_core import NORMS, skew_attention
-from sad_core.attention import pytorch_attend
+from sad_core.inner_attention import pytorch_attend
 
 ALL_MASKS = [None, *MASKS, *(f"{kind} bool" for kind in MASKS)]
 # γ, β and the γ it must not be confused with.
@@ -31,9 +31,9 @@ def run(call: Call, gamma, beta=1.0, norm="value", **options) -> torch.Tensor:
 def stated(call: Call, gamma, beta=1.0, norm="value") -> torch.Tensor:
     """The same by the plain statement; "projected" is exact at the ranks drawn here."""
     batch, heads = call.q.shape[:2]
-    gamma, beta = plain.each_head(gamma, batch, heads), plain.each_head(beta, batch, heads)
+    gamma, beta = definition.each_head(gamma, batch, heads), definition.each_head(beta, batch, heads)
     norm = "input" if norm == "projected" else norm
-    return plain.skew_attention(
+    return definition.skew_attention(
         *(tensor.double() for tensor in (call.q, call.k, call.v)),
         gamma,
         beta,
@@ -99,9 +99,9 @@ def test_no_other_gamma_passes_for_the_right_one(norm, gamma, beta, dtype, toler
     call = tokens(length=32, head_dim=40).to(dtype)
     out = run(call, gamma, beta, norm)
     assert out.dtype == dtype
-    assert plain.relative_error(out, stated(call, gamma, beta, norm)) < tolerance
+    assert definition.relative_error(out, stated(call, gamma, beta, norm)) < tolerance
     for other in {1.0, 0.9 * gamma, -gamma} - {gamma}:
-        assert plain.relative_error(out, stated(call, other, beta, norm)) > 2 * tolerance
+        assert definition.relative_error(out, stated(call, other, beta, norm)) > 2 * tolerance
 
 
 @pytest.mark.parametrize("norm", NORMS)
@@ -109,25 +109,25 @@ def test_no_other_gamma_passes_for_the_right_one(norm, gamma, beta, dtype, toler
 def test_no_other_beta_or_mask_passes_for_the_right_one(kind, norm):
     call = tokens(length=32, head_dim=40, mask=kind)
     out = run(call, 1.3, 2.0, norm)
-    assert plain.relative_error(out, stated(call, 1.3, 2.0, norm)) < 1e-12
-    assert plain.relative_error(out, stated(call, 1.3, 1.8, norm)) > 1e-3
+    assert definition.relative_error(out, stated(call, 1.3, 2.0, norm)) < 1e-12
+    assert definition.relative_error(out, stated(call, 1.3, 1.8, norm)) > 1e-3
     if kind is not None:
-        assert plain.relative_error(out, stated(tokens(length=32, head_dim=40), 1.3, 2.0, norm)) > 0.1
+        assert definition.relative_error(out, stated(tokens(length=32, head_dim=40), 1.3, 2.0, norm)) > 0.1
 
 
 def test_the_norms_differ_from_each_other():
     call = tokens(length=32, head_dim=40, channels=48)
     outs = [stated(call, 1.3, 4.0, norm) for norm in ("none", "value", "input")]
-    assert plain.relative_error(outs[0], outs[1]) > 0.01
-    assert plain.relative_error(outs[0], outs[2]) > 0.01
-    assert plain.relative_error(outs[1], outs[2]) > 0.01
+    assert definition.relative_error(outs[0], outs[1]) > 0.01
+    assert definition.relative_error(outs[0], outs[2]) > 0.01
+    assert definition.relative_error(outs[1], outs[2]) > 0.01
 
 
 def test_gamma_minus_one_swaps_queries_and_keys():
     call = tokens(length=20)
     swapped = pytorch_attend(call.k, call.q, call.v, None, 8**-0.5)
     torch.testing.assert_close(run(call, -1.0), swapped, rtol=0, atol=1e-12)
-    assert plain.relative_error(swapped, torch_attention(call)) > 0.5
+    assert definition.relative_error(swapped, torch_attention(call)) > 0.5
 
 
 def test_one_token_keeps_its_value():
@@ -246,7 +246,7 @@ def test_a_vector_as_long_as_the_heads_or_the_head_dim_is_still_per_sample(heads
     call = tokens(batch=heads, heads=heads, length=heads, head_dim=heads)
     numbers = torch.linspace(-1, 2, heads)
     torch.testing.assert_close(run(call, numbers), stated(call, numbers), rtol=0, atol=1e-6)
-    assert plain.relative_error(stated(call, numbers), stated(call, numbers.expand(heads, heads))) > 0.1
+    assert definition.relative_error(stated(call, numbers), stated(call, numbers.expand(heads, heads))) > 0.1
 
 
 @pytest.mark.parametrize("gamma_dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])

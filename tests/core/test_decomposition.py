@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lab.testing import definition as plain
+from lab.testing import definition
 from lab.testing.strategies import Call, calls, gammas, tokens
 from sad_core import decompose
 from sad_core.decomposition import double_head_dim
@@ -62,8 +62,8 @@ def test_logits_that_are_not_square_are_refused(shape):
 def test_the_doubled_heads_multiply_to_the_skewed_logits(data, call):
     batch, heads = call.q.shape[:2]
     gamma = data.draw(gammas(batch, heads))
-    symmetric, skew = decompose(plain.skewed_logits(call.q, call.k, 1.0))
-    want = symmetric + plain.each_head(gamma, batch, heads) * skew
+    symmetric, skew = decompose(definition.skewed_logits(call.q, call.k, 1.0))
+    want = symmetric + definition.each_head(gamma, batch, heads) * skew
     torch.testing.assert_close(skewed_product(call, gamma), want, rtol=0, atol=1e-11)
 
 
@@ -76,7 +76,7 @@ def test_negating_gamma_transposes_the_logits(gamma):
 
 def test_gamma_minus_one_is_the_transposed_logits_and_one_the_logits():
     call = tokens()
-    logits = plain.skewed_logits(call.q, call.k, 1.0)
+    logits = definition.skewed_logits(call.q, call.k, 1.0)
     torch.testing.assert_close(skewed_product(call, -1.0), logits.mT, rtol=0, atol=1e-12)
     torch.testing.assert_close(skewed_product(call, 1.0), logits, rtol=0, atol=1e-12)
     assert (logits - logits.mT).abs().max() > 1

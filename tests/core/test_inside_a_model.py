@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from lab.testing import definition as plain
+from lab.testing import definition
 from lab.testing.strategies import SPREAD, tokens
 from sad_core import adapt, joint_skew_attention, skew_attention, symmetricity
 
@@ -46,9 +46,9 @@ def test_autocast_changes_the_precision_and_not_the_meaning(norm):
     with torch.autocast("cpu", dtype=torch.bfloat16):
         out = skew_attention(call.q, call.k, call.v, 1.3, 3.0, norm=norm, x=call.x)
     norm = "input" if norm == "projected" else norm
-    right, near = (plain.skew_attention(call.q, call.k, call.v, g, 3.0, norm=norm, x=call.x) for g in (1.3, 1.17))
-    assert plain.relative_error(out, right) < 3e-2
-    assert plain.relative_error(near, right) > 6e-2
+    right, near = (definition.skew_attention(call.q, call.k, call.v, g, 3.0, norm=norm, x=call.x) for g in (1.3, 1.17))
+    assert definition.relative_error(out, right) < 3e-2
+    assert definition.relative_error(near, right) > 6e-2
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
@@ -57,4 +57,4 @@ def test_autocast_does_not_touch_the_symmetricity(dtype):
     with torch.autocast("cpu", dtype=dtype):
         eta = symmetricity(q, k)
     assert eta.dtype == torch.float32
-    torch.testing.assert_close(eta, plain.symmetricity(q, k).float(), rtol=0, atol=1e-5)
+    torch.testing.assert_close(eta, definition.symmetricity(q, k).float(), rtol=0, atol=1e-5)

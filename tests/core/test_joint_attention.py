@@ -8,10 +8,10 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lab.testing import definition as plain
+from lab.testing import definition
 from lab.testing.strategies import MASKS, Call, betas, calls, gammas, tokens
 from sad_core import joint_skew_attention, skew_attention
-from sad_core.attention import pytorch_attend
+from sad_core.inner_attention import pytorch_attend
 from sad_core.joint_attention import JOINT_NORMS
 
 PLACES = {"start": slice(0, 7), "middle": slice(3, 9), "end": slice(5, 12), "one token": slice(4, 5)}
@@ -26,10 +26,10 @@ def run(call: Call, gamma, beta, inner: slice, norm="value", **options) -> torch
 
 def stated(call: Call, gamma, beta, inner: slice, norm="value") -> torch.Tensor:
     batch, heads, length, _ = call.q.shape
-    factors = plain.inner_factors(plain.each_head(gamma, batch, heads), inner, length)
-    beta = plain.each_head(beta, batch, heads)
+    factors = definition.inner_factors(definition.each_head(gamma, batch, heads), inner, length)
+    beta = definition.each_head(beta, batch, heads)
     options = {"norm": norm, "scale": call.scale, "mask": call.mask, "factors": factors}
-    return plain.skew_attention(call.q, call.k, call.v, None, beta, **options)
+    return definition.skew_attention(call.q, call.k, call.v, None, beta, **options)
 
 
 def torch_attention(call: Call) -> torch.Tensor:
@@ -57,12 +57,12 @@ def test_no_other_gamma_and_no_other_place_passes_for_the_right_one(place, kind)
     call, inner = tokens(mask=kind), PLACES[place]
     for gamma, beta in ((1.4, 1.0), (-0.6, 3.0)):
         out, want = run(call, gamma, beta, inner), stated(call, gamma, beta, inner)
-        assert plain.relative_error(out, want) < 1e-12
+        assert definition.relative_error(out, want) < 1e-12
         if place == "one token":
             continue  # a single token has no circulation
         others = [stated(call, other, beta, inner) for other in (1.0, 0.9 * gamma, -gamma)]
         others += [stated(call, gamma, beta, slice(0, 12)), stated(call, gamma, beta, slice(2, 8))]
-        assert min(plain.relative_error(other, want) for other in others) > 1e-3
+        assert min(definition.relative_error(other, want) for other in others) > 1e-3
 
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.float16, 3e-3), (torch.bfloat16, 2e-2)])
@@ -70,8 +70,8 @@ def test_half_precision_is_near_the_plain_statement(dtype, tolerance):
     call, inner = tokens(length=40, head_dim=32).to(dtype), slice(6, 40)
     out, want = run(call, 1.2, 3.0, inner), stated(call, 1.2, 3.0, inner)
     assert out.dtype == dtype
-    assert plain.relative_error(out, want) < tolerance
-    assert plain.relative_error(stated(call, 1.08, 3.0, inner), want) > 2 * tolerance
+    assert definition.relative_error(out, want) < tolerance
+    assert definition.relative_error(stated(call, 1.08, 3.0, inner), want) > 2 * tolerance
 
 
 @pytest.mark.parametrize("norm", JOINT_NORMS)

@@ -8,10 +8,10 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lab.testing import definition as plain
+from lab.testing import definition
 from lab.testing.strategies import MASKS, Call, betas, calls, gammas, tokens
 from sad_core import joint_skew_attention, modal_skew_attention, skew_attention
-from sad_core.attention import pytorch_attend
+from sad_core.inner_attention import pytorch_attend
 from sad_core.joint_attention import JOINT_NORMS
 
 INNER = slice(3, 9)
@@ -26,11 +26,11 @@ def run(call: Call, gamma, text, cross, beta=1.0, inner=INNER, **options) -> tor
 
 def stated(call: Call, gamma, text, cross, beta=1.0, inner=INNER, norm="value") -> torch.Tensor:
     batch, heads, length, _ = call.q.shape
-    gamma, text, cross, beta = (plain.each_head(each, batch, heads) for each in (gamma, text, cross, beta))
-    factors = plain.inner_factors(gamma, inner, length, text, cross)
+    gamma, text, cross, beta = (definition.each_head(each, batch, heads) for each in (gamma, text, cross, beta))
+    factors = definition.inner_factors(gamma, inner, length, text, cross)
     assert torch.equal(factors, factors.mT)
     options = {"norm": norm, "scale": call.scale, "mask": call.mask, "factors": factors}
-    return plain.skew_attention(call.q, call.k, call.v, None, beta, **options)
+    return definition.skew_attention(call.q, call.k, call.v, None, beta, **options)
 
 
 @settings(max_examples=80)
@@ -50,12 +50,12 @@ def test_every_call_is_the_plain_statement(data, call, norm):
 def test_no_other_factors_pass_for_the_right_ones(beta, kind):
     call = tokens(mask=kind)
     out, want = run(call, *FACTORS, beta), stated(call, *FACTORS, beta)
-    assert plain.relative_error(out, want) < 1e-12
+    assert definition.relative_error(out, want) < 1e-12
     for place in range(3):
         for other in (1.0, 0.9 * FACTORS[place], -FACTORS[place]):
             changed = [*FACTORS[:place], other, *FACTORS[place + 1 :]]
-            assert plain.relative_error(stated(call, *changed, beta), want) > 1e-3, changed
-    assert plain.relative_error(stated(call, *FACTORS, beta, slice(2, 9)), want) > 1e-3
+            assert definition.relative_error(stated(call, *changed, beta), want) > 1e-3, changed
+    assert definition.relative_error(stated(call, *FACTORS, beta, slice(2, 9)), want) > 1e-3
 
 
 @pytest.mark.parametrize("beta", [1.0, 3.0])
@@ -106,7 +106,7 @@ def test_half_precision_is_near_the_plain_statement(dtype, tolerance):
     call = tokens(length=40, head_dim=32).to(dtype)
     out, want = run(call, 1.2, 0.9, 1.1, 3.0), stated(call, 1.2, 0.9, 1.1, 3.0)
     assert out.dtype == dtype
-    assert plain.relative_error(out, want) < tolerance
+    assert definition.relative_error(out, want) < tolerance
 
 
 @pytest.mark.parametrize("beta", [1.0, 3.0])

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lab.testing import definition as plain
+from lab.testing import definition
 from lab.testing.strategies import SPREAD, tokens
 from sad_core import skew_attention
 from sad_core.norm_guard import norm_ratio, project_input, projection_rank
@@ -35,7 +35,9 @@ def layer(length=256, channels=320, heads=5, directions=24, noise=0.3, seed=0, d
 def error_of_projection(gamma, beta, tolerance, **shape) -> float:
     q, k, v, x = layer(**shape)
     exact = skew_attention(q, k, v, gamma, beta, norm="input", x=x)
-    return plain.relative_error(skew_attention(q, k, v, gamma, beta, norm="projected", x=x, tolerance=tolerance), exact)
+    return definition.relative_error(
+        skew_attention(q, k, v, gamma, beta, norm="projected", x=x, tolerance=tolerance), exact
+    )
 
 
 # --- ρ
@@ -79,7 +81,7 @@ def test_a_blend_that_collapses_or_explodes_is_held_at_the_limits(push, rho):
     q[0, 0, 0, 0] = q[0, 0, 1, 1] = 3
     k = torch.stack([-q[..., 1], q[..., 0], q[..., 2], q[..., 3]], dim=-1)
     v = torch.tensor([1.0, 2.0], dtype=torch.float64).reshape(1, 1, 2, 1)
-    plain_out, skewed = (plain.skew_attention(q, k, v, gamma, norm="none") for gamma in (1.0, -2.0))
+    plain_out, skewed = (definition.skew_attention(q, k, v, gamma, norm="none") for gamma in (1.0, -2.0))
     # The β at which token 0's blend is (1 + push) times its skewed retrieval.
     step = (skewed - plain_out)[0, 0, 0, 0]
     beta = float(((1 + push) * skewed - plain_out)[0, 0, 0, 0] / step)

@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lab.testing import definition as plain
+from lab.testing import definition
 from lab.testing.strategies import calls, tokens
 from sad_core import adapt, average, skew_attention, symmetricity
 
@@ -19,7 +19,7 @@ ETAS = st.floats(-1.0, 1.0)
 def test_eta_is_the_plain_statement(call):
     eta = symmetricity(call.q, call.k)
     assert eta.shape == call.q.shape[:2]
-    torch.testing.assert_close(eta, plain.symmetricity(call.q, call.k), rtol=0, atol=1e-7)
+    torch.testing.assert_close(eta, definition.symmetricity(call.q, call.k), rtol=0, atol=1e-7)
 
 
 @pytest.mark.parametrize(
@@ -31,7 +31,7 @@ def test_a_lean_to_either_side_shows_in_any_precision(lean, dtype, tolerance):
     call = tokens(length=40, head_dim=16)
     turned = torch.cat([-call.q[..., 8:], call.q[..., :8]], dim=-1)
     q, k = call.q.to(dtype), (call.k + 2 * (max(lean, 0) * call.q + max(-lean, 0) * turned)).to(dtype)
-    eta, want = symmetricity(q, k), plain.symmetricity(q, k)
+    eta, want = symmetricity(q, k), definition.symmetricity(q, k)
     assert eta.dtype == (dtype if dtype == torch.float64 else torch.float32)
     torch.testing.assert_close(eta.double(), want, rtol=0, atol=tolerance)
     assert ((want > 0.1) == (lean > 0)).all()
@@ -64,7 +64,7 @@ def test_one_zero_head_leaves_the_others_alone():
     call = tokens()
     q = call.q.clone()
     q[0, 1] = 0
-    want = plain.symmetricity(call.q, call.k)
+    want = definition.symmetricity(call.q, call.k)
     want[0, 1] = 0
     torch.testing.assert_close(symmetricity(q, call.k), want, rtol=0, atol=1e-12)
 
@@ -76,7 +76,7 @@ def test_large_half_precision_tokens_do_not_overflow(dtype):
     assert torch.isfinite(q).all()
     assert torch.isfinite(k).all()
     assert q.abs().max() > 40000
-    torch.testing.assert_close(symmetricity(q, k).double(), plain.symmetricity(q, k), rtol=0, atol=1e-5)
+    torch.testing.assert_close(symmetricity(q, k).double(), definition.symmetricity(q, k), rtol=0, atol=1e-5)
 
 
 @settings(max_examples=30)

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sad_core import skew_attention, tiled_attention
-from sad_core.attention import pytorch_attend
+from sad_core.inner_attention import pytorch_attend
 from sad_core.tiled_attention import runs_in_tiles, tile_shape, tiled_skew_attention
 
 
@@ -92,19 +92,32 @@ def test_samples_at_gamma_1_have_the_bits_of_the_inner_attention(beta):
 def test_tiles_and_the_fused_kernel_agree(norm, beta):
     q, k, v = (draw(seed, 2, 3, 130, 8) for seed in range(3))
     x = draw(5, 2, 130, 24)
-    calls = []
+    calls, told = [], []
 
     def attend(*arguments):
         calls.append(arguments)
         return pytorch_attend(*arguments)
 
-    options = {"norm": norm, "x": x}
+    options = {"norm": norm, "x": x, "on_tiles": lambda: told.append("tiles")}
     fused = skew_attention(q, k, v, 1.4, beta, attend=attend, **options)
     assert calls
+    assert not told
     calls.clear()
     tiled = skew_attention(q, k, v, 1.4, beta, attend=attend, tiles=True, **options)
     assert not calls
+    assert told == ["tiles"]
     torch.testing.assert_close(tiled, fused, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [({}, ["tiles"]), ({"gamma": 1.0}, []), ({"beta": 0.0}, []), ({"mask": torch.zeros(130, 130)}, [])],
+)
+def test_the_caller_is_told_of_tiles_only_where_they_run(changes, expected):
+    q, k, v = (draw(seed, 1, 2, 130, 8) for seed in range(3))
+    told = []
+    skew_attention(**{"q": q, "k": k, "v": v, "gamma": 1.4, **changes}, on_tiles=lambda: told.append("tiles"))
+    assert told == expected
 
 
 def test_where_tiles_are_not_used():

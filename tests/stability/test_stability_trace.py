@@ -18,9 +18,12 @@ import torch
 from safetensors.torch import save_file
 
 from sad_core import StabilityBaseline, StabilityTrace, difference
-from sad_core.stability import tables as stability_file
-from sad_core.stability.run import KEPT_RUNS, LARGEST_RUN, LARGEST_TRACE, TRACE_MEASURES, Sample, StabilityRun
+from sad_core.stability import trace as trace_file
+from sad_core.stability.measures import TRACE_MEASURES
+from sad_core.stability.run import LARGEST_RUN, StabilityRun
+from sad_core.stability.step import Sample
 from sad_core.stability.tables import to_csv, to_json
+from sad_core.stability.trace import KEPT_RUNS, LARGEST_TRACE
 
 SITES = (("input.1.0", 2), ("middle.0.0", 3))
 MEASURES = ("energy", "alignment")
@@ -247,7 +250,7 @@ def test_files_that_are_no_trace_are_refused_in_a_sentence(tmp_path, monkeypatch
     saved(path, tensors={"0.0": torch.ones(2, 2, 5, dtype=torch.float16)})
     with pytest.raises(ValueError, match="is damaged"):
         StabilityTrace.load(path)
-    monkeypatch.setattr(stability_file, "LARGEST_FILE", 2**10)
+    monkeypatch.setattr(trace_file, "LARGEST_FILE", 2**10)
     StabilityTrace([filled(20)]).save(path)
     with pytest.raises(ValueError, match="but a stability trace has at most"):
         StabilityTrace.load(path)

@@ -10,7 +10,7 @@ from typing import Any
 from comfy.ldm.modules.attention import get_attention_function, optimized_attention
 from torch import Tensor
 
-from ....sad_core.attention import additive_mask, pytorch_attend, softmax_scale
+from ....sad_core.inner_attention import additive_mask, pytorch_attend, softmax_scale
 from ..memory import is_out_of_memory
 
 Backend = Callable[..., Tensor]

@@ -1,0 +1,107 @@
+"""One evaluation of a model, with what was measured of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+
+class Sample(NamedTuple):
+    """One picture of a batch in one pass of the model: `chunk` is cond, uncond, or cond 2 for a second prompt."""
+
+    chunk: str
+    number: int
+
+
+@dataclass(frozen=True)
+class Step:
+    """One evaluation of the model.
+
+    Attributes:
+        sigma, progress: noise level, and how far the run is, 0 … 1.
+        samples: what the rows of `values` are.
+        columns: `(site, heads)` in the order of the model.
+        values: `(samples, measures, heads of all sites)`, float32 on the CPU; NaN where a sample did not reach a site.
+        maps: alignment by place in the picture, `(samples, height, width)` in float16, by site; where asked for.
+    """
+
+    sigma: float
+    progress: float
+    samples: tuple[Sample, ...]
+    columns: tuple[tuple[str, int], ...]
+    values: Tensor
+    maps: Mapping[str, Tensor] = field(default_factory=dict)
+
+    def of(self, address: str) -> Tensor | None:
+        """The values of one site, `(samples, measures, heads)`, or None where the step has none."""
+        start = 0
+        for name, heads in self.columns:
+            if name == address:
+                return self.values[..., start : start + heads]
+            start += heads
+        return None
+
+    @cached_property
+    def averages(self) -> Tensor:
+        """The mean over the heads, `(sites, samples, measures)` in the order of `columns`."""
+        parts = self.values.split([heads for _, heads in self.columns], dim=-1)
+        return torch.stack([part.mean(dim=-1) for part in parts])
+
+    def means(self) -> dict[str, Tensor]:
+        """The mean over the heads by site, each `(samples, measures)`."""
+        return {address: average for (address, _), average in zip(self.columns, self.averages, strict=True)}
+
+    def part_means(self) -> dict[str, Tensor]:
+        """The mean over heads, samples and sites of each part of the model (`input`, `double` …), each `(measures,)`.
+
+        The mean over all sites comes first, as "all".
+        """
+        rows: dict[str, list[int]] = {"all": list(range(len(self.columns)))}
+        for row, (address, _) in enumerate(self.columns):
+            rows.setdefault(address.partition("#")[0].partition(".")[0], []).append(row)
+        return {part: self.averages[each].flatten(0, 1).nanmean(dim=0) for part, each in rows.items()}
+
+    def rows(self, chunk: str | None) -> list[int]:
+        """Rows of `values` that belong to `chunk`: its own name, or cond for every cond; None means all."""
+        return [row for row, sample in enumerate(self.samples) if chunk is None or _is_of(sample.chunk, chunk)]
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the values and the maps."""
+        return sum(each.numel() * each.element_size() for each in (self.values, *self.maps.values()))
+
+
+def _is_of(chunk: str, wanted: str) -> bool:
+    return chunk == wanted or chunk.startswith(f"{wanted} ")
+
+
+def join(first: Step, second: Step) -> Step:
+    """Two steps at one sigma with different samples, as one. Where a site is only in one of them, the other has NaN."""
+    samples, maps = first.samples + second.samples, _joined_maps(first, second)
+    if first.columns == second.columns:
+        return replace(first, samples=samples, values=torch.cat([first.values, second.values]), maps=maps)
+    columns = dict(first.columns)
+    for address, heads in second.columns:
+        columns.setdefault(address, heads)
+    parts = []
+    for step in (first, second):
+        shape = step.values.shape[:2]
+        found = [(step.of(address), heads) for address, heads in columns.items()]
+        nothing = [
+            torch.full((*shape, heads), float("nan")) if each is None or each.shape[-1] != heads else each
+            for each, heads in found
+        ]
+        parts.append(torch.cat(nothing, dim=-1))
+    return replace(first, samples=samples, columns=tuple(columns.items()), values=torch.cat(parts), maps=maps)
+
+
+def _joined_maps(first: Step, second: Step) -> dict[str, Tensor]:
+    """The maps that both steps have, of one size."""
+    shared = [address for address, each in first.maps.items() if address in second.maps]
+    pairs = {address: (first.maps[address], second.maps[address]) for address in shared}
+    return {address: torch.cat(pair) for address, pair in pairs.items() if pair[0].shape[1:] == pair[1].shape[1:]}
