@@ -77,7 +77,7 @@ def environment(name: str, host: Path | None = None) -> Path:
 
 
 def typescript() -> Path | None:
-    """Return TypeScript's compiler, installed with npm the first time; None where that fails, with the reason printed."""
+    """Return TypeScript's compiler, installed with npm the first time; None where that fails, with a reason."""
     folder = cache_folder() / f"typescript-{TYPESCRIPT}"
     compiler = folder / "node_modules" / ".bin" / ("tsc.cmd" if os.name == "nt" else "tsc")
     if compiler.exists():
@@ -87,16 +87,8 @@ def typescript() -> Path | None:
         print("WARNING: no npm, so the types of the web files were not checked.", file=sys.stderr)
         return None
     folder.mkdir(parents=True, exist_ok=True)
-    command = [
-        npm,
-        "install",
-        "--silent",
-        "--no-audit",
-        "--no-fund",
-        "--prefix",
-        str(folder),
-        f"typescript@{TYPESCRIPT}",
-    ]
+    quiet = ["--silent", "--no-audit", "--no-fund"]
+    command = [npm, "install", *quiet, "--prefix", str(folder), f"typescript@{TYPESCRIPT}"]
     try:
         subprocess.run(command, check=True, capture_output=True, timeout=SECONDS_FOR_NPM)
     except (OSError, subprocess.SubprocessError) as error:

@@ -11,7 +11,6 @@ from torch import Tensor
 
 from ....sad_core import adapt, average, modal_skew_attention, skew_attention, symmetricity
 from ....sad_core.joint_attention import JOINT_NORMS
-from ....sad_core.tiled_attention import runs_in_tiles
 from ..models.site_rules import SiteCall
 from ..models.sites import Site
 from ..run_report import RunRecord
@@ -191,10 +190,8 @@ class SkewOverride:
         settings = self.context.settings
         common: dict[str, Any] = {"norm": self._norm, "scale": call.scale, "mask": call.mask, "attend": attend}
         if image_tokens == slice(0, call.q.shape[2]):
-            tiles = replaceable and runs_in_tiles(call.q, call.k, call.v, call.mask)
-            if tiles:
-                self.context.log.backends.append(TILES)
-            return skew_attention(call.q, call.k, call.v, gamma, beta, x=x, tiles=tiles, **common)
+            common.update(tiles=replaceable, on_tiles=lambda: self.context.log.backends.append(TILES))
+            return skew_attention(call.q, call.k, call.v, gamma, beta, x=x, **common)
         common.update(gamma_text=settings.gamma_text, gamma_cross=settings.gamma_cross)
         return modal_skew_attention(call.q, call.k, call.v, gamma, beta, inner=image_tokens, **common)
 
