@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import subprocess
 
@@ -128,3 +129,20 @@ def test_a_violation_is_named_with_its_file_and_line():
     assert wrong_arrows(found) == ["sad_core/beta.py:3 imports nodes.host.settings"]
     circle = imports({**FILES, "nodes/host/settings.py": "from .apply import install"})
     assert circles(circle) == [["nodes.host.apply", "nodes.host.settings"]]
+
+
+# --- where Python looks for modules
+
+EDIT = re.compile(
+    r"^\s*(sys\.path\.\w+\(|sys\.path *[+=]|sys\.modules\[.*\] *=|sys\.modules\.(update|setdefault|pop)\()",
+    re.MULTILINE,
+)
+
+
+def test_what_changes_the_ways_to_modules_is_known():
+    """Each with its reason beside it; tests may do so through pytest's monkeypatch, or in a process of their own."""
+    listed = subprocess.run(["git", "ls-files", "-z", "*.py"], cwd=ROOT, capture_output=True, text=True, check=True)
+    texts = {path: (ROOT / path).read_text(encoding="utf-8") for path in listed.stdout.split("\0") if path}
+    edits = {path: len(EDIT.findall(text)) for path, text in texts.items() if EDIT.search(text)}
+    edits.pop("tests/release/test_boundary.py", None)  # the program of another process
+    assert edits == {"lab/demo/comfyui_nodes/__init__.py": 1, "lab/testing/in_process_host.py": 2}
