@@ -145,14 +145,14 @@ METHOD = (
         "pushed = (field * centred).lt_(0)",
         "pushed = (field * centred).le_(0)",
         "a token without a field counts as unstable",
-        ("stability/test_measures.py",),
+        ("stability/test_stability_measures.py",),
     ),
     Mutant(
         CORE + "stability/measures.py",
         "low, high = torch.where(is_above, low, middle), torch.where(is_above, middle, high)",
         "low, high = torch.where(is_above, middle, low), torch.where(is_above, high, middle)",
         "curvature ends at the wrong end",
-        ("stability/test_measures.py",),
+        ("stability/test_stability_measures.py",),
     ),
     Mutant(
         CORE + "evaluation/diversity.py",

@@ -102,6 +102,15 @@ def test_no_file_holds_a_text_that_a_scanner_flags(archive):
             assert found == [], path.relative_to(archive)
 
 
+def test_the_code_is_that_of_the_oldest_python(archive):
+    """Newer syntax would keep the pack from being imported there; pyproject.toml says which Python that is."""
+    minor = int(re.fullmatch(r">=3\.(\d+)", project()["requires-python"]).group(1))
+    files = sorted(archive.rglob("*.py"))
+    assert len(files) > 50
+    for path in files:
+        ast.parse(path.read_text(encoding="utf-8"), filename=str(path), feature_version=(3, minor))
+
+
 def test_no_file_is_large(archive):
     for path in archive.rglob("*"):
         assert path.stat().st_size <= LARGEST_FILE, path.relative_to(archive)
