@@ -6,6 +6,8 @@ A_γ = S + γ·C = c₊·A + c₋·Aᵀ,    c₊ = (1 + γ)/2,  c₋ = (1 − γ
 
 from __future__ import annotations
 
+from typing import overload
+
 import torch
 from torch import Tensor
 
@@ -33,6 +35,10 @@ def decompose(logits: Tensor) -> tuple[Tensor, Tensor]:
     return half + half.mT, half - half.mT
 
 
+@overload
+def skew_coefficients(gamma: float) -> tuple[float, float]: ...
+@overload
+def skew_coefficients(gamma: Tensor) -> tuple[Tensor, Tensor]: ...
 def skew_coefficients(gamma: FloatOrTensor) -> tuple[FloatOrTensor, FloatOrTensor]:
     """`(c₊, c₋)` = `((1 + γ)/2, (1 − γ)/2)`, the weights of A and Aᵀ in A_γ; floats, or shaped like a tensor γ."""
     return (1 + gamma) / 2, (1 - gamma) / 2

@@ -76,7 +76,8 @@ def tiled_skew_attention(
     width, blends = stored.shape[-1], not is_exactly(beta, 1.0)
     gammas, betas = (torch.as_tensor(value, dtype=q.dtype).expand(batch, heads, 1, 1) for value in (gamma, beta))
     is_large = _logit_bound(q, k, gammas, scale) > LARGEST_LOGIT
-    c_plus, c_minus = skew_coefficients(gammas if isinstance(gamma, Tensor) else gamma)
+    c_plus, c_minus = skew_coefficients(gammas)
+    as_numbers = None if isinstance(gamma, Tensor) else skew_coefficients(gamma)
     at_once, rows = tile_shape(heads, tokens)
     room = [q.new_empty(at_once * rows * size) for size in (tokens, tokens, width, width)]
     result = q.new_empty((batch, heads, tokens, value_dim))
@@ -96,10 +97,10 @@ def tiled_skew_attention(
             torch.bmm(query[:, part], key.mT, out=logits)
             if blends:
                 _retrieve(logits, value, large, weights, plain)
-            if isinstance(c_plus, Tensor) and isinstance(c_minus, Tensor):
+            if as_numbers is None:
                 logits.mul_(c_plus[some]).baddbmm_(key[:, part] * c_minus[some], query.mT)
-            else:  # the product scales on its way, without passes of their own
-                logits.baddbmm_(key[:, part], query.mT, beta=c_plus, alpha=c_minus)
+            else:  # the product scales on its way, without passes of its own
+                logits.baddbmm_(key[:, part], query.mT, beta=as_numbers[0], alpha=as_numbers[1])
             _retrieve(logits, value, large, logits, skewed)
             result[some][:, part] = blend(plain, skewed, betas[some], value_dim, norm) if blends else skewed
     return result
