@@ -1,4 +1,4 @@
-"""The method stated slowly and plainly in float64, with L×L matrices: what sad_core is held against."""
+"""The method stated slowly in float64, with L×L matrices: what sad_core is held against."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ import torch
 from torch import Tensor
 
 
-def skewed_logits(q: Tensor, k: Tensor, factors: Tensor | float, scale: float | None = None) -> Tensor:
-    """S + Γ∘C; `factors` is γ or a matrix Γ that broadcasts over `(B, H, L, L)`."""
+def skewed_logits(q: Tensor, k: Tensor, gamma: Tensor | float, scale: float | None = None) -> Tensor:
+    """S + Γ∘C; `gamma` is γ or a matrix Γ, and broadcasts over `(B, H, L, L)`."""
     scale = q.shape[-1] ** -0.5 if scale is None else scale
     logits = scale * torch.einsum("bhid,bhjd->bhij", q.double(), k.double())
     transposed = scale * torch.einsum("bhjd,bhid->bhij", q.double(), k.double())
-    return (logits + transposed) / 2 + factors * (logits - transposed) / 2
+    return (logits + transposed) / 2 + gamma * (logits - transposed) / 2
 
 
 def weights(logits: Tensor, mask: Tensor | None = None) -> Tensor:
@@ -26,10 +26,10 @@ def length(patterns: Tensor) -> Tensor:
     return patterns.square().sum(-1, keepdim=True).sqrt().clamp_min(1e-6)
 
 
-def skew_attention(q, k, v, gamma, beta=1.0, *, norm="value", x=None, scale=None, mask=None, factors=None) -> Tensor:
-    """`factors` replaces the one γ by a matrix Γ; gamma and beta broadcast over `(B, H, 1, 1)`; β = 0 is neutral."""
+def skew_attention(q, k, v, gamma, beta=1.0, *, norm="value", x=None, scale=None, mask=None) -> Tensor:
+    """Skew attention; gamma broadcasts over `(B, H, L, L)`, beta over `(B, H, 1, 1)`; β = 0 is neutral."""
     plain_weights = weights(skewed_logits(q, k, 1.0, scale), mask)
-    skew_weights = weights(skewed_logits(q, k, gamma if factors is None else factors, scale), mask)
+    skew_weights = weights(skewed_logits(q, k, gamma, scale), mask)
 
     def both(patterns: Tensor) -> tuple[Tensor, Tensor]:
         plain, skewed = plain_weights @ patterns.double(), skew_weights @ patterns.double()
@@ -42,28 +42,28 @@ def skew_attention(q, k, v, gamma, beta=1.0, *, norm="value", x=None, scale=None
     return torch.where(torch.as_tensor(beta) == 0, plain_weights @ v.double(), out)
 
 
-def inner_factors(
-    gamma: Tensor | float, inner: slice, tokens: int, text: Tensor | float = 1.0, cross: Tensor | float = 1.0
+def gamma_matrix(
+    gamma: Tensor | float, image_tokens: slice, tokens: int, text: Tensor | float = 1.0, cross: Tensor | float = 1.0
 ) -> Tensor:
-    """Γ: γ where both tokens are inner, `text` where neither is, `cross` elsewhere; each broadcasts with `(L, L)`."""
+    """Γ: γ where both are image tokens, `text` where neither is, `cross` elsewhere; all broadcast with `(L, L)`."""
     inside = torch.zeros(tokens, dtype=torch.bool)
-    inside[inner] = True
+    inside[image_tokens] = True
     rows, columns = inside[:, None], inside[None, :]
     gamma, text, cross = (torch.as_tensor(each, dtype=torch.float64) for each in (gamma, text, cross))
     return torch.where(rows & columns, gamma, torch.where(rows | columns, cross, text))
 
 
-def each_head(strength: Tensor | float, batch: int, heads: int) -> Tensor:
+def each_head(value: Tensor | float, batch: int, heads: int) -> Tensor:
     """γ or β of every sample and head, `(B, H, 1, 1)`, filled in one by one."""
     filled = torch.empty(batch, heads, 1, 1, dtype=torch.float64)
     for sample in range(batch):
         for head in range(heads):
-            if not isinstance(strength, Tensor) or strength.dim() == 0:
-                filled[sample, head] = float(strength)
-            elif strength.dim() == 1:
-                filled[sample, head] = float(strength[sample])
+            if not isinstance(value, Tensor) or value.dim() == 0:
+                filled[sample, head] = float(value)
+            elif value.dim() == 1:
+                filled[sample, head] = float(value[sample])
             else:
-                filled[sample, head] = float(strength[sample, head])
+                filled[sample, head] = float(value[sample, head])
     return filled
 
 

@@ -131,9 +131,9 @@ def stated(
         text, cross: what Γ is in the block of all other tokens and in the two blocks between.
     """
     tokens = seen.q.shape[2]
-    factors = definition.inner_factors(gamma, family.image(tokens), tokens, text, cross)
-    options = {"x": None if seen.x is None else seen.x.double(), "mask": seen.mask, "factors": factors}
-    return definition.skew_attention(seen.q, seen.k, seen.v, None, beta, norm=norm, **options)
+    gammas = definition.gamma_matrix(gamma, family.image(tokens), tokens, text, cross)
+    x = None if seen.x is None else seen.x.double()
+    return definition.skew_attention(seen.q, seen.k, seen.v, gammas, beta, norm=norm, x=x, mask=seen.mask)
 
 
 def plainly(seen: Seen) -> Tensor:

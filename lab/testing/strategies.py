@@ -1,4 +1,4 @@
-"""What the property tests draw: one self-attention call, with logits spread widely enough for γ to matter."""
+"""Draws of the property tests: one self-attention call, with logits spread widely enough for γ to matter."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def calls(draw, largest_head_dim=256) -> Call:
 
 
 @st.composite
-def strengths(draw, lowest: float, highest: float, neutral: float, batch: int, heads: int) -> float | Tensor:
+def in_any_form(draw, lowest: float, highest: float, neutral: float, batch: int, heads: int) -> float | Tensor:
     """γ or β in any of its forms; every now and then one of its numbers is exactly the neutral one."""
     form = draw(st.sampled_from(FORMS))
     shape = {"float": (), "0-d": (), "(B,)": (batch,), "(B, H)": (batch, heads), "(B, H, 1, 1)": (batch, heads, 1, 1)}
@@ -85,8 +85,8 @@ def strengths(draw, lowest: float, highest: float, neutral: float, batch: int, h
 
 
 def gammas(batch: int, heads: int) -> st.SearchStrategy:
-    return strengths(-2.0, 3.0, 1.0, batch, heads)
+    return in_any_form(-2.0, 3.0, 1.0, batch, heads)
 
 
 def betas(batch: int, heads: int) -> st.SearchStrategy:
-    return strengths(0.0, 10.0, 0.0, batch, heads)
+    return in_any_form(0.0, 10.0, 0.0, batch, heads)

@@ -1,4 +1,4 @@
-"""γ among the inner tokens alone, against the plain statement with a matrix Γ of factors."""
+"""γ among the inner tokens alone, against the plain statement with a matrix Γ."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ def run(call: Call, gamma, beta, inner: slice, norm="value", **options) -> torch
 
 def stated(call: Call, gamma, beta, inner: slice, norm="value") -> torch.Tensor:
     batch, heads, length, _ = call.q.shape
-    factors = definition.inner_factors(definition.each_head(gamma, batch, heads), inner, length)
+    gammas = definition.gamma_matrix(definition.each_head(gamma, batch, heads), inner, length)
     beta = definition.each_head(beta, batch, heads)
-    options = {"norm": norm, "scale": call.scale, "mask": call.mask, "factors": factors}
-    return definition.skew_attention(call.q, call.k, call.v, None, beta, **options)
+    options = {"norm": norm, "scale": call.scale, "mask": call.mask}
+    return definition.skew_attention(call.q, call.k, call.v, gammas, beta, **options)
 
 
 def torch_attention(call: Call) -> torch.Tensor:
