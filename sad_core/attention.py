@@ -87,7 +87,7 @@ def skew_attention(
 
 
 def _any_neutral(gamma: FloatOrTensor, beta: FloatOrTensor) -> bool:
-    """Whether there is a sample or head at γ = 1 or β = 0; looks into the tensors, so not for a GPU's."""
+    """Return True if a sample or head is at γ = 1 or β = 0. It looks into the tensors, so it is not for a GPU's."""
     pairs = ((gamma, 1.0), (beta, 0.0))
     return any(bool((value == neutral).any()) for value, neutral in pairs if isinstance(value, Tensor))
 

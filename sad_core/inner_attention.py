@@ -1,4 +1,4 @@
-"""What every form of skew attention shares: the checks of a call, and the kernel that its retrievals go through.
+"""The parts that every form of skew attention shares: the checks of a call, and the kernel of its retrievals.
 
 `attend(q, k, v, mask, scale)` is the kernel, softmax(scale·q kᵀ + mask)·v. It is PyTorch's by default; ComfyUI's own
 backend takes its place there.
@@ -20,7 +20,7 @@ Attend = Callable[[Tensor, Tensor, Tensor, Tensor | None, float], Tensor]
 
 
 class PreparedCall(NamedTuple):
-    """What all retrievals of one call have in common.
+    """The settings that all retrievals of one call have in common.
 
     Attributes:
         mask: additive, in the dtype of the queries, broadcasting to `(B, H, L, L)`; or None.

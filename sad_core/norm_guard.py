@@ -38,9 +38,9 @@ def norm_ratio(skewed: Tensor, blended: Tensor) -> Tensor:
 
 
 def projection_rank(tokens: int, channels: int, tolerance: float) -> int:
-    """How many directions of x the "projected" norm keeps: min(L, C, ⌈0.64 / tolerance⌉).
+    """The number of directions of x that the "projected" norm keeps: min(L, C, ⌈0.64 / tolerance⌉).
 
-    It depends on the shape and the tolerance alone, so no batch mate can change it. `tolerance` is the relative error
+    It depends only on the shape and the tolerance, so no batch mate can change it. `tolerance` is the relative error
     of ρ aimed at for γ = 1.05, β = 3 (0.01 keeps 64 directions); it is a target, not a bound. Where the rank reaches
     min(L, C) the norm is exact.
 

@@ -44,7 +44,7 @@ def per_head(
 
 
 def is_exactly(value: FloatOrTensor, number: float) -> bool:
-    """Whether `value` is this very number for all samples, known without looking into a tensor."""
+    """Return True if `value` is a float of exactly this number. A tensor is never looked into."""
     return not isinstance(value, Tensor) and value == number
 
 

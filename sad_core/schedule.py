@@ -27,7 +27,7 @@ PRESETS = ("constant", "linear", "cosine", "ease in", "ease out", "ease in and o
 
 
 def split_entries(text: str) -> list[str]:
-    """What a user typed between commas, semicolons or line ends, empty entries left out."""
+    """Return the entries between commas, semicolons or line ends, without the empty ones."""
     return [entry.strip() for entry in re.split(r"[,;\n]", text) if entry.strip()]
 
 
@@ -106,7 +106,7 @@ class GammaSchedule:
 
     @property
     def is_neutral(self) -> bool:
-        """Whether γ is 1 all along, so that nothing needs to be patched."""
+        """True if γ is 1 all along, so that nothing needs to be patched."""
         return all(gamma == NEUTRAL_GAMMA for _, gamma in self.keyframes)
 
     @property

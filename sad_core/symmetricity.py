@@ -1,4 +1,4 @@
-"""How symmetric a head's logits are, and the adaptive rule built on it (the paper's η)."""
+"""The symmetricity of a head's logits (the paper's η), and the adaptive rule built on it."""
 
 from __future__ import annotations
 

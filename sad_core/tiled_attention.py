@@ -29,7 +29,7 @@ FEWEST_TOKENS = 128  # for fewer, one call of a fused kernel for all samples and
 
 
 def runs_in_tiles(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, *others: FloatOrTensor | None) -> bool:
-    """Whether tiles can take the place of the fused kernel: on the CPU, in full precision, without a mask.
+    """Return True if tiles can take the place of the fused kernel: on the CPU, in full precision, without a mask.
 
     Half precision and autocast are left to the fused kernels, and so are gradients, to any of the tensors or to
     `others` (γ, β, the input of the norm), and a graph being compiled or a transform of `torch.func` such as `vmap`,
@@ -59,7 +59,7 @@ def tiled_skew_attention(
     value_dim: int,
     norm: str,
 ) -> Tensor:
-    """ρ·(R₁ + β(R_γ − R₁)), blended tile by tile; at β = 1 R_γ alone is computed.
+    """ρ·(R₁ + β(R_γ − R₁)), blended tile by tile; at β = 1 only R_γ is computed.
 
     Args:
         q, k: `(B, H, L, d)` on the CPU, float32 or float64.
@@ -107,7 +107,7 @@ def tiled_skew_attention(
 
 
 def tile_shape(heads: int, tokens: int) -> tuple[int, int]:
-    """How many heads of a sample and how many rows make a tile: a head for every thread, more of short ones."""
+    """Return the heads of a sample and the rows that make a tile: a head for every thread, more of short ones."""
     threads = min(heads, torch.get_num_threads())
     rows = min(tokens, MOST_ROWS, max(FEWEST_ROWS, TILE_NUMBERS // (threads * tokens)))
     fitting, quick = TILE_NUMBERS // (rows * tokens), CACHED_NUMBERS // (rows * tokens)

@@ -64,7 +64,7 @@ def difference(run: StabilityRun, other: StabilityRun) -> StabilityRun:
 
 @dataclass(frozen=True)
 class StabilityBaseline:
-    """What is usual for a model: mean and standard deviation by site, pass and tenth of the run.
+    """The usual values of a model: mean and standard deviation by site, pass and tenth of the run.
 
     Attributes:
         model: the model the runs were of.
@@ -109,7 +109,7 @@ class StabilityBaseline:
         return cls(runs[0].model, runs[0].patterns, measures, usual)
 
     def z_scores(self, run: StabilityRun) -> StabilityRun:
-        """How many standard deviations every value of `run` lies from the usual; one column a site, heads averaged.
+        """The standard deviations between every value of `run` and the usual one; one column a site, heads averaged.
 
         Undefined where the baseline has no value, or only equal ones.
 

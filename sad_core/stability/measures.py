@@ -1,4 +1,4 @@
-"""How stable a retrieval is on the energy landscape of its own logits (the paper's Hopfield diagnostics).
+"""The stability of a retrieval on the energy landscape of its own logits (the paper's Hopfield diagnostics).
 
 A pattern is one column of the retrieved patterns, L numbers; centred over the tokens and of unit length it is s. With
 q̄ and k̄ the queries and keys centred over the tokens (not scaled by 1/√d) the landscape on the unit sphere is
@@ -104,7 +104,7 @@ def hopfield_stability(
 
 
 def token_alignment(q: Tensor, k: Tensor, patterns: Tensor) -> Tensor:
-    """What every token adds to the alignment: L·s·h/‖h‖, averaged over the patterns.
+    """The share of every token in the alignment: L·s·h/‖h‖, averaged over the patterns.
 
     Its mean over the tokens is the mean alignment of the head. Below 0 the field pushes the token away from what was
     retrieved for it.

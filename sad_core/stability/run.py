@@ -132,7 +132,7 @@ class StabilityRun:
 
     @property
     def step_count(self) -> int:
-        """How many steps were measured, kept or not."""
+        """The number of steps that were measured, kept or not."""
         return self._count
 
     @property

@@ -76,7 +76,7 @@ class StabilityTrace:
 
     @property
     def is_empty(self) -> bool:
-        """Whether nothing was measured yet."""
+        """True if nothing was measured yet."""
         return not any(run.steps for run in self.runs)
 
     def save(self, path: str | Path) -> None:
