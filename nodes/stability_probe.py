@@ -6,9 +6,9 @@ from typing import Any
 
 from comfy_api.latest import io
 
-from ..sad_core.stability.run import TRACE_MEASURES
+from ..sad_core.stability.measures import DEFAULT_MEASURES, TRACE_MEASURES
 from .host.apply import install_stability_probe
-from .host.settings import CHEAP, PATTERNS, ProbeSettings
+from .host.settings import PATTERNS, ProbeSettings
 from .shared import CATEGORY, SEARCH_ALIASES, Trace
 
 
@@ -99,5 +99,5 @@ class StabilityProbeNode(io.ComfyNode):
         map_site: str = "",
     ) -> io.NodeOutput:
         """Return a clone of `model` with a probe, and the trace that its runs will fill."""
-        settings = ProbeSettings(TRACE_MEASURES if depth_and_curvature else CHEAP, every_nth_step, patterns)
+        settings = ProbeSettings(TRACE_MEASURES if depth_and_curvature else DEFAULT_MEASURES, every_nth_step, patterns)
         return io.NodeOutput(*install_stability_probe(model, settings, blocks, map_site, cls.hidden.unique_id))

@@ -8,11 +8,10 @@ from typing import NamedTuple
 
 from ...sad_core import NORMS, GammaSchedule
 from ...sad_core.parameters import check_choice
-from ...sad_core.stability.run import TRACE_MEASURES
+from ...sad_core.stability.measures import DEFAULT_MEASURES, TRACE_MEASURES
 
 ADAPTIVE_MODES = ("off", "gamma", "gamma and beta")
 APPLY_TO = ("both", "cond", "uncond")
-CHEAP = TRACE_MEASURES[:4]  # what a probe measures unless depth and curvature are wanted
 PATTERNS = ("value", "input")
 # ComfyUI's `cond_or_uncond` marks the rows of each pass in a batch: 0 for cond, 1 for uncond.
 PASS_MARKS = {"cond": 0, "uncond": 1}
@@ -120,7 +119,7 @@ class ProbeSettings:
         ValueError: no measure, `every` below 1, or a value that is not among the named ones.
     """
 
-    measures: tuple[str, ...] = CHEAP
+    measures: tuple[str, ...] = DEFAULT_MEASURES
     every: int = 1
     patterns: str = "value"
     mapped: tuple[str, ...] = ()

@@ -16,7 +16,7 @@ from symmetric_attention.nodes.host.patches.skew_override import OverrideContext
 from symmetric_attention.nodes.host.settings import Gammas, SkewSettings
 from symmetric_attention.sad_core import GammaSchedule
 
-from lab.testing import definition as plain
+from lab.testing import definition
 from lab.testing.families.family import draw
 
 BATCH, HEADS, TOKENS, HEAD_DIM = 2, 3, 11, 8
@@ -65,7 +65,7 @@ def pack(x: torch.Tensor) -> torch.Tensor:
 
 def assert_close(got: torch.Tensor, want: torch.Tensor) -> None:
     assert got.shape == want.shape
-    assert plain.relative_error(got, want) < 1e-5
+    assert definition.relative_error(got, want) < 1e-5
 
 
 @pytest.mark.parametrize(("is_split", "stays_split"), [*itertools.product([True, False], repeat=2)])
@@ -75,37 +75,37 @@ def test_every_layout_and_mask_gives_what_the_definition_says(skewed, q, k, v, i
     given = (q, k, v) if is_split else map(pack, (q, k, v))
     got = skewed(*given, HEADS, mask=added, skip_reshape=is_split, skip_output_reshape=stays_split)
     over_heads = added[:, None] if added is not None and added.dim() == 3 else added
-    want = plain.skew_attention(q, k, v, 1.5, 3.0, mask=over_heads)
+    want = definition.skew_attention(q, k, v, 1.5, 3.0, mask=over_heads)
     assert_close(got, want if stays_split else pack(want))
 
 
 def test_values_with_heads_apart_beside_packed_queries_are_read_as_sd3_means_them(skewed, q, k, v):
     got = skewed(pack(q), pack(k), v.transpose(1, 2), heads=HEADS)
-    assert_close(got, pack(plain.skew_attention(q, k, v, 1.5, 3.0)))
+    assert_close(got, pack(definition.skew_attention(q, k, v, 1.5, 3.0)))
 
 
 def test_a_mask_given_by_position_is_understood(skewed, q, k, v):
     mask = draw("mask", (BATCH, HEADS, TOKENS, TOKENS))
     got = skewed(pack(q), pack(k), pack(v), HEADS, mask, attn_precision=None)
-    assert_close(got, pack(plain.skew_attention(q, k, v, 1.5, 3.0, mask=mask)))
+    assert_close(got, pack(definition.skew_attention(q, k, v, 1.5, 3.0, mask=mask)))
 
 
 def test_a_bool_mask_means_where_to_look(skewed, q, k, v):
     mask = (draw("mask", (BATCH, 1, TOKENS, TOKENS)) > 0) | torch.eye(TOKENS, dtype=torch.bool)
     got = skewed(q, k, v, HEADS, mask=mask, skip_reshape=True)
-    assert_close(got, pack(plain.skew_attention(q, k, v, 1.5, 3.0, mask=mask)))
+    assert_close(got, pack(definition.skew_attention(q, k, v, 1.5, 3.0, mask=mask)))
 
 
 def test_a_scale_of_the_caller_is_kept(skewed, q, k, v):
     got = skewed(q, k, v, HEADS, skip_reshape=True, scale=0.2)
-    assert_close(got, pack(plain.skew_attention(q, k, v, 1.5, 3.0, scale=0.2)))
+    assert_close(got, pack(definition.skew_attention(q, k, v, 1.5, 3.0, scale=0.2)))
 
 
 def test_grouped_keys_and_values_serve_their_group_of_heads(skewed, q, k, v):
     q = torch.cat([q, 2 * draw("more q", q.shape)], dim=1)
     got = skewed(q, k, v, 2 * HEADS, skip_reshape=True, enable_gqa=True)
     each = (x.repeat_interleave(2, dim=1) for x in (k, v))
-    assert_close(got, pack(plain.skew_attention(q, *each, 1.5, 3.0)))
+    assert_close(got, pack(definition.skew_attention(q, *each, 1.5, 3.0)))
 
 
 def test_what_the_caller_gave_is_not_written_to(skewed, q, k, v):
@@ -136,7 +136,7 @@ def test_half_precision_comes_back_as_it_came_and_near_the_definition(skewed, q,
     q, k, v = (x.to(dtype) for x in (q, k, v))
     got = skewed(q, k, v, HEADS, skip_reshape=True)
     assert got.dtype == dtype
-    assert plain.relative_error(got, pack(plain.skew_attention(q, k, v, 1.5, 3.0))) < 0.05
+    assert definition.relative_error(got, pack(definition.skew_attention(q, k, v, 1.5, 3.0))) < 0.05
 
 
 @pytest.mark.parametrize("name", ["pytorch", "split", "sub_quad"])
@@ -145,4 +145,4 @@ def test_every_backend_of_the_host_gives_what_the_definition_says(skewed, q, k, 
     monkeypatch.setitem(globals(), "optimized_attention", chosen)
     mask = draw("mask", (BATCH, HEADS, TOKENS, TOKENS))
     got = skewed(pack(q), pack(k), pack(v), HEADS, mask=mask)
-    assert_close(got, pack(plain.skew_attention(q, k, v, 1.5, 3.0, mask=mask)))
+    assert_close(got, pack(definition.skew_attention(q, k, v, 1.5, 3.0, mask=mask)))

@@ -15,7 +15,7 @@ from symmetric_attention.nodes.host.patches.skew_override import OverrideContext
 from symmetric_attention.nodes.host.settings import Gammas, SkewSettings
 from symmetric_attention.sad_core import GammaSchedule
 
-from lab.testing import definition as plain
+from lab.testing import definition
 from lab.testing.families.rows import FAMILIES
 
 MASKS = {
@@ -87,11 +87,11 @@ def test_every_drawn_call_is_what_the_definition_says(
     got = attention_of_ours(gamma, beta, norm)(*given_tensors, heads, mask=added, **layout, **grouped)
 
     keys, values = (x.repeat_interleave(group_size, dim=1) for x in (k, v))
-    want = plain.skew_attention(q, keys, values, gamma, beta, norm=norm, mask=over_heads)
+    want = definition.skew_attention(q, keys, values, gamma, beta, norm=norm, mask=over_heads)
     want = want if stays_split else pack(want)
     assert got.dtype == dtype
     assert got.shape == want.shape
     assert got.isfinite().all()
     # Where ρ is far from 1 or β·γ large, the result is the small difference of large numbers.
     largest = max(1.0, abs(gamma)) * max(1.0, beta)
-    assert plain.relative_error(got, want) < CLOSE[dtype] * largest
+    assert definition.relative_error(got, want) < CLOSE[dtype] * largest

@@ -6,7 +6,7 @@ import pytest
 import torch
 from comfy.ldm.modules.attention import optimized_attention
 
-from lab.testing import definition as plain
+from lab.testing import definition
 from lab.testing.families.family import Family, draw
 from lab.testing.recorder import Seen, distance, effect, plainly, stated, watch_attention
 from lab.testing.run_nodes import skew
@@ -91,7 +91,7 @@ def test_adaptive_weighs_gamma_and_beta_by_each_samples_symmetricity(family, ada
     gamma, beta = 2.0, 2.0
     for seen in run(family, gamma, beta, adaptive=adaptive):
         image = slice(seen.q.shape[2] - (family.image_tokens or seen.q.shape[2]), None)
-        eta = plain.symmetricity(seen.q[:, :, image], seen.k[:, :, image]).mean(dim=1)[:, None, None, None]
+        eta = definition.symmetricity(seen.q[:, :, image], seen.k[:, :, image]).mean(dim=1)[:, None, None, None]
         weighed = beta * (1 - eta) if adaptive == "gamma and beta" else beta
         assert_is(family, seen, stated(family, seen, 1 + (gamma - 1) * eta, weighed), gamma)
         assert_is_not(family, seen, stated(family, seen, gamma, beta), gamma)

@@ -12,7 +12,7 @@ import torch
 from symmetric_attention.nodes.host.models.families import REFUSALS
 from symmetric_attention.nodes.host.models.sites import find_sites
 
-from lab.testing import definition as plain
+from lab.testing import definition
 from lab.testing.families.building import host_class
 from lab.testing.families.rows import FAMILIES, HOSTED, NEWER, REFUSED, names_of_the_host
 from lab.testing.families.runs import Runs, need
@@ -45,7 +45,7 @@ def test_every_site_makes_its_calls_and_the_report_counts_them(runs):
 def test_the_attention_of_the_tiny_model_is_worth_testing(runs):
     for seen in runs.acting(runs.plain):
         assert distance(seen.out, plainly(seen)) < 1e-5 * plainly(seen).norm(), seen.path
-        assert plain.skewed_logits(seen.q, seen.k, 1.0).std(dim=-1).mean() >= runs.row.least_deviation, seen.path
+        assert definition.skewed_logits(seen.q, seen.k, 1.0).std(dim=-1).mean() >= runs.row.least_deviation, seen.path
         for gamma, _ in SETTINGS:
             assert effect(runs.row, seen, gamma) >= 0.05 * plainly(seen).norm(), seen.path
 
@@ -122,7 +122,7 @@ def test_refiners_of_the_text_act_when_they_are_named(runs):
         acting = [seen for seen in calls if runs.site(seen) in runs.row.asked]
         assert {runs.site(seen) for seen in acting} == set(runs.row.asked)
         for seen in acting:
-            want = plain.skew_attention(seen.q, seen.k, seen.v, 1.5, mask=seen.mask)
+            want = definition.skew_attention(seen.q, seen.k, seen.v, 1.5, mask=seen.mask)
             assert distance(seen.out, want) <= TOLERANCE * distance(want, plainly(seen)), seen.path
         for seen in runs.acting(calls):
             assert distance(seen.out, plainly(seen)) < 1e-5 * plainly(seen).norm(), seen.path
@@ -188,7 +188,7 @@ def test_a_text_as_long_as_the_image_is_not_mistaken_for_it(name):
             seen.q, seen.k, seen.v, seen.q.shape[1], mask=seen.mask, skip_reshape=True, skip_output_reshape=True
         )
         assert seen.out.equal(alone), seen.path
-        would_be = plain.skew_attention(seen.q, seen.k, seen.v, 1.5, mask=seen.mask)
+        would_be = definition.skew_attention(seen.q, seen.k, seen.v, 1.5, mask=seen.mask)
         assert distance(would_be, plainly(seen)) > 1e-4 * plainly(seen).norm(), seen.path
     assert set(report.runs[-1].site_calls) == set(row.paths)
     row.forget()

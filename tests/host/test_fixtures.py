@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from lab.testing import definition as plain
+from lab.testing import definition
 from lab.testing.recorder import distance, effect, plainly, stated, watch_attention
 from lab.testing.run_nodes import skew
 
@@ -26,7 +26,7 @@ def test_watching_gives_what_plain_attention_is(family):
 
 def test_logits_have_a_standard_deviation_above_one(family):
     for seen in seen_by(family):
-        logits = plain.skewed_logits(seen.q, seen.k, 1.0)
+        logits = definition.skewed_logits(seen.q, seen.k, 1.0)
         assert logits.std(dim=-1).mean() >= 1, seen.path
 
 
@@ -39,7 +39,7 @@ def test_gamma_moves_every_site_by_five_percent(family, gamma):
 
 def test_logits_are_neither_symmetric_nor_skew(family):
     for seen in seen_by(family):
-        eta = plain.symmetricity(seen.q, seen.k).mean(dim=1)
+        eta = definition.symmetricity(seen.q, seen.k).mean(dim=1)
         assert ((eta > 0.1) & (eta < 0.9)).all(), (seen.path, eta)
 
 

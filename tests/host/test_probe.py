@@ -15,7 +15,7 @@ from symmetric_attention.nodes.host.patches import probe_patch as probe_module
 from symmetric_attention.nodes.host.patches.attention_backend import compiles_whole
 from symmetric_attention.nodes.host.patches.probe_measures import image_size, token_grid
 
-from lab.testing import definition as plain
+from lab.testing import definition
 from lab.testing.devices import on_two_devices
 from lab.testing.families.building import build
 from lab.testing.families.configs import FLUX
@@ -43,8 +43,8 @@ def image_block(family, seen) -> tuple[torch.Tensor, ...]:
 def stated(family, seen) -> dict[str, torch.Tensor]:
     """What the trace must hold for a call: every measure, `(B, H)`, from dense matrices in float64."""
     q, k, out = image_block(family, seen)
-    found = {name: value.mean(-1) for name, value in plain.hopfield_stability(q, k, out).items()}
-    found["symmetricity"] = plain.symmetricity(q, k)
+    found = {name: value.mean(-1) for name, value in definition.hopfield_stability(q, k, out).items()}
+    found["symmetricity"] = definition.symmetricity(q, k)
     return found
 
 
@@ -143,7 +143,7 @@ def test_depth_and_curvature_are_recorded_where_they_are_asked_for(sd15):
     q, k, out = image_block(
         sd15, next(seen for seen in calls if seen.path == "middle_block.1.transformer_blocks.0.attn1")
     )
-    want = plain.hopfield_stability(q, k, out)
+    want = definition.hopfield_stability(q, k, out)
     relative = (want["curvature"] / want["spread"]).mean(-1)
     (step,) = run.steps
     place = run.measures.index("relative curvature")
@@ -234,13 +234,13 @@ def test_input_patterns_are_the_blended_input_times_the_real_norm_ratio(families
     for address in ("middle.0.0", family.sites[0]):
         seen = next(seen for seen in calls if not seen.is_cross and address_of(family, seen.path) == address)
         x = seen.x.double()[:, None].expand(-1, seen.q.shape[1], -1, -1)
-        unguarded = plain.skew_attention(seen.q, seen.k, seen.v, 1.5, 3.0, norm="none")
+        unguarded = definition.skew_attention(seen.q, seen.k, seen.v, 1.5, 3.0, norm="none")
         ratio = seen.out.double().norm(dim=-1, keepdim=True) / unguarded.norm(dim=-1, keepdim=True)
-        patterns = ratio * plain.skew_attention(seen.q, seen.k, x, 1.5, 3.0, norm="none")
+        patterns = ratio * definition.skew_attention(seen.q, seen.k, x, 1.5, 3.0, norm="none")
         if norm == "input":  # the paper's, stated without the detour
-            direct = plain.skew_attention(seen.q, seen.k, x, 1.5, 3.0, norm="value")
+            direct = definition.skew_attention(seen.q, seen.k, x, 1.5, 3.0, norm="value")
             torch.testing.assert_close(patterns, direct, rtol=1e-3, atol=1e-4)
-        want = plain.hopfield_stability(seen.q, seen.k, patterns)
+        want = definition.hopfield_stability(seen.q, seen.k, patterns)
         for measure in ("energy", "alignment"):
             got = step.of(address)[:, trace.runs[-1].measures.index(measure)].double()
             close = 1e-3 * float(want[measure].mean(-1).abs().max())
@@ -253,7 +253,7 @@ def test_input_patterns_of_a_plain_model_and_the_report_of_a_skewed_one(sd15):
         assert sd15.sample(model).equal(sd15.picture)
     seen = next(seen for seen in calls if not seen.is_cross)
     x = seen.x.double()[:, None].expand(-1, seen.q.shape[1], -1, -1)
-    want = plain.hopfield_stability(seen.q, seen.k, plain.skew_attention(seen.q, seen.k, x, 1.0, norm="none"))
+    want = definition.hopfield_stability(seen.q, seen.k, definition.skew_attention(seen.q, seen.k, x, 1.0, norm="none"))
     got = trace.runs[0].steps[0].of(address_of(sd15, seen.path))
     torch.testing.assert_close(got[:, 0].double(), want["energy"].mean(-1), rtol=1e-3, atol=1e-3)
     skewed, report = skew(probe(sd15.model, patterns="input")[0], beta=3.0, adaptive="gamma")
@@ -295,7 +295,7 @@ def test_the_map_of_a_site_has_the_alignment_of_every_token_in_its_place(familie
     q, k, out = image_block(family, seen)
     unit = out.double() - out.double().mean(dim=-2, keepdim=True)
     unit = unit / unit.norm(dim=-2, keepdim=True)
-    field = plain.landscape(q, k) @ unit
+    field = definition.landscape(q, k) @ unit
     want = (q.shape[2] * unit * field / field.norm(dim=-2, keepdim=True)).mean(dim=-1).mean(dim=1).unflatten(-1, grid)
     assert list(first.maps) == [site]
     torch.testing.assert_close(first.maps[site].double(), want, rtol=2e-3, atol=2e-3)
