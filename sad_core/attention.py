@@ -16,7 +16,7 @@ from .blending import blend, keep_neutral
 from .decomposition import double_head_dim
 from .inner_attention import Attend, prepare
 from .norm_guard import NORMS, project_input, projection_rank
-from .parameters import FloatOrTensor, check_choice, is_exactly
+from .parameters import FloatOrTensor, check_choice, is_exactly, per_head
 from .tiled_attention import runs_in_tiles, tiled_skew_attention
 
 
@@ -67,11 +67,14 @@ def skew_attention(
         ValueError: q, k, v or x of shapes that do not belong together, an unknown norm, "projected" or "input" without
             x, γ or β not finite or of another shape.
     """
-    gamma, beta, call = prepare(q, k, v, gamma, beta, scale, mask, attend)
+    call = prepare(q, k, v, scale, mask, attend)
+    batch, heads = q.shape[:2]
+    gamma = per_head(gamma, "gamma", batch, heads, q.device)
+    beta = per_head(beta, "beta", batch, heads, q.device)
     _check_norm(norm, x, v)
     if is_exactly(gamma, 1.0) or is_exactly(beta, 0.0):
         return call.retrieve(q, k, v)
-    patterns = None if is_exactly(beta, 1.0) else _norm_patterns(norm, x, q.shape[1], tolerance)
+    patterns = None if is_exactly(beta, 1.0) else _norm_patterns(norm, x, heads, tolerance)
     stored = v if patterns is None else torch.cat([v, patterns.to(v.dtype)], dim=-1)
 
     if (attend is None if tiles is None else tiles) and runs_in_tiles(q, k, v, mask, gamma, beta, x):

@@ -62,12 +62,12 @@ def double_head_dim(q: Tensor, k: Tensor, gamma: FloatOrTensor) -> tuple[Tensor,
     # Scaled in the precision of sums: a rounded c₊ would shift all logits alike, a rounded product only adds noise.
     precise = accumulation_dtype(k.dtype)
     c_plus, c_minus = skew_coefficients(gamma)
-    share: FloatOrTensor
+    root: FloatOrTensor
     sign: FloatOrTensor
     if isinstance(c_minus, Tensor):
-        share, sign = c_minus.abs().sqrt(), c_minus.sign()
+        root, sign = c_minus.abs().sqrt(), c_minus.sign()
     else:
-        share, sign = abs(c_minus) ** 0.5, 1.0 if c_minus >= 0 else -1.0
-    queries = torch.cat([q.to(precise), k.to(precise) * share], dim=-1)
-    keys = torch.cat([k.to(precise) * c_plus, q.to(precise) * (share * sign)], dim=-1)
+        root, sign = abs(c_minus) ** 0.5, 1.0 if c_minus >= 0 else -1.0
+    queries = torch.cat([q.to(precise), k.to(precise) * root], dim=-1)
+    keys = torch.cat([k.to(precise) * c_plus, q.to(precise) * (root * sign)], dim=-1)
     return queries.to(q.dtype), keys.to(q.dtype)

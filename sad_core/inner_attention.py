@@ -14,8 +14,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .parameters import FloatOrTensor, per_head
-
 Attend = Callable[[Tensor, Tensor, Tensor, Tensor | None, float], Tensor]
 
 
@@ -62,29 +60,20 @@ def prepare(
     q: Tensor,
     k: Tensor,
     v: Tensor,
-    gamma: FloatOrTensor,
-    beta: FloatOrTensor,
     scale: float | None,
     mask: Tensor | None,
     attend: Attend | None,
-) -> tuple[FloatOrTensor, FloatOrTensor, PreparedCall]:
+) -> PreparedCall:
     """Check the arguments of one self-attention call, and fill in its defaults.
 
     Args:
-        q, k, v, gamma, beta, scale, mask, attend: as for `attention.skew_attention`.
-
-    Returns:
-        `(gamma, beta, call)`, γ and β as `parameters.per_head` gives them.
+        q, k, v, scale, mask, attend: as for `attention.skew_attention`.
 
     Raises:
-        ValueError: shapes that do not belong together, γ or β not finite or of another shape, a mask of whole numbers.
+        ValueError: shapes that do not belong together, a mask of whole numbers.
     """
     check_tokens(q, k, v)
-    batch, heads, _, head_dim = q.shape
-    gamma = per_head(gamma, "gamma", batch, heads, q.device)
-    beta = per_head(beta, "beta", batch, heads, q.device)
-    call = PreparedCall(additive_mask(mask, q.dtype), softmax_scale(head_dim, scale), attend or pytorch_attend)
-    return gamma, beta, call
+    return PreparedCall(additive_mask(mask, q.dtype), softmax_scale(q.shape[-1], scale), attend or pytorch_attend)
 
 
 def pytorch_attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, scale: float) -> Tensor:

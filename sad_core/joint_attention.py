@@ -91,16 +91,18 @@ def modal_skew_attention(
     Raises:
         ValueError: as `joint_skew_attention`, and for a γ that is not finite or of another shape.
     """
-    gamma, beta, call = prepare(q, k, v, gamma, beta, scale, mask, attend)
+    call = prepare(q, k, v, scale, mask, attend)
     batch, heads, tokens, _ = q.shape
+    gamma = per_head(gamma, "gamma", batch, heads, q.device)
+    beta = per_head(beta, "beta", batch, heads, q.device)
     image_tokens = token_range(inner, tokens)
     check_joint_norm(norm)
     gamma_text = per_head(gamma_text, "gamma_text", batch, heads, q.device)
     gamma_cross = per_head(gamma_cross, "gamma_cross", batch, heads, q.device)
-    is_joint = is_exactly(gamma_text, 1.0) and is_exactly(gamma_cross, 1.0)
-    if is_exactly(beta, 0.0) or (is_joint and is_exactly(gamma, 1.0)):
+    is_image_only = is_exactly(gamma_text, 1.0) and is_exactly(gamma_cross, 1.0)
+    if is_exactly(beta, 0.0) or (is_image_only and is_exactly(gamma, 1.0)):
         return call.retrieve(q, k, v)
-    if is_joint:
+    if is_image_only:
         return _skew_image_tokens(q, k, v, gamma, beta, image_tokens, norm, call)
     return _skew_each_group(q, k, v, (gamma, gamma_text, gamma_cross), beta, image_tokens, norm, call)
 

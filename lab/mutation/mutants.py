@@ -341,7 +341,7 @@ HOST_LAYER = (
     ),
     Mutant(
         PATCHES + "skew_patch.py",
-        "active = wanted and gammas != NEUTRAL",
+        "active = self.settings.acts_in(marks) and gammas != NEUTRAL",
         "active = gammas != NEUTRAL",
         "a run without the wanted pass is patched all the same",
         ("host/test_report.py", "host/test_batching.py"),

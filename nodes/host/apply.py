@@ -53,7 +53,7 @@ def install_skew_attention(
         neutral = "γ is 1 all along or β is 0: the model is passed on as it is."
         return patched, SkewReport("\n".join([neutral, *notes]), neutral=True)
     plain: list[Site] = []
-    if settings.schedule.is_neutral:
+    if settings.gamma_schedule.is_neutral:
         plain = [site for site in chosen if site.kind != JOINT]
         chosen = [site for site in chosen if site.kind == JOINT]
         notes = [f"γ is 1 all along, so {list_addresses(plain)} stay as they are: no joint attention."] if plain else []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -33,21 +34,21 @@ class SkewSettings:
     """The widgets of one Skew Attention node.
 
     Attributes:
-        schedule: γ over progress.
+        gamma_schedule: γ over progress.
         beta: blending, 1 is the pure knob.
         adaptive: one of `ADAPTIVE_MODES`.
         norm: one of `sad_core.NORMS`; joint sites use "value" where "projected" or "input" was asked for.
         start, end: the part of the run, in progress, where anything happens; `end` itself is outside unless it is 1.
         apply_to: one of `APPLY_TO`.
         gamma_text, gamma_cross: γ in joint attention among the tokens beside the image, and between those and the
-            image, the same from `start` to `end`; `schedule` and `adaptive` drive γ among the image tokens alone.
+            image, the same from `start` to `end`; `gamma_schedule` and `adaptive` drive γ among the image tokens alone.
 
     Raises:
         ValueError: no schedule, β or a γ not finite, start and end out of order, or a value that is not among the named
             ones.
     """
 
-    schedule: GammaSchedule
+    gamma_schedule: GammaSchedule
     beta: float = 1.0
     adaptive: str = "off"
     norm: str = "value"
@@ -58,10 +59,9 @@ class SkewSettings:
     gamma_cross: float = 1.0
 
     def __post_init__(self) -> None:
-        if not isinstance(self.schedule, GammaSchedule):
-            raise ValueError(
-                f"schedule is a {type(self.schedule).__name__}, but it must be the output of Gamma Schedule (SAD)."
-            )
+        if not isinstance(self.gamma_schedule, GammaSchedule):
+            given = type(self.gamma_schedule).__name__
+            raise ValueError(f"schedule is a {given}, but it must be the output of Gamma Schedule (SAD).")
         for name in ("beta", "gamma_text", "gamma_cross"):
             if not math.isfinite(getattr(self, name)):
                 raise ValueError(f"{name} is {getattr(self, name)}, but it must be a finite number.")
@@ -76,12 +76,16 @@ class SkewSettings:
     @property
     def is_neutral(self) -> bool:
         """Whether the model comes out as it went in, so that nothing needs to be patched."""
-        return (self.schedule.is_neutral and not self.is_modal) or self.beta == 0.0
+        return (self.gamma_schedule.is_neutral and not self.is_modal) or self.beta == 0.0
 
     @property
     def is_modal(self) -> bool:
         """Whether joint attention has a γ of its own beside the image or across."""
         return (self.gamma_text, self.gamma_cross) != (1.0, 1.0)
+
+    def acts_in(self, marks: Iterable[int]) -> bool:
+        """Whether γ acts in one of the passes with these marks, or in a model call whose passes are not known."""
+        return self.apply_to == "both" or any(map(self.wants, marks))
 
     def wants(self, mark: int) -> bool:
         """Whether γ acts in a pass with this mark of ComfyUI's `cond_or_uncond`."""
@@ -90,11 +94,11 @@ class SkewSettings:
     def gammas_at(self, progress: float) -> Gammas:
         """Return γ for a model call: from the schedule and the two of joint attention inside the window, 1 outside."""
         inside = self.start <= progress and (progress < self.end or self.end == 1)
-        return Gammas(self.schedule.at(progress), self.gamma_text, self.gamma_cross) if inside else NEUTRAL
+        return Gammas(self.gamma_schedule.at(progress), self.gamma_text, self.gamma_cross) if inside else NEUTRAL
 
     def describe(self) -> str:
         """The settings in one line, for the plan."""
-        low, high = self.schedule.gamma_range
+        low, high = self.gamma_schedule.gamma_range
         gamma = f"γ {low:g}" if low == high else f"γ {low:g} … {high:g} by the schedule"
         if self.is_modal:
             gamma += f", gamma_text {self.gamma_text:g}, gamma_cross {self.gamma_cross:g}"

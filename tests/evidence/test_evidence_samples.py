@@ -551,9 +551,12 @@ def test_the_command_draws_with_two_processes(tmp_path, model):
         assert (found.pictures.int() - wanted.pictures.int()).abs().max() <= 1
 
 
-def test_the_command_refuses_what_it_cannot_do():
-    for options, told in ((["--only", "plane"], "no setting plane"), (["--processes", "0"], "at least 1")):
-        command = [sys.executable, "-m", "lab.evidence.draw", *options]
-        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-        assert done.returncode == 2
-        assert told in done.stderr
+@pytest.mark.parametrize(
+    ("options", "told"), [(["--only", "plane"], "no setting plane"), (["--processes", "0"], "at least 1")]
+)
+def test_the_command_refuses_what_it_cannot_do(monkeypatch, capsys, options, told):
+    monkeypatch.setattr("sys.argv", ["draw", *options])
+    with pytest.raises(SystemExit) as stopped:
+        drawing.main()
+    assert stopped.value.code == 2
+    assert told in capsys.readouterr().err

@@ -26,7 +26,7 @@ else:
 
 from lab.testing.families.family import Family  # noqa: E402
 from lab.testing.families.rows import FAMILIES, HOSTED  # noqa: E402
-from lab.testing.families.runs import Runs, need  # noqa: E402
+from lab.testing.families.runs import Runs, in_this_host  # noqa: E402
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -45,6 +45,9 @@ def pytest_terminal_summary(terminalreporter):
 
     attention = optimized_attention.__name__
     terminalreporter.write_line(f"tests/host ran inside ComfyUI {__version__} ({HOST}) with {attention}")
+    missing = [name for name, row in HOSTED.items() if not in_this_host([row.config_class])]
+    if missing:
+        terminalreporter.write_line(f"families that this ComfyUI does not have: {', '.join(missing)}")
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -56,11 +59,19 @@ def _one_thread():
     torch.set_num_threads(threads)
 
 
-@pytest.fixture(scope="session", params=list(HOSTED))
+def pytest_generate_tests(metafunc):
+    """Run a test that asks for `runs` on every family of this host, or on those its mark `rows` chooses."""
+    if "runs" in metafunc.fixturenames:
+        mark = metafunc.definition.get_closest_marker("rows")
+        chosen = {name: row for name, row in HOSTED.items() if mark is None or mark.args[0](row)}
+        names = [name for name, row in chosen.items() if in_this_host([row.config_class])]
+        metafunc.parametrize("runs", names, indirect=True, scope="session")
+
+
+@pytest.fixture(scope="session")
 def runs(request) -> Iterator[Runs]:
-    """Every hosted family in turn; the tests of all files that ask for one are run together."""
+    """A hosted family; the tests of all files that ask for the same one are run together."""
     row = HOSTED[request.param]
-    need(row.config_class)
     yield Runs(row)
     row.forget()  # all of them together would fill the memory
 

@@ -15,7 +15,7 @@ from symmetric_attention.nodes.host.models.sites import find_sites
 from lab.testing import definition
 from lab.testing.families.building import host_class
 from lab.testing.families.rows import FAMILIES, HOSTED, NEWER, REFUSED, names_of_the_host
-from lab.testing.families.runs import Runs, need
+from lab.testing.families.runs import Runs, in_this_host
 from lab.testing.recorder import distance, effect, plainly, stated
 from lab.testing.run_nodes import skew
 
@@ -90,10 +90,10 @@ def moved(one: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
     return (one != other).any(dim=3).any(dim=1).any(dim=0)
 
 
+# Where a site sees text and image together, and the text does not reach the image before it.
+@pytest.mark.rows(lambda row: row.edge is not None and not row.text_modulates)
 def test_another_text_moves_the_keys_up_to_the_image_and_none_of_it(runs):
     """The keys of the first joint site, with the pooled text held, for two texts."""
-    if runs.row.edge is None or runs.row.text_modulates:
-        pytest.skip("no site of this family sees text and image together, or the text reaches the image before it")
     texts = [runs.row.conditioning(name) for name in ("cond", "another text")]
     if runs.row.pooled is not None:
         texts[1][0][1]["pooled_output"] = texts[0][0][1]["pooled_output"]
@@ -103,9 +103,9 @@ def test_another_text_moves_the_keys_up_to_the_image_and_none_of_it(runs):
     assert moves[image.stop + runs.row.edge if runs.row.image_first else image.start - 1 - runs.row.edge]
 
 
+# Where a site sees text and image together, and the latent is the image and nothing else.
+@pytest.mark.rows(lambda row: row.image_tokens is not None and not row.latents)
 def test_another_latent_moves_the_keys_of_the_image_and_none_of_the_text(runs):
-    if runs.row.image_tokens is None or runs.row.latents:
-        pytest.skip("no site of this family sees text and image together, or a nested latent has more than the image")
     again = runs.row.noise().flip(-1)
     moves = moved(first_joint_keys(runs), first_joint_keys(runs, noise=again))
     image = runs.row.image(len(moves))
@@ -114,9 +114,8 @@ def test_another_latent_moves_the_keys_of_the_image_and_none_of_the_text(runs):
     assert not moves[image.stop :].any()
 
 
+@pytest.mark.rows(lambda row: row.asked)
 def test_refiners_of_the_text_act_when_they_are_named(runs):
-    if not runs.row.asked:
-        pytest.skip("this family has no refiners of the text")
     for blocks in ("text refiner", "text_refiner"):
         calls = runs.skewed(1.5, blocks=blocks)
         acting = [seen for seen in calls if runs.site(seen) in runs.row.asked]
@@ -147,9 +146,8 @@ LOADED = (
 )
 
 
-@pytest.mark.parametrize("name", LOADED)
+@pytest.mark.parametrize("name", in_this_host(LOADED))
 def test_a_model_from_the_hosts_own_loader_has_the_same_sites(name):
-    need(name)
     row = HOSTED[name]
     model = comfy.sd.load_diffusion_model_state_dict(row.model.model.diffusion_model.state_dict())
     row.forget()
@@ -174,9 +172,8 @@ COINCIDENCES = {
 }
 
 
-@pytest.mark.parametrize("name", COINCIDENCES)
+@pytest.mark.parametrize("name", in_this_host(COINCIDENCES))
 def test_a_text_as_long_as_the_image_is_not_mistaken_for_it(name):
-    need(name)
     row = HOSTED[name].with_text(COINCIDENCES[name])
     runs = Runs(row)
     patched, report = skew(row.model, 1.5)
@@ -194,9 +191,8 @@ def test_a_text_as_long_as_the_image_is_not_mistaken_for_it(name):
     row.forget()
 
 
-@pytest.mark.parametrize("name", list(REFUSED))
+@pytest.mark.parametrize("name", in_this_host(REFUSED))
 def test_a_model_for_which_the_method_has_no_meaning_or_no_way_in_is_refused_with_the_reason(name):
-    need(name)
     network = torch.nn.Module.__new__(host_class(REFUSED[name]))
     torch.nn.Module.__init__(network)
     settings = getattr(comfy.supported_models, name).__new__(getattr(comfy.supported_models, name))

@@ -19,11 +19,10 @@ BATCH = 4
 MASKED, PACKED, FRAMES = "HunyuanVideo", "MiniMaxH3", "SVD_img2vid"
 
 
+@pytest.mark.rows(lambda row: row.name not in (MASKED, PACKED, FRAMES))
 @pytest.mark.parametrize("cfg", [3.0, 1.0])
 def test_a_picture_is_the_same_alone_and_beside_three_others(runs, cfg):
     row = runs.row
-    if row.name in (MASKED, PACKED, FRAMES):
-        pytest.skip("the host itself takes one sample at a time")
     patched, report = skew(row.model, **STRENGTH)
     ours, hosts = (row.sample(model, cfg=cfg, **row.start(range(BATCH))) for model in (patched, row.model))
     rows = (0, BATCH - 1)
@@ -38,10 +37,9 @@ def test_a_picture_is_the_same_alone_and_beside_three_others(runs, cfg):
     assert marks == ({COND} if cfg == 1.0 else {COND, UNCOND})
 
 
+@pytest.mark.rows(lambda row: row.name != MASKED)
 def test_a_picture_is_the_same_with_cond_and_uncond_joined_and_split(runs):
     row = runs.row
-    if row.name == MASKED:
-        pytest.skip("the host itself takes one sample at a time")
     cfg = {"cfg": 3.0}
     patched, report = skew(row.model, **STRENGTH)
     ours, hosts = row.sample(patched, **cfg), row.sample(**cfg)

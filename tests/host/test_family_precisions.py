@@ -17,11 +17,10 @@ CLOSE = {torch.float16: 0.02, torch.bfloat16: 0.15}
 TOO_LARGE = ("Anima",)
 
 
+@pytest.mark.rows(lambda row: row.name not in TOO_LARGE)
 @pytest.mark.parametrize("dtype", CLOSE, ids=lambda dtype: str(dtype).removeprefix("torch."))
 def test_half_precision_is_near_the_definition_and_neutral_to_the_bit(runs, dtype):
     row = runs.row
-    if row.name in TOO_LARGE:
-        pytest.skip("too many weights for a test on a CPU")
     model = row.build(dtype)
     plain = row.sample(model)
     neutral, _ = skew(model, 1.0, 3.0)

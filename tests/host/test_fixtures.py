@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from lab.testing import definition
-from lab.testing.recorder import distance, effect, plainly, stated, watch_attention
+from lab.testing.recorder import distance, effect, plainly, watch_attention
 from lab.testing.run_nodes import skew
 
 
@@ -33,8 +33,7 @@ def test_logits_have_a_standard_deviation_above_one(family):
 @pytest.mark.parametrize("gamma", [1.5, 0.4])
 def test_gamma_moves_every_site_by_five_percent(family, gamma):
     for seen in seen_by(family):
-        assert distance(stated(family, seen, gamma), plainly(seen)) >= 0.05 * plainly(seen).norm(), seen.path
-        assert effect(family, seen, gamma) > 0
+        assert effect(family, seen, gamma) >= 0.05 * plainly(seen).norm(), seen.path
 
 
 def test_logits_are_neither_symmetric_nor_skew(family):

@@ -2,24 +2,22 @@
 
 from __future__ import annotations
 
-import comfy.supported_models
 import pytest
 import torch
 from symmetric_attention.nodes.host.models.families import RULES
 from symmetric_attention.nodes.host.models.site_rules import SiteCall
 
 from lab.testing.families.rows import HOSTED
+from lab.testing.families.runs import in_this_host
 from lab.testing.recorder import distance
 from lab.testing.run_nodes import compiled, skew
 
 NAMES = ["AuraFlow", "Lumina2", "HiDream", "Omnigen2", "Hunyuan3Dv2", "StableAudio", "Ideogram4", "TripoSplat"]
 
 
-@pytest.fixture(params=NAMES)
+@pytest.fixture(params=in_this_host(NAMES))
 def row(request):
     row = HOSTED[request.param]
-    if not hasattr(comfy.supported_models, row.config_class):
-        pytest.skip(f"this ComfyUI has no {row.config_class}")
     yield row
     row.forget()
 

@@ -51,7 +51,7 @@ def assert_modal(family, calls, beta: float) -> None:
 
 
 @pytest.mark.parametrize("beta", [1.0, 3.0])
-@pytest.mark.parametrize("runs", JOINT, indirect=True, scope="session")
+@pytest.mark.rows(lambda row: row.name in JOINT)
 def test_every_joint_site_gives_what_the_definition_says_and_for_no_other_factors(runs, beta):
     assert_modal(runs.row, runs.acting(runs.skewed(beta=beta, **WIDGETS)), beta)
 
@@ -66,7 +66,7 @@ def test_the_families_of_the_other_tests_too(families, name, beta):
     assert_modal(family, calls, beta)
 
 
-@pytest.mark.parametrize("runs", ["Lumina2", "PixelDiTT2I", "Boogu"], indirect=True, scope="session")
+@pytest.mark.rows(lambda row: row.name in ["Lumina2", "PixelDiTT2I", "Boogu"])
 def test_with_gamma_one_only_the_joint_sites_are_patched_and_the_plan_says_so(runs):
     row = runs.row
     patched, report = skew(row.model, 1.0, gamma_text=0.4)
@@ -203,7 +203,7 @@ def test_a_compiled_model_has_them_and_the_schedule_still_moves(flux):
 
 
 @pytest.mark.parametrize("order", [("video", "audio"), ("audio", "video")])
-@pytest.mark.parametrize("runs", ["LTXAV"], indirect=True, scope="session")
+@pytest.mark.rows(lambda row: row.name in ["LTXAV"])
 def test_two_nodes_give_video_and_audio_a_gamma_each(runs, order):
     gammas = {"video": 1.5, "audio": 0.4}
     model, reports = runs.row.model, {}
@@ -219,7 +219,7 @@ def test_two_nodes_give_video_and_audio_a_gamma_each(runs, order):
     assert seen_streams == set(gammas)
 
 
-@pytest.mark.parametrize("runs", ["LTXAV"], indirect=True, scope="session")
+@pytest.mark.rows(lambda row: row.name in ["LTXAV"])
 def test_video_and_audio_are_among_the_groups_a_typo_is_answered_with(runs):
     with pytest.raises(ValueError, match="the groups audio, self, video;"):
         skew(runs.row.model, blocks="vidio")

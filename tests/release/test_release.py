@@ -148,8 +148,17 @@ def test_the_publish_workflow_holds_no_secret():
 
 
 def test_what_is_left_out_exists_and_is_anchored():
+    assert len(ignored()) > 5
     for entry in ignored():
-        assert (ROOT / entry).exists() or entry == "benchmarks/", entry
+        assert (ROOT / entry).exists(), entry
+
+
+@pytest.mark.parametrize("entry", ["docs/", "/*.md", "*.png"])
+def test_an_entry_that_would_take_more_than_it_says_is_refused(entry, tmp_path, monkeypatch):
+    (tmp_path / ".comfyignore").write_text(f"/tests/\n{entry}\n", encoding="utf-8")
+    monkeypatch.setattr("lab.generate.archive.ROOT", tmp_path)
+    with pytest.raises(ValueError, match="must be a path that starts with /"):
+        ignored()
 
 
 def project() -> dict:

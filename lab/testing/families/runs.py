@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
 import comfy.supported_models
-import pytest
 import torch
 
 from lab.testing.families.family import Family
@@ -46,9 +46,6 @@ class Runs:
         return [seen for seen in calls if self.site(seen) in self.row.paths]
 
 
-def need(name: str) -> None:
-    """Skip a test where the host has no such class in `supported_models`."""
-    from comfyui_version import __version__
-
-    if not hasattr(comfy.supported_models, name):
-        pytest.skip(f"ComfyUI {__version__} has no {name}")
+def in_this_host(classes: Iterable[str]) -> list[str]:
+    """Return those classes of `comfy.supported_models` that the ComfyUI of this process has."""
+    return [name for name in classes if hasattr(comfy.supported_models, name)]

@@ -25,7 +25,7 @@ from ..models.sites import Site
 from ..settings import ProbeSettings
 from .observer import ObservedCall, Observer
 from .probe_measures import gamma_of, image_size, input_patterns, measure, token_grid
-from .probe_run import ProbedCall, ProbedRun
+from .probe_run import ProbeCallState, ProbedRun
 from .site_patch import MOST_SAMPLES, OVERRIDE, SitePatch, Wrapped
 from .skew_override import SkewOverride
 
@@ -42,12 +42,12 @@ class ProbePatch(SitePatch):
 
     handle: StabilityTrace
     run: ProbedRun | None
-    state: ProbedCall
+    state: ProbeCallState
 
     def __init__(
         self, settings: ProbeSettings, sites: list[Site], trace: StabilityTrace, node_id: str | None, notes: list[str]
     ):
-        super().__init__(sites, trace, node_id, ProbedCall())
+        super().__init__(sites, trace, node_id, ProbeCallState())
         self.settings = settings
         self.notes = notes
 
@@ -71,16 +71,16 @@ class ProbePatch(SitePatch):
             run.chart.close(run.status)
         show_on_node(run.record.summary(), self.node_id)
 
-    def _begin_call(self, sigma: float, progress: float, x: Tensor, options: Mapping[str, Any]) -> ProbedCall:
+    def _begin_call(self, sigma: float, progress: float, x: Tensor, options: Mapping[str, Any]) -> ProbeCallState:
         run = self.run
         if run is None:
-            return ProbedCall()
+            return ProbeCallState()
         run.arrive_at(sigma)
         if run.level % self.settings.every:
-            return ProbedCall()
+            return ProbeCallState()
         passes, batch = tuple(run.passes_of(options)), len(x)
         samples = batch // len(passes) if batch % len(passes) == 0 and batch <= MOST_SAMPLES else 1
-        return ProbedCall(True, passes=passes, samples=samples, latent=image_size(x))
+        return ProbeCallState(True, passes=passes, samples=samples, latent=image_size(x))
 
     def _end_call(self, sigma: float, progress: float) -> None:
         run, call = self.run, self.state
@@ -119,7 +119,7 @@ class ProbePatch(SitePatch):
 
         return patched_forward
 
-    def _measure(self, state: ProbedCall, site: Site, site_call: SiteCall, seen: ObservedCall) -> None:
+    def _measure(self, state: ProbeCallState, site: Site, site_call: SiteCall, seen: ObservedCall) -> None:
         if self.run is not None:
             self.run.reached = True
         if seen.q.shape != seen.k.shape:
@@ -154,7 +154,7 @@ class ProbePatch(SitePatch):
         self._note(f"{site.address}: {reason}; measured by the values.")
         return [seen.out]
 
-    def _map(self, state: ProbedCall, site: Site, q: Tensor, k: Tensor, patterns: Tensor) -> None:
+    def _map(self, state: ProbeCallState, site: Site, q: Tensor, k: Tensor, patterns: Tensor) -> None:
         grid = token_grid(q.shape[2], *state.latent)
         if grid is None:
             return self._note(f"{site.address} has no map: its {q.shape[2]} tokens are no grid over the picture.")

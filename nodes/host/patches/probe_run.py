@@ -28,7 +28,7 @@ class ProbedRun:
         passes: cond, uncond, cond 2 …, by the id ComfyUI gives every conditioning for one run.
         level: the number of the noise level, counted from 0; `sigma` is its sigma.
         reached: whether an attention call of a chosen site was seen.
-        gammas: the lowest and the highest γ that was at work; None while none is known.
+        gamma_range: the lowest and the highest γ that was at work; None while none is known.
     """
 
     record: StabilityRun
@@ -37,7 +37,7 @@ class ProbedRun:
     level: int = -1
     sigma: float | None = None
     reached: bool = False
-    gammas: tuple[float, float] | None = None
+    gamma_range: tuple[float, float] | None = None
     _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)  # several GPUs call from several threads
 
     @property
@@ -60,9 +60,9 @@ class ProbedRun:
         with self._lock:
             if gamma is None:
                 gamma = math.nan
-            low, high = self.gammas or (gamma, gamma)
+            low, high = self.gamma_range or (gamma, gamma)
             unknown = math.isnan(gamma) or math.isnan(low)
-            low, high = self.gammas = (math.nan, math.nan) if unknown else (min(low, gamma), max(high, gamma))
+            low, high = self.gamma_range = (math.nan, math.nan) if unknown else (min(low, gamma), max(high, gamma))
             named = f"γ {low:.4g}" if low == high else f"γ {low:.4g} … {high:.4g}"
             self.record.gamma = "" if math.isnan(low) else named
 
@@ -85,7 +85,7 @@ class ProbedRun:
 
 
 @dataclass
-class ProbedCall(CallState):
+class ProbeCallState(CallState):
     """One model call: what its rows are, and what was measured, still on the device.
 
     Attributes:

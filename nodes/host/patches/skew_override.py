@@ -19,6 +19,7 @@ from .attention_backend import AttentionCall, Backend, HostAttention, is_exact
 from .site_patch import MOST_SAMPLES
 
 GAMMA_IS_1 = "γ is 1 among the image tokens, and no others are there"
+NOT_BY_PASS = "the batch does not split into cond and uncond"
 TAKEN = "a later Skew Attention node acts on this site"
 TILES = "tiles of rows"  # what the report calls our own attention (sad_core/tiled_attention.py)
 
@@ -31,14 +32,14 @@ class CallLog:
         run: where calls that are left alone are counted; None where nothing is recorded.
         skewed: address of the site of every attention call that was skewed.
         backends: names of what did the inner attention, a name a retrieval.
-        symmetricity, gammas: η and γ of adaptive attention calls, kept on the device until the model call ends.
+        symmetricity, adapted_gammas: η and γ of adaptive attention calls, kept on the device until the model call ends.
     """
 
     run: RunRecord | None = None
     skewed: list[str] = field(default_factory=list)
     backends: list[str] = field(default_factory=list)
     symmetricity: list[tuple[str, Tensor]] = field(default_factory=list)
-    gammas: list[Tensor] = field(default_factory=list)
+    adapted_gammas: list[Tensor] = field(default_factory=list)
 
     def left_alone(self, reason: str) -> None:
         """Count an attention call at a chosen site that stays as it is."""
@@ -73,7 +74,7 @@ class OverrideContext:
         )
 
 
-Share = tuple[int, int, "SkewOverride | None"]  # samples from and to, and the override that skews them
+SampleRange = tuple[int, int, "SkewOverride | None"]  # samples from and to, and the override that skews them
 
 
 class SkewOverride:
@@ -99,24 +100,25 @@ class SkewOverride:
     ) -> Tensor:
         """The host's attention call (wrap_attn in comfy/ldm/modules/attention.py), skewed where it can be."""
         call = AttentionCall.read(q, k, v, heads, mask, keyword)
-        reason, image_tokens, shares = self._shares(call)
-        if image_tokens is None:
-            self.context.log.left_alone(reason)
+        reason, image_tokens, acting = self._acting(call)
+        ranges = self._by_pass(call.q.shape[0], acting) if acting else []
+        if image_tokens is None or not ranges:
+            self.context.log.left_alone(reason or NOT_BY_PASS)
             if self.previous is not None:
                 return self.previous(function, q, k, v, heads, mask=mask, **keyword)
             return function(q, k, v, heads, mask=mask, **keyword)
         attend = self.context.attention.bind(function, self.previous, call, self.context.log.backends)
         replaceable = self.previous is None and is_exact(function)
-        owners = dict.fromkeys(owner for _, _, owner in shares if owner is not None)
+        owners = dict.fromkeys(owner for _, _, owner in ranges if owner is not None)
         for other in (self, *self.earlier):
-            if not other._acts(call, image_tokens):
+            if other not in acting:
                 other.context.log.left_alone(GAMMA_IS_1)
             elif other is not self and other not in owners:
                 other.context.log.left_alone(TAKEN)
-        for acting in owners:
-            acting.context.log.skewed.append(acting.site.address)
+        for each in owners:
+            each.context.log.skewed.append(each.site.address)
         parts = []
-        for start, stop, owner in shares:
+        for start, stop, owner in ranges:
             part = call.rows(start, stop)
             if owner is not None:
                 parts.append(owner._skewed(part, image_tokens, slice(start, stop), attend, replaceable))
@@ -147,18 +149,15 @@ class SkewOverride:
         wanted = self.context.settings.norm
         return wanted if self.site.shows_input or wanted in JOINT_NORMS else "value"
 
-    def _shares(self, call: AttentionCall) -> tuple[str, slice | None, list[Share]]:
-        """Return which tokens γ acts among and who skews which samples, or a reason to leave the call alone."""
+    def _acting(self, call: AttentionCall) -> tuple[str, slice | None, list[SkewOverride]]:
+        """Return which tokens γ acts among and the overrides with a γ for them, or a reason to leave the call alone."""
         if call.q.shape != call.k.shape:
             return "queries and keys are not the same tokens", None, []
         image_tokens = self.site.rule.image_tokens(self.call, call.q.shape[2])
         if image_tokens is None:
             return self.site.rule.skip_reason, None, []
         acting = [each for each in (self, *self.earlier) if each._acts(call, image_tokens)]
-        if not acting:
-            return GAMMA_IS_1, None, []
-        shares = self._by_pass(call.q.shape[0], acting)
-        return ("", image_tokens, shares) if shares else ("the batch does not split into cond and uncond", None, [])
+        return ("", image_tokens, acting) if acting else (GAMMA_IS_1, None, [])
 
     def _acts(self, call: AttentionCall, image_tokens: slice) -> bool:
         """Whether a γ of ours other than 1 bears on this call; True in a compiled graph, where γ is a tensor."""
@@ -166,7 +165,7 @@ class SkewOverride:
             return True
         return self.context.settings.is_modal and image_tokens != slice(0, call.q.shape[2])
 
-    def _by_pass(self, batch: int, acting: list[SkewOverride]) -> list[Share]:
+    def _by_pass(self, batch: int, acting: list[SkewOverride]) -> list[SampleRange]:
         """Return runs of samples `(start, stop, who skews them)`; none where the batch does not split evenly."""
         if acting[0].context.settings.apply_to == "both":
             return [(0, batch, acting[0])]
@@ -203,8 +202,8 @@ class SkewOverride:
         if settings.adaptive == "off":
             return gamma, settings.beta
         eta = average(symmetricity(call.q[:, :, image_tokens], call.k[:, :, image_tokens]), over="sample")
-        gammas, betas = adapt(gamma, settings.beta, eta, adapt_beta=settings.adaptive == "gamma and beta")
+        gamma, beta = adapt(gamma, settings.beta, eta, adapt_beta=settings.adaptive == "gamma and beta")
         if not compiling:
             context.log.symmetricity.append((self.site.address, eta if len(eta) <= MOST_SAMPLES else eta.mean()[None]))
-            context.log.gammas.append(gammas)
-        return gammas, betas
+            context.log.adapted_gammas.append(gamma)
+        return gamma, beta

@@ -25,7 +25,7 @@ from .skew_override import CallLog, OverrideContext, SkewOverride
 
 
 @dataclass
-class SkewedCall(CallState):
+class SkewCallState(CallState):
     """The state of one model call; active inside the window, where a pass wants γ.
 
     Attributes:
@@ -40,10 +40,10 @@ class SkewPatch(SitePatch):
 
     handle: SkewReport
     run: RunRecord | None
-    state: SkewedCall
+    state: SkewCallState
 
     def __init__(self, settings: SkewSettings, sites: list[Site], report: SkewReport, node_id: str | None):
-        super().__init__(sites, report, node_id, SkewedCall())
+        super().__init__(sites, report, node_id, SkewCallState())
         self.settings = settings
         self.attention = HostAttention(self._fell_back)
 
@@ -62,15 +62,14 @@ class SkewPatch(SitePatch):
         super()._join(run)
         self.attention.forget_refusals()
 
-    def _begin_call(self, sigma: float, progress: float, x: Tensor, options: Mapping[str, Any]) -> SkewedCall:
+    def _begin_call(self, sigma: float, progress: float, x: Tensor, options: Mapping[str, Any]) -> SkewCallState:
         gammas = self.settings.gammas_at(progress)
         marks = tuple(options.get("cond_or_uncond", ()))
-        wanted = self.settings.apply_to == "both" or any(map(self.settings.wants, marks))
-        active = wanted and gammas != NEUTRAL
+        active = self.settings.acts_in(marks) and gammas != NEUTRAL
         gamma_tensor = torch.tensor(gammas.image, dtype=torch.float32, device=x.device) if active else None
         log = CallLog(self.run)
         context = OverrideContext(self.settings, self.attention, gammas, gamma_tensor, marks, log)
-        return SkewedCall(active, context=context)
+        return SkewCallState(active, context=context)
 
     def _end_call(self, sigma: float, progress: float) -> None:
         context = self.state.context
@@ -78,9 +77,10 @@ class SkewPatch(SitePatch):
             return
         log = context.log
         low = high = context.gammas.image
-        if log.gammas:
-            low, high = torch.stack([torch.stack([each.min(), each.max()]) for each in log.gammas]).T.cpu().tolist()
-            low, high = min(low), max(high)
+        if log.adapted_gammas:
+            ends = torch.stack([torch.stack([each.min(), each.max()]) for each in log.adapted_gammas])
+            lowest, highest = ends.T.cpu().tolist()
+            low, high = min(lowest), max(highest)
         eta: tuple[tuple[str, tuple[float, ...]], ...] = ()
         if log.symmetricity:
             sizes = [len(each) for _, each in log.symmetricity]
