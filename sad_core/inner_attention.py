@@ -1,7 +1,7 @@
 """The parts that every form of skew attention shares: the checks of a call, and the kernel of its retrievals.
 
-`attend(q, k, v, mask, scale)` is the kernel, softmax(scale·q kᵀ + mask)·v. It is PyTorch's by default; ComfyUI's own
-backend takes its place there.
+`attend(q, k, v, mask, scale)` is the kernel, softmax(scale·q kᵀ + mask)·v. It is PyTorch's by default; in
+ComfyUI the host's own backend takes its place.
 """
 
 from __future__ import annotations

@@ -42,7 +42,7 @@ class Seen:
         out: `(B, H, L, d)`, what came back.
         mask: broadcasts to `(B, H, L, L)`, added to the logits, or None.
         x: the module's first argument, `(B, L, C)` for the attention modules of a UNet.
-        sigma, chunks: ComfyUI's noise level and cond (0) or uncond (1) marks of the model call.
+        sigma, marks: ComfyUI's noise level and cond (0) or uncond (1) marks of the model call.
     """
 
     path: str
@@ -53,7 +53,7 @@ class Seen:
     mask: Tensor | None
     x: Tensor | None
     sigma: float
-    chunks: tuple[int, ...]
+    marks: tuple[int, ...]
 
     @property
     def is_cross(self) -> bool:

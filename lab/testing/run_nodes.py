@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import contextmanager
+from typing import Any
 from unittest.mock import patch
 
 import comfy.model_management
@@ -69,3 +70,10 @@ def little_memory(model):
     """A machine on which ComfyUI cannot run cond and uncond in one batch."""
     with patch.object(model.model, "memory_required", lambda *args, **kwargs: float("inf")):
         yield
+
+
+def patches_of(model: Any) -> list[Any]:
+    """Our patches of a model, one for each node it went through and each once."""
+    functions = [each for each in model.object_patches.values() if hasattr(each, "patched_forward")]
+    patches = [function.patched_forward.patch for function in functions]
+    return list({id(patch): patch for patch in patches}.values())

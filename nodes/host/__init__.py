@@ -1,1 +1,1 @@
-"""The only folder that imports `comfy`: attention sites, patches, run state, progress, messages."""
+"""The only folder that imports `comfy`: attention sites, patches, run state, progress, the browser."""

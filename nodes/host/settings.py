@@ -84,7 +84,7 @@ class SkewSettings:
         return (self.gamma_text, self.gamma_cross) != (1.0, 1.0)
 
     def acts_in(self, marks: Iterable[int]) -> bool:
-        """Whether γ acts in one of the passes with these marks, or in a model call whose passes are not known."""
+        """Whether γ acts in one of the passes with these marks; always where it acts in both."""
         return self.apply_to == "both" or any(map(self.wants, marks))
 
     def wants(self, mark: int) -> bool:

@@ -32,12 +32,12 @@ EVEN, SIGNED = "viridis", "PuOr"  # told apart by colour-blind readers, and in g
 NO_MATPLOTLIB = "The trace is there, but its picture needs matplotlib:"
 
 
-def draw_heat_maps(run: StabilityRun, chunk: str | None = None) -> Tensor:
+def draw_heat_maps(run: StabilityRun, pass_name: str | None = None) -> Tensor:
     """Draw a heat map of site × step for every measure.
 
     Args:
         run: a run, measured, a difference or z-scores; the latter two in colours around 0.
-        chunk: "cond", "uncond" or None for both.
+        pass_name: "cond", "uncond" or None for both.
 
     Returns:
         A ComfyUI IMAGE, `(1, height, 1024, 3)` in [0, 1].
@@ -45,13 +45,13 @@ def draw_heat_maps(run: StabilityRun, chunk: str | None = None) -> Tensor:
     rows = len(run.addresses)
     return _panels(
         run.measures,
-        lambda axes, measure: _heat_map(axes, run, run.matrix(measure, chunk), measure, run.addresses),
-        _title(run, chunk),
+        lambda axes, measure: _heat_map(axes, run, run.matrix(measure, pass_name), measure, run.addresses),
+        _title(run, pass_name),
         height=max(2.6, 1.1 + 0.14 * min(rows, MOST_LABELS)),
     )
 
 
-def draw_heads(run: StabilityRun, address: str, chunk: str | None = None) -> Tensor:
+def draw_heads(run: StabilityRun, address: str, pass_name: str | None = None) -> Tensor:
     """Draw a heat map of head × step of one site for every measure.
 
     Returns:
@@ -64,8 +64,8 @@ def draw_heads(run: StabilityRun, address: str, chunk: str | None = None) -> Ten
     names = [str(head) for head in range(count)]
     return _panels(
         run.measures,
-        lambda axes, measure: _heat_map(axes, run, run.heads(address, measure, chunk), measure, names),
-        f"heads of {address} · {_title(run, chunk)}",
+        lambda axes, measure: _heat_map(axes, run, run.heads(address, measure, pass_name), measure, names),
+        f"heads of {address} · {_title(run, pass_name)}",
         height=max(2.6, 1.1 + 0.14 * count),
     )
 
@@ -84,9 +84,9 @@ def draw_curves(runs: Sequence[tuple[str, StabilityRun, str | None]]) -> Tensor:
 
     def curve(axes: Axes, measure: str) -> None:
         styles = ((BLUE, "-", "o"), (ORANGE, "--", "s"))
-        for (legend, run, chunk), (colour, line, marker) in zip(runs, styles, strict=len(runs) == 2):
+        for (legend, run, pass_name), (colour, line, marker) in zip(runs, styles, strict=len(runs) == 2):
             percents = torch.tensor([100 * step.progress for step in run.steps])
-            values = run.matrix(measure, chunk)
+            values = run.matrix(measure, pass_name)
             low, high = (torch.nanquantile(values, share, dim=0) for share in (0.1, 0.9))
             axes.fill_between(percents, low, high, color=colour, alpha=0.18, linewidth=0)
             axes.plot(
@@ -111,13 +111,13 @@ def draw_curves(runs: Sequence[tuple[str, StabilityRun, str | None]]) -> Tensor:
 
 
 @needs_matplotlib(NO_MATPLOTLIB)
-def draw_maps(run: StabilityRun, address: str, chunk: str, image: Tensor | None = None) -> Tensor:
+def draw_maps(run: StabilityRun, address: str, pass_name: str, image: Tensor | None = None) -> Tensor:
     """Draw the alignment of every token in its position at up to six steps, over the image where there is one.
 
     Args:
         run: a run with maps of `address`.
         address: the site.
-        chunk: "cond" or "uncond"; where the run has none of it, whatever it has. Its first sample is drawn.
+        pass_name: "cond" or "uncond"; where the run has none of it, whatever it has. Its first sample is drawn.
         image: `(height, width, 3)` in [0, 1].
 
     Returns:
@@ -125,7 +125,7 @@ def draw_maps(run: StabilityRun, address: str, chunk: str, image: Tensor | None 
     """
     steps = [step for step in run.steps if address in step.maps]
     steps = [steps[index] for index in _ticks(len(steps), most=6)]
-    maps = [step.maps[address][(step.rows(chunk) or [0])[0]].float() for step in steps]
+    maps = [step.maps[address][(step.rows(pass_name) or [0])[0]].float() for step in steps]
     largest = max(max(float(each.abs().max()) for each in maps), 1e-6)
     columns = min(len(maps), 3)
     rows = -(-len(maps) // columns)
@@ -227,9 +227,9 @@ def _ticks(count: int, most: int = TICKS) -> list[int]:
     return sorted({round(number * (count - 1) / max(wanted - 1, 1)) for number in range(wanted)})
 
 
-def _title(run: StabilityRun, chunk: str | None) -> str:
+def _title(run: StabilityRun, pass_name: str | None) -> str:
     what = {"measured": "", "difference": "this run less the other · ", "z-scores": "z-scores · "}[run.kind]
-    return f"{what}{_name(run)} · {chunk or ' and '.join(run.chunks)} · {len(run.steps)} steps"
+    return f"{what}{_name(run)} · {pass_name or ' and '.join(run.passes)} · {len(run.steps)} steps"
 
 
 def _name(run: StabilityRun) -> str:

@@ -39,25 +39,25 @@ def draw_layout(
     """
     if trace.is_empty:
         return draw_message(f"{trace.summary()}\n{WIRE_AFTER}")
-    chunk = None if passes == "both" else passes
+    pass_name = None if passes == "both" else passes
     run = _measured(trace)[-1]
-    if chunk is not None and chunk not in run.chunks and layout != "map":  # a map shows whatever pass there is
-        return draw_message(f"This run had no {chunk} pass, only {' and '.join(run.chunks)}. {AT_CFG_1}")
+    if pass_name is not None and pass_name not in run.passes and layout != "map":  # a map shows whatever pass there is
+        return draw_message(f"This run had no {pass_name} pass, only {' and '.join(run.passes)}. {AT_CFG_1}")
     if layout == "heads":
-        return draw_heads(run, site.strip() or least_aligned(run), chunk)
+        return draw_heads(run, site.strip() or least_aligned(run), pass_name)
     if layout == "map":
         image = after[0].cpu() if isinstance(after, Tensor) else None
-        return draw_maps(run, _mapped(run, site.strip()), chunk or "cond", image)
+        return draw_maps(run, _mapped(run, site.strip()), pass_name or "cond", image)
     if layout == "curves":
-        return draw_curves(_curves(run, chunk, other))
+        return draw_curves(_curves(run, pass_name, other))
     if layout == "difference":
         earlier = _measured(other)[-1:] if other is not None else _measured(trace)[-2:-1]
         if not earlier:
             raise ValueError(
                 "There is nothing to compare with: wire a second trace to compare_with, or sample twice with this one."
             )
-        return draw_heat_maps(difference(run, earlier[0]), chunk)
-    return draw_heat_maps(run, chunk)
+        return draw_heat_maps(difference(run, earlier[0]), pass_name)
+    return draw_heat_maps(run, pass_name)
 
 
 def _measured(trace: StabilityTrace) -> list[StabilityRun]:
@@ -66,14 +66,14 @@ def _measured(trace: StabilityTrace) -> list[StabilityRun]:
 
 
 def _curves(
-    run: StabilityRun, chunk: str | None, other: StabilityTrace | None
+    run: StabilityRun, pass_name: str | None, other: StabilityTrace | None
 ) -> list[tuple[str, StabilityRun, str | None]]:
     """Return what the curves show: two traces, or cond and uncond of one."""
     if other is not None and _measured(other):
-        return [("trace", run, chunk), ("compare_with", _measured(other)[-1], chunk)]
-    if chunk is None and {"cond", "uncond"} <= set(run.chunks):
+        return [("trace", run, pass_name), ("compare_with", _measured(other)[-1], pass_name)]
+    if pass_name is None and {"cond", "uncond"} <= set(run.passes):
         return [("cond", run, "cond"), ("uncond", run, "uncond")]
-    return [(chunk or ", ".join(run.chunks), run, chunk)]
+    return [(pass_name or ", ".join(run.passes), run, pass_name)]
 
 
 def _mapped(run: StabilityRun, site: str) -> str:

@@ -100,7 +100,7 @@ class StabilityBaseline:
             for step in run.steps:
                 for address, values in step.means().items():
                     for sample, row in zip(step.samples, values[:, indices], strict=True):
-                        found[address, sample.chunk, _part(step)].append(row.double())
+                        found[address, sample.pass_name, _part(step)].append(row.double())
         usual = {}
         for key, rows in found.items():
             if len(rows) > 1:
@@ -138,7 +138,7 @@ class StabilityBaseline:
         return replace(step, columns=names, values=torch.stack(columns, dim=-1), maps={})
 
     def _score(self, address: str, sample: Sample, step: Step, row: Tensor) -> Tensor:
-        usual = self.usual.get((address, sample.chunk, _part(step)))
+        usual = self.usual.get((address, sample.pass_name, _part(step)))
         if usual is None:
             return torch.full_like(row, float("nan"))
         mean, deviation = usual

@@ -148,16 +148,16 @@ class StabilityRun:
         return tuple(sorted(reached, key=lambda address: order.get(address.partition("#")[0], len(order))))
 
     @property
-    def chunks(self) -> tuple[str, ...]:
+    def passes(self) -> tuple[str, ...]:
         """cond, uncond and further prompts that have values."""
-        return tuple(dict.fromkeys(sample.chunk for step in self.steps for sample in step.samples))
+        return tuple(dict.fromkeys(sample.pass_name for step in self.steps for sample in step.samples))
 
-    def matrix(self, measure: str, chunk: str | None = None) -> Tensor:
+    def matrix(self, measure: str, pass_name: str | None = None) -> Tensor:
         """A measure by site and step, averaged over heads and samples: `(sites, steps)`, NaN where there is none.
 
         Args:
             measure: one of `measures`.
-            chunk: "cond", "uncond", another name from `chunks`, or None for all together.
+            pass_name: "cond", "uncond", another name from `passes`, or None for all together.
 
         Raises:
             ValueError: a measure this run does not have.
@@ -167,12 +167,12 @@ class StabilityRun:
         result = torch.full((len(addresses), len(steps)), float("nan"))
         row_of = {address: row for row, address in enumerate(addresses)}
         for column, step in enumerate(steps):
-            if rows := step.rows(chunk):
+            if rows := step.rows(pass_name):
                 found = [row_of[address] for address, _ in step.columns]
                 result[found, column] = step.averages[:, rows, index].nanmean(dim=1)
         return result
 
-    def heads(self, address: str, measure: str, chunk: str | None = None) -> Tensor:
+    def heads(self, address: str, measure: str, pass_name: str | None = None) -> Tensor:
         """A measure of one site by head and step, averaged over the samples: `(heads, steps)`.
 
         Raises:
@@ -181,7 +181,7 @@ class StabilityRun:
         check_choice("measure", measure, self.measures)
         check_choice("site", address, self.addresses)
         index, steps = self.measures.index(measure), self.steps
-        found = [(step.of(address), step.rows(chunk)) for step in steps]
+        found = [(step.of(address), step.rows(pass_name)) for step in steps]
         count = max(each.shape[-1] for each, _ in found if each is not None)
         result = torch.full((count, len(steps)), float("nan"))
         for column, (values, rows) in enumerate(found):
@@ -202,7 +202,7 @@ class StabilityRun:
         kept = "" if self.stride == 1 else f" (one of {self.stride} kept)"
         lines = [
             f"{self.model}, {self.status}, {self.kind}: {len(addresses)} of {len(self.sites)} sites × {len(steps)} "
-            f"steps{kept}, {', '.join(self.chunks)}; sigma {steps[0].sigma:.4g} … {steps[-1].sigma:.4g}; "
+            f"steps{kept}, {', '.join(self.passes)}; sigma {steps[0].sigma:.4g} … {steps[-1].sigma:.4g}; "
             f"{self.patterns} patterns{self.gamma and f'; {self.gamma}'}."
         ]
         lines += [describe_measure(measure, self.matrix(measure), addresses) for measure in self.measures]

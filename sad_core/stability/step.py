@@ -12,9 +12,9 @@ from torch import Tensor
 
 
 class Sample(NamedTuple):
-    """One picture of a batch in one pass of the model: `chunk` is cond, uncond, or cond 2 for a second prompt."""
+    """One picture of a batch in one pass of the model: `pass_name` is cond, uncond, or cond 2 for a second prompt."""
 
-    chunk: str
+    pass_name: str
     number: int
 
 
@@ -66,9 +66,11 @@ class Step:
             rows.setdefault(address.partition("#")[0].partition(".")[0], []).append(row)
         return {part: self.averages[each].flatten(0, 1).nanmean(dim=0) for part, each in rows.items()}
 
-    def rows(self, chunk: str | None) -> list[int]:
-        """Rows of `values` that belong to `chunk`: its own name, or cond for every cond; None means all."""
-        return [row for row, sample in enumerate(self.samples) if chunk is None or _is_of(sample.chunk, chunk)]
+    def rows(self, pass_name: str | None) -> list[int]:
+        """Rows of `values` that belong to `pass_name`: its own name, or cond for every cond; None means all."""
+        return [
+            row for row, sample in enumerate(self.samples) if pass_name is None or _is_of(sample.pass_name, pass_name)
+        ]
 
     @property
     def nbytes(self) -> int:
@@ -76,8 +78,8 @@ class Step:
         return sum(each.numel() * each.element_size() for each in (self.values, *self.maps.values()))
 
 
-def _is_of(chunk: str, wanted: str) -> bool:
-    return chunk == wanted or chunk.startswith(f"{wanted} ")
+def _is_of(pass_name: str, wanted: str) -> bool:
+    return pass_name == wanted or pass_name.startswith(f"{wanted} ")
 
 
 def join(first: Step, second: Step) -> Step:

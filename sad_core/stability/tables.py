@@ -40,7 +40,7 @@ def step_rows(number: int, step: Step, measures: Sequence[str]) -> Iterator[Tabl
         for address, values in means.items():
             if not values[row].isnan().all():
                 where: TableRow = {"step": number, "sigma": step.sigma, "progress": step.progress}
-                who: TableRow = {"pass": sample.chunk, "sample": sample.number, "site": address}
+                who: TableRow = {"pass": sample.pass_name, "sample": sample.number, "site": address}
                 yield where | who | dict(zip(measures, values[row].tolist(), strict=True))
 
 

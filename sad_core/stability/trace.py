@@ -157,8 +157,9 @@ class StabilityTrace:
 
 def _write_run(number: int, run: StabilityRun, tensors: dict[str, Tensor]) -> dict[str, Any]:
     """The header of a run. Its numbers are added to `tensors`, named by the number of the run."""
-    layouts = list(dict.fromkeys(step.columns for step in run.steps))
-    for index, step in enumerate(run.steps):
+    steps = run.steps  # once: the run may be growing
+    layouts = list(dict.fromkeys(step.columns for step in steps))
+    for index, step in enumerate(steps):
         tensors[f"{number}.{index}"] = step.values.contiguous().clone()
         tensors |= {f"{number}.{index}.{address}": each.contiguous() for address, each in step.maps.items()}
     return {
@@ -166,8 +167,7 @@ def _write_run(number: int, run: StabilityRun, tensors: dict[str, Tensor]) -> di
         **{name: list(getattr(run, name)) for name in ("sites", "measures", "notes")},
         "layouts": layouts,
         "steps": [
-            [step.sigma, step.progress, step.samples, layouts.index(step.columns), list(step.maps)]
-            for step in run.steps
+            [step.sigma, step.progress, step.samples, layouts.index(step.columns), list(step.maps)] for step in steps
         ],
     }
 
@@ -186,7 +186,7 @@ def _read_run(number: int, content: Mapping[str, Any], tensors: Mapping[str, Ten
         maps = {str(address): tensors[f"{number}.{index}.{address}"] for address in mapped}
         if any(each.dim() != 3 or len(each) != len(samples) or each.dtype != torch.float16 for each in maps.values()):
             raise ValueError(f"step {index} has a map of another shape")
-        names = tuple(Sample(str(chunk), int(sample)) for chunk, sample in samples)
+        names = tuple(Sample(str(pass_name), int(sample)) for pass_name, sample in samples)
         steps.append(Step(float(sigma), float(progress), names, columns, values, maps))
     run = StabilityRun(
         str(content["model"]),

@@ -72,9 +72,9 @@ def test_only_the_chosen_chunks_are_changed(family, apply_to, wanted, is_split):
             family.sample(patched, noise=noise, steps=1)
     for seen in (seen for seen in calls if not seen.is_cross):
         skewed, plain = stated(family, seen, 1.5), plainly(seen)
-        size = seen.q.shape[0] // len(seen.chunks)
+        size = seen.q.shape[0] // len(seen.marks)
         assert size == 2
-        for index, mark in enumerate(seen.chunks):
+        for index, mark in enumerate(seen.marks):
             rows = slice(index * size, (index + 1) * size)
             want = skewed if mark in wanted else plain
             assert distance(seen.out[rows], want[rows]) <= 1e-3 * effect(family, seen, 1.5), (seen.path, mark)
@@ -87,7 +87,7 @@ def test_one_chunk_alone_keeps_the_length_of_its_own_input(families, norm):
     with watch_attention(patched) as calls:
         unet.sample(patched, steps=1)
     for seen in (seen for seen in calls if not seen.is_cross):
-        assert seen.chunks == (UNCOND, COND)
+        assert seen.marks == (UNCOND, COND)
         want = torch.cat([plainly(seen)[:1], stated(unet, seen, 1.3, 3.0, "input")[1:]])
         assert distance(seen.out, want) <= 1e-3 * effect(unet, seen, 1.3), seen.path
 
@@ -133,7 +133,7 @@ def test_one_node_for_cond_and_one_for_uncond_both_act(sd15, is_split):
         else:
             sd15.sample(patched, steps=1)
     for seen in (seen for seen in calls if not seen.is_cross):
-        for index, mark in enumerate(seen.chunks):
+        for index, mark in enumerate(seen.marks):
             gamma = {COND: 1.5, UNCOND: 0.4}[mark]
             want = stated(sd15, seen, gamma)[index : index + 1]
             assert distance(seen.out[index : index + 1], want) <= 1e-3 * effect(sd15, seen, gamma), (seen.path, mark)

@@ -112,7 +112,7 @@ def test_a_mask_is_added_after_the_mixing(flux, apply_to):
         flux.sample(patched, steps=1, texts=texts)
     for seen in calls:
         assert seen.mask.shape == (2, 1, tokens, tokens)
-        assert seen.chunks == (1, 0)
+        assert seen.marks == (1, 0)
         want = stated(flux, seen, 1.5, 3.0)
         if apply_to == "cond":
             want[:1] = plainly(seen)[:1]

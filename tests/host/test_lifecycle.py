@@ -6,6 +6,7 @@ import copy
 import gc
 import sys
 import weakref
+from types import SimpleNamespace
 
 import comfy.model_management
 import comfy.model_patcher
@@ -15,12 +16,13 @@ import torch
 from symmetric_attention.nodes.host.run_report import RunRecord
 from symmetric_attention.sad_core.stability.run import StabilityRun
 
+from lab.testing.devices import on_two_devices
 from lab.testing.families.building import build
 from lab.testing.families.configs import FLUX, SD15
 from lab.testing.families.rows import STEPS
 from lab.testing.in_process_host import PACK
 from lab.testing.recorder import distance, effect, plainly, stated, watch_attention
-from lab.testing.run_nodes import probe, skew, stop_at, through
+from lab.testing.run_nodes import patches_of, probe, skew, stop_at, through
 
 CONFIGS = {"SD15": SD15, "Flux": FLUX}
 
@@ -59,13 +61,6 @@ def dynamic(family, other, monkeypatch):
     patcher = DynamicOnCpu(model, load_device=cpu, offload_device=cpu)
     patcher.cached_patcher_init = (lambda disable_dynamic=False: other, ())
     return patcher
-
-
-def patches_of(model) -> list:
-    """Our patches of a model, one per node it went through and each once."""
-    functions = [each for each in model.object_patches.values() if hasattr(each, "patched_forward")]
-    patches = [function.patched_forward.patch for function in functions]
-    return list({id(patch): patch for patch in patches}.values())
 
 
 def tripled(forward):
@@ -167,6 +162,23 @@ def test_no_state_is_left_after_a_run(family, is_cancelled):
     assert patch.state.context is None
     assert {key: str(value) for key, value in patched.model_options["transformer_options"].items()} == options
     assert "optimized_attention_override" not in family.model.model_options["transformer_options"]
+
+
+@pytest.mark.parametrize("node", [skew, probe])
+def test_no_run_is_left_on_the_second_device(sd15, node):
+    model, _ = node(on_two_devices(sd15))
+    sd15.sample(model)
+    (second,) = model.get_additional_models_with_key("multigpu")
+    (mine,), (theirs,) = patches_of(model), patches_of(second)
+    assert mine is not theirs
+    assert mine.run is theirs.run is None
+
+
+def test_outside_a_run_the_progress_of_a_noise_level_is_not_remembered(sd15):
+    """A script may call the model by hand, through one clone with a shift and another without."""
+    (patch,) = patches_of(skew(sd15.model)[0])
+    falling, steeper = (SimpleNamespace(percent_to_sigma=lambda p, top=top: top * (1 - p)) for top in (1.0, 2.0))
+    assert [patch._progress_at(each, 0.5) for each in (falling, steeper)] == [0.5, 0.75]
 
 
 def test_nothing_is_active_between_two_model_calls(family):

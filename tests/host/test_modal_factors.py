@@ -158,7 +158,7 @@ def test_they_act_in_the_chosen_chunks_alone(families, name):
     with watch_attention(patched) as calls:
         family.sample(patched, steps=1)
     for seen in calls:
-        assert seen.chunks == (1, 0)
+        assert seen.marks == (1, 0)
         want = stated(family, seen, 1.5, text=-0.8, cross=2.2)
         scale = distance(want, plainly(seen))
         assert distance(seen.out, torch.cat([plainly(seen)[:1], want[1:]])) <= 1e-3 * scale, seen.path

@@ -22,7 +22,7 @@ from lab.testing.families.configs import FLUX
 from lab.testing.families.rows import ONE_DOUBLE_ONE_SINGLE, STEPS
 from lab.testing.neighbours import louder, with_override
 from lab.testing.recorder import watch_attention
-from lab.testing.run_nodes import compiled, execute, little_memory, probe, skew, stop_at, through
+from lab.testing.run_nodes import compiled, execute, little_memory, patches_of, probe, skew, stop_at, through
 
 NAMES = ["SD15", "SDXL", "SD3", "SD3 with image-only attention", "Flux"]
 ORDERS = ["probe first", "skew first", "between"]
@@ -56,11 +56,11 @@ def assert_holds(family, calls, run, relative: float = 1e-4) -> None:
         times: dict[str, int] = {}
         for seen in (seen for seen in seen_calls if seen.sigma == step.sigma):
             address = address_of(family, seen.path)
-            times[seen.path, seen.chunks] = times.get((seen.path, seen.chunks), 0) + 1
-            number = times[seen.path, seen.chunks]
+            times[seen.path, seen.marks] = times.get((seen.path, seen.marks), 0) + 1
+            number = times[seen.path, seen.marks]
             values = step.of(address if number == 1 else f"{address}#{number}")
             want = stated(family, seen)
-            chunks = [{0: "cond", 1: "uncond"}[mark] for mark in seen.chunks]
+            chunks = [{0: "cond", 1: "uncond"}[mark] for mark in seen.marks]
             size = len(seen.q) // len(chunks)
             for row in range(len(seen.q)):
                 place = step.samples.index((chunks[row // size], row % size))
@@ -210,7 +210,7 @@ def test_two_prompts_in_one_pass_are_told_apart(sd15):
     texts = [*sd15.conditioning("cond"), *sd15.conditioning("another")], sd15.conditioning("uncond")
     model, trace = probe(sd15.model)
     sd15.sample(model, texts=texts)
-    assert set(trace.runs[0].chunks) == {"cond", "cond 2", "uncond"}
+    assert set(trace.runs[0].passes) == {"cond", "cond 2", "uncond"}
     assert len(trace.runs[0].steps) == STEPS
     one, two = (trace.runs[0].matrix("energy", chunk) for chunk in ("cond", "cond 2"))
     assert not torch.equal(one, two)
@@ -484,13 +484,12 @@ def test_nothing_of_a_run_is_left_in_the_patch(family, is_cancelled):
             family.sample(model, callback=stop_at(0))
     else:
         family.sample(model)
-    patches = [function.patched_forward.patch for function in model.object_patches.values()]
-    (patch,) = {id(each): each for each in patches}.values()
+    (patch,) = patches_of(model)
     assert patch.run is None
     assert (patch.state.active, patch.state.found) == (False, [])
     assert all(step.values.device.type == "cpu" for run in trace.runs for step in run.steps)
     alive = weakref.ref(patch)
-    del model, patch, patches
+    del model, patch
     family.sample()
     gc.collect()
     assert alive() is None

@@ -47,7 +47,7 @@ def filled(steps: int = 4, seed: int = 0, model: str = "SD15", shift: float = 0.
 def test_every_number_comes_back_where_it_was_put():
     run = filled()
     assert run.addresses == ("input.1.0", "middle.0.0")
-    assert run.chunks == ("uncond", "cond")
+    assert run.passes == ("uncond", "cond")
     for index, step in enumerate(run.steps):
         want = numbers(2, index)
         assert (step.sigma, step.progress, step.samples) == (10.0 - index, index / 4, BOTH)
@@ -307,7 +307,7 @@ def test_a_difference_keeps_what_both_have():
     values = numbers(1, 3, (("middle.0.0", 3), ("output.0.0", 2)))
     other.record(10.0, 0.0, (Sample("cond", 0),), values)
     found = difference(one, other)
-    assert (found.measures, found.addresses, found.chunks) == (("alignment",), ("middle.0.0",), ("cond",))
+    assert (found.measures, found.addresses, found.passes) == (("alignment",), ("middle.0.0",), ("cond",))
     want = one.steps[0].of("middle.0.0")[1, 1] - values["middle.0.0"][0, 0]
     assert torch.equal(found.steps[0].values[0, 0], want)
     for bad in (StabilityRun("SD15", ()), StabilityRun("SD15", ("input.1.0",), ("depth",))):

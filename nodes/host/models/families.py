@@ -1,6 +1,6 @@
 """The model families that ComfyUI hosts: their attention sites, their token orders, and the models that are refused.
 
-Data only; the words it is written in are those of `site_rules`. docs/support.md is made from the same families.
+Data only; the words it is written in are those of `site_rules`. lab/testing/families has a tiny model of each.
 """
 
 from __future__ import annotations

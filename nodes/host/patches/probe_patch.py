@@ -40,6 +40,9 @@ NOTHING_REACHED = (
 class ProbePatch(SitePatch):
     """A probe on one loaded model: its settings, its sites and the run that is going on."""
 
+    acts_outside_runs = False
+    undescribed = "what this run measured could not be described"
+
     handle: StabilityTrace
     run: ProbedRun | None
     state: ProbeCallState
@@ -103,7 +106,7 @@ class ProbePatch(SitePatch):
     def _at_site(self, site: Site, forward: Wrapped) -> Wrapped:
         """Return `forward` with an observer in the options of the call, when there is something to measure."""
 
-        def patched_forward(*args: Any, **kwargs: Any) -> Any:
+        def measured_forward(*args: Any, **kwargs: Any) -> Any:
             if torch.compiler.is_compiling():  # recording would break the graph
                 return forward(*args, **kwargs)
             options, state = kwargs.get("transformer_options"), self.state
@@ -117,7 +120,7 @@ class ProbePatch(SitePatch):
             )
             return forward(*args, **{**kwargs, "transformer_options": {**options, OVERRIDE: observer}})
 
-        return patched_forward
+        return measured_forward
 
     def _measure(self, state: ProbeCallState, site: Site, site_call: SiteCall, seen: ObservedCall) -> None:
         if self.run is not None:

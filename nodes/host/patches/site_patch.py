@@ -21,7 +21,7 @@ from torch import Tensor
 from ..browser import log_exceptions
 from ..models.site_rules import LengthSensor, SiteCall
 from ..models.sites import Site
-from ..progress import progress_at
+from ..progress import ModelSampling, progress_at
 from .attention_backend import compiles_whole
 
 KEY = "symmetric_attention"
@@ -32,7 +32,7 @@ Wrapped = Callable[..., Any]
 
 @dataclass
 class CallState:
-    """What the sites read during one model call; written outside attention.
+    """What the sites share during one model call.
 
     Attributes:
         active: whether the sites do anything; False outside a model call.
@@ -52,7 +52,12 @@ class SitePatch:
         node_id: the node to show texts on.
         run: the sampling run that is going on, or None.
         state: of the model call that is going on.
+        acts_outside_runs: whether model calls outside a sampling run matter, as those a script makes by hand.
+        undescribed: what the log says where a run that has ended cannot be described.
     """
+
+    acts_outside_runs = True
+    undescribed = "what happened in this run could not be described"
 
     def __init__(self, sites: list[Site], handle: Any, node_id: str | None, state: Any):
         self.sites = sites
@@ -62,6 +67,7 @@ class SitePatch:
         self.run: Any = None
         self.model_name = ""
         self._progress: dict[float, float] = {}  # by sigma, for this run
+        self._joined: list[SitePatch] = []  # patches on other modules that take part in this run
 
     # To be given by each kind of patch
 
@@ -136,25 +142,28 @@ class SitePatch:
 
     def _outer_sample(self, executor: Wrapped, *args: Any, **kwargs: Any) -> Any:
         run = self._begin_run()
-        outer = self.run, self._progress
-        self.run, self._progress = run, {}
+        outer = self.run, self._progress, self._joined
+        self.run, self._progress, self._joined = run, {}, []
         try:
             with record_status(run):
                 return executor(*args, **kwargs)
         finally:
-            self.run, self._progress = outer
-            with log_exceptions("what happened in this run could not be described"):
+            for patch in self._joined:
+                patch.run = None
+            self.run, self._progress, self._joined = outer
+            with log_exceptions(self.undescribed):
                 self._end_run(run)
 
     def _apply_model(self, executor: Any, x: Tensor, t: Tensor, *args: Any, **kwargs: Any) -> Any:
+        if self.run is None and not self.acts_outside_runs:
+            return executor(x, t, *args, **kwargs)
         options = kwargs["transformer_options"] if "transformer_options" in kwargs else args[3]
         model, sigma = executor.class_obj, float(t.max())
-        if sigma not in self._progress:
-            self._progress[sigma] = progress_at(model.model_sampling, sigma)
-        progress = self._progress[sigma]
+        progress = self._progress_at(model.model_sampling, sigma)
         acting = self._acting_on(model)
         if acting.run is not self.run:  # another GPU's, at its first call of this run
             acting._join(self.run)
+            self._joined.append(acting)
         outer, acting.state = acting.state, acting._begin_call(sigma, progress, x, options)
         try:
             result = executor(x, t, *args, **kwargs)
@@ -162,6 +171,14 @@ class SitePatch:
             return result
         finally:
             acting.state = outer
+
+    def _progress_at(self, model_sampling: ModelSampling, sigma: float) -> float:
+        """Return the progress at `sigma`, computed once a run. Outside a run the model may be another each time."""
+        if self.run is None:
+            return progress_at(model_sampling, sigma)
+        if sigma not in self._progress:
+            self._progress[sigma] = progress_at(model_sampling, sigma)
+        return self._progress[sigma]
 
     def _acting_on(self, model: Any) -> Any:
         """Return the patch whose functions `model` holds.
@@ -180,6 +197,12 @@ class PatchedForward:
     patch: SitePatch
     place: Site | LengthSensor
     forward: Wrapped
+
+
+def patched_forward_of(function: Any) -> PatchedForward | None:
+    """Return what a function at a site is made of, if it is one of ours."""
+    ours = getattr(function, "patched_forward", None)
+    return ours if isinstance(ours, PatchedForward) else None
 
 
 @contextmanager
@@ -227,13 +250,13 @@ def rebuild_on_clone(old: ModelPatcher, new: ModelPatcher) -> None:
     rebuilt_patches = {id(patch): patch.for_model() for patch in patches}
 
     def rebuilt(path: str, function: Wrapped) -> Wrapped:
-        ours: PatchedForward | None = getattr(function, "patched_forward", None)
+        ours = patched_forward_of(function)
         if ours is not None:
             return rebuilt_patches[id(ours.patch)].patched(ours.place, rebuilt(path, ours.forward))
         is_the_modules_own = isinstance(getattr(function, "__self__", None), torch.nn.Module)
         return new.get_model_object(path) if is_the_modules_own else function
 
-    for path in [path for path, patch in new.object_patches.items() if hasattr(patch, "patched_forward")]:
+    for path in [path for path, patch in new.object_patches.items() if patched_forward_of(patch) is not None]:
         function = new.object_patches.pop(path)
         new.add_object_patch(path, rebuilt(path, function))
     for kind in (WrappersMP.OUTER_SAMPLE, WrappersMP.APPLY_MODEL):

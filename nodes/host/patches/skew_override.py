@@ -111,7 +111,7 @@ class SkewOverride:
         replaceable = self.previous is None and is_exact(function)
         owners = dict.fromkeys(owner for _, _, owner in ranges if owner is not None)
         for other in (self, *self.earlier):
-            if other not in acting:
+            if not any(each is other for each in acting):
                 other.context.log.left_alone(GAMMA_IS_1)
             elif other is not self and other not in owners:
                 other.context.log.left_alone(TAKEN)

@@ -98,7 +98,7 @@ class SkewPatch(SitePatch):
     def _at_site(self, site: Site, forward: Wrapped) -> Wrapped:
         """Return `forward` with our override in the options of the call."""
 
-        def patched_forward(*args: Any, **kwargs: Any) -> Any:
+        def skewed_forward(*args: Any, **kwargs: Any) -> Any:
             options, context = kwargs.get("transformer_options"), self.state.context
             if not self.state.active or context is None:
                 return forward(*args, **kwargs)
@@ -119,4 +119,4 @@ class SkewPatch(SitePatch):
                 return forward(*args, **kwargs)
             return forward(*args, **{**kwargs, "transformer_options": {**options, OVERRIDE: override}})
 
-        return patched_forward
+        return skewed_forward
