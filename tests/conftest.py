@@ -16,3 +16,11 @@ hypothesis.settings.load_profile("ci" if os.environ.get("CI") else "dev")
 @pytest.fixture(autouse=True)
 def _same_random_numbers():
     torch.manual_seed(0)
+
+
+@pytest.fixture(autouse=True)
+def _same_threads():
+    """Code that trains sets the number of threads for good; the next test would round otherwise."""
+    threads = torch.get_num_threads()
+    yield
+    torch.set_num_threads(threads)

@@ -158,7 +158,8 @@ def test_gamma_acts_at_its_sites_alone(model):
 def test_a_sample_does_not_depend_on_its_chunk_mates(model, changes):
     together = latents_of(model, seeds=range(4, 9), **changes)
     alone = latents_of(model, seeds=range(6, 7), **changes)
-    torch.testing.assert_close(together[2:3], alone, rtol=0, atol=2e-4)
+    # Rounding differs with the size of a batch, the number of threads and the processor; a batch mate's η does not.
+    torch.testing.assert_close(together[2:3], alone, rtol=0, atol=1e-4 * float(alone.abs().max()))
 
 
 def test_temperature_scales_the_first_noise(model):
@@ -225,7 +226,7 @@ def test_guidance_of_scale_zero_is_the_plain_guided_velocity(model):
         perturbed_attention_guidance(*arguments, 0.0),
         self_attention_guidance(*arguments, 0.0, torch.tensor(0.3)),
     ):
-        torch.testing.assert_close(found, plain, rtol=0, atol=2e-5)
+        torch.testing.assert_close(found, plain, rtol=0, atol=1e-5 * float(plain.abs().max()))
     assert torch.equal(latents_of(model, pag=0.0, sag=0.0), latents_of(model))
 
 
