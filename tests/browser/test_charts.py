@@ -98,7 +98,7 @@ def count(line: str) -> int:
 
 @pytest.mark.parametrize("renderer", RENDERERS)
 def test_the_chart_gets_a_point_a_step_and_is_read_with_the_keyboard(page, server, complaints, tmp_path, renderer):
-    steps = 6
+    steps = 60  # more than a slow browser draws frames for
     render(page, renderer)
     graph_id = page.evaluate(OPEN, prompt(steps))
     probed(page, "chart.note.startsWith('The measures of every step appear here')")
