@@ -118,4 +118,5 @@ class SkewAttentionProcessor:
         out = out.transpose(1, 2).flatten(2)
         for layer in attn.to_out:
             out = layer(out)
-        return out / attn.rescale_output_factor
+        rescaled: Tensor = out / attn.rescale_output_factor
+        return rescaled

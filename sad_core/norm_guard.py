@@ -34,7 +34,8 @@ def norm_ratio(skewed: Tensor, blended: Tensor) -> Tensor:
     precise = accumulation_dtype(blended.dtype)
     wanted = torch.linalg.vector_norm(skewed, dim=-1, keepdim=True, dtype=precise).clamp_min(SMALLEST_NORM)
     found = torch.linalg.vector_norm(blended, dim=-1, keepdim=True, dtype=precise).clamp_min(SMALLEST_NORM)
-    return (wanted / found).clamp(1 / LARGEST_RATIO, LARGEST_RATIO)
+    ratio: Tensor = wanted / found
+    return ratio.clamp(1 / LARGEST_RATIO, LARGEST_RATIO)
 
 
 def projection_rank(tokens: int, channels: int, tolerance: float) -> int:
@@ -81,6 +82,9 @@ def project_input(x: Tensor, rank: int) -> Tensor:
 
 def orthonormal(columns: Tensor) -> Tensor:
     """An orthonormal basis of the span of `columns`, `(…, C, rank)`; Apple's GPUs lack the QR, the CPU does theirs."""
+    basis: Tensor
     if columns.device.type == "mps":
-        return torch.linalg.qr(columns.cpu()).Q.to(columns.device)
-    return torch.linalg.qr(columns).Q
+        basis = torch.linalg.qr(columns.cpu()).Q.to(columns.device)
+    else:
+        basis = torch.linalg.qr(columns).Q
+    return basis

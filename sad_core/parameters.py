@@ -63,7 +63,7 @@ def accumulation_dtype(dtype: torch.dtype) -> torch.dtype:
     return torch.promote_types(dtype, torch.float32)
 
 
-def autocast_disabled(device: torch.device) -> AbstractContextManager:
+def autocast_disabled(device: torch.device) -> AbstractContextManager[object]:
     """Autocast switched off, for sums that half precision cannot hold; nothing to do where it is not on."""
     on = torch.is_autocast_enabled(device.type)
     return torch.autocast(device.type, enabled=False) if on else nullcontext()

@@ -117,7 +117,8 @@ def tile_shape(heads: int, tokens: int) -> tuple[int, int]:
 def _logit_bound(queries: Tensor, keys: Tensor, gamma: Tensor, scale: float) -> Tensor:
     """`(B, H, 1, 1)`: no logit of the head, plain or skewed, is larger."""
     longest = [torch.linalg.vector_norm(x, dim=-1).amax(dim=-1) for x in (queries, keys)]
-    return (longest[0] * longest[1] * abs(scale))[..., None, None] * gamma.abs().clamp_min(1.0)
+    plain: Tensor = longest[0] * longest[1] * abs(scale)
+    return plain[..., None, None] * gamma.abs().clamp_min(1.0)
 
 
 def _retrieve(logits: Tensor, values: Tensor, large: Tensor | None, weights: Tensor, out: Tensor) -> None:

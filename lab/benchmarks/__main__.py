@@ -38,9 +38,10 @@ def measured(parts: list[str], models: list[str], rounds: int, comfyui: Path | N
             yield from measure_extras(shape, rounds)
     if "memory" in parts:
         yield from measure_memory()
-    if "step" in parts and comfyui is None:
-        print("whole steps: not measured, they need --comfyui", flush=True)
-    elif "step" in parts:
+    if "step" in parts:
+        if comfyui is None:
+            print("whole steps: not measured, they need --comfyui", flush=True)
+            return
         for name in models:
             yield from measure_steps(comfyui, name, max(3, rounds // 2))
 

@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -68,11 +69,11 @@ class Call:
         self.query_weight, self.key_weight, self.value_weight = weights
         self.q, self.k, self.v = (self.x[:, None] @ weight for weight in weights)
 
-    def skewed(self, gamma: float = GAMMA, beta: float = BETA, **options: str) -> Tensor:
+    def skewed(self, gamma: float = GAMMA, beta: float = BETA, **options: Any) -> Tensor:
         x = self.x if options.get("norm") in ("input", "projected") else None
         return skew_attention(self.q, self.k, self.v, gamma, beta, x=x, **options)
 
-    def padded(self, gamma: float = GAMMA, beta: float = BETA, **options: str) -> Tensor:
+    def padded(self, gamma: float = GAMMA, beta: float = BETA, **options: Any) -> Tensor:
         """By the fused kernel with a doubled head dim, as on a GPU."""
         x = self.x if options else None
         return skew_attention(self.q, self.k, self.v, gamma, beta, x=x, attend=pytorch_attend, **options)

@@ -21,7 +21,8 @@ def skew_attention(q: Tensor, k: Tensor, x: Tensor, value_weight: Tensor, gamma:
     skewed = (symmetric + gamma * skew).softmax(dim=-1) @ patterns
     blended = plain + beta * (skewed - plain)
     wanted, found = (y.norm(dim=-1, keepdim=True).clamp_min(1e-6) for y in (skewed, blended))
-    return (wanted / found).clamp(0.25, 4) * blended @ value_weight
+    values: Tensor = (wanted / found).clamp(0.25, 4) * blended @ value_weight
+    return values
 
 
 def adaptive_skew_attention(q: Tensor, k: Tensor, x: Tensor, value_weight: Tensor, gamma: float, beta: float) -> Tensor:

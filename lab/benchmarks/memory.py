@@ -44,7 +44,8 @@ def peak(way: str) -> dict[str, float]:
     # Every large tensor a mapping of its own, so that what was freed before the call does not hide what it takes.
     environment = {**os.environ, "MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "0"}
     answer = subprocess.run(command, check=True, capture_output=True, text=True, cwd=ROOT, env=environment)
-    return json.loads(answer.stdout.splitlines()[-1])
+    found: dict[str, float] = json.loads(answer.stdout.splitlines()[-1])
+    return found
 
 
 def measure_memory() -> Iterator[Row]:

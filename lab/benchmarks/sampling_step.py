@@ -89,7 +89,9 @@ def sampler(name: str, model: Any) -> Work:
 
     def work() -> Tensor:
         empty = torch.zeros_like(noise)
-        return comfy.sample.sample(model, noise, 1, 1.0, "euler", "normal", conditioning, conditioning, empty, **chosen)
+        wiring = (conditioning, conditioning, empty)
+        step: Tensor = comfy.sample.sample(model, noise, 1, 1.0, "euler", "normal", *wiring, **chosen)
+        return step
 
     return work
 
@@ -137,7 +139,8 @@ def with_authors(model: Any, measured: bool) -> Any:
             out = patterns @ weights[2]
         else:
             out = authors_way.skew_attention(q, k, x, weights[2], 1.05, 3.0)
-        return module.to_out(out.transpose(1, 2).flatten(2))
+        projected: Tensor = module.to_out(out.transpose(1, 2).flatten(2))
+        return projected
 
     for path, module in model.model.diffusion_model.named_modules():
         if path.endswith(".attn1"):

@@ -37,7 +37,7 @@ def compare(ways: Mapping[str, Work], rounds: int) -> dict[str, Timing]:
         work()
     taken: dict[str, list[float]] = {name: [] for name in ways}
     for number in range(rounds):
-        for name, work in reversed(ways.items()) if number % 2 else ways.items():
+        for name, work in reversed(list(ways.items())) if number % 2 else ways.items():
             started = time.perf_counter()
             work()
             taken[name].append(time.perf_counter() - started)

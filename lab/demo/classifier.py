@@ -54,11 +54,13 @@ class Classifier(nn.Module):
 
     def features(self, pictures: Tensor) -> Tensor:
         """(N, 128), what the scores are made of: the last stage, averaged over the picture."""
-        return self.stages(pictures * 2 - 1).mean(dim=(2, 3))
+        last: Tensor = self.stages(pictures * 2 - 1)
+        return last.mean(dim=(2, 3))
 
     def forward(self, pictures: Tensor) -> Tensor:
         """Scores before the softmax."""
-        return self.scores(self.dropout(self.features(pictures)))
+        scores: Tensor = self.scores(self.dropout(self.features(pictures)))
+        return scores
 
 
 def move(pictures: Tensor) -> Tensor:
@@ -118,7 +120,8 @@ def load_classifier(path: Path = CLASSIFIER_FILE) -> Classifier:
 
 def hits(model: Classifier, pictures: Tensor, labels: Tensor) -> Tensor:
     """(N,) booleans: whether the category with the highest score is the labelled one."""
-    return model(pictures).argmax(dim=-1) == labels
+    scores: Tensor = model(pictures)
+    return scores.argmax(dim=-1) == labels
 
 
 def summary(title: str, correct: Tensor, labels: Tensor) -> str:

@@ -127,11 +127,12 @@ class ComfyUIServer:
             raise ServerError(refusal.read().decode(errors="replace")) from None
         return json.loads(text) if text else None
 
-    def queue(self, prompt: dict) -> str:
+    def queue(self, prompt: dict[str, Any]) -> str:
         """Queue a workflow in API format; its prompt id."""
-        return self.post("/prompt", {"prompt": prompt})["prompt_id"]
+        prompt_id: str = self.post("/prompt", {"prompt": prompt})["prompt_id"]
+        return prompt_id
 
-    def wait(self, prompt_id: str) -> dict:
+    def wait(self, prompt_id: str) -> dict[str, Any]:
         """The history entry of a prompt, once it is there.
 
         Raises:
@@ -139,7 +140,7 @@ class ComfyUIServer:
         """
         end = time.monotonic() + self.patience
         while time.monotonic() < end:
-            entry = self.get(f"/history/{prompt_id}").get(prompt_id)
+            entry: dict[str, Any] | None = self.get(f"/history/{prompt_id}").get(prompt_id)
             if entry is not None:
                 if entry["status"]["status_str"] != "success":
                     event, details = entry["status"]["messages"][-1]
@@ -150,15 +151,17 @@ class ComfyUIServer:
             time.sleep(0.05)
         raise ServerError(f"the prompt took longer than {self.patience:g} seconds")
 
-    def run(self, prompt: dict) -> dict:
+    def run(self, prompt: dict[str, Any]) -> dict[str, Any]:
         """Queue a workflow and wait for it; outputs by node id."""
-        return self.wait(self.queue(prompt))["outputs"]
+        outputs: dict[str, Any] = self.wait(self.queue(prompt))["outputs"]
+        return outputs
 
     def download(self, filename: str, kind: str = "output") -> bytes:
         """A file the server has saved, over HTTP."""
         query = urllib.parse.urlencode({"filename": filename, "type": kind})
         with urllib.request.urlopen(f"{self.address}/view?{query}", timeout=30) as answer:
-            return answer.read()
+            content: bytes = answer.read()
+            return content
 
     def _wait_until_it_answers(self) -> None:
         end = time.monotonic() + self.patience

@@ -10,6 +10,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import load
@@ -41,12 +42,12 @@ def sweep_in_diffusers(gammas: Sequence[float], categories: Sequence[int], seeds
 
 def workflow(
     gamma: float | None, category: str, seed: int, beta: float = 1.0, steps: int = STEPS, nonce: int = 0
-) -> dict[str, dict]:
+) -> dict[str, dict[str, Any]]:
     """The same picture as a ComfyUI workflow in API format; γ None leaves the Skew Attention node out.
 
     A `nonce` that was not used before has the server sample anew where it would take the picture from its cache.
     """
-    nodes: dict[str, dict] = {
+    nodes: dict[str, dict[str, Any]] = {
         "model": {"class_type": "SADDemoModel", "inputs": {}},
         "positive": {"class_type": "SADDemoConditioning", "inputs": {"category": category}},
         "negative": {"class_type": "SADDemoConditioning", "inputs": {"category": "no category"}},
@@ -79,10 +80,11 @@ def workflow(
     return nodes
 
 
-def picture_of(server: ComfyUIServer, prompt: dict) -> Tensor:
+def picture_of(server: ComfyUIServer, prompt: dict[str, Any]) -> Tensor:
     """Run a workflow of ours and fetch its picture, `(3, 32, 32)` in [0, 1]."""
     (name,) = server.run(prompt)["numbers"]["numbers"]
-    return load(server.download(name))["images"][0].movedim(-1, 0)
+    picture: Tensor = load(server.download(name))["images"][0]
+    return picture.movedim(-1, 0)
 
 
 def sweep_in_comfyui(
@@ -105,10 +107,11 @@ def draw(pictures: Tensor, gammas: Sequence[float], categories: Sequence[int], p
     """Write the picture: rows γ, columns seeds, the row of the plain model marked."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
+    from matplotlib.layout_engine import ConstrainedLayoutEngine
 
     rows, columns = pictures.shape[:2]
-    figure = Figure(figsize=(0.95 * columns + 1.3, 0.95 * rows + 0.5), dpi=110, layout="constrained")
-    figure.get_layout_engine().set(w_pad=0.01, h_pad=0.01, wspace=0.01, hspace=0.01)
+    layout = ConstrainedLayoutEngine(w_pad=0.01, h_pad=0.01, wspace=0.01, hspace=0.01)
+    figure = Figure(figsize=(0.95 * columns + 1.3, 0.95 * rows + 0.5), dpi=110, layout=layout)
     cells = figure.subplots(rows, columns, squeeze=False)
     for row, gamma in enumerate(gammas):
         for column in range(columns):

@@ -77,7 +77,8 @@ class DemoModel(nn.Module):
         sqrt(a) * noise - sqrt(1 - a) * latent (v-prediction, Salimans and Ho 2022). Where there is almost only noise,
         it is the picture; a model that predicts the noise there must hand its input through without fault instead.
         """
-        return self.unet(noisy, timesteps, self.context[categories], return_dict=False)[0]
+        velocity: Tensor = self.unet(noisy, timesteps, self.context[categories], return_dict=False)[0]
+        return velocity
 
     def encode(self, pictures: Tensor) -> Tensor:
         """Pictures (N, 3, 32, 32) in [0, 1] -> latents (N, 12, 16, 16)."""

@@ -64,14 +64,16 @@ def guided_velocity(model: DemoModel, scaled: Tensor, timestep: Tensor, categori
     A guidance of 1 is the conditional answer alone and costs half as much.
     """
     if guidance == 1.0:
-        return model(scaled, timestep.expand(len(categories)), categories)
+        conditional: Tensor = model(scaled, timestep.expand(len(categories)), categories)
+        return conditional
     return guide(*both_velocities(model, scaled, timestep, categories), guidance)
 
 
 def first_latents(scheduler: EulerDiscreteScheduler, seeds: Sequence[int]) -> Tensor:
     """Where N seeds start, (N, 12, 16, 16)."""
     noise = torch.cat([seed_noise(seed) for seed in seeds])
-    return noise * (1 + scheduler.sigmas[0] ** 2) ** 0.5
+    latents: Tensor = noise * (1 + scheduler.sigmas[0] ** 2) ** 0.5
+    return latents
 
 
 @torch.no_grad()

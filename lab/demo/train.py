@@ -190,7 +190,8 @@ class Trainer:
         gradients, plain_errors = zip(*self.pool.map(one_part, parts), strict=True)
         for weight, *parts_of_gradient in zip(weights, *gradients, strict=True):
             weight.grad = torch.stack(parts_of_gradient).mean(dim=0)
-        return sum(plain_errors) / len(plain_errors)
+        mean: float = sum(plain_errors) / len(plain_errors)
+        return mean
 
     def step(self, latents: Tensor, labels: Tensor, alphas: Tensor, budget_seconds: float) -> None:
         """One step on one batch; keeps the books of steps, time and loss."""

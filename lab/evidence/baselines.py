@@ -39,7 +39,7 @@ def perturbed_attention_guidance(
     """
     conditional, unconditional = both_velocities(model, scaled, timestep, categories)
     with identity_attention(self_attentions(model.unet)[MIDDLE]):
-        perturbed = model(scaled, timestep.expand(len(categories)), categories)
+        perturbed: Tensor = model(scaled, timestep.expand(len(categories)), categories)
     return guide(conditional, unconditional, guidance) + scale * (conditional - perturbed)
 
 
@@ -107,7 +107,7 @@ def identity_attention(layer: Any) -> Iterator[None]:
 
 def _attend_to_oneself(layer: Any, hidden_states: Tensor, *_: object, **__: object) -> Tensor:
     """A diffusers attention processor, (B, L, C) in and out."""
-    out = layer.to_v(hidden_states)
+    out: Tensor = layer.to_v(hidden_states)
     for projection in layer.to_out:
         out = projection(out)
     return out

@@ -165,7 +165,8 @@ def grouped(labels: Tensor) -> Tensor:
 
 def category_counts(labels: Tensor) -> list[int]:
     """How many seeds each of the categories has."""
-    return labels.unique(return_counts=True)[1].tolist()
+    counts: list[int] = labels.unique(return_counts=True)[1].tolist()
+    return counts
 
 
 def same_length(numbers: Tensor, labels: Tensor) -> None:

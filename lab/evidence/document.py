@@ -48,7 +48,11 @@ def with_tables(text: str, numbers: dict[str, Any]) -> str:
         raise ValueError(f"The document has places for {sorted(places)}, the numbers give tables {sorted(tables)}.")
     for name, table in tables.items():
         pattern = rf"(<!-- table: {re.escape(name)} -->\n).*?(<!-- end -->)"
-        text = re.sub(pattern, lambda found, table=table: f"{found[1]}\n{table}\n\n{found[2]}", text, flags=re.DOTALL)
+
+        def filled(found: re.Match[str], table: str = table) -> str:
+            return f"{found[1]}\n{table}\n\n{found[2]}"
+
+        text = re.sub(pattern, filled, text, flags=re.DOTALL)
     return text
 
 
@@ -123,8 +127,10 @@ def spell(numbers: list[float], sign: str = "") -> str:
 
 def real_table(real: dict[str, Any]) -> str:
     """Real pictures measured as if they were samples; six are too few for an interval."""
-    wanted = ("probability", "mixture/pixels", "patchwork/pixels", "mixture/classifier", "mixture/imagenet")
-    wanted += ("saturation", "high frequency", "nearest memory/pixels", "nearest memory/imagenet")
+    wanted = (
+        *("probability", "mixture/pixels", "patchwork/pixels", "mixture/classifier", "mixture/imagenet"),
+        *("saturation", "high frequency", "nearest memory/pixels", "nearest memory/imagenet"),
+    )
     rows = []
     for name in wanted:
         numbers = [(each["count"], each["measures"][name]) for each in real.values()]

@@ -64,7 +64,7 @@ SET_MEASURES = (
 
 def reference(setting: Setting) -> Setting:
     """What a setting is compared with: the same without γ where it has one, else the plain model."""
-    wanted = {"guidance": setting.guidance, "steps": setting.steps} if setting.gamma != 1.0 else {}
+    wanted: dict[str, Any] = {"guidance": setting.guidance, "steps": setting.steps} if setting.gamma != 1.0 else {}
     looked_for = replace(Setting("", ""), **wanted)
     for other in SETTINGS:
         if not other.measured and replace(other, name="", sweep="", count=looked_for.count) == looked_for:
@@ -90,7 +90,8 @@ class Results:
         """`measures` and `changes` (less the reference, paired by seed) of the first `count` samples, as JSON."""
         path = self.store.folder / f"{setting.name}.{count}.{self._fingerprint(setting)}.json"
         if path.exists():
-            return json.loads(path.read_text(encoding="utf-8"))
+            kept: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+            return kept
         compared = reference(setting)
         found, plain = self.estimates(setting, count), self.estimates(compared, count)
         result = {

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -45,7 +46,11 @@ class Samples:
     def first(self, count: int) -> Samples:
         """The first `count` samples, or all if there are fewer."""
         stability = None if self.stability is None else self.stability[:count]
-        parts = {"pictures": self.pictures[:count], "outside": self.outside[:count], "finite": self.finite[:count]}
+        parts: dict[str, Any] = {
+            "pictures": self.pictures[:count],
+            "outside": self.outside[:count],
+            "finite": self.finite[:count],
+        }
         return replace(self, **parts, stability=stability)
 
     def followed_by(self, others: Samples) -> Samples:
@@ -54,7 +59,8 @@ class Samples:
         if self.stability is not None and others.stability is not None:
             stability = torch.cat([self.stability, others.stability])
         pairs = {name: (getattr(self, name), getattr(others, name)) for name in ("pictures", "outside", "finite")}
-        return replace(self, **{name: torch.cat(pair) for name, pair in pairs.items()}, stability=stability)
+        parts: dict[str, Any] = {name: torch.cat(pair) for name, pair in pairs.items()}
+        return replace(self, **parts, stability=stability)
 
 
 def categories_of(seeds: Sequence[int]) -> Tensor:

@@ -50,7 +50,8 @@ class Store:
         with safe_open(path, framework="pt") as file:
             if (file.metadata() or {}).get("fingerprint") != self.fingerprint(setting):
                 return 0
-            return file.get_slice("pictures").get_shape()[0]
+            count: int = file.get_slice("pictures").get_shape()[0]
+            return count
 
     def load(self, setting: Setting, count: int | None = None) -> Samples:
         """The first `count` samples; by default as many as the setting asks for.

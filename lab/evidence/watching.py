@@ -68,4 +68,5 @@ def _keep_input(seen: Seen, heads: int) -> Any:
 
 def _to_heads(packed: Tensor, heads: int) -> Tensor:
     """(B, L, heads·d) -> (B, heads, L, d)."""
-    return packed.unflatten(-1, (heads, -1)).transpose(1, 2)
+    by_heads: Tensor = packed.unflatten(-1, (heads, -1)).transpose(1, 2)
+    return by_heads

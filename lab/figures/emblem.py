@@ -8,6 +8,8 @@ on their way down, from the skew part: straight down in grey (γ 0), with γ 1 i
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -22,7 +24,9 @@ WELLS = np.array([[-0.55, -0.25], [0.6, 0.3]])
 
 def energy(x: np.ndarray, y: np.ndarray) -> np.ndarray:
     """Depth of the landscape: two wells."""
-    return -sum(np.exp(-((x - wx) ** 2 + (y - wy) ** 2) / 0.32) for wx, wy in WELLS) + 0.12 * (x**2 + y**2)
+    wells = sum(np.exp(-((x - wx) ** 2 + (y - wy) ** 2) / 0.32) for wx, wy in WELLS)
+    depth: np.ndarray = -wells + 0.12 * (x**2 + y**2)
+    return depth
 
 
 def path(start: tuple[float, float], gamma: float, steps: int = 1500, size: float = 0.01) -> np.ndarray:
@@ -44,7 +48,7 @@ def path(start: tuple[float, float], gamma: float, steps: int = 1500, size: floa
 def draw_landscape(axes: Axes, across: float, line: float) -> None:
     """Rings of equal energy and three paths, `across` wide and 1.2 high to both sides of the middle."""
     x, y = np.meshgrid(np.linspace(-across, across, 500), np.linspace(-1.2, 1.2, 300))
-    rings = {"colors": RING, "linestyles": "solid", "linewidths": line * 0.45}
+    rings: dict[str, Any] = {"colors": RING, "linestyles": "solid", "linewidths": line * 0.45}
     axes.contour(x, y, energy(x, y), levels=np.linspace(-1.0, 0.35, 13), **rings)
     for gamma, colour in ((0.0, GREY), (1.0, ORANGE), (2.0, WHITE)):
         trail = path((-0.05, 1.0), gamma)

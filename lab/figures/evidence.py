@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 
 from lab.evidence.document import title
 from lab.evidence.draw import draw
@@ -96,7 +97,7 @@ def plane_figure(numbers: dict[str, Any]) -> Figure:
     """What each knob does to fidelity and diversity at once, each a line from the plain model at (0, 0)."""
     figure = Figure(figsize=(10.2, 7), dpi=100, layout="constrained")
     axes = figure.subplots()
-    families = {
+    families: dict[str, tuple[str, str, Callable[[Setting], bool], str]] = {
         "γ, β = 1": (BLUE, "o", lambda s: is_in_the_grid(s) and s.beta == 1, "gamma"),
         "γ, β = 3": (ORANGE, "s", lambda s: is_in_the_grid(s) and (s.beta == 3 or s.name == "plain"), "gamma"),
         "CFG": (GREEN, "^", lambda s: s.gamma == 1 and s.sweep in ("main", "guidance"), "guidance"),
@@ -128,8 +129,8 @@ def plane_figure(numbers: dict[str, Any]) -> Figure:
 def pictures_figure(store: Store) -> Figure:
     """The same seeds under some settings, a row each."""
     shown = [setting for name in SHOWN for setting in SETTINGS if setting.name == name and store.count(setting)]
-    figure = Figure(figsize=(10.2, 0.62 * len(shown) + 0.1), dpi=100, layout="constrained")
-    figure.get_layout_engine().set(w_pad=0.005, h_pad=0.005, wspace=0.0, hspace=0.0)
+    layout = ConstrainedLayoutEngine(w_pad=0.005, h_pad=0.005, wspace=0.0, hspace=0.0)
+    figure = Figure(figsize=(10.2, 0.62 * len(shown) + 0.1), dpi=100, layout=layout)
     cells = figure.subplots(len(shown), SEEDS_SHOWN, squeeze=False)
     order = sorted(range(SEEDS_SHOWN), key=lambda seed: seed % 3)
     for row, setting in zip(cells, shown, strict=True):

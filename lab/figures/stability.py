@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from typing import Any
 
 from lab.demo.comfyui_server import ComfyUIServer, interpreter_of
 from lab.demo.gamma_sweep import workflow
@@ -18,7 +19,7 @@ CATEGORY, SEED, STEPS = "animals", 4, 20
 MAPPED = "output.5.0"  # the last site, on the finest grid
 
 
-def probed(gamma: float) -> dict[str, dict]:
+def probed(gamma: float) -> dict[str, dict[str, Any]]:
     """A workflow in API format that samples with `gamma`, measures every site and keeps the trace of `gamma`."""
     nodes = workflow(gamma, CATEGORY, SEED, steps=STEPS)
     del nodes["numbers"]
@@ -32,7 +33,7 @@ def probed(gamma: float) -> dict[str, dict]:
     return nodes
 
 
-def plotted(nodes: dict[str, dict], name: str, layout: str = "heat map", **inputs: object) -> None:
+def plotted(nodes: dict[str, dict[str, Any]], name: str, layout: str = "heat map", **inputs: object) -> None:
     """Add a plot to `nodes` that is saved under `name`."""
     nodes[f"plot {name}"] = {
         "class_type": "SADStabilityPlot",
@@ -45,7 +46,7 @@ def plotted(nodes: dict[str, dict], name: str, layout: str = "heat map", **input
     }
 
 
-def workflows() -> list[dict[str, dict]]:
+def workflows() -> list[dict[str, dict[str, Any]]]:
     """One workflow for each γ; the last also draws the difference from γ = 1 and the map over its picture."""
     found = []
     for gamma in GAMMAS:

@@ -58,7 +58,7 @@ places => {
 """
 
 
-def run_of_a_sweep() -> tuple[dict, dict]:
+def run_of_a_sweep() -> tuple[dict[str, Any], dict[str, tuple[int, int, int, int]]]:
     """The demo model, five gammas and their grid as a prompt, and the places of its nodes."""
     prompt = workflow(1.0, "smileys", 3, steps=12)
     del prompt["numbers"]
@@ -82,7 +82,7 @@ def run_of_a_sweep() -> tuple[dict, dict]:
     return prompt, places
 
 
-def run_with_charts() -> dict:
+def run_with_charts() -> dict[str, Any]:
     """The demo model between a schedule and a probe as a prompt."""
     prompt = workflow(1.0, "food", 2, steps=20)
     prompt["schedule"] = {
@@ -100,7 +100,7 @@ def run_with_charts() -> dict:
     return prompt
 
 
-def plot_of_a_report(server: Any) -> bytes:
+def plot_of_a_report(server: ComfyUIServer) -> bytes:
     """The plot of Diversity and Fidelity Report for eight seeds of the demo model at five gammas."""
     prompt = workflow(1.0, "smileys", 3)
     prompt["latent"]["inputs"]["count"] = 8
@@ -112,7 +112,8 @@ def plot_of_a_report(server: Any) -> bytes:
     prompt["plot"] = {"class_type": "SaveImage", "inputs": {"images": ["measured", 0], "filename_prefix": "report"}}
     outputs = server.run(prompt)
     print(*outputs["summary"]["text"])
-    return server.download(outputs["plot"]["images"][0]["filename"])
+    filename: str = outputs["plot"]["images"][0]["filename"]
+    return server.download(filename)
 
 
 def write(picture: bytes, path: Path, width: int) -> None:

@@ -7,6 +7,8 @@ stays as it is.
 
 from __future__ import annotations
 
+from typing import Any
+
 from lab.folders import ROOT
 
 FIXTURES = {"symmetric-attention-fixtures": ROOT / "lab" / "testing" / "fixture_nodes"}
@@ -17,13 +19,13 @@ STEPS = 4
 SEEDS = ("seed", "noise_seed", "first_seed")
 
 
-def family_of(prompt: dict) -> str:
+def family_of(prompt: dict[str, Any]) -> str:
     """The name of the stand-in for the checkpoint of `prompt`."""
     values = [value for node in prompt.values() for value in node["inputs"].values() if isinstance(value, str)]
     return next((FAMILY_OF[value] for value in values if value in FAMILY_OF), "demo")
 
 
-def with_stand_ins(prompt: dict, seed: int) -> dict:
+def with_stand_ins(prompt: dict[str, Any], seed: int) -> dict[str, Any]:
     """The prompt with the checkpoint swapped for a model that is on every machine, and fewer steps.
 
     A server that has run the same workflow with the same `seed` answers from its cache, and nothing is sampled.

@@ -26,7 +26,18 @@ def length(patterns: Tensor) -> Tensor:
     return patterns.square().sum(-1, keepdim=True).sqrt().clamp_min(1e-6)
 
 
-def skew_attention(q, k, v, gamma, beta=1.0, *, norm="value", x=None, scale=None, mask=None) -> Tensor:
+def skew_attention(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    gamma: Tensor | float,
+    beta: Tensor | float = 1.0,
+    *,
+    norm: str = "value",
+    x: Tensor | None = None,
+    scale: float | None = None,
+    mask: Tensor | None = None,
+) -> Tensor:
     """Skew attention; gamma broadcasts over `(B, H, L, L)`, beta over `(B, H, 1, 1)`; β = 0 is neutral."""
     plain_weights = weights(skewed_logits(q, k, 1.0, scale), mask)
     skew_weights = weights(skewed_logits(q, k, gamma, scale), mask)
@@ -37,7 +48,11 @@ def skew_attention(q, k, v, gamma, beta=1.0, *, norm="value", x=None, scale=None
 
     _, out = both(v)
     if norm != "none":
-        skewed, blended = both(v if norm == "value" else x[:, None].expand(-1, q.shape[1], -1, -1))
+        patterns = v
+        if norm != "value":
+            assert x is not None  # what every other norm is taken of
+            patterns = x[:, None].expand(-1, q.shape[1], -1, -1)
+        skewed, blended = both(patterns)
         out = out * (length(skewed) / length(blended)).clamp(0.25, 4.0)
     return torch.where(torch.as_tensor(beta) == 0, plain_weights @ v.double(), out)
 

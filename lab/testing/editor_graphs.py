@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 # A graph with an id, as people have it, made of a prompt; everything but the nodes with a chart out of the way.
 OPEN = """async prompt => {
     window.app.loadApiJson(prompt, 'charts');
@@ -17,11 +19,11 @@ OPEN = """async prompt => {
 }"""
 
 
-def numbered(prompt: dict) -> dict:
+def numbered(prompt: dict[str, Any]) -> dict[str, Any]:
     """An API prompt with numbers for node ids, as the editor wants them."""
     number = {name: str(index + 1) for index, name in enumerate(prompt)}
 
-    def renamed(value):
+    def renamed(value: Any) -> Any:
         return [number[value[0]], value[1]] if isinstance(value, list) else value
 
     return {

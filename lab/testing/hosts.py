@@ -79,8 +79,15 @@ def clone(version: str) -> Path | None:
 
 def _git(arguments: list[str], seconds: float) -> None:
     environment = {**os.environ, "GIT_TERMINAL_PROMPT": "0"}
-    streams = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE, "stdin": subprocess.DEVNULL}
-    subprocess.run(["git", *arguments], check=True, timeout=seconds, env=environment, **streams)
+    subprocess.run(
+        ["git", *arguments],
+        check=True,
+        timeout=seconds,
+        env=environment,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        stdin=subprocess.DEVNULL,
+    )
 
 
 def main() -> None:

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from types import ModuleType
+from typing import Any
 from unittest.mock import patch
 
 import comfy.ldm.modules.attention
@@ -64,10 +65,12 @@ class Seen:
 def watch_attention(model: ModelPatcher) -> Iterator[list[Seen]]:
     """Every attention call of `model` that is made inside the block, in order."""
     calls: list[Seen] = []
-    modules: list[tuple[str, tuple]] = []
+    modules: list[tuple[str, tuple[Any, ...]]] = []
 
-    def watched(original: Callable) -> Callable:
-        def optimized_attention(q, k, v, heads, mask=None, **keyword):
+    def watched(original: Callable[..., Tensor]) -> Callable[..., Tensor]:
+        def optimized_attention(
+            q: Tensor, k: Tensor, v: Tensor, heads: int, mask: Tensor | None = None, **keyword: Any
+        ) -> Tensor:
             is_split = keyword.get("skip_reshape", False)
             plain_q, *rest = (x.peek() if hasattr(x, "peek") else x for x in (q, k, v))  # newer hosts wrap tensors
             head_dim = plain_q.shape[-1] // (1 if is_split else heads)
@@ -76,14 +79,16 @@ def watch_attention(model: ModelPatcher) -> Iterator[list[Seen]]:
                 x = x if is_split else x.flatten(2).unflatten(2, (-1, head_dim)).transpose(1, 2)
                 return x.repeat_interleave(heads // x.shape[1], dim=1).clone()
 
-            given = [by_heads(x, is_split) for x in (plain_q, *rest)]
+            given_q, given_k, given_v = (by_heads(x, is_split) for x in (plain_q, *rest))
             result = original(q, k, v, heads, mask=mask, **keyword)
             options = keyword.get("transformer_options") or {}
             path, arguments = modules[-1]
             calls.append(
                 Seen(
                     path,
-                    *given,
+                    given_q,
+                    given_k,
+                    given_v,
                     by_heads(result, keyword.get("skip_output_reshape", False)),
                     None if mask is None else mask.clone()[:, None] if mask.dim() == 3 else mask.clone(),
                     arguments[0].clone() if arguments and isinstance(arguments[0], Tensor) else None,
@@ -107,7 +112,7 @@ def watch_attention(model: ModelPatcher) -> Iterator[list[Seen]]:
 
 
 @contextmanager
-def backend(function: Callable) -> Iterator[None]:
+def backend(function: Callable[..., Tensor]) -> Iterator[None]:
     """`function(q, k, v, heads, mask=None, **keyword)` as the attention the host has chosen."""
     with ExitStack() as stack:
         for module, name in attention_names():
@@ -160,10 +165,13 @@ class FussyAttention:
         self.error = error
         self.refusals = 0
 
-    def __call__(self, q, k, v, heads, mask=None, **keyword):
+    def __call__(
+        self, q: Tensor, k: Tensor, v: Tensor, heads: int, mask: Tensor | None = None, **keyword: Any
+    ) -> Tensor:
         if (q.shape[-1] if keyword.get("skip_reshape") else q.shape[-1] // heads) > self.largest:
             self.refusals += 1
             raise self.error
-        return comfy.ldm.modules.attention.attention_pytorch(q, k, v, heads, mask=mask, **keyword)
+        out: Tensor = comfy.ldm.modules.attention.attention_pytorch(q, k, v, heads, mask=mask, **keyword)
+        return out
 
     __name__ = __qualname__ = "attention_fussy"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 from safetensors import safe_open
@@ -12,14 +13,14 @@ from torch import Tensor
 FILES = sorted((Path(__file__).parent / "reference").glob("*.safetensors"))
 
 
-def load(path: Path) -> tuple[dict[str, Tensor], dict]:
+def load(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """The tensors of a file and its settings (`spec`)."""
     with safe_open(path, "pt") as file:
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (the file is no dict)
         return tensors, json.loads(file.metadata()["spec"])
 
 
-def cases(kind: str) -> list:
+def cases(kind: str) -> list[Any]:
     """Parameters `(path, index)` for every case of a kind, "static" or "adaptive", in all files."""
     return [
         pytest.param(path, index, id=f"{path.stem}-{kind}-{index}")

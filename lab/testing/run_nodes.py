@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 from unittest.mock import patch
 
 import comfy.model_management
+from comfy.model_patcher import ModelPatcher
 from comfy_api.latest import io
 from comfy_api.torch_helpers import set_torch_compile_wrapper
 from symmetric_attention.nodes.skew_attention import SkewAttentionNode
@@ -17,19 +19,20 @@ NODE_ID = "7"
 CURVE = {"keyframes": "0:1.5, 0.5:0.4, 1:2"}
 
 
-def execute(node: type, **inputs) -> tuple:
+def execute(node: type[io.ComfyNode], **inputs: Any) -> tuple[Any, ...]:
     """The outputs of a V3 node, run on a locked copy of its class that knows the node's id, as ComfyUI runs it."""
     copy = node.PREPARE_CLASS_CLONE({"hidden_inputs": {io.Hidden.unique_id: NODE_ID}})
-    return copy.EXECUTE_NORMALIZED(**inputs).args
+    outputs: tuple[Any, ...] = copy.EXECUTE_NORMALIZED(**inputs).args
+    return outputs
 
 
-def skew(model, gamma: float = 1.5, beta: float = 1.0, **widgets) -> tuple:
+def skew(model: ModelPatcher, gamma: float = 1.5, beta: float = 1.0, **widgets: Any) -> tuple[Any, ...]:
     """A model through Skew Attention: the patched model and the report handle."""
     patched, _, report = execute(SkewAttentionNode, model=model, gamma=gamma, beta=beta, **widgets)
     return patched, report
 
 
-def compiled(model, *, fullgraph: bool, backend: str = "eager"):
+def compiled(model: ModelPatcher, *, fullgraph: bool, backend: str = "eager") -> ModelPatcher:
     """The model as ComfyUI's own TorchCompileModel node leaves it, guards on transformer_options dropped."""
     from comfy_extras.nodes_torch_compile import skip_torch_compile_dict
 
@@ -39,12 +42,12 @@ def compiled(model, *, fullgraph: bool, backend: str = "eager"):
     return model
 
 
-def probe(model, **widgets) -> tuple:
+def probe(model: ModelPatcher, **widgets: Any) -> tuple[Any, ...]:
     """A model through Stability Probe: the model and the trace."""
     return execute(StabilityProbeNode, model=model, **widgets)
 
 
-def through(order: str, model, patterns: str = "value", **widgets) -> tuple:
+def through(order: str, model: ModelPatcher, patterns: str = "value", **widgets: Any) -> tuple[Any, ...]:
     """A model through Skew Attention and Stability Probe in the given order: the model and the trace.
 
     "between": two Skew Attention nodes on the same sites with the probe between them; the later one wins.
@@ -55,10 +58,10 @@ def through(order: str, model, patterns: str = "value", **widgets) -> tuple:
     return skew(model, **widgets)[0], trace
 
 
-def stop_at(step: int):
+def stop_at(step: int) -> Callable[..., None]:
     """A step callback that does what the Cancel button does."""
 
-    def callback(index, denoised, x, steps):
+    def callback(index: int, denoised: Any, x: Any, steps: int) -> None:
         if index == step:
             raise comfy.model_management.InterruptProcessingException
 
@@ -66,7 +69,7 @@ def stop_at(step: int):
 
 
 @contextmanager
-def little_memory(model):
+def little_memory(model: ModelPatcher) -> Iterator[None]:
     """A machine on which ComfyUI cannot run cond and uncond in one batch."""
     with patch.object(model.model, "memory_required", lambda *args, **kwargs: float("inf")):
         yield

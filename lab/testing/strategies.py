@@ -24,17 +24,28 @@ class Call:
 
     def to(self, dtype: torch.dtype) -> Call:
         mask = self.mask if self.mask is None or self.mask.dtype == torch.bool else self.mask.to(dtype)
-        return Call(*(tensor.to(dtype) for tensor in (self.q, self.k, self.v, self.x)), mask, self.scale)
+        q, k, v, x = (tensor.to(dtype) for tensor in (self.q, self.k, self.v, self.x))
+        return Call(q, k, v, x, mask, self.scale)
 
 
-def tokens(batch=2, heads=3, length=12, head_dim=8, value_dim=None, channels=20, seed=0, mask=None, scale=None) -> Call:
+def tokens(
+    batch: int = 2,
+    heads: int = 3,
+    length: int = 12,
+    head_dim: int = 8,
+    value_dim: int | None = None,
+    channels: int = 20,
+    seed: int = 0,
+    mask: str | None = None,
+    scale: float | None = None,
+) -> Call:
     """Random tokens in float64; `mask` is one of `MASKS`, with " bool" after it for a bool one."""
     generator = torch.Generator().manual_seed(seed)
     q, k = SPREAD * torch.randn(2, batch, heads, length, head_dim, generator=generator, dtype=torch.float64)
     value_dim = value_dim or head_dim
     v = torch.randn(batch, heads, length, value_dim, generator=generator, dtype=torch.float64)
     x = torch.randn(batch, length, channels, generator=generator, dtype=torch.float64)
-    return Call(q, k, v, x, mask and make_mask(mask, batch, heads, length, generator), scale)
+    return Call(q, k, v, x, None if mask is None else make_mask(mask, batch, heads, length, generator), scale)
 
 
 def make_mask(kind: str, batch: int, heads: int, length: int, generator: torch.Generator) -> Tensor:
@@ -53,7 +64,7 @@ def make_mask(kind: str, batch: int, heads: int, length: int, generator: torch.G
 
 
 @st.composite
-def calls(draw, largest_head_dim=256) -> Call:
+def calls(draw: st.DrawFn, largest_head_dim: int = 256) -> Call:
     head_dim = draw(st.one_of(st.integers(1, 12), st.integers(1, largest_head_dim)))
     value_dims = st.one_of(st.just(head_dim), st.integers(1, 2 * head_dim), st.integers(2 * head_dim, 5 * head_dim))
     kinds = [None, *MASKS, *(f"{kind} bool" for kind in MASKS)]
@@ -72,7 +83,9 @@ def calls(draw, largest_head_dim=256) -> Call:
 
 
 @st.composite
-def in_any_form(draw, lowest: float, highest: float, neutral: float, batch: int, heads: int) -> float | Tensor:
+def in_any_form(
+    draw: st.DrawFn, lowest: float, highest: float, neutral: float, batch: int, heads: int
+) -> float | Tensor:
     """γ or β in any of its forms; every now and then one of its numbers is exactly the neutral one."""
     form = draw(st.sampled_from(FORMS))
     shape = {"float": (), "0-d": (), "(B,)": (batch,), "(B, H)": (batch, heads), "(B, H, 1, 1)": (batch, heads, 1, 1)}
@@ -84,9 +97,9 @@ def in_any_form(draw, lowest: float, highest: float, neutral: float, batch: int,
     return torch.tensor(numbers, dtype=torch.float64).reshape(shape[form])
 
 
-def gammas(batch: int, heads: int) -> st.SearchStrategy:
+def gammas(batch: int, heads: int) -> st.SearchStrategy[float | Tensor]:
     return in_any_form(-2.0, 3.0, 1.0, batch, heads)
 
 
-def betas(batch: int, heads: int) -> st.SearchStrategy:
+def betas(batch: int, heads: int) -> st.SearchStrategy[float | Tensor]:
     return in_any_form(0.0, 10.0, 0.0, batch, heads)

@@ -84,4 +84,5 @@ def prompt_beside(conditionings: Sequence[Any], clip_vision: Any, width: int) ->
             f"share a space (pooled text {pooled.shape[-1]} wide, image embeddings {width}); SDXL's text goes with "
             "CLIP vision bigG, SD2's with CLIP vision H."
         )
-    return pooled[0].float().cpu()
+    text: Tensor = pooled[0]
+    return text.float().cpu()

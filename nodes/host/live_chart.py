@@ -13,7 +13,8 @@ from collections import OrderedDict
 from collections.abc import Mapping
 from typing import Any
 
-from ...sad_core.stability.run import StabilityRun, Step
+from ...sad_core.stability.run import StabilityRun
+from ...sad_core.stability.step import Step
 from .browser import log, running_workflow, send_event
 
 EVENT = "symmetric_attention.stability"

@@ -51,7 +51,9 @@ def rms_distances(first: Tensor, second: Tensor) -> Tensor:
     Shapes are `(n, d)`, `(m, d)` → `(n, m)`.
     """
     rows, columns = (each.cpu().double() for each in (first, second))
-    return torch.cdist(rows, columns, compute_mode="donot_use_mm_for_euclid_dist") / rows.shape[1] ** 0.5
+    distances: Tensor = torch.cdist(rows, columns, compute_mode="donot_use_mm_for_euclid_dist")
+    root_mean: Tensor = distances / rows.shape[1] ** 0.5
+    return root_mean
 
 
 def vendi_score(similarity: Tensor) -> float:
@@ -75,7 +77,8 @@ def vendi_score(similarity: Tensor) -> float:
 def effective_number(kernel: Tensor) -> Tensor:
     """Return the Vendi scores of similarity matrices with ones on their diagonals: `(…, n, n)` → `(…)`."""
     shares = torch.linalg.eigvalsh(kernel / kernel.shape[-1]).clamp_min(0.0)
-    return torch.special.entr(shares).sum(dim=-1).exp()
+    entropy: Tensor = torch.special.entr(shares).sum(dim=-1)
+    return entropy.exp()
 
 
 def mean_distance(distances: Tensor) -> float:

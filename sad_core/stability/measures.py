@@ -214,7 +214,8 @@ def _triangular_root(gram: Tensor, tokens: int) -> Tensor:
     safe = torch.where(lengths > 0, lengths, 1.0)
     rounding = 16 * (tokens + gram.shape[-1]) * torch.finfo(gram.dtype).eps
     added = rounding * torch.eye(gram.shape[-1], dtype=gram.dtype, device=gram.device)
-    return lengths * torch.linalg.cholesky_ex(gram / safe / safe.mT + added).L
+    root: Tensor = torch.linalg.cholesky_ex(gram / safe / safe.mT + added).L
+    return lengths * root
 
 
 def _largest_on_tangents(eigenvalues: Tensor, weights: Tensor) -> Tensor:

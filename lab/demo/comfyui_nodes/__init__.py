@@ -138,7 +138,7 @@ class DemoDecodeNode(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, samples: dict, enlarge: int) -> io.NodeOutput:
+    def execute(cls, samples: dict[str, torch.Tensor], enlarge: int) -> io.NodeOutput:
         weights = load_file(MODEL_FILE)
         pictures = decode(samples["samples"], weights["latent_mean"], weights["latent_std"]).clamp(0, 1)
         pictures = pictures.repeat_interleave(enlarge, dim=-1).repeat_interleave(enlarge, dim=-2)

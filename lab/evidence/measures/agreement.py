@@ -11,7 +11,8 @@ from lab.evidence.measures.features import committed_classifier
 @torch.no_grad()
 def probabilities(features: Tensor) -> Tensor:
     """Probability of each category: features (N, 128) of the classifier's space -> (N, 3)."""
-    return committed_classifier().scores(features.float()).double().softmax(dim=-1)
+    scores: Tensor = committed_classifier().scores(features.float())
+    return scores.double().softmax(dim=-1)
 
 
 def agreement(features: Tensor, labels: Tensor) -> Tensor:

@@ -57,7 +57,8 @@ def embed(images: Tensor, labels: Tensor) -> Embedded:
 def pixels(images: Tensor) -> Tensor:
     """(N, 3072): distances between these are root mean squares."""
     flat = images.flatten(1).double()
-    return flat / flat.shape[1] ** 0.5
+    scaled: Tensor = flat / flat.shape[1] ** 0.5
+    return scaled
 
 
 @torch.no_grad()
@@ -102,7 +103,8 @@ def efficientnet() -> EfficientNet:
 
 def squared_distances(points: Tensor, others: Tensor) -> Tensor:
     """(N, d) and (M, d) -> (N, M), summed without a shortcut: equal points are exactly 0 apart."""
-    return torch.cdist(points, others, compute_mode="donot_use_mm_for_euclid_dist").square()
+    distances: Tensor = torch.cdist(points, others, compute_mode="donot_use_mm_for_euclid_dist")
+    return distances.square()
 
 
 def cosine_distances(points: Tensor, others: Tensor) -> Tensor:

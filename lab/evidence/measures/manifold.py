@@ -39,7 +39,8 @@ def density(samples: Tensor, real: Tensor, neighbour: int = NEIGHBOUR) -> Tensor
 
 def inside(samples: Tensor, real: Tensor, neighbour: int) -> Tensor:
     """(N, M) booleans: is the sample in the ball of the real picture?"""
-    return torch.cdist(samples, real) <= radii(torch.cdist(real, real), neighbour)
+    distances: Tensor = torch.cdist(samples, real)
+    return distances <= radii(torch.cdist(real, real), neighbour)
 
 
 def recall(samples: Tensor, labels: Tensor, real: Tensor, size: int = BLOCK, neighbour: int = NEIGHBOUR) -> SetMeasure:

@@ -19,13 +19,15 @@ TIE = 0.02  # root mean square; a memory this close behind the nearest one expla
 
 def nearest(samples: Tensor, memories: Tensor) -> Tensor:
     """Distance of each sample (N, d) to the nearest of the memories (M, d): (N,)."""
-    return torch.cdist(samples, memories).amin(dim=1)
+    distances: Tensor = torch.cdist(samples, memories)
+    return distances.amin(dim=1)
 
 
 def nearest_own(samples: Tensor, labels: Tensor, memories: Tensor, memory_labels: Tensor) -> Tensor:
     """The same to the nearest memory of the category (N,) that was asked for: (N,)."""
     foreign = labels[:, None] != memory_labels
-    return torch.cdist(samples, memories).masked_fill(foreign, torch.inf).amin(dim=1)
+    distances: Tensor = torch.cdist(samples, memories)
+    return distances.masked_fill(foreign, torch.inf).amin(dim=1)
 
 
 def mixture_index(samples: Tensor, memories: Tensor) -> Tensor:
@@ -73,4 +75,5 @@ def by_place(pictures: Tensor) -> Tensor:
 def cut(pictures: Tensor) -> Tensor:
     """The same, scaled so that distances are root mean squares."""
     patches = by_place(pictures)
-    return patches / patches.shape[-1] ** 0.5
+    scaled: Tensor = patches / patches.shape[-1] ** 0.5
+    return scaled

@@ -12,7 +12,8 @@ from sad_core.evaluation.diversity import off_diagonal_mean
 
 def distances_among(samples: Tensor, cosine: bool) -> Tensor:
     """(N, d) -> (N, N): one less the cosine, or Euclid's distance, which in pixel space is a root mean square."""
-    return cosine_distances(samples, samples) if cosine else torch.cdist(samples, samples)
+    distances: Tensor = cosine_distances(samples, samples) if cosine else torch.cdist(samples, samples)
+    return distances
 
 
 def apart(distances: Tensor, labels: Tensor) -> SetMeasure:
@@ -39,4 +40,5 @@ def drift(samples: Tensor, plain: Tensor, cosine: bool) -> Tensor:
     """Distance of each sample (N, d) to the plain model's sample of the same seed (N, d): (N,)."""
     if cosine:
         return 1 - torch.cosine_similarity(samples, plain, dim=-1)
-    return torch.linalg.vector_norm(samples - plain, dim=-1)
+    distances: Tensor = torch.linalg.vector_norm(samples - plain, dim=-1)
+    return distances

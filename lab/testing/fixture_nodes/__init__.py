@@ -77,7 +77,7 @@ class TinyImageNode(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, samples: dict) -> io.NodeOutput:
+    def execute(cls, samples: dict[str, torch.Tensor]) -> io.NodeOutput:
         grey = samples["samples"][:, 0].sigmoid()
         return io.NodeOutput(grey.unsqueeze(-1).expand(-1, -1, -1, 3))
 
@@ -92,7 +92,7 @@ class TinyAudioNode(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, samples: dict) -> io.NodeOutput:
+    def execute(cls, samples: dict[str, torch.Tensor]) -> io.NodeOutput:
         wave = samples["samples"][:, :2].tanh().repeat_interleave(256, dim=-1)
         return io.NodeOutput({"waveform": wave, "sample_rate": 44_100})
 

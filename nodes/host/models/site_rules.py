@@ -31,7 +31,7 @@ class SiteCall:
         seen_lengths: lengths that the sensors of this forward have seen, by the name of the sensor.
     """
 
-    args: tuple
+    args: tuple[Any, ...]
     kwargs: Mapping[str, Any]
     seen_lengths: Mapping[str, int] = field(default_factory=dict)
 
@@ -153,7 +153,8 @@ def no_input(call: SiteCall) -> Tensor | None:
 
 def first_argument(call: SiteCall) -> Tensor | None:
     """Attention modules get the normalised block input as their first argument, `(B, L, C)`."""
-    return call.argument("x", 0)
+    first: Tensor | None = call.argument("x", 0)
+    return first
 
 
 @dataclass(frozen=True)

@@ -130,7 +130,8 @@ class HostAttention:
                 self.on_fallback(f"{key[0]} refused head dim {head_dim} ({reason}); {INSTEAD}")
                 return instead(q, k, v, mask, scale)
             used.append(key[0])
-            return out.unflatten(-1, (call.heads, -1)).transpose(1, 2)
+            by_heads: Tensor = out.unflatten(-1, (call.heads, -1)).transpose(1, 2)
+            return by_heads
 
         return attend
 
@@ -142,7 +143,8 @@ class HostAttention:
         if key not in self.refused:
             self.refused.add(key)
             self.on_fallback(f"{key[0]} takes no head dim of {head_dim}; {INSTEAD}")
-        return get_attention_function("pytorch")
+        pytorch: Backend = get_attention_function("pytorch")
+        return pytorch
 
 
 def name_of(function: Backend) -> str:

@@ -38,7 +38,8 @@ class ObservedCall:
         attention = override or self.function
         heads = self.q.shape[1]
         out: Tensor = attention(*first, self.q, self.k, values, heads, mask=self.mask, **keyword)
-        return out.unflatten(-1, (heads, -1)).transpose(1, 2)
+        by_heads: Tensor = out.unflatten(-1, (heads, -1)).transpose(1, 2)
+        return by_heads
 
 
 class Observer:

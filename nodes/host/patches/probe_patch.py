@@ -16,7 +16,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ....sad_core import StabilityTrace, token_alignment
-from ....sad_core.stability.run import Sample, StabilityRun
+from ....sad_core.stability.run import StabilityRun
+from ....sad_core.stability.step import Sample
 from ..browser import log, show_on_node
 from ..live_chart import charts
 from ..memory import is_out_of_memory

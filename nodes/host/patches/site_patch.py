@@ -234,8 +234,10 @@ def own_forward(patcher: ModelPatcher, path: str) -> Wrapped:
     if path not in patcher.object_patches and path not in patcher.object_patches_backup:
         for replaced, original in patcher.object_patches_backup.items():
             if path.startswith(f"{replaced}."):
-                return get_attr(original, path.removeprefix(f"{replaced}."))
-    return patcher.get_model_object(path)
+                inner: Wrapped = get_attr(original, path.removeprefix(f"{replaced}."))
+                return inner
+    forward: Wrapped = patcher.get_model_object(path)
+    return forward
 
 
 def rebuild_on_clone(old: ModelPatcher, new: ModelPatcher) -> None:
@@ -247,7 +249,7 @@ def rebuild_on_clone(old: ModelPatcher, new: ModelPatcher) -> None:
     if new.model is old.model:
         return
     patches = [wrapper.__self__ for wrapper in new.get_wrappers(WrappersMP.OUTER_SAMPLE, KEY)]
-    rebuilt_patches = {id(patch): patch.for_model() for patch in patches}
+    rebuilt_patches: dict[int, SitePatch] = {id(patch): patch.for_model() for patch in patches}
 
     def rebuilt(path: str, function: Wrapped) -> Wrapped:
         ours = patched_forward_of(function)
