@@ -40,10 +40,10 @@ def make_scheduler(steps: int) -> EulerDiscreteScheduler:
     return scheduler
 
 
-def seed_noise(seed: int) -> Tensor:
-    """The (1, 12, 16, 16) float32 standard normal noise that belongs to a seed."""
+def seed_noise(seed: int, channels: int = LATENT_CHANNELS) -> Tensor:
+    """The (1, channels, 16, 16) float32 standard normal noise that belongs to a seed."""
     generator = torch.Generator("cpu").manual_seed(seed)
-    return torch.randn((1, LATENT_CHANNELS, LATENT_SIZE, LATENT_SIZE), generator=generator)
+    return torch.randn((1, channels, LATENT_SIZE, LATENT_SIZE), generator=generator)
 
 
 def both_velocities(model: DemoModel, scaled: Tensor, timestep: Tensor, categories: Tensor) -> tuple[Tensor, Tensor]:
@@ -68,9 +68,11 @@ def guided_velocity(model: DemoModel, scaled: Tensor, timestep: Tensor, categori
     return guide(*both_velocities(model, scaled, timestep, categories), guidance)
 
 
-def first_latents(scheduler: EulerDiscreteScheduler, seeds: Sequence[int]) -> Tensor:
-    """Where N seeds start, (N, 12, 16, 16)."""
-    noise = torch.cat([seed_noise(seed) for seed in seeds])
+def first_latents(
+    scheduler: EulerDiscreteScheduler, seeds: Sequence[int], channels: int = LATENT_CHANNELS
+) -> Tensor:
+    """Where N seeds start, (N, channels, 16, 16)."""
+    noise = torch.cat([seed_noise(seed, channels) for seed in seeds])
     return noise * (1 + scheduler.sigmas[0] ** 2) ** 0.5
 
 
@@ -88,11 +90,14 @@ def sample_latents(
 ) -> Tensor:
     """One batch of finished latents (N, 12, 16, 16), for `categories` (N,) and N seeds."""
 
+    device = model.latent_mean.device
+    categories = categories.to(device)
+
     def velocity(scaled: Tensor, timestep: Tensor) -> Tensor:
-        return guided_velocity(model, scaled, timestep, categories, guidance)
+        return guided_velocity(model, scaled, timestep.to(device), categories, guidance)
 
     scheduler = make_scheduler(steps)
-    return denoise(scheduler, first_latents(scheduler, seeds), velocity)
+    return denoise(scheduler, first_latents(scheduler, seeds, len(model.latent_mean)).to(device), velocity)
 
 
 def sample(
