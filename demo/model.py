@@ -76,6 +76,12 @@ class DemoModel(nn.Module):
         self.register_buffer("latent_mean", torch.zeros(config["in_channels"]))
         self.register_buffer("latent_std", torch.ones(config["in_channels"]))
 
+    @property
+    def latent_shape(self) -> tuple[int, int, int]:
+        """Channels, height and width of a latent."""
+        config = self.unet.config
+        return config.in_channels, config.sample_size, config.sample_size
+
     def forward(self, noisy: Tensor, timesteps: Tensor, categories: Tensor) -> Tensor:
         """Velocity (N, 12, 16, 16) of `noisy`, at whole `timesteps` 0...999 (N,), for `categories` (N,) or NO_CATEGORY.
 
@@ -87,7 +93,7 @@ class DemoModel(nn.Module):
 
     def encode(self, pictures: Tensor) -> Tensor:
         """Pictures (N, 3, 32, 32) in [0, 1] -> latents (N, 12, 16, 16)."""
-        return encode(pictures, self.latent_mean, self.latent_std)
+        return encode(pictures, self.latent_mean, self.latent_std, self.latent_shape[-1])
 
     def decode(self, latents: Tensor) -> Tensor:
         """Latents (N, 12, 16, 16) -> pictures (N, 3, 32, 32), a little outside [0, 1] at times."""

@@ -20,6 +20,7 @@ from demo.latent import LATENT_CHANNELS, LATENT_SIZE
 from demo.model import NO_CATEGORY, DemoModel
 
 TRAINING_TIMESTEPS = 1000
+LATENT_SHAPE = (LATENT_CHANNELS, LATENT_SIZE, LATENT_SIZE)
 
 Velocity = Callable[[Tensor, Tensor], Tensor]  # of the latents as the model sees them, at a timestep
 
@@ -40,10 +41,10 @@ def make_scheduler(steps: int) -> EulerDiscreteScheduler:
     return scheduler
 
 
-def seed_noise(seed: int, channels: int = LATENT_CHANNELS) -> Tensor:
-    """The (1, channels, 16, 16) float32 standard normal noise that belongs to a seed."""
+def seed_noise(seed: int, shape: tuple[int, int, int] = LATENT_SHAPE) -> Tensor:
+    """The (1, *shape) float32 standard normal noise that belongs to a seed."""
     generator = torch.Generator("cpu").manual_seed(seed)
-    return torch.randn((1, channels, LATENT_SIZE, LATENT_SIZE), generator=generator)
+    return torch.randn((1, *shape), generator=generator)
 
 
 def both_velocities(model: DemoModel, scaled: Tensor, timestep: Tensor, categories: Tensor) -> tuple[Tensor, Tensor]:
@@ -69,10 +70,10 @@ def guided_velocity(model: DemoModel, scaled: Tensor, timestep: Tensor, categori
 
 
 def first_latents(
-    scheduler: EulerDiscreteScheduler, seeds: Sequence[int], channels: int = LATENT_CHANNELS
+    scheduler: EulerDiscreteScheduler, seeds: Sequence[int], shape: tuple[int, int, int] = LATENT_SHAPE
 ) -> Tensor:
-    """Where N seeds start, (N, channels, 16, 16)."""
-    noise = torch.cat([seed_noise(seed, channels) for seed in seeds])
+    """Where N seeds start, (N, *shape)."""
+    noise = torch.cat([seed_noise(seed, shape) for seed in seeds])
     return noise * (1 + scheduler.sigmas[0] ** 2) ** 0.5
 
 
@@ -97,7 +98,7 @@ def sample_latents(
         return guided_velocity(model, scaled, timestep.to(device), categories, guidance)
 
     scheduler = make_scheduler(steps)
-    return denoise(scheduler, first_latents(scheduler, seeds, len(model.latent_mean)).to(device), velocity)
+    return denoise(scheduler, first_latents(scheduler, seeds, model.latent_shape).to(device), velocity)
 
 
 def sample(

@@ -1,6 +1,6 @@
 """The test bed's model: the demo's kind of network, larger, for ten classes of grey pictures.
 
-Its file holds what `demo/model.safetensors` holds, with a context (11, 4, 64) and a whitening of 4 channels.
+Its file holds what `demo/model.safetensors` holds, with a context (11, 4, 64) and a whitening of 16 channels.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ STEPS = 10
 
 
 def build_model() -> DemoModel:
-    """The model with random weights; latents (N, 4, 16, 16), classes as in CLASSES."""
+    """The model with random weights; latents (N, 16, 8, 8), classes as in CLASSES."""
     return DemoModel(COMFYUI_UNET_CONFIG, len(CLASSES))
 
 

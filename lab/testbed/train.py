@@ -20,7 +20,7 @@ from demo.latent import measure_whitening
 from demo.train import Trainer, parse_training_options, train
 from lab.testbed.data import add_data_option, divide, download, load_split, pad
 from lab.testbed.model import STEPS, build_model
-from lab.testbed.shape import MODEL_FILE
+from lab.testbed.shape import LATENT_SIZE, MODEL_FILE
 
 PRIVATE_FOLDER = Path(__file__).with_name(".training")
 
@@ -51,7 +51,7 @@ def main() -> None:
     images = pad(parts.training.images())
     torch.manual_seed(0)
     trainer = GarmentTrainer(
-        *measure_whitening(images),
+        *measure_whitening(images, LATENT_SIZE),
         options.model,
         options.private,
         options.threads,
