@@ -51,7 +51,7 @@ class Garments:
         return len(self.labels)
 
     def only(self, rows: Tensor | slice) -> Garments:
-        """Some of them, by a slice or by places."""
+        """Some of them, by a slice, places or booleans."""
         return Garments(self.pixels[rows], self.labels[rows])
 
     def images(self) -> Tensor:

@@ -28,11 +28,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from PIL import Image
 from safetensors.torch import load_file, save_file
 from scipy.stats import ks_2samp
 from torch import Tensor
 
 from demo.classifier import Classifier
+from demo.contact_sheet import tile
 from demo.model import DemoModel, read_metadata
 from evidence.bootstrap import of_set
 from evidence.measures import manifold
@@ -49,6 +51,7 @@ CHOICE_COUNT = 500  # samples for each of GUIDANCES
 FIRST_CHOICE_SEED = 1_000_000  # the final samples have the seeds from 0 on
 MEMORIES = 42
 NOISE = 0.05
+GREY = 0.8  # between the halves of the sheet
 QUANTILES = (0.01, 0.05, 0.25, 0.5, 0.75, 0.95)
 DRAWN_AT_A_TIME = 100
 
@@ -203,12 +206,16 @@ def measure(
     folder: Path,
     count: int,
     guidance: float | None = None,
+    choice_count: int = CHOICE_COUNT,
 ) -> dict[str, Any]:
-    """All numbers and the gates, of `count` samples; without `guidance` it is chosen on the validation part."""
+    """All numbers and the gates, of `count` samples; without `guidance` it is chosen on the validation part.
+
+    Samples are kept in `folder`, and a sheet of the first ones is written there.
+    """
     choice: dict[str, float] = {}
     if guidance is None:
         validation = features_of(guide, real.validation.images())
-        guidance, choice = choose_guidance(model, folder, guide, validation, min(count, CHOICE_COUNT))
+        guidance, choice = choose_guidance(model, folder, guide, validation, min(count, choice_count))
     seeds, labels = range(count), classes_of(range(count))
     kinds: dict[str, Callable[[], AbstractContextManager[None]]] = {
         "samples": nullcontext,
@@ -219,6 +226,7 @@ def measure(
         with altered():
             path = folder / f"{kind.replace(', ', '-').replace(' ', '-')}-{guidance}.safetensors"
             pictures[kind] = kept_samples(path, seeds, lambda some: draw(model, some, guidance)), labels
+    sheet(*pictures["samples"], real.test).save(folder / "sheet.png")
     pictures |= baselines(real, count)
     features = {name: features_of(guide, images) for name, (images, _) in pictures.items()}
     features["Gaussian in feature space"] = gaussian_like(real.training_features, count)
@@ -265,6 +273,15 @@ def table(result: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def sheet(samples: Tensor, labels: Tensor, test: Garments, per_class: int = 8) -> Image.Image:
+    """Samples (N, 1, 28, 28) of classes (N,) on the left and test pictures on the right, a row for each class."""
+    cells = []
+    for label in labels.unique():
+        real = test.only(test.labels == label)
+        cells += [samples[labels == label][:per_class], torch.full((1, 1, 28, 28), GREY), real.images()[:per_class]]
+    return tile(torch.cat(cells), columns=2 * per_class + 1)
+
+
 def load_real(data: Path, guide: Classifier) -> Real:
     """All three parts, and the guide's features of two of them."""
     parts, test = divide(load_split(data, "training")), load_split(data, "test")
@@ -278,6 +295,7 @@ def main() -> None:
     parser.add_argument("--model", type=Path, default=MODEL_FILE)
     parser.add_argument("--judges", type=Path, default=MODEL_FILE.parent, help="folder of the classifiers' files")
     parser.add_argument("--count", type=int, default=2000, help="samples a row")
+    parser.add_argument("--choice-count", type=int, default=CHOICE_COUNT, help="samples for each scale to choose from")
     parser.add_argument("--guidance", type=float, help="scale of guidance (default: chosen on the validation part)")
     parser.add_argument("--samples", type=Path, default=cache_folder() / "testbed-samples", help="where they are kept")
     parser.add_argument("--output", type=Path, default=Path("gates.json"))
@@ -289,10 +307,11 @@ def main() -> None:
     folder.mkdir(parents=True, exist_ok=True)
     guide, judge = (load_judge(name, options.judges) for name in ("guide", "judge"))
     real = load_real(options.data or download(), guide)
-    result = measure(load_model(options.model), guide, judge, real, folder, options.count, options.guidance)
+    model = load_model(options.model)
+    result = measure(model, guide, judge, real, folder, options.count, options.guidance, options.choice_count)
     result["model"] = {"sha256": digest, **read_metadata(options.model)}
     options.output.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
-    print(table(result))
+    print(f"{table(result)}\n\nSamples beside test pictures: {folder / 'sheet.png'}")
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy
 import pytest
 import torch
 from torch_fidelity.metric_fid import fid_statistics_to_metric
@@ -90,6 +91,17 @@ def test_the_baselines_are_what_they_are_called(real):
     assert len(memories.flatten(1).unique(dim=0)) == 40
 
 
+def test_the_sheet_has_samples_left_and_test_pictures_right(real):
+    _, parts = real
+    labels = torch.arange(40) % 10
+    pixels = numpy.asarray(gates.sheet(torch.ones(40, 1, 28, 28), labels, parts.test, per_class=2))
+    cell = 3 * 28 + 4
+    for label in range(10):
+        row = pixels[4 + label * cell + 40, :, 0]
+        assert row[4 + 40] == row[4 + cell + 40] == 255
+        assert abs(row[4 + 3 * cell + 40].item() - 25 * label) < 26, "not the brightness of that class"
+
+
 ROWS = {
     "samples": {"coverage": 0.8, "judge": 0.91, "frechet": 1.0},
     "training pictures": {"coverage": 0.96, "judge": 0.99, "frechet": 0.1},
@@ -127,6 +139,7 @@ def test_everything_runs_on_toy_data(real, tmp_path, monkeypatch):
     assert set(result["guidance choice"]) == {"1.0", "2.0"}
     assert result["guidance choice"][str(result["guidance"])] == min(result["guidance choice"].values())
     assert result["rows"]["training pictures"]["frechet"] < result["rows"]["samples"]["frechet"]
+    assert (tmp_path / "sheet.png").exists()
     text = gates.table(result)
     assert all(name in text for name in (*result["rows"], "right class", "FAIL"))
 
