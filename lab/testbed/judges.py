@@ -1,7 +1,8 @@
 """Two classifiers of the ten classes, of other widths and seeds, that learned from the training part.
 
-    python -m lab.testbed.judges train        # train both and write judges' files, about ten minutes on one core
-    python -m lab.testbed.judges test         # accuracy on the validation and the test part
+    python -m lab.testbed.judges train                  # train both, about ten minutes on one core
+    python -m lab.testbed.judges train --only judge     # train one of them
+    python -m lab.testbed.judges test                   # accuracy on the validation and the test part
 
 The *guide* gives the feature space and makes choices. The *judge* gives no features and makes no choice, so nothing
 was ever tuned to please it.
@@ -23,17 +24,17 @@ from lab.testbed.data import Garments, add_data_option, divide, download, load_s
 from lab.testbed.shape import CLASSES
 
 BATCH = 128
-EPOCHS = 7
 LARGEST_SHIFT = 2  # pixels
 CHUNK = 500
 
 
 @dataclass(frozen=True)
 class Design:
-    """A classifier's channels after each convolution, the picture's own first, and the seed of its training."""
+    """A classifier's channels after each convolution, the picture's own first, and how it is trained."""
 
     widths: tuple[int, ...]
     seed: int
+    epochs: int
 
     def build(self) -> Classifier:
         """The classifier with random weights."""
@@ -41,8 +42,8 @@ class Design:
 
 
 DESIGNS = {
-    "guide": Design(widths=(1, 32, 64, 128, 128), seed=1),
-    "judge": Design(widths=(1, 24, 48, 96, 192), seed=2),
+    "guide": Design(widths=(1, 32, 64, 128, 128), seed=1, epochs=7),
+    "judge": Design(widths=(1, 24, 48, 96, 192), seed=2, epochs=12),
 }
 
 
@@ -54,9 +55,10 @@ def augment(images: Tensor) -> Tensor:
     return F.pad(mirrored, (LARGEST_SHIFT,) * 4)[..., down : down + height, right : right + width]
 
 
-def train_judge(name: str, training: Garments, epochs: int = EPOCHS) -> Classifier:
-    """The classifier of a design, the same one for the same pictures."""
+def train_judge(name: str, training: Garments, epochs: int | None = None) -> Classifier:
+    """The classifier of a design, the same one for the same pictures; `epochs` if not as designed."""
     design = DESIGNS[name]
+    epochs = design.epochs if epochs is None else epochs
     torch.manual_seed(design.seed)
     model = design.build()
 
@@ -95,15 +97,17 @@ def main() -> None:
     parser.add_argument("action", choices=["train", "test"])
     add_data_option(parser)
     parser.add_argument("--folder", type=Path, default=Path(__file__).parent, help="where the classifiers' files lie")
+    parser.add_argument("--only", choices=list(DESIGNS), help="one of the two (default: both)")
     parser.add_argument("--threads", type=int, default=1)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
+    names = [options.only] if options.only else list(DESIGNS)
     data = options.data or download()
     parts = divide(load_split(data, "training"))
     if options.action == "train":
-        for name in DESIGNS:
+        for name in names:
             save_classifier(train_judge(name, parts.training), judge_file(options.folder, name))
-    for name in DESIGNS:
+    for name in names:
         score = partial(accuracy, load_judge(name, options.folder))
         for part, pictures in {"validation": parts.validation, "test": load_split(data, "test")}.items():
             print(f"{name}: {score(pictures.images(), pictures.labels):.2%} of {len(pictures)} {part} pictures")
