@@ -1,1 +1,1 @@
-"""Everything for developers, none of it shipped: demo, evidence, benchmarks, figures, generators, test helpers."""
+"""Everything for developers, not shipped: demo, evidence, test bed, benchmarks, figures, generators, test helpers."""

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import math
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 from pathlib import Path
 
@@ -36,11 +37,10 @@ LARGEST_NOISE = 0.06
 
 
 class Classifier(nn.Module):
-    """Pictures (N, 3, 32, 32) in [0, 1] to scores (N, 3), one for each of CATEGORIES."""
+    """Pictures (N, C, H, W) in [0, 1] to scores (N, categories); the first of `widths` is C."""
 
-    def __init__(self) -> None:
+    def __init__(self, widths: Sequence[int] = (3, 32, 64, 96, 128), categories: int = len(CATEGORIES)) -> None:
         super().__init__()
-        widths = (3, 32, 64, 96, 128)
         self.stages = nn.Sequential(
             *(
                 nn.Sequential(
@@ -50,10 +50,10 @@ class Classifier(nn.Module):
             )
         )
         self.dropout = nn.Dropout(0.3)
-        self.scores = nn.Linear(widths[-1], len(CATEGORIES))
+        self.scores = nn.Linear(widths[-1], categories)
 
     def features(self, pictures: Tensor) -> Tensor:
-        """(N, 128), what the scores are made of: the last stage, averaged over the picture."""
+        """(N, widths[-1]), what the scores are made of: the last stage, averaged over the picture."""
         last: Tensor = self.stages(pictures * 2 - 1)
         return last.mean(dim=(2, 3))
 
@@ -90,30 +90,45 @@ def spoil(pictures: Tensor) -> Tensor:
 def train_classifier(pictures: Pictures) -> Classifier:
     """A classifier of these pictures, the same one for the same pictures."""
     torch.manual_seed(0)
-    model = Classifier().train()
-    steps_an_epoch = math.ceil(len(pictures.labels) / BATCH)
+    model = Classifier()
+    fit(model, pictures.images, pictures.labels, lambda images: spoil(move(images)), EPOCHS, BATCH)
+    return model
+
+
+def fit(
+    model: Classifier,
+    images: Tensor,
+    labels: Tensor,
+    augment: Callable[[Tensor], Tensor],
+    epochs: int,
+    batch: int,
+    report: Callable[[int, float], None] = lambda epoch, loss: None,
+) -> None:
+    """Train a classifier and leave it ready to judge. `report` is called after each epoch with its last loss."""
+    model.train()
+    steps_an_epoch = math.ceil(len(labels) / batch)
     optimiser = torch.optim.AdamW(model.parameters(), weight_decay=0.05)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, max_lr=4e-3, total_steps=EPOCHS * steps_an_epoch)
-    for _ in range(EPOCHS):
-        for rows in torch.randperm(len(pictures.labels)).chunk(steps_an_epoch):
-            scores = model(spoil(move(pictures.images[rows])))
-            loss = F.cross_entropy(scores, pictures.labels[rows], label_smoothing=0.05)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, max_lr=4e-3, total_steps=epochs * steps_an_epoch)
+    for epoch in range(epochs):
+        for rows in torch.randperm(len(labels)).chunk(steps_an_epoch):
+            loss = F.cross_entropy(model(augment(images[rows])), labels[rows], label_smoothing=0.05)
             optimiser.zero_grad()
             loss.backward()
             optimiser.step()
             schedule.step()
-    return model.eval().requires_grad_(False)
+        report(epoch, loss.item())
+    model.eval().requires_grad_(False)
 
 
-def save_classifier(model: Classifier, path: Path = CLASSIFIER_FILE) -> None:
+def save_classifier(model: Classifier, path: Path) -> None:
     """Writes the weights in half precision, the counters as they are."""
     tensors = model.state_dict().items()
     save_file({name: tensor.half() if tensor.is_floating_point() else tensor for name, tensor in tensors}, path)
 
 
-def load_classifier(path: Path = CLASSIFIER_FILE) -> Classifier:
-    """The committed classifier in float32, ready to judge."""
-    model = Classifier()
+def load_classifier(path: Path = CLASSIFIER_FILE, network: Callable[[], Classifier] = Classifier) -> Classifier:
+    """The classifier of a file in float32, ready to judge."""
+    model = network()
     model.load_state_dict(load_file(path))
     return model.eval().requires_grad_(False)
 
@@ -160,7 +175,7 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     if options.action == "train":
-        save_classifier(train_classifier(real_pictures(options)[0]))
+        save_classifier(train_classifier(real_pictures(options)[0]), CLASSIFIER_FILE)
     else:
         judge(options)
 

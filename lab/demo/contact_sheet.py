@@ -16,14 +16,14 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-from lab.demo.model import CATEGORIES, MODEL_FILE, DemoModel, load_model
+from lab.demo.model import MODEL_FILE, DemoModel, load_model
 from lab.demo.sampling import sample
 from lab.folders import expand_path
 
 
 def tile(pictures: Tensor, columns: int, zoom: int = 3, gap: int = 4) -> Image.Image:
-    """One image of N pictures (N, 3, H, W) in [0, 1], row after row, enlarged without smoothing, on light grey."""
-    enlarged = F.interpolate(pictures, scale_factor=zoom, mode="nearest")
+    """One image of N pictures (N, 3 or 1, H, W) in [0, 1], row after row, enlarged without smoothing, on light grey."""
+    enlarged = F.interpolate(pictures.expand(-1, 3, -1, -1), scale_factor=zoom, mode="nearest")
     bordered = F.pad(enlarged, (0, gap, 0, gap), value=0.8)
     rows = [torch.cat(list(row), dim=-1) for row in bordered.split(columns)]
     rows[-1] = F.pad(rows[-1], (0, rows[0].shape[-1] - rows[-1].shape[-1]), value=0.8)
@@ -31,11 +31,12 @@ def tile(pictures: Tensor, columns: int, zoom: int = 3, gap: int = 4) -> Image.I
     return Image.fromarray((sheet * 255).round().byte().permute(1, 2, 0).numpy().astype(numpy.uint8))
 
 
-def draw_samples(model: DemoModel, path: Path, per_category: int = 16, guidance: float = 2.0) -> None:
+def draw_samples(model: DemoModel, path: Path, per_category: int = 16, guidance: float = 2.0, steps: int = 25) -> None:
     """Writes a sheet with a row of `per_category` samples for each category, seeds 0, 1, 2, ... in every row."""
-    categories = torch.arange(len(CATEGORIES)).repeat_interleave(per_category)
-    seeds = list(range(per_category)) * len(CATEGORIES)
-    tile(sample(model, categories, seeds, guidance=guidance), columns=per_category).save(path)
+    count = len(model.context) - 1  # the last row of the context means no category
+    categories = torch.arange(count).repeat_interleave(per_category)
+    seeds = list(range(per_category)) * count
+    tile(sample(model, categories, seeds, steps, guidance).cpu(), columns=per_category).save(path)
 
 
 def main() -> None:

@@ -12,6 +12,7 @@ from torch import Tensor
 
 LATENT_CHANNELS = 12
 LATENT_SIZE = 16
+PICTURE_SIZE = 32
 # Stable Diffusion's noise schedule is made for latents 64 pixels wide. With so few pixels as 16 x 16 its noise drowns
 # colours that would still show in a larger picture; latents twice as strong bring the two closer together.
 LATENT_DEVIATION = 2.0
@@ -39,17 +40,28 @@ def inverse_haar(bands: Tensor) -> Tensor:
     return rows.flatten(-3, -2) / 2
 
 
-def encode(pictures: Tensor, mean: Tensor, std: Tensor) -> Tensor:
+def bands_of(pictures: Tensor, size: int) -> Tensor:
+    """Pictures (N, C, 32, 32) -> bands `size` pixels wide, by as many Haar steps as that takes, each of all bands."""
+    bands = pictures
+    while bands.shape[-1] > size:
+        bands = haar(bands)
+    return bands
+
+
+def encode(pictures: Tensor, mean: Tensor, std: Tensor, size: int = LATENT_SIZE) -> Tensor:
     """Pictures (N, 3, 32, 32) in [0, 1] -> latents (N, 12, 16, 16); `mean` and `std` are (12,)."""
-    return (haar(pictures) - mean[:, None, None]) / std[:, None, None]
+    return (bands_of(pictures, size) - mean[:, None, None]) / std[:, None, None]
 
 
 def decode(latents: Tensor, mean: Tensor, std: Tensor) -> Tensor:
     """Latents (N, 12, 16, 16) -> pictures (N, 3, 32, 32), not clamped, so that it is the exact inverse of `encode`."""
-    return inverse_haar(latents * std[:, None, None] + mean[:, None, None])
+    pictures = latents * std[:, None, None] + mean[:, None, None]
+    while pictures.shape[-1] < PICTURE_SIZE:
+        pictures = inverse_haar(pictures)
+    return pictures
 
 
-def measure_whitening(pictures: Tensor) -> tuple[Tensor, Tensor]:
+def measure_whitening(pictures: Tensor, size: int = LATENT_SIZE) -> tuple[Tensor, Tensor]:
     """The (12,) `mean` and `std` that give the latents of pictures (N, 3, 32, 32) mean 0 and LATENT_DEVIATION."""
-    std, mean = torch.std_mean(haar(pictures), dim=(0, 2, 3))
+    std, mean = torch.std_mean(bands_of(pictures, size), dim=(0, 2, 3))
     return mean, std / LATENT_DEVIATION

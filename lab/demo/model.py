@@ -14,7 +14,9 @@ renaming them, with the options in demo/shape.py.
 from __future__ import annotations
 
 import os
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from diffusers import UNet2DConditionModel
@@ -22,8 +24,8 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from lab.demo.latent import LATENT_CHANNELS, LATENT_SIZE, decode, encode
-from lab.demo.shape import CATEGORIES, COMFYUI_UNET_CONFIG, CONTEXT_TOKENS, CONTEXT_WIDTH, MODEL_FILE, NO_CATEGORY
+from lab.demo.latent import decode, encode
+from lab.demo.shape import CATEGORIES, COMFYUI_UNET_CONFIG, CONTEXT_TOKENS, MODEL_FILE, NO_CATEGORY
 
 __all__ = [
     "CATEGORIES",
@@ -38,20 +40,24 @@ __all__ = [
 ]
 
 
-def build_unet() -> UNet2DConditionModel:
-    """The UNet with fresh random weights: latents (N, 12, 16, 16) in and out, context (N, tokens, 64)."""
+def build_unet(config: Mapping[str, Any] = COMFYUI_UNET_CONFIG) -> UNet2DConditionModel:
+    """The UNet of a ComfyUI `config` with fresh random weights, one ResNet a block and attention in every block.
+
+    Latents (N, in_channels, 16, 16) in and out, context (N, tokens, context_dim).
+    """
+    widths = tuple(config["model_channels"] * factor for factor in config["channel_mult"])
     return UNet2DConditionModel(
-        sample_size=LATENT_SIZE,
-        in_channels=LATENT_CHANNELS,
-        out_channels=LATENT_CHANNELS,
-        block_out_channels=(64, 64, 128),
+        sample_size=config["image_size"],
+        in_channels=config["in_channels"],
+        out_channels=config["out_channels"],
+        block_out_channels=widths,
         layers_per_block=1,
-        down_block_types=("CrossAttnDownBlock2D",) * 3,
+        down_block_types=("CrossAttnDownBlock2D",) * len(widths),
         mid_block_type="UNetMidBlock2DCrossAttn",
-        up_block_types=("CrossAttnUpBlock2D",) * 3,
+        up_block_types=("CrossAttnUpBlock2D",) * len(widths),
         transformer_layers_per_block=1,
-        attention_head_dim=(2, 2, 4),  # diffusers means the number of heads: 32 channels each
-        cross_attention_dim=CONTEXT_WIDTH,
+        attention_head_dim=tuple(width // config["num_head_channels"] for width in widths),  # the number of heads
+        cross_attention_dim=config["context_dim"],
         norm_num_groups=32,
         use_linear_projection=False,
     )
@@ -63,12 +69,18 @@ class DemoModel(nn.Module):
     latent_mean: Tensor
     latent_std: Tensor
 
-    def __init__(self) -> None:
+    def __init__(self, config: Mapping[str, Any] = COMFYUI_UNET_CONFIG, categories: int = len(CATEGORIES)) -> None:
         super().__init__()
-        self.unet = build_unet()
-        self.context = nn.Parameter(torch.randn(len(CATEGORIES) + 1, CONTEXT_TOKENS, CONTEXT_WIDTH))
-        self.register_buffer("latent_mean", torch.zeros(LATENT_CHANNELS))
-        self.register_buffer("latent_std", torch.ones(LATENT_CHANNELS))
+        self.unet = build_unet(config)
+        self.context = nn.Parameter(torch.randn(categories + 1, CONTEXT_TOKENS, config["context_dim"]))
+        self.register_buffer("latent_mean", torch.zeros(config["in_channels"]))
+        self.register_buffer("latent_std", torch.ones(config["in_channels"]))
+
+    @property
+    def latent_shape(self) -> tuple[int, int, int]:
+        """Channels, height and width of a latent."""
+        config = self.unet.config
+        return config.in_channels, config.sample_size, config.sample_size
 
     def forward(self, noisy: Tensor, timesteps: Tensor, categories: Tensor) -> Tensor:
         """Velocity (N, 12, 16, 16) of `noisy`, at whole `timesteps` 0...999 (N,), for `categories` (N,) or NO_CATEGORY.
@@ -82,7 +94,7 @@ class DemoModel(nn.Module):
 
     def encode(self, pictures: Tensor) -> Tensor:
         """Pictures (N, 3, 32, 32) in [0, 1] -> latents (N, 12, 16, 16)."""
-        return encode(pictures, self.latent_mean, self.latent_std)
+        return encode(pictures, self.latent_mean, self.latent_std, self.latent_shape[-1])
 
     def decode(self, latents: Tensor) -> Tensor:
         """Latents (N, 12, 16, 16) -> pictures (N, 3, 32, 32), a little outside [0, 1] at times."""
@@ -100,9 +112,9 @@ def save_model(model: DemoModel, path: Path, metadata: dict[str, str]) -> None:
     os.replace(unfinished, path)
 
 
-def load_model(path: Path = MODEL_FILE) -> DemoModel:
+def load_model(path: Path = MODEL_FILE, network: Callable[[], DemoModel] = DemoModel) -> DemoModel:
     """The model of a file in float32, ready for sampling. A file with missing or foreign tensors is refused."""
-    model = DemoModel()
+    model = network()
     with safe_open(path, framework="pt") as file:
         tensors = {name: file.get_tensor(name).float() for name in file.keys()}  # noqa: SIM118 (not a dict)
     model.load_state_dict(tensors)

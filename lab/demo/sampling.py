@@ -20,6 +20,7 @@ from lab.demo.latent import LATENT_CHANNELS, LATENT_SIZE
 from lab.demo.model import NO_CATEGORY, DemoModel
 
 TRAINING_TIMESTEPS = 1000
+LATENT_SHAPE = (LATENT_CHANNELS, LATENT_SIZE, LATENT_SIZE)
 
 Velocity = Callable[[Tensor, Tensor], Tensor]  # of the latents as the model sees them, at a timestep
 
@@ -40,10 +41,10 @@ def make_scheduler(steps: int) -> EulerDiscreteScheduler:
     return scheduler
 
 
-def seed_noise(seed: int) -> Tensor:
-    """The (1, 12, 16, 16) float32 standard normal noise that belongs to a seed."""
+def seed_noise(seed: int, shape: tuple[int, int, int] = LATENT_SHAPE) -> Tensor:
+    """The (1, *shape) float32 standard normal noise that belongs to a seed."""
     generator = torch.Generator("cpu").manual_seed(seed)
-    return torch.randn((1, LATENT_CHANNELS, LATENT_SIZE, LATENT_SIZE), generator=generator)
+    return torch.randn((1, *shape), generator=generator)
 
 
 def both_velocities(model: DemoModel, scaled: Tensor, timestep: Tensor, categories: Tensor) -> tuple[Tensor, Tensor]:
@@ -69,9 +70,11 @@ def guided_velocity(model: DemoModel, scaled: Tensor, timestep: Tensor, categori
     return guide(*both_velocities(model, scaled, timestep, categories), guidance)
 
 
-def first_latents(scheduler: EulerDiscreteScheduler, seeds: Sequence[int]) -> Tensor:
-    """Where N seeds start, (N, 12, 16, 16)."""
-    noise = torch.cat([seed_noise(seed) for seed in seeds])
+def first_latents(
+    scheduler: EulerDiscreteScheduler, seeds: Sequence[int], shape: tuple[int, int, int] = LATENT_SHAPE
+) -> Tensor:
+    """Where N seeds start, (N, *shape)."""
+    noise = torch.cat([seed_noise(seed, shape) for seed in seeds])
     latents: Tensor = noise * (1 + scheduler.sigmas[0] ** 2) ** 0.5
     return latents
 
@@ -90,11 +93,14 @@ def sample_latents(
 ) -> Tensor:
     """One batch of finished latents (N, 12, 16, 16), for `categories` (N,) and N seeds."""
 
+    device = model.latent_mean.device
+    categories = categories.to(device)
+
     def velocity(scaled: Tensor, timestep: Tensor) -> Tensor:
-        return guided_velocity(model, scaled, timestep, categories, guidance)
+        return guided_velocity(model, scaled, timestep.to(device), categories, guidance)
 
     scheduler = make_scheduler(steps)
-    return denoise(scheduler, first_latents(scheduler, seeds), velocity)
+    return denoise(scheduler, first_latents(scheduler, seeds, model.latent_shape).to(device), velocity)
 
 
 def sample(

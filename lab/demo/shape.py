@@ -7,7 +7,7 @@ from pathlib import Path
 from lab.demo.latent import LATENT_CHANNELS, LATENT_SIZE
 
 CATEGORIES = ("smileys", "animals", "food")
-NO_CATEGORY = len(CATEGORIES)
+NO_CATEGORY = -1  # the last row of the context, however many categories a model knows
 CONTEXT_TOKENS = 4
 CONTEXT_WIDTH = 64
 MODEL_FILE = Path(__file__).with_name("model.safetensors")

@@ -15,7 +15,7 @@ import math
 import os
 import signal
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -60,9 +60,9 @@ class Progress:
         return Progress(int(metadata["steps"]), float(metadata["seconds"]), float(metadata["loss"]))
 
 
-def learning_rate(fraction: float, steps_this_session: int) -> float:
-    """Half a cosine over the whole budget (`fraction` of its time, 0...1), and a short rise at each session's start."""
-    rise = min(1.0, (steps_this_session + 1) / WARM_UP_STEPS)
+def learning_rate(fraction: float, optimiser_steps: int) -> float:
+    """Half a cosine over the whole budget (`fraction` of its time, 0...1), and a short rise for a fresh optimiser."""
+    rise = min(1.0, (optimiser_steps + 1) / WARM_UP_STEPS)
     return PEAK_LEARNING_RATE * rise * 0.5 * (1 + math.cos(math.pi * min(1.0, fraction)))
 
 
@@ -71,12 +71,12 @@ def average_decay(steps: int) -> float:
     return min(AVERAGE_DECAY, (1 + steps) / (10 + steps))
 
 
-def spread_timesteps(count: int) -> Tensor:
+def spread_timesteps(count: int, generator: torch.Generator | None = None) -> Tensor:
     """`count` random whole timesteps 0...999, one from each of `count` equally likely parts: steadier than independent.
 
     More of them are noisy than clean (NOISY_SHARE), because what a picture is going to show is settled there.
     """
-    places = (torch.arange(count) + torch.rand(count)) / count
+    places = (torch.arange(count) + torch.rand(count, generator=generator)) / count
     return (places**NOISY_SHARE * TRAINING_TIMESTEPS).long().clamp_max(TRAINING_TIMESTEPS - 1)
 
 
@@ -88,20 +88,28 @@ def level_weight(share: Tensor) -> Tensor:
     return 1 / (share + LATENT_DEVIATION**2 * (1 - share))
 
 
-def velocity_error(model: DemoModel, latents: Tensor, labels: Tensor, alphas: Tensor) -> tuple[Tensor, Tensor]:
-    """The loss to minimise and the plain mean square error, two scalars, of one batch of latents (N, 12, 16, 16).
+def has_bfloat16(device: str) -> bool:
+    """Tell whether a device computes in bfloat16 by itself; CPUs that do not are many times slower in it."""
+    return device != "cpu" or torch.cpu.get_capabilities().get("avx512_bf16", False)
+
+
+def velocity_error(
+    model: DemoModel, latents: Tensor, labels: Tensor, alphas: Tensor, generator: torch.Generator | None = None
+) -> tuple[Tensor, Tensor]:
+    """The loss to minimise and the plain mean square error, two scalars, of one batch of latents (N, C, 16, 16).
 
     The loss is the error times `level_weight`. `alphas` (1000,) are the cumulative alphas of the schedule. Some
-    labels become NO_CATEGORY.
+    labels become NO_CATEGORY. Random numbers come from a `generator` of the CPU, so they are the same on every device.
     """
-    count = latents.shape[0]
-    timesteps = spread_timesteps(count)
+    count, device = latents.shape[0], latents.device
+    timesteps = spread_timesteps(count, generator).to(device)
     share = alphas[timesteps]
     signal_scale, noise_scale = share.sqrt()[:, None, None, None], (1 - share).sqrt()[:, None, None, None]
-    noise = torch.randn_like(latents)
+    noise = torch.randn(latents.shape, generator=generator).to(device)
     noisy = signal_scale * latents + noise_scale * noise
-    labels = labels.where(torch.rand(count) >= CATEGORY_DROPOUT, NO_CATEGORY)
-    with torch.autocast("cpu", torch.bfloat16, cache_enabled=False):  # the cache is not for several threads
+    labels = labels.where(torch.rand(count, generator=generator).to(device) >= CATEGORY_DROPOUT, NO_CATEGORY)
+    enabled = has_bfloat16(device.type)
+    with torch.autocast(device.type, torch.bfloat16, enabled, cache_enabled=False):  # the cache is for one thread
         predicted = model(noisy, timesteps, labels)
     difference = predicted.float() - (signal_scale * noise - noise_scale * latents)
     errors = difference.square().mean(dim=(1, 2, 3))
@@ -119,12 +127,15 @@ class Trainer:
         private_folder: Path,
         threads: int = 1,
         compiled: bool = False,
+        network: Callable[[], DemoModel] = DemoModel,
+        device: str = "cpu",
     ) -> None:
         """Takes up what the files hold, the full checkpoint first, or starts afresh with the given whitening.
 
         Each of `threads` threads computes the gradient of its own part of a batch. They meet once a step instead of
         once an operation, which keeps them going when other programs want the processor too. `compiled` uses
-        torch.compile, which needs a C++ compiler, takes minutes to start and is about a third faster then.
+        torch.compile, which needs a C++ compiler, takes minutes to start and is about a third faster then. `network`
+        makes the model with its random start. A GPU `device` wants one thread.
         """
         torch.set_num_threads(1)
         self.threads = threads
@@ -133,16 +144,17 @@ class Trainer:
         self.checkpoint_file = private_folder / "checkpoint.pt"
         self.sheet_folder = private_folder
         private_folder.mkdir(parents=True, exist_ok=True)
-        self.model = DemoModel()
+        self.model = network().to(device)
         self.model.latent_mean.copy_(latent_mean)
         self.model.latent_std.copy_(latent_std)
         self.progress = Progress()
         if model_file.exists():
             self.progress = Progress.from_metadata(read_metadata(model_file))
-            self.model.load_state_dict(load_model(model_file).state_dict())
-        self.average = DemoModel().eval().requires_grad_(False)
+            self.model.load_state_dict(load_model(model_file, network).state_dict())
+        self.average = network().to(device).eval().requires_grad_(False)
         self.average.load_state_dict(self.model.state_dict())
         self.optimiser = torch.optim.AdamW(self.model.parameters(), weight_decay=0.01, fused=True)
+        self.optimiser_steps = 0
         if self.checkpoint_file.exists():
             self.load_checkpoint()
         self.model.unet.set_attn_processor(AttnProcessor())  # on CPUs faster than the fused attention, backwards
@@ -153,13 +165,14 @@ class Trainer:
 
     def load_checkpoint(self) -> None:
         """Takes up the full checkpoint, unless the model file is further on (it came from somewhere else)."""
-        state = torch.load(self.checkpoint_file, weights_only=True)
+        state = torch.load(self.checkpoint_file, weights_only=True, map_location=self.model.latent_mean.device)
         if state["progress"]["steps"] < self.progress.steps:
             return
         self.progress = Progress(**state["progress"])
         self.model.load_state_dict(state["model"])
         self.average.load_state_dict(state["average"])
         self.optimiser.load_state_dict(state["optimiser"])
+        self.optimiser_steps = state["optimiser_steps"]
 
     def save(self) -> None:
         """Writes the full checkpoint, then the model file. Each appears whole or not at all."""
@@ -169,24 +182,29 @@ class Trainer:
             "model": self.model.state_dict(),
             "average": self.average.state_dict(),
             "optimiser": self.optimiser.state_dict(),
+            "optimiser_steps": self.optimiser_steps,
         }
         torch.save(state, unfinished)
         os.replace(unfinished, self.checkpoint_file)
         save_model(self.average, self.model_file, self.progress.metadata())
 
-    def draw(self) -> None:
+    def draw(self, per_category: int = 8, steps: int = 25) -> None:
         """Writes a sheet of samples of the averaged model beside the checkpoint."""
-        draw_samples(self.average, self.sheet_folder / f"samples-{self.progress.steps:06}.png", per_category=8)
+        path = self.sheet_folder / f"samples-{self.progress.steps:06}.png"
+        draw_samples(self.average, path, per_category, steps=steps)
 
     def set_gradients(self, latents: Tensor, labels: Tensor, alphas: Tensor) -> float:
         """Gives every weight the mean of the threads' gradients; answers the plain mean square error."""
         weights = list(self.model.parameters())
 
-        def one_part(part: tuple[Tensor, Tensor]) -> tuple[tuple[Tensor, ...], float]:
-            loss, plain_error = velocity_error(self.model, *part, alphas)
+        def one_part(part: tuple[Tensor, Tensor, torch.Generator]) -> tuple[tuple[Tensor, ...], float]:
+            *batch, generator = part
+            loss, plain_error = velocity_error(self.model, *batch, alphas, generator)
             return torch.autograd.grad(loss, weights), plain_error.item()
 
-        parts = zip(latents.chunk(self.threads), labels.chunk(self.threads), strict=True)
+        first_seed = self.progress.steps * self.threads  # one a thread and step, so that going on changes no number
+        generators = [torch.Generator().manual_seed(first_seed + thread) for thread in range(self.threads)]
+        parts = zip(latents.chunk(self.threads), labels.chunk(self.threads), generators, strict=True)
         gradients, plain_errors = zip(*self.pool.map(one_part, parts), strict=True)
         for weight, *parts_of_gradient in zip(weights, *gradients, strict=True):
             weight.grad = torch.stack(parts_of_gradient).mean(dim=0)
@@ -196,7 +214,7 @@ class Trainer:
     def step(self, latents: Tensor, labels: Tensor, alphas: Tensor, budget_seconds: float) -> None:
         """One step on one batch; keeps the books of steps, time and loss."""
         started = time.monotonic()
-        rate = learning_rate(self.progress.seconds / budget_seconds, self.steps_this_session)
+        rate = learning_rate(self.progress.seconds / budget_seconds, self.optimiser_steps)
         for group in self.optimiser.param_groups:
             group["lr"] = rate
         plain_error = self.set_gradients(latents, labels, alphas)
@@ -209,6 +227,7 @@ class Trainer:
         self.progress.loss = memory * self.progress.loss + (1 - memory) * plain_error
         self.progress.steps += 1
         self.steps_this_session += 1
+        self.optimiser_steps += 1
         spent = time.monotonic() - started
         self.progress.seconds += spent
         self.seconds_this_session += spent
@@ -219,6 +238,11 @@ class Trainer:
         speed = batch * self.steps_this_session / max(self.seconds_this_session, 1e-9)
         left = max(0.0, budget_seconds - progress.seconds) / 60
         return f"step {progress.steps:6}  loss {progress.loss:.4f}  {speed:5.1f} images/s  {left:5.1f} min left"
+
+
+def batch_rows(count: int, batch: int, step: int) -> Tensor:
+    """The (batch,) rows of `count` pictures that a step trains on, the same whenever it is asked."""
+    return torch.randint(count, (batch,), generator=torch.Generator().manual_seed(-1 - step))
 
 
 class Stop:
@@ -261,14 +285,20 @@ class Every:
         return True
 
 
-def train(trainer: Trainer, latents: Tensor, labels: Tensor, batch: int, budget_seconds: float) -> None:
-    """Steps on random batches of latents (N, 12, 16, 16) until the budget is spent or somebody stops it; then saves."""
-    alphas = make_scheduler(steps=1).alphas_cumprod
+def train(
+    trainer: Trainer, latents: Tensor, labels: Tensor, batch: int, budget_seconds: float, ends_at: float | None = None
+) -> None:
+    """Steps on random batches of latents (N, C, 16, 16) until the budget is spent or somebody stops it; then saves.
+
+    With `ends_at`, a time as `time.time()` counts it, the budget is whatever is left until then, anew for each step.
+    """
+    alphas = make_scheduler(steps=1).alphas_cumprod.to(latents.device)
     report, save, draw = Every(20), Every(180), Every(900)
-    torch.manual_seed(trainer.progress.steps)
     with Stop() as stop:
         while trainer.progress.seconds < budget_seconds and not stop:
-            rows = torch.randint(len(latents), (batch,))
+            if ends_at is not None:
+                budget_seconds = trainer.progress.seconds + max(0.0, ends_at - time.time())
+            rows = batch_rows(len(latents), batch, trainer.progress.steps).to(latents.device)
             trainer.step(latents[rows], labels[rows], alphas, budget_seconds)
             if report.due():
                 print(trainer.line(batch, budget_seconds), flush=True)
@@ -281,20 +311,28 @@ def train(trainer: Trainer, latents: Tensor, labels: Tensor, batch: int, budget_
     print(trainer.line(batch, budget_seconds), flush=True)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description="Train the demo model, or go on training it.")
-    add_data_option(parser)
-    parser.add_argument("--minutes", type=float, default=125, help="length of the whole training, over all sessions")
+def parse_training_options(
+    parser: argparse.ArgumentParser, model_file: Path, private_folder: Path
+) -> argparse.Namespace:
+    """The options of a command that trains, with those that all such commands have."""
     parser.add_argument("--batch", type=int, default=32, help="pictures a step")
     parser.add_argument("--threads", type=int, default=1, help="parts of a batch computed side by side")
     parser.add_argument("--compile", action="store_true", help="use torch.compile (needs a C++ compiler)")
-    parser.add_argument("--model", type=expand_path, default=MODEL_FILE)
+    parser.add_argument("--model", type=expand_path, default=model_file)
     parser.add_argument(
-        "--private", type=expand_path, default=PRIVATE_FOLDER, help="folder of checkpoint and sample sheets"
+        "--private", type=expand_path, default=private_folder, help="folder of checkpoint and sample sheets"
     )
     options = parser.parse_args()
     if options.batch % options.threads:
         parser.error(f"--batch {options.batch} cannot be shared out evenly among --threads {options.threads}")
+    return options
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Train the demo model, or go on training it.")
+    add_data_option(parser)
+    parser.add_argument("--minutes", type=float, default=125, help="length of the whole training, over all sessions")
+    options = parse_training_options(parser, MODEL_FILE, PRIVATE_FOLDER)
     trained_on, _ = split(load_pictures(options.data or download()))
     whitening = measure_whitening(trained_on.images)
     trainer = Trainer(*whitening, options.model, options.private, options.threads, options.compile)

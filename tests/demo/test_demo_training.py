@@ -84,7 +84,7 @@ def test_steps_change_weights_and_average_but_not_the_whitening(tmp_path, latent
 def test_threads_share_out_one_batch(tmp_path, latents, monkeypatch):
     """Two threads give the gradient of the whole batch, when nothing about a picture is left to chance."""
 
-    def without_chance(model, latents, labels, alphas):
+    def without_chance(model, latents, labels, alphas, generator):
         errors = (model(latents, torch.tensor([400] * len(latents)), labels) - 1).square()
         return errors.mean(), errors.detach().mean()
 

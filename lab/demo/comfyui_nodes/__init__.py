@@ -99,7 +99,7 @@ class DemoConditioningNode(io.ComfyNode):
     @classmethod
     def execute(cls, category: str) -> io.NodeOutput:
         index = NO_CATEGORY if category == CHOICES[-1] else CATEGORIES.index(category)
-        context = load_file(MODEL_FILE)["context"][index : index + 1].float()
+        context = load_file(MODEL_FILE)["context"][[index]].float()
         return io.NodeOutput([[context, {}]])
 
 

@@ -1,0 +1,73 @@
+"""Train the test bed's model. Training may be stopped and resumed at any moment.
+
+    python -m lab.testbed.train --minutes 150 --threads 2 --compile     # on a machine of its own
+    python -m lab.testbed.train --until 11:50 --threads 2 --compile     # ends at that time of day, however busy it is
+    python -m lab.testbed.train --subset 500 --model subset-500.safetensors --private .training-500
+
+Fewer pictures, the same rule: a subset of 500 lies within that of 5,000, which lies within all 55,000.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from datetime import datetime, timedelta
+from pathlib import Path
+
+import torch
+
+from lab.demo.latent import measure_whitening
+from lab.demo.train import Trainer, parse_training_options, train
+from lab.testbed.data import add_data_option, divide, download, load_split, pad
+from lab.testbed.model import STEPS, build_model
+from lab.testbed.shape import LATENT_SIZE, MODEL_FILE
+
+PRIVATE_FOLDER = Path(__file__).with_name(".training")
+
+
+class GarmentTrainer(Trainer):
+    """The demo's trainer with small sheets, because a sample of this model takes a while."""
+
+    def draw(self, per_category: int = 4, steps: int = STEPS) -> None:
+        super().draw(per_category, steps)
+
+
+def next_time(clock: str, now: datetime) -> datetime:
+    """The next moment at which a clock shows "HH:MM"."""
+    wanted = datetime.strptime(clock, "%H:%M")
+    today = now.replace(hour=wanted.hour, minute=wanted.minute, second=0, microsecond=0)
+    return today if today > now else today + timedelta(days=1)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Train the model of the test bed, or go on training it.")
+    add_data_option(parser)
+    parser.add_argument("--minutes", type=float, default=150, help="length of the whole training, over all sessions")
+    parser.add_argument("--until", metavar="HH:MM", help="end at this time of day instead of after some minutes")
+    parser.add_argument("--subset", type=int, help="train on this many of the training pictures")
+    parser.add_argument("--device", default="cpu", help="cpu or cuda")
+    options = parse_training_options(parser, MODEL_FILE, PRIVATE_FOLDER)
+    parts = divide(load_split(options.data or download(), "training"), options.subset)
+    images = pad(parts.training.images())
+    torch.manual_seed(0)
+    trainer = GarmentTrainer(
+        *measure_whitening(images, LATENT_SIZE),
+        options.model,
+        options.private,
+        options.threads,
+        options.compile,
+        network=build_model,
+        device=options.device,
+    )
+    latents = trainer.model.encode(images.to(options.device))
+    labels = parts.training.labels.to(options.device)
+    if options.until:
+        ends_at = next_time(options.until, datetime.now()).timestamp()
+        budget = trainer.progress.seconds + ends_at - time.time()
+        train(trainer, latents, labels, options.batch, budget, ends_at)
+    else:
+        train(trainer, latents, labels, options.batch, options.minutes * 60)
+
+
+if __name__ == "__main__":
+    main()
