@@ -131,7 +131,7 @@ def test_each_gate_fails_on_its_own(spoiled, failing):
 
 def test_everything_runs_on_toy_data(real, tmp_path, monkeypatch):
     monkeypatch.setattr(gates, "GUIDANCES", (1.0, 2.0))
-    monkeypatch.setattr("evidence.bootstrap.RESAMPLES", 10)
+    monkeypatch.setattr("lab.evidence.bootstrap.RESAMPLES", 10)
     monkeypatch.setattr(gates, "draw", lambda model, seeds, scale: torch.rand(len(seeds), 1, 28, 28) / scale)
     guide, parts = real
     judge = DESIGNS["judge"].build().eval()
