@@ -108,7 +108,7 @@ class SkewOverride:
                 return self.previous(function, q, k, v, heads, mask=mask, **keyword)
             return function(q, k, v, heads, mask=mask, **keyword)
         attend = self.context.attention.bind(function, self.previous, call, self.context.log.backends)
-        replaceable = self.previous is None and is_exact(function)
+        allows_tiles = self.previous is None and is_exact(function)
         owners = dict.fromkeys(owner for _, _, owner in ranges if owner is not None)
         for other in (self, *self.earlier):
             if not any(each is other for each in acting):
@@ -121,7 +121,7 @@ class SkewOverride:
         for start, stop, owner in ranges:
             part = call.rows(start, stop)
             if owner is not None:
-                parts.append(owner._skewed(part, image_tokens, slice(start, stop), attend, replaceable))
+                parts.append(owner._skewed(part, image_tokens, slice(start, stop), attend, allows_tiles))
             else:
                 parts.append(attend(part.q, part.k, part.v, part.mask, part.scale))
         return call.write(parts[0] if len(parts) == 1 else torch.cat(parts))
@@ -177,11 +177,11 @@ class SkewOverride:
         return [(index * size, (index + 1) * size, owner) for index, owner in enumerate(owners)]
 
     def _skewed(
-        self, call: AttentionCall, image_tokens: slice, rows: slice, attend: Callable[..., Tensor], replaceable: bool
+        self, call: AttentionCall, image_tokens: slice, rows: slice, attend: Callable[..., Tensor], allows_tiles: bool
     ) -> Tensor:
         """Return the retrieval of the samples `rows` of the whole call, which are `call`, by our settings.
 
-        Where `attend` is `replaceable`, tiles of our own may do its work on the CPU.
+        With `allows_tiles`, tiles of our own may do the work of `attend` on the CPU.
         """
         gamma, beta = self._gamma_and_beta(call, image_tokens)
         x = self.site.rule.block_input(self.call) if self._norm in ("projected", "input") else None
@@ -189,7 +189,7 @@ class SkewOverride:
         settings = self.context.settings
         common: dict[str, Any] = {"norm": self._norm, "scale": call.scale, "mask": call.mask, "attend": attend}
         if image_tokens == slice(0, call.q.shape[2]):
-            common.update(tiles=replaceable, on_tiles=lambda: self.context.log.backends.append(TILES))
+            common.update(tiles=allows_tiles, on_tiles=lambda: self.context.log.backends.append(TILES))
             return skew_attention(call.q, call.k, call.v, gamma, beta, x=x, **common)
         common.update(gamma_text=settings.gamma_text, gamma_cross=settings.gamma_cross)
         return modal_skew_attention(call.q, call.k, call.v, gamma, beta, inner=image_tokens, **common)
