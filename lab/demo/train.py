@@ -198,8 +198,8 @@ class Trainer:
         weights = list(self.model.parameters())
 
         def one_part(part: tuple[Tensor, Tensor, torch.Generator]) -> tuple[tuple[Tensor, ...], float]:
-            *batch, generator = part
-            loss, plain_error = velocity_error(self.model, *batch, alphas, generator)
+            some_latents, some_labels, generator = part
+            loss, plain_error = velocity_error(self.model, some_latents, some_labels, alphas, generator)
             return torch.autograd.grad(loss, weights), plain_error.item()
 
         first_seed = self.progress.steps * self.threads  # one a thread and step, so that going on changes no number

@@ -30,4 +30,5 @@ def frechet_distance(samples: Tensor, real: Tensor) -> SetMeasure:
 def square_root(covariance: Tensor) -> Tensor:
     """The symmetric (d, d) matrix whose square is the covariance (d, d)."""
     values, vectors = torch.linalg.eigh(covariance)
-    return vectors * values.clamp(min=0).sqrt() @ vectors.mT
+    root: Tensor = vectors * values.clamp(min=0).sqrt() @ vectors.mT
+    return root

@@ -24,6 +24,7 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -102,9 +103,8 @@ def choose_guidance(
     seeds = range(FIRST_CHOICE_SEED, FIRST_CHOICE_SEED + count)
     distances = {}
     for guidance in GUIDANCES:
-        images = kept_samples(
-            folder / f"choice-{guidance}.safetensors", seeds, lambda some, scale=guidance: draw(model, some, scale)
-        )
+        drawing = partial(draw, model, guidance=guidance)
+        images = kept_samples(folder / f"choice-{guidance}.safetensors", seeds, drawing)
         distances[guidance] = frechet_distance(features_of(guide, images), validation)(torch.arange(count))
     return min(distances, key=distances.__getitem__), {str(guidance): far for guidance, far in distances.items()}
 
@@ -142,7 +142,8 @@ def gaussian_like(features: Tensor, count: int) -> Tensor:
     generator = torch.Generator().manual_seed(0)
     values, vectors = torch.linalg.eigh(features.mT.cov())
     draws = torch.randn(count, len(values), generator=generator, dtype=features.dtype)
-    return features.mean(dim=0) + draws * values.clamp(min=0).sqrt() @ vectors.mT
+    drawn: Tensor = features.mean(dim=0) + draws * values.clamp(min=0).sqrt() @ vectors.mT
+    return drawn
 
 
 def nearest(points: Tensor, others: Tensor) -> Tensor:
