@@ -132,7 +132,7 @@ def test_each_gate_fails_on_its_own(spoiled, failing):
 def test_everything_runs_on_toy_data(real, tmp_path, monkeypatch):
     monkeypatch.setattr(gates, "GUIDANCES", (1.0, 2.0))
     monkeypatch.setattr("lab.evidence.bootstrap.RESAMPLES", 10)
-    monkeypatch.setattr(gates, "draw", lambda model, seeds, scale: torch.rand(len(seeds), 1, 28, 28) / scale)
+    monkeypatch.setattr(gates, "draw", lambda model, seeds, guidance: torch.rand(len(seeds), 1, 28, 28) / guidance)
     guide, parts = real
     judge = DESIGNS["judge"].build().eval()
     result = gates.measure(build_model().eval(), guide, judge, parts, tmp_path, 40)
