@@ -3,7 +3,9 @@
 
     python3 -m lab.environment demo
     python3 -m lab.environment evidence
-    python3 -m lab.environment test --host ~/ComfyUI
+    python3 -m lab.environment test
+
+The tests' environment also holds what the ComfyUI requires that they will run in (lab/testing/hosts.py finds it).
 
 An environment is kept under the user's cache folder, named by a hash of this Python's version and of every requirement
 that goes into it: unchanged requirements reuse it, changed ones make a new one, an interrupted install is made again.
@@ -23,6 +25,7 @@ import venv
 from pathlib import Path
 
 from lab.folders import ROOT, cache_folder, expand_path
+from lab.testing.hosts import find_host
 
 REQUIREMENTS = ROOT / "lab" / "requirements"
 PINNED_BY_US = {"torch", "torchvision", "torchaudio"}
@@ -100,9 +103,12 @@ def typescript() -> Path | None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("name", choices=["demo", "evidence", "test"])
-    parser.add_argument("--host", type=expand_path, help="a ComfyUI folder whose requirements are installed too")
+    parser.add_argument(
+        "--host", type=expand_path, help="a ComfyUI folder whose requirements are installed too; found for the tests"
+    )
     arguments = parser.parse_args()
-    print(environment(arguments.name, arguments.host))
+    host = find_host() if arguments.name == "test" and arguments.host is None else arguments.host
+    print(environment(arguments.name, host))
 
 
 if __name__ == "__main__":

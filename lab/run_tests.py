@@ -123,8 +123,9 @@ def type_check(python: str) -> Iterator[Suite]:
     with tempfile.TemporaryDirectory() as folder:
         (Path(folder) / "symmetric_attention").symlink_to(ROOT, target_is_directory=True)
         command = [python, "-m", "mypy", "--config-file", "pyproject.toml"]
-        for package in ("symmetric_attention.sad_core", "symmetric_attention.nodes", "lab"):
-            command += ["-p", package]
+        for package in ("sad_core", "nodes", "tests"):
+            command += ["-p", f"symmetric_attention.{package}"]
+        command += ["-p", "lab"]
         yield Suite("types", command, {"MYPYPATH": folder}, minutes=1)
 
 

@@ -83,7 +83,9 @@ def wait_for(page, kind: str, condition: str, **values) -> dict:
         return chart && ({condition});
     }}"""
     page.wait_for_function(test, arg=[kind, values], timeout=PATIENCE, polling=OFTEN)
-    return chart(page, kind)
+    shown = chart(page, kind)
+    assert shown is not None
+    return shown
 
 
 def put_steps(page, steps: int) -> None:

@@ -33,8 +33,11 @@ def stated(call: Call, gamma, beta=1.0, norm="value") -> torch.Tensor:
     batch, heads = call.q.shape[:2]
     gamma, beta = definition.each_head(gamma, batch, heads), definition.each_head(beta, batch, heads)
     norm = "input" if norm == "projected" else norm
+    q, k, v = (tensor.double() for tensor in (call.q, call.k, call.v))
     return definition.skew_attention(
-        *(tensor.double() for tensor in (call.q, call.k, call.v)),
+        q,
+        k,
+        v,
         gamma,
         beta,
         norm=norm,

@@ -6,6 +6,7 @@ import json
 import math
 import sys
 import types
+from typing import Any
 
 import comfy.model_management
 import pytest
@@ -14,7 +15,8 @@ from symmetric_attention.nodes.host import live_chart as live
 from symmetric_attention.nodes.host.live_chart import KEPT_CHARTS, LiveCharts, point_of
 
 from lab.testing.run_nodes import NODE_ID, little_memory, probe
-from sad_core.stability.run import Sample, StabilityRun, Step
+from sad_core.stability.run import StabilityRun
+from sad_core.stability.step import Sample, Step
 
 WORKFLOW = "a graph in the editor"
 
@@ -25,10 +27,10 @@ class Browser:
     client_id = "the browser that queued the prompt"
 
     def __init__(self, workflow: str | None = WORKFLOW):
-        self.events = []
-        self.addressed = set()
+        self.events: list[dict] = []
+        self.addressed: set[tuple] = set()
         extra = {} if workflow is None else {"extra_pnginfo": {"workflow": {"id": workflow}}}
-        running = [(0, "prompt", {}, extra, [])]
+        running: list[tuple] = [(0, "prompt", {}, extra, [])]
         self.prompt_queue = types.SimpleNamespace(get_current_queue_volatile=lambda: (running, []))
 
     def send_sync(self, event, data, sid=None):
@@ -55,7 +57,7 @@ def connect(monkeypatch):
 
 def stated(run: StabilityRun, part: str) -> list[list[float]]:
     """By step and measure: the mean of the trace's table over samples and the sites of a part."""
-    by_step: dict[int, list[list[float]]] = {}
+    by_step: dict[Any, list[list[Any]]] = {}
     for row in run.table():
         if part == "all" or str(row["site"]).startswith(f"{part}."):
             by_step.setdefault(row["step"], []).append([row[measure] for measure in run.measures])

@@ -16,7 +16,7 @@ SCRIPT = {"ja": r"[\u3040-\u30ff]", "ko": r"[\uac00-\ud7af]", "zh": r"[\u4e00-\u
 
 def keys(content: dict, before: str = "") -> dict[str, str]:
     """The texts by the path that leads to them."""
-    found = {}
+    found: dict[str, str] = {}
     for key, value in content.items():
         path = f"{before}{key}"
         found |= keys(value, f"{path}/") if isinstance(value, dict) else {path: value}

@@ -53,7 +53,7 @@ def assert_holds(family, calls, run, relative: float = 1e-4) -> None:
     seen_calls = [seen for seen in calls if not seen.is_cross]
     found = 0
     for step in run.steps:
-        times: dict[str, int] = {}
+        times: dict[tuple, int] = {}
         for seen in (seen for seen in seen_calls if seen.sigma == step.sigma):
             address = address_of(family, seen.path)
             times[seen.path, seen.marks] = times.get((seen.path, seen.marks), 0) + 1

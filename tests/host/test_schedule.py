@@ -39,7 +39,8 @@ def progress_of(model_sampling, sigmas) -> np.ndarray:
 
 
 def curve(progress) -> np.ndarray:
-    return np.interp(progress, *zip(*POINTS, strict=True))
+    places, gammas = zip(*POINTS, strict=True)
+    return np.interp(progress, places, gammas)
 
 
 def assert_curve_was_applied(model, record, sigmas) -> None:

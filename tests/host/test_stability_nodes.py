@@ -19,7 +19,8 @@ from symmetric_attention.nodes.plots.style import BLUE, ORANGE
 from symmetric_attention.nodes.save_stability_trace import SaveStabilityTraceNode
 from symmetric_attention.nodes.stability_plot import StabilityPlotNode
 from symmetric_attention.sad_core import StabilityTrace
-from symmetric_attention.sad_core.stability.run import Sample, StabilityRun
+from symmetric_attention.sad_core.stability.run import StabilityRun
+from symmetric_attention.sad_core.stability.step import Sample
 
 from lab.testing.families.rows import STEPS
 from lab.testing.run_nodes import execute, probe, skew

@@ -51,7 +51,9 @@ def imported(node: ast.AST) -> list[str]:
     """Names of the modules from outside the pack that this piece of code imports."""
     if isinstance(node, ast.Import):
         return [alias.name for alias in node.names]
-    return [node.module] if isinstance(node, ast.ImportFrom) and node.level == 0 else []
+    if isinstance(node, ast.ImportFrom) and node.level == 0 and node.module is not None:
+        return [node.module]
+    return []
 
 
 def test_everything_a_user_needs_is_in_it(archive):
