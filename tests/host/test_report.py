@@ -43,6 +43,16 @@ def test_a_finished_run_is_told_in_numbers(family):
     assert record.warning is None
 
 
+def test_a_site_that_was_not_reached_is_named_and_not_counted(sd15):
+    model = sd15.model.clone()
+    model.set_model_attn1_replace(lambda q, k, v, extra: v, "output", 2)
+    patched, report = skew(model)
+    sd15.sample(patched)
+    told = report.describe()
+    assert told.startswith("SD15, finished: 6 of 7 chosen sites reached, ")
+    assert "Not reached: output.2.0." in told.splitlines()
+
+
 def test_the_report_node_gives_plan_and_report(sd15):
     patched, report = skew(sd15.model)
     text = read(report, sd15.sample(patched))
@@ -190,6 +200,14 @@ def test_every_run_tells_of_its_fallback(flux):
         flux.sample(patched)
         flux.sample(patched)
     assert [len(run.fallbacks) for run in report.runs] == [1, 1]
+
+
+def test_what_two_devices_fell_back_to_is_told_once(sd15):
+    _, report = skew(sd15.model)
+    run = report.begin("SD15", ["middle.0.0"])
+    for sentence in ("a refused", "b refused", "a refused"):
+        run.fell_back(sentence)
+    assert run.fallbacks == ["a refused", "b refused"]
 
 
 def test_the_plain_run_needs_no_fallback(flux):

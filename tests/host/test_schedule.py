@@ -7,6 +7,8 @@ import pytest
 import torch
 from comfy_extras.nodes_model_advanced import ModelSamplingSD3
 from symmetric_attention.nodes.gamma_schedule import GammaScheduleNode
+from symmetric_attention.nodes.host.settings import SkewSettings
+from symmetric_attention.sad_core import GammaSchedule
 
 from lab.testing.families.family import draw
 from lab.testing.recorder import distance, effect, plainly, stated, watch_attention
@@ -143,6 +145,13 @@ def test_nothing_happens_outside_the_window(family):
         is_inside = 0.3 <= progress_of(model_sampling, [seen.sigma])[0] < 0.7
         want = stated(family, seen, 1.5) if is_inside else plainly(seen)
         assert distance(seen.out, want) <= 1e-3 * effect(family, seen, 1.5), (seen.path, is_inside)
+
+
+@pytest.mark.parametrize(("end", "gamma_at_end"), [(0.5, 1.0), (1.0, 1.5)])
+def test_the_end_of_a_window_lies_outside_unless_the_run_ends_there(end, gamma_at_end):
+    settings = SkewSettings(GammaSchedule.from_preset("constant", 1.5), start=0.25, end=end)
+    gammas = [settings.gammas_at(progress).image for progress in (0.0, 0.25, end - 1e-9, end)]
+    assert gammas == [1.0, 1.5, 1.5, gamma_at_end]
 
 
 def test_a_window_that_holds_no_step_changes_no_bit_and_says_so(family):
