@@ -100,30 +100,40 @@ def landscape(q: Tensor, k: Tensor) -> Tensor:
     return (q @ k.mT + k @ q.mT) / 2
 
 
-def hopfield_stability(q: Tensor, k: Tensor, patterns: Tensor) -> dict[str, Tensor]:
-    """All measures of every pattern, one after the other, from the dense M and its eigenvalues; each `(B, H, P)`."""
+def hopfield_stability(q: Tensor, k: Tensor, patterns: Tensor, *, eigenvalues: bool = True) -> dict[str, Tensor]:
+    """All measures of every pattern, one after the other, from the dense M; each `(B, H, P)`.
+
+    Without `eigenvalues`, which take nearly all of the time, depth, curvature and spread are left out.
+    """
     matrices = landscape(q, k)
-    batch, heads, tokens, count = patterns.shape
-    names = ("energy", "instability", "alignment", "depth", "curvature", "spread")
+    batch, heads, _, count = patterns.shape
+    names = ("energy", "instability", "alignment", *(("depth", "curvature", "spread") if eigenvalues else ()))
     measures = {name: torch.zeros(batch, heads, count, dtype=torch.float64) for name in names}
-    for where in torch.cartesian_prod(torch.arange(batch), torch.arange(heads), torch.arange(count)).tolist():
-        matrix, pattern = matrices[tuple(where[:2])], patterns[where[0], where[1], :, where[2]].double()
-        eigenvalues = torch.linalg.eigvalsh(matrix)
-        spread = eigenvalues[-1] - eigenvalues[0]
-        measures["spread"][tuple(where)] = spread
-        centred = pattern - pattern.mean()
-        if centred.norm() <= 1e-12 * pattern.norm():
-            continue
-        unit = centred / centred.norm()
-        field = matrix @ unit
-        tangents = torch.linalg.qr(torch.cat([unit[:, None], torch.eye(tokens, dtype=torch.float64)], dim=1)).Q[:, 1:]
-        found = {
-            "energy": -unit @ field / 2,
-            "instability": (unit * field < 0).double().mean(),
-            "alignment": unit @ field / field.norm() if field.norm() > 0 else torch.tensor(0.0),
-            "depth": (unit @ field - eigenvalues[-1]) / spread if spread > 0 else torch.tensor(0.0),
-            "curvature": unit @ field - torch.linalg.eigvalsh(tangents.T @ matrix @ tangents)[-1],
-        }
-        for name, value in found.items():
-            measures[name][tuple(where)] = value
+    for sample, head in torch.cartesian_prod(torch.arange(batch), torch.arange(heads)).tolist():
+        matrix = matrices[sample, head]
+        spectrum = torch.linalg.eigvalsh(matrix) if eigenvalues else None
+        for index in range(count):
+            found = _of_a_pattern(matrix, spectrum, patterns[sample, head, :, index].double())
+            for name, value in found.items():
+                measures[name][sample, head, index] = value
     return measures
+
+
+def _of_a_pattern(matrix: Tensor, spectrum: Tensor | None, pattern: Tensor) -> dict[str, Tensor]:
+    """The measures of one pattern on M, of which `spectrum` are the eigenvalues; none where the pattern is constant."""
+    spread = None if spectrum is None else spectrum[-1] - spectrum[0]
+    found = {} if spread is None else {"spread": spread}
+    centred = pattern - pattern.mean()
+    if centred.norm() <= 1e-12 * pattern.norm():
+        return found
+    unit = centred / centred.norm()
+    field = matrix @ unit
+    found["energy"] = -unit @ field / 2
+    found["instability"] = (unit * field < 0).double().mean()
+    found["alignment"] = unit @ field / field.norm() if field.norm() > 0 else torch.tensor(0.0)
+    if spectrum is not None and spread is not None:
+        every_direction = torch.cat([unit[:, None], torch.eye(len(pattern), dtype=torch.float64)], dim=1)
+        tangents = torch.linalg.qr(every_direction).Q[:, 1:]
+        found["depth"] = (unit @ field - spectrum[-1]) / spread if spread > 0 else torch.tensor(0.0)
+        found["curvature"] = unit @ field - torch.linalg.eigvalsh(tangents.T @ matrix @ tangents)[-1]
+    return found
