@@ -17,7 +17,7 @@ hypothesis.settings.load_profile("ci" if os.environ.get("CI") else "dev")
 def pytest_collection_finish() -> None:
     """Leave what is imported out of the garbage collections of the tests, which look at all of it each time.
 
-    A million objects of torch, ComfyUI and transformers took 0.6 s a collection, a third of the time of the hosts' tests.
+    A million objects of torch, ComfyUI and transformers took 0.6 s a time, a third of the time of the hosts' tests.
     """
     gc.collect()
     gc.freeze()

@@ -302,7 +302,7 @@ HOST_LAYER = (
         "        if rest:\n            return []\n",
         "",
         "a batch that does not split into passes is cut",
-        ("host/test_batching.py", "host/test_composition.py"),
+        ("host/test_attention_calls.py", "host/test_batching.py"),
     ),
     Mutant(
         PATCHES + "skew_override.py",
@@ -386,14 +386,14 @@ HOST_LAYER = (
         "                if is_out_of_memory(reason):\n                    raise\n",
         "",
         "out of memory is taken for a head dim the backend refuses",
-        ("host/test_attention_calls.py", "host/test_composition.py", "host/test_neighbours.py"),
+        ("host/test_attention_calls.py", "host/test_report.py"),
     ),
     Mutant(
         PATCHES + "attention_backend.py",
         '"attention_sage": 128',
         '"attention_sage": 512',
         "sage attention is asked for head dims it does not take",
-        ("host/test_composition.py", "host/test_neighbours.py", "host/test_report.py"),
+        ("host/test_attention_calls.py",),
     ),
     Mutant(
         PATCHES + "probe_patch.py",

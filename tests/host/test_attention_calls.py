@@ -59,6 +59,14 @@ def skewed(sd15):
     return attention
 
 
+def override_at(family, fell_back, marks: tuple[int, ...] = (), **widgets) -> SkewOverride:
+    """The override of a node with γ 1.5 at a site of a family, in a batch of passes with these marks."""
+    site = find_sites(family.model.model.diffusion_model)[0]
+    settings = SkewSettings(GammaSchedule.from_preset("constant", 1.5), **widgets)
+    context = OverrideContext(settings, HostAttention(fell_back), Gammas(1.5), marks=marks)
+    return SkewOverride(context, site, SiteCall((), {}), None)
+
+
 def pack(x: torch.Tensor) -> torch.Tensor:
     return x.transpose(1, 2).flatten(2)
 
@@ -146,3 +154,27 @@ def test_every_backend_of_the_host_gives_what_the_definition_says(skewed, q, k, 
     mask = draw("mask", (BATCH, HEADS, TOKENS, TOKENS))
     got = skewed(pack(q), pack(k), pack(v), HEADS, mask=mask)
     assert_close(got, pack(definition.skew_attention(q, k, v, 1.5, 3.0, mask=mask)))
+
+
+@pytest.mark.parametrize("head_dim", [64, 80])
+def test_sage_attention_is_asked_for_no_larger_head_dim_than_it_takes(sd15, head_dim):
+    asked, sentences = [], []
+
+    def attention_sage(q, k, v, heads, **keyword):
+        asked.append(q.shape[-1])
+        return comfy.ldm.modules.attention.attention_pytorch(q, k, v, heads, **keyword)
+
+    q, k, v = (draw(name, (BATCH, HEADS, TOKENS, head_dim)) for name in "qkv")
+    got = override_at(sd15, sentences.append, beta=3.0)(attention_sage, q, k, v, HEADS, skip_reshape=True)
+    assert (sorted(set(asked)), len(sentences)) == (([64, 128], 0) if head_dim == 64 else ([], 1))
+    assert_close(got, pack(definition.skew_attention(q, k, v, 1.5, 3.0)))
+
+
+def test_a_batch_that_does_not_split_into_its_passes_is_left_alone(sd15, q, k, v):
+    three = [torch.cat([x, x[:1]]) for x in (q, k, v)]
+    override = override_at(sd15, pytest.fail, marks=(0, 1), apply_to="cond")
+    plain = optimized_attention(*three, HEADS, skip_reshape=True)
+    assert override(optimized_attention, *three, HEADS, skip_reshape=True).equal(plain)
+    cond_alone = override(optimized_attention, q, k, v, HEADS, skip_reshape=True)
+    assert_close(cond_alone[:1], pack(definition.skew_attention(q, k, v, 1.5)[:1]))
+    assert_close(cond_alone[1:], plain[1:2])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import gc
 import weakref
@@ -191,12 +192,16 @@ def test_samplers_that_call_the_model_more_often_give_a_step_a_call(sd15, sample
     assert_holds(sd15, calls[:14], dataclasses.replace(trace.runs[0], _steps=list(trace.runs[0].steps[:1])))
 
 
-def test_every_nth_step_alone_is_measured(sd15):
+@pytest.mark.parametrize("is_apart", [False, True], ids=["cond and uncond together", "one call each"])
+def test_every_nth_step_alone_is_measured(sd15, is_apart):
     model, trace = probe(sd15.model, every_nth_step=3)
     whole, all_steps = probe(sd15.model)
-    for each in (model, whole):
-        sd15.sample(each, steps=7)
-    assert [step.sigma for step in trace.runs[0].steps] == [step.sigma for step in all_steps.runs[0].steps[::3]]
+    with little_memory(sd15.model) if is_apart else contextlib.nullcontext():
+        for each in (model, whole):
+            sd15.sample(each, steps=7)
+    measured = trace.runs[0].steps
+    assert [step.sigma for step in measured] == [step.sigma for step in all_steps.runs[0].steps[::3]]
+    assert [sorted(name for name, _ in step.samples) for step in measured] == [["cond", "uncond"]] * 3
 
 
 def test_chosen_blocks_alone_are_measured_and_a_wrong_one_is_refused(sd15):
@@ -359,16 +364,27 @@ def test_calls_that_are_no_longer_square_are_left_alone_and_the_trace_says_so(sd
     assert "input.1.0 was not measured at some step: queries and keys are not the same tokens." in run.summary()
 
 
-def test_two_probes_record_the_same(sd15):
+@pytest.mark.parametrize("probes_after", [0, 1, 2])
+def test_two_probes_record_the_same(sd15, probes_after):
+    wanted = sd15.sample(skew(sd15.model, beta=3.0)[0])
+    model, traces = sd15.model, []
+    for number in range(3):
+        if number == 2 - probes_after:
+            model = skew(model, beta=3.0)[0]
+        else:
+            model, trace = probe(model)
+            traces.append(trace)
+    assert sd15.sample(model).equal(wanted)
+    one, two = (trace.runs[0] for trace in traces)
+    assert len(one.steps) == STEPS
+    for step, same in zip(one.steps, two.steps, strict=True):
+        assert torch.equal(step.values, same.values)
+
+
+def test_two_probes_of_a_plain_model_record_the_same(sd15):
     first, one = probe(sd15.model)
     both, two = probe(first)
     assert sd15.sample(both).equal(sd15.picture)
-    for step, same in zip(one.runs[0].steps, two.runs[0].steps, strict=True):
-        assert torch.equal(step.values, same.values)
-    skewed = skew(sd15.model, beta=3.0)[0]
-    inner, one = probe(sd15.model)
-    outer, two = probe(skew(probe(inner)[0], beta=3.0)[0])
-    assert sd15.sample(outer).equal(sd15.sample(skewed))
     for step, same in zip(one.runs[0].steps, two.runs[0].steps, strict=True):
         assert torch.equal(step.values, same.values)
 
