@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from symmetric_attention.nodes.host.patches.skew_override import SkewOverride
 
 from lab.testing.recorder import distance, effect, plainly, stated, watch_attention
 from lab.testing.run_nodes import little_memory, skew
@@ -115,9 +116,10 @@ def test_guidance_of_one_calls_the_model_for_cond_alone(family):
     assert distance(picture, family.sample(cfg=1.0)) > 1e-3 * picture.norm()
 
 
-def test_apply_to_uncond_with_guidance_of_one_is_said_to_have_done_nothing(sd15):
+def test_apply_to_uncond_with_guidance_of_one_is_said_to_have_done_nothing(sd15, monkeypatch):
     patched, report = skew(sd15.model, apply_to="uncond")
-    sd15.sample(patched, cfg=1.0)
+    monkeypatch.setattr(SkewOverride, "__call__", lambda *_, **__: pytest.fail("a site was asked for nothing"))
+    assert sd15.sample(patched, cfg=1.0).equal(sd15.sample(cfg=1.0))
     assert report.runs[-1].warning is not None
     assert "uncond" in report.runs[-1].warning
 
