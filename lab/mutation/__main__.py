@@ -28,7 +28,7 @@ from lab.mutation.mutants import MUTANTS, Mutant
 from lab.testing.hosts import find_host
 
 WORKERS = 2
-SECONDS = 300  # a test run that takes longer has noticed: the fault made something endless
+SECONDS = 900  # a test run that takes longer has noticed: the fault made something endless
 
 
 def problems(mutants: Sequence[Mutant]) -> list[str]:
