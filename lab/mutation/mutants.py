@@ -90,8 +90,8 @@ METHOD = (
     ),
     Mutant(
         CORE + "symmetricity.py",
-        "of_k.flip(-2)",
-        "torch.stack([of_k[..., 1, :], of_q[..., 1, :]], dim=-2)",
+        "aligned = (cross * cross.mT)",
+        "aligned = (cross * cross)",
         "η is the share of all, never negative",
         ("core/test_symmetricity.py",),
     ),
