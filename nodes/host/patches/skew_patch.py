@@ -77,17 +77,16 @@ class SkewPatch(SitePatch):
             return
         log = context.log
         low = high = context.gammas.image
-        if log.adapted_gammas:
-            ends = torch.stack([torch.stack([each.min(), each.max()]) for each in log.adapted_gammas])
-            lowest, highest = ends.T.cpu().tolist()
-            low, high = min(lowest), max(highest)
         eta: tuple[tuple[str, tuple[float, ...]], ...] = ()
         if log.symmetricity:
+            adapted = torch.stack(torch.aminmax(torch.cat(log.adapted_gammas)))
             sizes = [len(each) for _, each in log.symmetricity]
-            values = torch.cat([each for _, each in log.symmetricity]).cpu().split(sizes)
-            eta = tuple(
-                (address, tuple(each.tolist())) for (address, _), each in zip(log.symmetricity, values, strict=True)
+            # All of it in one read from the device.
+            (low, high), *values = (
+                tuple(each.tolist())
+                for each in torch.cat([adapted, *(each for _, each in log.symmetricity)]).cpu().split([2, *sizes])
             )
+            eta = tuple((address, each) for (address, _), each in zip(log.symmetricity, values, strict=True))
         call = ModelCall(sigma, progress, context.gammas, context.marks, len(log.skewed), eta, (low, high))
         self.run.add(call, log.skewed, log.backends)
 
