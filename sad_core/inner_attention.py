@@ -73,7 +73,9 @@ def prepare(
         ValueError: shapes that do not belong together, a mask of whole numbers.
     """
     check_tokens(q, k, v)
-    return PreparedCall(additive_mask(mask, q.dtype), softmax_scale(q.shape[-1], scale), attend or pytorch_attend)
+    # Older versions of PyTorch cannot compile the truth test of a function.
+    attend = pytorch_attend if attend is None else attend
+    return PreparedCall(additive_mask(mask, q.dtype), softmax_scale(q.shape[-1], scale), attend)
 
 
 def pytorch_attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, scale: float) -> Tensor:
