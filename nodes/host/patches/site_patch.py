@@ -21,7 +21,7 @@ from torch import Tensor
 from ..browser import log_exceptions
 from ..models.site_rules import LengthSensor, SiteCall
 from ..models.sites import Site
-from ..noise_level import NoiseLevel, NoiseScale, level_of
+from ..noise_level import LEVEL, NoiseLevel, NoiseScale, level_of
 from ..progress import ModelSampling
 from .attention_backend import compiles_whole
 
@@ -163,6 +163,7 @@ class SitePatch:
             return executor(x, t, *args, **kwargs)
         options = kwargs["transformer_options"] if "transformer_options" in kwargs else args[3]
         model = executor.class_obj
+        is_outermost = LEVEL not in options
         level = level_of(options, t, self._scale_of(model.model_sampling))
         acting = self._acting_on(model)
         if acting.run is not self.run:  # another GPU's, at its first call of this run
@@ -176,6 +177,8 @@ class SitePatch:
         finally:
             acting.state = outer
             acting._leave_call()
+            if is_outermost:
+                options.pop(LEVEL, None)
 
     def _scale_of(self, model_sampling: ModelSampling) -> NoiseScale:
         """Return the one scale of this run. Outside a run the model may be another each time."""
