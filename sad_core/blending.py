@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from .norm_guard import norm_ratio
-from .parameters import FloatOrTensor, accumulation_dtype, is_exactly
+from .parameters import FloatOrTensor, is_exactly, writes_in_place
 
 
 def blend(plain: Tensor, skewed: Tensor, beta: FloatOrTensor, value_dim: int, norm: str) -> Tensor:
@@ -25,20 +25,31 @@ def blend(plain: Tensor, skewed: Tensor, beta: FloatOrTensor, value_dim: int, no
     Returns:
         `(B, H, L, dv)` in the dtype of `plain`.
     """
-    precise = accumulation_dtype(plain.dtype)
-    base, target = plain.to(precise), skewed.to(precise)
-    is_pure = is_exactly(beta, 1.0)
-    blended = target if is_pure else base + beta * (target - base)
+    if is_exactly(beta, 1.0):
+        return skewed[..., :value_dim]
+    in_place = writes_in_place(plain, skewed, beta)
+    blended = go_along(plain, skewed, beta, in_place=in_place)
     result = blended[..., :value_dim]
-    if norm != "none" and not is_pure:
-        first = value_dim if plain.shape[-1] > value_dim else 0
-        result = result * norm_ratio(target[..., first:], blended[..., first:])
-    return result.to(plain.dtype)
+    if norm == "none":
+        return result
+    first = value_dim if plain.shape[-1] > value_dim else 0
+    ratio = norm_ratio(skewed[..., first:], blended[..., first:])
+    return result.mul_(ratio) if in_place else (result * ratio).to(plain.dtype)
+
+
+def go_along(plain: Tensor, skewed: Tensor, beta: FloatOrTensor, *, in_place: bool) -> Tensor:
+    """R₁ + β(R_γ − R₁) in the dtype of R₁, computed in float32 at least. The bits do not depend on `in_place`."""
+    if not isinstance(beta, Tensor):
+        return torch.lerp(plain, skewed, beta)
+    change = skewed - plain  # `lerp` would need β in the dtype of the retrievals, and so rounded to half precision
+    if in_place:
+        return torch.addcmul(plain, change, beta, out=change)
+    return torch.addcmul(plain, change, beta).to(plain.dtype)
 
 
 def keep_neutral(result: Tensor, plain: Tensor, gamma: FloatOrTensor, beta: FloatOrTensor) -> Tensor:
     """`result` `(B, H, L, dv)`, with `plain` `(B, H, L, dv or more)` in the samples and heads at γ = 1 or β = 0."""
-    for value, neutral in ((gamma, 1.0), (beta, 0.0)):
-        if isinstance(value, Tensor):
-            result = torch.where(value == neutral, plain[..., : result.shape[-1]], result)
-    return result
+    if not isinstance(gamma, Tensor) and not isinstance(beta, Tensor):
+        return result
+    # γβ = β at γ = 1 and at β = 0, and there alone: no other γ is so near to 1 that the product rounds to β.
+    return torch.where(gamma * beta == beta, plain[..., : result.shape[-1]], result)

@@ -6,12 +6,13 @@ A_γ = S + γ·C = c₊·A + c₋·Aᵀ,    c₊ = (1 + γ)/2,  c₋ = (1 − γ
 
 from __future__ import annotations
 
+import math
 from typing import overload
 
 import torch
 from torch import Tensor
 
-from .parameters import FloatOrTensor, accumulation_dtype
+from .parameters import FloatOrTensor, writes_in_place
 
 
 def decompose(logits: Tensor) -> tuple[Tensor, Tensor]:
@@ -41,10 +42,12 @@ def skew_coefficients(gamma: float) -> tuple[float, float]: ...
 def skew_coefficients(gamma: Tensor) -> tuple[Tensor, Tensor]: ...
 def skew_coefficients(gamma: FloatOrTensor) -> tuple[FloatOrTensor, FloatOrTensor]:
     """`(c₊, c₋)` = `((1 + γ)/2, (1 − γ)/2)`, the weights of A and Aᵀ in A_γ; floats, or shaped like a tensor γ."""
+    if isinstance(gamma, Tensor):  # an operation each, and the bits of the quotient: halving never rounds
+        return torch.rsub(gamma, 0.5, alpha=-0.5), torch.rsub(gamma, 0.5, alpha=0.5)
     return (1 + gamma) / 2, (1 - gamma) / 2
 
 
-def double_head_dim(q: Tensor, k: Tensor, gamma: FloatOrTensor) -> tuple[Tensor, Tensor]:
+def double_head_dim(q: Tensor, k: Tensor, gamma: FloatOrTensor, *, keys: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """Queries and keys of twice the head dim whose plain product is the skewed logits.
 
         q̃ k̃ᵀ = c₊·q kᵀ + c₋·k qᵀ,    q̃ = [q, √|c₋|·k],  k̃ = [c₊·k, ±√|c₋|·q]    (± the sign of c₋)
@@ -52,22 +55,46 @@ def double_head_dim(q: Tensor, k: Tensor, gamma: FloatOrTensor) -> tuple[Tensor,
     so any fused attention kernel computes A_γ, and no L×L matrix is ever formed here. c₋ is shared out between both
     sides because it is small near γ = 1: a kernel that quantises blocks of k̃ with one scale would lose it there.
 
+    Every half is one operation that writes into an empty tensor. Where that is not possible (see
+    `parameters.writes_in_place`) the halves are joined, with the same bits.
+
     Args:
         q, k: `(B, H, L, d)`.
-        gamma: a float or a tensor that broadcasts over `(B, H, 1, 1)`.
+        gamma: a float, or a tensor in float32 or wider that broadcasts over `(B, H, 1, 1)`.
+        keys: a tensor `(B, H, L, 2d)` to write k̃ to, such as a part of a larger one; only where
+            `parameters.writes_in_place`. By default a new one.
 
     Returns:
         `(q̃, k̃)`, each `(B, H, L, 2d)` in the dtype of q. The softmax scale stays that of d, not of 2d.
     """
-    # Scaled in the precision of sums: a rounded c₊ would shift all logits alike, a rounded product only adds noise.
-    precise = accumulation_dtype(k.dtype)
     c_plus, c_minus = skew_coefficients(gamma)
-    root: FloatOrTensor
-    sign: FloatOrTensor
+    root, signed_root = share_out(c_minus)
+    if not writes_in_place(q, k, gamma):
+        queries = torch.cat([q, scaled(k, root)], dim=-1)
+        return queries, torch.cat([scaled(k, c_plus), scaled(q, signed_root)], dim=-1)
+    head_dim = q.shape[-1]
+    queries = q.new_empty((*q.shape[:-1], 2 * head_dim))
+    keys = torch.empty_like(queries) if keys is None else keys
+    queries[..., :head_dim].copy_(q)
+    torch.mul(k, root, out=queries[..., head_dim:])
+    torch.mul(k, c_plus, out=keys[..., :head_dim])
+    torch.mul(q, signed_root, out=keys[..., head_dim:])
+    return queries, keys
+
+
+def share_out(c_minus: FloatOrTensor) -> tuple[FloatOrTensor, FloatOrTensor]:
+    """`(√|c₋|, ±√|c₋|)`, the share of c₋ that goes to the queries and, with its sign, the one that goes to the keys."""
     if isinstance(c_minus, Tensor):
-        root, sign = c_minus.abs().sqrt(), c_minus.sign()
-    else:
-        root, sign = abs(c_minus) ** 0.5, 1.0 if c_minus >= 0 else -1.0
-    queries = torch.cat([q.to(precise), k.to(precise) * root], dim=-1)
-    keys = torch.cat([k.to(precise) * c_plus, q.to(precise) * (root * sign)], dim=-1)
-    return queries.to(q.dtype), keys.to(q.dtype)
+        root = c_minus.abs().sqrt()
+        return root, torch.copysign(root, c_minus)
+    number = abs(c_minus) ** 0.5
+    return number, math.copysign(number, c_minus)
+
+
+def scaled(x: Tensor, factor: FloatOrTensor) -> Tensor:
+    """x·factor in the dtype of x, rounded once, as `torch.mul(x, factor, out=…)` rounds it.
+
+    PyTorch multiplies half precision by a number in float32, so the factor is never rounded to half precision. A
+    rounded c₊ would shift all logits alike, a rounded product only adds noise.
+    """
+    return (x * factor).to(x.dtype)

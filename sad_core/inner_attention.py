@@ -73,7 +73,7 @@ def prepare(
         ValueError: shapes that do not belong together, a mask of whole numbers.
     """
     check_tokens(q, k, v)
-    # Older versions of PyTorch cannot compile the truth test of a function.
+    # Not `attend or …`: the truth of a function breaks a compiled graph on PyTorch 2.11.
     attend = pytorch_attend if attend is None else attend
     return PreparedCall(additive_mask(mask, q.dtype), softmax_scale(q.shape[-1], scale), attend)
 

@@ -25,9 +25,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .blending import blend, keep_neutral
-from .decomposition import double_head_dim, skew_coefficients
+from .decomposition import double_head_dim, scaled, skew_coefficients
 from .inner_attention import Attend, PreparedCall, prepare
-from .parameters import FloatOrTensor, accumulation_dtype, is_exactly, per_head
+from .parameters import FloatOrTensor, is_exactly, per_head, writes_in_place
 
 JOINT_NORMS = ("value", "none")
 
@@ -119,9 +119,7 @@ def _skew_image_tokens(
 ) -> Tensor:
     """The retrieval with γ only among the image tokens."""
     before, after = slice(0, image_tokens.start), slice(image_tokens.stop, q.shape[2])
-    queries, image_keys = double_head_dim(q[:, :, image_tokens], k[:, :, image_tokens], gamma)
-    keys_before, keys_after = (F.pad(k[:, :, part], (0, q.shape[-1])) for part in (before, after))
-    keys = torch.cat([keys_before, image_keys, keys_after], dim=-2)
+    queries, keys = _double_image_tokens(q, k, gamma, image_tokens)
     skewed = call.retrieve(queries, keys, v, image_tokens)
     if is_exactly(beta, 1.0) and not isinstance(gamma, Tensor):
         outside = [
@@ -132,6 +130,24 @@ def _skew_image_tokens(
     plain_image = plain[:, :, image_tokens]
     changed = keep_neutral(blend(plain_image, skewed, beta, v.shape[-1], norm), plain_image, gamma, beta)
     return torch.cat([plain[:, :, before], changed, plain[:, :, after]], dim=-2)
+
+
+def _double_image_tokens(q: Tensor, k: Tensor, gamma: FloatOrTensor, image_tokens: slice) -> tuple[Tensor, Tensor]:
+    """Queries of the image tokens and keys of all tokens, of twice the head dim, for a γ among the image tokens."""
+    before, after = slice(0, image_tokens.start), slice(image_tokens.stop, q.shape[2])
+    image_queries, image_keys = q[:, :, image_tokens], k[:, :, image_tokens]
+    head_dim = q.shape[-1]
+    if not writes_in_place(q, k, gamma):
+        queries, doubled = double_head_dim(image_queries, image_keys, gamma)
+        outside = [F.pad(k[:, :, part], (0, head_dim)) for part in (before, after)]
+        return queries, torch.cat([outside[0], doubled, outside[1]], dim=-2)
+    keys = k.new_empty((*k.shape[:-1], 2 * head_dim))
+    queries, _ = double_head_dim(image_queries, image_keys, gamma, keys=keys[:, :, image_tokens])
+    for part in (before, after):
+        if part.start < part.stop:
+            keys[:, :, part, :head_dim].copy_(k[:, :, part])
+            keys[:, :, part, head_dim:].zero_()
+    return queries, keys
 
 
 def _skew_each_group(
@@ -174,8 +190,9 @@ def _skew_each_group(
 
 
 def _take(x: Tensor, rows: Sequence[slice]) -> Tensor:
-    """The tokens `rows` of `(B, H, L, d)`, one run after the other."""
-    return torch.cat([x[:, :, part] for part in rows], dim=-2)
+    """The tokens `rows` of `(B, H, L, d)`, one run after the other; a view where there is only one run."""
+    parts = [x[:, :, part] for part in rows if part.start < part.stop]
+    return parts[0] if len(parts) == 1 else torch.cat(parts, dim=-2)
 
 
 def _double_head_dim(
@@ -186,15 +203,23 @@ def _double_head_dim(
     c₋ is shared out between both sides as in `decomposition.double_head_dim`, by the largest one, because a kernel
     that quantises the keys with one scale would lose it where it is small.
     """
-    precise = accumulation_dtype(q.dtype)
-    share = _share(gammas)
-    queries = torch.cat([_take(q, rows).to(precise), _take(k, rows).to(precise) * share], dim=-1)
-    columns = []
-    for part, gamma in zip(segments, gammas, strict=True):
-        c_plus, c_minus = skew_coefficients(gamma)
-        halves = k[:, :, part].to(precise) * c_plus, q[:, :, part].to(precise) * (c_minus / share)
-        columns.append(torch.cat(halves, dim=-1))
-    return queries.to(q.dtype), torch.cat(columns, dim=-2).to(q.dtype)
+    share, head_dim = _share(gammas), q.shape[-1]
+    coefficients = [skew_coefficients(gamma) for gamma in gammas]
+    own_queries, own_keys = _take(q, rows), _take(k, rows)
+    if not writes_in_place(q, k, *gammas):
+        columns = [
+            torch.cat([scaled(k[:, :, part], c_plus), scaled(q[:, :, part], c_minus / share)], dim=-1)
+            for part, (c_plus, c_minus) in zip(segments, coefficients, strict=True)
+        ]
+        return torch.cat([own_queries, scaled(own_keys, share)], dim=-1), torch.cat(columns, dim=-2)
+    queries, keys = (x.new_empty((*x.shape[:-1], 2 * head_dim)) for x in (own_queries, k))
+    queries[..., :head_dim].copy_(own_queries)
+    torch.mul(own_keys, share, out=queries[..., head_dim:])
+    for part, (c_plus, c_minus) in zip(segments, coefficients, strict=True):
+        if part.start < part.stop:
+            torch.mul(k[:, :, part], c_plus, out=keys[:, :, part, :head_dim])
+            torch.mul(q[:, :, part], c_minus / share, out=keys[:, :, part, head_dim:])
+    return queries, keys
 
 
 def _share(gammas: Sequence[FloatOrTensor]) -> FloatOrTensor:

@@ -8,6 +8,7 @@ from contextlib import AbstractContextManager, nullcontext
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 FloatOrTensor = float | Tensor  # a γ or a β; as a tensor in one of the shapes that `per_head` takes
 
@@ -61,6 +62,24 @@ def check_choice(name: str, value: str, allowed: Iterable[str]) -> None:
 def accumulation_dtype(dtype: torch.dtype) -> torch.dtype:
     """The dtype for sums over values of `dtype`: float32 for half precision, `dtype` itself from float32 up."""
     return torch.promote_types(dtype, torch.float32)
+
+
+def writes_in_place(*values: FloatOrTensor | None) -> bool:
+    """Return True if results may be written into a part of an empty tensor, with `out=`, or over an intermediate.
+
+    That is not possible where a gradient of any of the tensors among `values` is wanted, in a graph being compiled, and
+    under a transform of `torch.func` such as `vmap`.
+    """
+    if torch.compiler.is_compiling():
+        return False
+    # How torch.autograd asks; there is no public way.
+    if torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0:
+        return False
+    if torch.is_grad_enabled():
+        for value in values:  # a loop, because this runs for every call of every site
+            if isinstance(value, Tensor) and value.requires_grad:
+                return False
+    return True
 
 
 def autocast_disabled(device: torch.device) -> AbstractContextManager[object]:

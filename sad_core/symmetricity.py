@@ -16,7 +16,8 @@ def symmetricity(q: Tensor, k: Tensor) -> Tensor:
 
         η = Σᵢⱼ (kᵀq)ᵢⱼ (kᵀq)ⱼᵢ / Σᵢⱼ (qᵀq)ᵢⱼ (kᵀk)ᵢⱼ
 
-    Frobenius norms, no softmax; the scale of the logits cancels. Only d×d Gram matrices are formed: O(L·d²).
+    Frobenius norms, no softmax; the scale of the logits cancels. The three d×d matrices are parts of one Gram matrix,
+    that of `[q, k]`: O(L·d²).
 
     Args:
         q, k: `(B, H, L, d)`.
@@ -25,12 +26,13 @@ def symmetricity(q: Tensor, k: Tensor) -> Tensor:
         `(B, H)` in [−1, 1], float32 or wider. An all-zero q or k has η = 0.
     """
     precise = accumulation_dtype(q.dtype)
-    q, k = q.to(precise), k.to(precise)
+    head_dim = q.shape[-1]
     with autocast_disabled(q.device):
-        cross = k.mT @ q
-        aligned = (cross * cross.mT).sum(dim=(-2, -1))
-        total = ((q.mT @ q) * (k.mT @ k)).sum(dim=(-2, -1))
-    return torch.where(total > 0, aligned / total.clamp_min(torch.finfo(precise).tiny), 0.0).clamp(-1.0, 1.0)
+        both = torch.cat([q, k], dim=-1).to(precise)
+        gram = (both.mT @ both).unflatten(-1, (2, head_dim))
+        of_q, of_k = gram[..., :head_dim, :, :], gram[..., head_dim:, :, :]  # [qᵀq, qᵀk] and [kᵀq, kᵀk]
+        total, aligned = (of_q * of_k.flip(-2)).sum(dim=(-3, -1)).unbind(-1)
+    return (aligned / total.clamp_min(torch.finfo(precise).tiny)).clamp(-1.0, 1.0)
 
 
 def adapt(
@@ -60,15 +62,23 @@ def adapt(
         ValueError: an unknown rule, or a tensor of another shape.
     """
     check_choice("rule", rule, RULES)
-    ones = torch.ones_like(eta)
-    gamma, beta = (_shaped_like(eta, value, name) for value, name in ((gamma, "gamma"), (beta, "beta")))
+    gamma, beta = _shaped_like(eta, gamma, "gamma"), _shaped_like(eta, beta, "beta")
     if not adapt_gamma:
-        gamma = gamma * ones
-    elif rule == "deviation":
-        gamma = 1 + (gamma - 1) * eta
+        new_gamma = _spread_over(eta, gamma)
+    elif rule == "scale":
+        new_gamma = gamma * eta
+    elif isinstance(gamma, Tensor):
+        new_gamma = 1 + (gamma - 1) * eta
     else:
-        gamma = gamma * eta
-    return gamma, beta * (1 - eta) if adapt_beta else beta * ones
+        new_gamma = torch.rsub(eta, 1.0, alpha=1 - gamma)  # the same in one operation
+    if not adapt_beta:
+        return new_gamma, _spread_over(eta, beta)
+    return new_gamma, beta * (1 - eta) if isinstance(beta, Tensor) else torch.rsub(eta, beta, alpha=beta)
+
+
+def _spread_over(eta: Tensor, value: FloatOrTensor) -> Tensor:
+    """`value` in the shape of η."""
+    return value.expand(eta.shape) if isinstance(value, Tensor) else torch.full_like(eta, value)
 
 
 def _shaped_like(eta: Tensor, value: FloatOrTensor, name: str) -> FloatOrTensor:

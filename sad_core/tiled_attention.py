@@ -19,7 +19,7 @@ from torch import Tensor
 
 from .blending import blend
 from .decomposition import skew_coefficients
-from .parameters import FloatOrTensor, is_exactly
+from .parameters import FloatOrTensor, is_exactly, writes_in_place
 
 LARGEST_LOGIT = 30.0  # exp(±30) is 1e13 and 1e-13, which leaves float32 room for sums over tokens and for the values
 TILE_NUMBERS = 2**20  # of logits in a tile, 4 MB in float32; more only where FEWEST_ROWS of one head have more
@@ -35,7 +35,6 @@ def runs_in_tiles(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, *others:
     `others` (γ, β, the input of the norm), and a graph being compiled or a transform of `torch.func` such as `vmap`,
     into which the choice for every head would not fit. Few tokens are too.
     """
-    tensors = [x for x in (q, k, v, *others) if isinstance(x, Tensor)]
     return (
         q.device.type == "cpu"
         and q.dtype == k.dtype == v.dtype
@@ -43,9 +42,7 @@ def runs_in_tiles(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, *others:
         and mask is None
         and q.shape[2] >= FEWEST_TOKENS
         and not torch.is_autocast_enabled("cpu")
-        and not (torch.is_grad_enabled() and any(x.requires_grad for x in tensors))
-        and not torch.compiler.is_compiling()
-        and not torch._C._are_functorch_transforms_active()  # how torch.autograd.function asks; there is no public way
+        and writes_in_place(q, k, v, *others)
     )
 
 
@@ -74,7 +71,8 @@ def tiled_skew_attention(
     """
     batch, heads, tokens, _ = q.shape
     width, blends = stored.shape[-1], not is_exactly(beta, 1.0)
-    gammas, betas = (torch.as_tensor(value, dtype=q.dtype).expand(batch, heads, 1, 1) for value in (gamma, beta))
+    gammas = torch.as_tensor(gamma, dtype=q.dtype).expand(batch, heads, 1, 1)
+    betas = beta.to(q.dtype).expand(batch, heads, 1, 1) if isinstance(beta, Tensor) else beta
     is_large = _logit_bound(q, k, gammas, scale) > LARGEST_LOGIT
     c_plus, c_minus = skew_coefficients(gammas)
     as_numbers = None if isinstance(gamma, Tensor) else skew_coefficients(gamma)
@@ -102,7 +100,11 @@ def tiled_skew_attention(
             else:  # the product scales on its way, without passes of its own
                 logits.baddbmm_(key[:, part], query.mT, beta=as_numbers[0], alpha=as_numbers[1])
             _retrieve(logits, value, large, logits, skewed)
-            result[some][:, part] = blend(plain, skewed, betas[some], value_dim, norm) if blends else skewed
+            if blends:
+                some_betas = betas[some] if isinstance(betas, Tensor) else betas
+                result[some][:, part] = blend(plain, skewed, some_betas, value_dim, norm)
+            else:
+                result[some][:, part] = skewed
     return result
 
 

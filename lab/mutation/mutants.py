@@ -38,15 +38,15 @@ METHOD = (
     ),
     Mutant(
         CORE + "decomposition.py",
-        "abs(c_minus) ** 0.5, 1.0 if c_minus >= 0 else -1.0",
-        "abs(c_minus) ** 0.5, 1.0",
+        "return number, math.copysign(number, c_minus)",
+        "return number, number",
         "γ above 1 acts like one below it",
         ("core/test_attention.py",),
     ),
     Mutant(
         CORE + "decomposition.py",
-        "    precise = accumulation_dtype(k.dtype)\n",
-        "    precise = k.dtype\n",
+        "    root, signed_root = share_out(c_minus)\n",
+        "    root, signed_root = share_out(c_minus)\n    c_plus = torch.as_tensor(c_plus).to(k.dtype)\n",
         "c₊ is rounded in half precision",
         (
             "core/test_decomposition.py",
@@ -62,8 +62,8 @@ METHOD = (
     ),
     Mutant(
         CORE + "blending.py",
-        "base + beta * (target - base)",
-        "base + beta * (target - base) * 0.9",
+        "return torch.lerp(plain, skewed, beta)",
+        "return torch.lerp(plain, skewed, beta * 0.9)",
         "β reaches nine tenths as far",
         ("core/test_attention.py",),
     ),
@@ -90,15 +90,15 @@ METHOD = (
     ),
     Mutant(
         CORE + "symmetricity.py",
-        "aligned = (cross * cross.mT)",
-        "aligned = (cross * cross)",
+        "of_k.flip(-2)",
+        "torch.stack([of_k[..., 1, :], of_q[..., 1, :]], dim=-2)",
         "η is the share of all, never negative",
         ("core/test_symmetricity.py",),
     ),
     Mutant(
         CORE + "symmetricity.py",
-        "gamma = 1 + (gamma - 1) * eta",
-        "gamma = 1 + (gamma - 1) * (1 - eta)",
+        "torch.rsub(eta, 1.0, alpha=1 - gamma)",
+        "torch.rsub(1 - eta, 1.0, alpha=1 - gamma)",
         "the adaptive rule turns the wrong way",
         (
             "core/test_symmetricity.py",

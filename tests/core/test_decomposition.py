@@ -110,3 +110,55 @@ def test_near_gamma_one_the_small_part_survives_a_kernel_that_quantises_keys_wit
     error = quantised(queries) @ quantised(keys).mT - queries @ keys.mT
     # The plain split, k̃ = [c₊·k, c₋·q], comes out at 1.26 times here.
     assert error.norm() < 1.15 * plain_error.norm()
+
+
+# --- two forms, and the bits of the formula
+
+
+def doubled_through_float32(q, k, gamma) -> tuple[torch.Tensor, torch.Tensor]:
+    """The formula with every step in float32 at least and one rounding at its end."""
+    precise = torch.promote_types(k.dtype, torch.float32)
+    q, k, dtype = q.to(precise), k.to(precise), q.dtype
+    c_plus, c_minus = (1 + gamma) / 2, (1 - gamma) / 2
+    if isinstance(gamma, torch.Tensor):
+        root, sign = c_minus.abs().sqrt(), c_minus.sign()
+    else:
+        root, sign = abs(c_minus) ** 0.5, 1.0 if c_minus >= 0 else -1.0
+    queries = torch.cat([q, k * root], dim=-1)
+    return queries.to(dtype), torch.cat([k * c_plus, q * (root * sign)], dim=-1).to(dtype)
+
+
+def joined(q, k, gamma) -> tuple[torch.Tensor, torch.Tensor]:
+    queries, keys = double_head_dim(q.requires_grad_(), k.requires_grad_(), gamma)
+    assert queries.requires_grad
+    assert keys.requires_grad
+    return queries.detach(), keys.detach()
+
+
+def assert_bits_of_the_formula(form, dtype, gamma, shape) -> None:
+    call = tokens(length=40, head_dim=24).to(dtype)
+    if shape is not None:
+        numbers = gamma + 0.01 * torch.arange(6).reshape(2, 3)
+        gamma = per_head(numbers[0, 0] if shape == () else numbers[:, 0] if shape == (2,) else numbers, "gamma", 2, 3)
+    queries, keys = form(call.q.clone(), call.k.clone(), gamma)
+    wanted_queries, wanted_keys = doubled_through_float32(call.q, call.k, gamma)
+    assert queries.dtype == keys.dtype == dtype
+    assert torch.equal(queries, wanted_queries)
+    assert torch.equal(keys, wanted_keys)
+
+
+@pytest.mark.parametrize("form", [double_head_dim, joined])
+@pytest.mark.parametrize("shape", [None, (), (2,), (2, 3)])
+@pytest.mark.parametrize("gamma", [1.05, 0.9, 0.0, -1.0, 2.7])  # of most, c₊ and √|c₋| are no numbers of half precision
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+def test_both_forms_have_the_bits_of_the_formula(dtype, gamma, shape, form):
+    assert_bits_of_the_formula(form, dtype, gamma, shape)
+
+
+@pytest.mark.parametrize("shape", [None, (2,)])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
+def test_a_compiled_graph_has_the_bits_of_the_formula(dtype, shape):
+    torch._dynamo.reset()
+    form = torch.compile(double_head_dim, backend="eager", fullgraph=True)
+    assert_bits_of_the_formula(form, dtype, 1.05, shape)
+    torch._dynamo.reset()

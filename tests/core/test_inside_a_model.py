@@ -7,7 +7,7 @@ import torch
 
 from lab.testing import definition
 from lab.testing.strategies import SPREAD, tokens
-from sad_core import adapt, joint_skew_attention, skew_attention, symmetricity
+from sad_core import adapt, joint_skew_attention, modal_skew_attention, skew_attention, symmetricity
 
 
 @pytest.fixture
@@ -58,3 +58,45 @@ def test_autocast_does_not_touch_the_symmetricity(dtype):
         eta = symmetricity(q, k)
     assert eta.dtype == torch.float32
     torch.testing.assert_close(eta, definition.symmetricity(q, k).float(), rtol=0, atol=1e-5)
+
+
+def plainly(q, k, v, mask, scale):
+    return torch.softmax(q @ k.mT * scale, dim=-1) @ v
+
+
+def of_every_token(q, k, v, gamma, beta, norm):
+    return skew_attention(q, k, v, gamma, beta, norm=norm, attend=plainly)
+
+
+def of_image_tokens(q, k, v, gamma, beta, norm):
+    return joint_skew_attention(q, k, v, gamma, beta, norm=norm, inner=slice(3, 25), attend=plainly)
+
+
+def of_each_group(q, k, v, gamma, beta, norm):
+    gammas = {"gamma_text": 0.7, "gamma_cross": gamma}
+    return modal_skew_attention(q, k, v, gamma, beta, norm=norm, inner=slice(3, 25), attend=plainly, **gammas)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
+@pytest.mark.parametrize("norm", ["value", "none"])
+@pytest.mark.parametrize("beta", [1.0, 3.0, torch.tensor([3.0, 0.4])])
+@pytest.mark.parametrize("gamma", [1.3, torch.tensor([1.05, -0.4])])
+@pytest.mark.parametrize("attention", [of_every_token, of_image_tokens, of_each_group])
+def test_wanting_a_gradient_changes_no_bit(attention, gamma, beta, norm, dtype):
+    call = tokens(length=30, head_dim=16).to(dtype)
+    out = attention(call.q, call.k, call.v, gamma, beta, norm)
+    q, k, v = (x.clone().requires_grad_() for x in (call.q, call.k, call.v))
+    with_gradient = attention(q, k, v, gamma, beta, norm)
+    assert torch.equal(with_gradient, out)
+    with_gradient.float().square().sum().backward()
+    assert all(torch.isfinite(x.grad).all() and x.grad.abs().max() > 0 for x in (q, k, v))
+
+
+@pytest.mark.parametrize("attention", [of_every_token, of_image_tokens, of_each_group])
+def test_gradients_are_those_of_small_steps(attention):
+    call = tokens(length=28, head_dim=4)
+    wanted = [call.q, call.k, call.v, torch.tensor([1.3, -0.4]), torch.tensor([3.0, 0.4])]
+    wanted = [x.double().requires_grad_() for x in wanted]
+    assert torch.autograd.gradcheck(
+        lambda *x: attention(*x, "value"), wanted, fast_mode=True, check_forward_ad=True, atol=1e-4
+    )

@@ -7,10 +7,18 @@ import itertools
 import comfy.ldm.modules.attention
 import pytest
 import torch
+import torch.nn.functional as F
 from comfy.ldm.modules.attention import optimized_attention
+from comfyui_version import __version__
 from symmetric_attention.nodes.host.models.site_rules import SiteCall
 from symmetric_attention.nodes.host.models.sites import find_sites
-from symmetric_attention.nodes.host.patches.attention_backend import HostAttention
+from symmetric_attention.nodes.host.patches.attention_backend import (
+    EXACT,
+    AttentionCall,
+    HostAttention,
+    backends_using_scale,
+    name_of,
+)
 from symmetric_attention.nodes.host.patches.site_patch import OVERRIDE
 from symmetric_attention.nodes.host.patches.skew_override import OverrideContext, SkewOverride
 from symmetric_attention.nodes.host.settings import Gammas, SkewSettings
@@ -18,6 +26,7 @@ from symmetric_attention.sad_core import GammaSchedule
 
 from lab.testing import definition
 from lab.testing.families.family import draw
+from lab.testing.hosts import MAIN, OLDEST
 
 BATCH, HEADS, TOKENS, HEAD_DIM = 2, 3, 11, 8
 MASKS = {
@@ -146,3 +155,20 @@ def test_every_backend_of_the_host_gives_what_the_definition_says(skewed, q, k, 
     mask = draw("mask", (BATCH, HEADS, TOKENS, TOKENS))
     got = skewed(pack(q), pack(k), pack(v), HEADS, mask=mask)
     assert_close(got, pack(definition.skew_attention(q, k, v, 1.5, 3.0, mask=mask)))
+
+
+def test_which_backends_use_the_scale_is_found_by_trying():
+    found = {name_of(each) for each in backends_using_scale()}
+    known = {MAIN: EXACT, OLDEST: set()}
+    assert found == known.get(__version__, found)
+    assert found <= EXACT
+
+
+def test_the_scale_is_not_folded_into_the_queries_of_a_backend_that_uses_it(q, k, v):
+    backend = comfy.ldm.modules.attention.attention_pytorch
+    if not any(backend is each for each in backends_using_scale()):
+        pytest.skip("attention_pytorch of this ComfyUI ignores scale=")
+    call = AttentionCall.read(q, k, v, HEADS, None, {"skip_reshape": True})
+    out = HostAttention(pytest.fail).bind(backend, None, call, [])(q, k, v, None, 0.3)
+    assert torch.equal(out, F.scaled_dot_product_attention(q, k, v, scale=0.3))
+    assert not torch.equal(out, F.scaled_dot_product_attention(q * 0.3 * HEAD_DIM**0.5, k, v))

@@ -85,10 +85,10 @@ def on_cpu(model: nn.Module) -> ModelPatcher:
     return ModelPatcher(model, load_device=cpu, offload_device=cpu)
 
 
-def build(name: str, config: dict[str, Any], salt: str = "") -> ModelPatcher:
+def build(name: str, config: dict[str, Any], salt: str = "", dtype: torch.dtype = torch.float32) -> ModelPatcher:
     """A model of the supported class `name`, queries and keys sharpened and leaned; another `salt`, other weights."""
     settings = getattr(comfy.supported_models, name)(dict(config))
-    settings.set_inference_dtype(torch.float32, None)
+    settings.set_inference_dtype(dtype, None)
     model = settings.get_model({}, "")
     fill(model.diffusion_model, lambda path: path + salt)
     with torch.no_grad():

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any, cast
 
+import comfy.ldm.modules.attention
+import torch
 from comfy.ldm.modules.attention import get_attention_function, optimized_attention
 from torch import Tensor
 
@@ -79,11 +83,13 @@ class AttentionCall:
 class HostAttention:
     """`attend(q, k, v, mask, scale)` for sad_core, computed by the host's backend or by another pack's override.
 
-    The softmax scale is folded into q, because older hosts and several backends ignore `scale=`. A backend that refuses
-    a head dim is not asked again: PyTorch's own attention takes over, and `on_fallback` is told once.
+    The softmax scale is folded into q, except for a backend that uses `scale=`: older hosts and several backends ignore
+    it. A backend that refuses a head dim is not asked again: PyTorch's own attention takes over, and `on_fallback` is
+    told once.
     """
 
     def __init__(self, on_fallback: Callable[[str], None]):
+        self.using_scale = backends_using_scale()
         self.refused: set[tuple[str, int]] = set()
         self.on_fallback = on_fallback
 
@@ -111,6 +117,10 @@ class HostAttention:
             backend = self.pytorch_instead_of(name, doubled)
             name = name_of(backend)
         key = (name if previous is None else name_of(previous), doubled)
+        uses_scale = False
+        if previous is None:
+            for each in self.using_scale:
+                uses_scale = uses_scale or backend is each
         keyword = dict(call.keyword)
         for flag in LAYOUT_FLAGS:
             keyword.pop(flag, None)
@@ -124,13 +134,19 @@ class HostAttention:
             if key in self.refused:
                 return instead(q, k, v, mask, scale)
             factor = scale * math.sqrt(head_dim)
-            scaled = q if math.isclose(factor, 1.0, rel_tol=1e-12) else q * factor
+            options = {"mask": mask, "skip_reshape": True, **keyword}
+            if math.isclose(factor, 1.0, rel_tol=1e-12):
+                scaled = q
+            elif uses_scale:
+                scaled, options["scale"] = q, scale
+            else:
+                scaled = q * factor
             arguments = (scaled, k, v, call.heads)
             try:
                 if previous is not None:
-                    out = previous(backend, *arguments, mask=mask, skip_reshape=True, **keyword)
+                    out = previous(backend, *arguments, **options)
                 else:
-                    out = backend(*arguments, mask=mask, skip_reshape=True, **keyword)
+                    out = backend(*arguments, skip_output_reshape=True, **options)
             except REFUSALS as reason:
                 if is_out_of_memory(reason):
                     raise
@@ -138,7 +154,9 @@ class HostAttention:
                 self.on_fallback(f"{key[0]} refused head dim {head_dim} ({reason}); {INSTEAD}")
                 return instead(q, k, v, mask, scale)
             used.add(key[0])
-            by_heads: Tensor = out.reshape(out.shape[0], out.shape[1], call.heads, -1).transpose(1, 2)
+            if out.dim() == 3:  # another pack's, or a backend that has no such layout for this call
+                out = out.reshape(out.shape[0], out.shape[1], call.heads, -1).transpose(1, 2)
+            by_heads: Tensor = out
             return by_heads
 
         return attend
@@ -150,6 +168,27 @@ class HostAttention:
             self.on_fallback(f"{name} takes no head dim of {head_dim}; {INSTEAD}")
         pytorch: Backend = get_attention_function("pytorch")
         return pytorch
+
+
+@cache
+def backends_using_scale() -> tuple[Backend, ...]:
+    """The host's exact attentions that use the keyword `scale=`, found by trying it, with and without their wrapper."""
+    q = torch.tensor([1.0, -1.0]).reshape(1, 1, 2, 1)
+    found = []
+    for name in sorted(EXACT):
+        function = getattr(comfy.ldm.modules.attention, name, None)
+        if function is not None and _uses_scale(function, q):
+            found += [function, inspect.unwrap(function)]
+    return tuple(found)
+
+
+def _uses_scale(function: Backend, q: Tensor) -> bool:
+    """Whether `function` gives softmax(2·q kᵀ) v for `scale=2`, with k = v = q. By default a head dim of 1 gives 1."""
+    try:
+        out = function(q, q, q, 1, skip_reshape=True, skip_output_reshape=True, scale=2.0)
+    except REFUSALS:
+        return False
+    return torch.allclose(out, pytorch_attend(q, q, q, None, 2.0))
 
 
 def name_of(function: Backend) -> str:

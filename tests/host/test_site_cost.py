@@ -1,0 +1,86 @@
+"""A patched site stays within a budget of operations and of Python function calls, both exact.
+
+A budget has a row for each mode: of a site in one model call, beyond the unpatched model. What a model call costs
+besides, whatever the number of its sites, has a budget of its own. `python -m lab.testing.site_cost` prints all of it.
+"""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+import torch
+
+from lab.testing.site_cost import CountingOperations, mode_cost
+
+DTYPES = [torch.float32, torch.bfloat16]  # in float32 casts are free, so a detour through it does not show
+OPERATIONS_OF_A_SITE = {
+    "gamma": 6,
+    "gamma and beta": 14,
+    "adaptive": 35,
+}
+PYTHON_CALLS_OF_A_SITE = {
+    "gamma": 40,
+    "gamma and beta": 55,
+    "adaptive": 71,
+}
+OPERATIONS_OF_A_MODEL_CALL = {
+    "gamma": 1,
+    "gamma and beta": 1,
+    "adaptive": 2,
+}
+pytestmark = pytest.mark.skipif(
+    os.environ.get("SAD_ATTENTION", "pytorch") != "pytorch", reason="the budgets are those of attention_pytorch"
+)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("mode", OPERATIONS_OF_A_SITE)
+def test_a_site_keeps_its_budget_of_operations(mode, dtype):
+    assert mode_cost(mode, dtype).site.operations <= OPERATIONS_OF_A_SITE[mode]
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("mode", PYTHON_CALLS_OF_A_SITE)
+def test_a_site_keeps_its_budget_of_python_calls(mode, dtype):
+    assert mode_cost(mode, dtype).site.python_calls <= PYTHON_CALLS_OF_A_SITE[mode]
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("mode", OPERATIONS_OF_A_MODEL_CALL)
+def test_a_model_call_keeps_its_budget_of_operations(mode, dtype):
+    assert mode_cost(mode, dtype).model_call.operations <= OPERATIONS_OF_A_MODEL_CALL[mode]
+
+
+def counted(function) -> int:
+    with CountingOperations() as counting:
+        function()
+    return counting.operations
+
+
+def test_what_only_looks_at_a_tensor_does_not_count():
+    x = torch.ones(2, 3, 4)
+    assert counted(lambda: x.transpose(1, 2)[..., :2].unflatten(1, (2, 2)).flatten(1, 2).mT) == 0
+    assert counted(lambda: x.new_empty(5)) == 0
+
+
+def test_what_writes_or_reads_numbers_counts():
+    x = torch.ones(2, 3, 4)
+    assert counted(lambda: x.transpose(1, 2).flatten(1)) == 1  # has to copy
+    assert counted(lambda: x[..., :2].copy_(x[..., 2:])) == 1
+    assert counted(lambda: torch.mul(x, 2.0, out=x)) == 1
+    assert counted(lambda: float(x.sum())) == 2
+    assert counted(lambda: x.to(torch.bfloat16)) == 1
+
+
+def test_a_custom_operation_counts_for_what_it_dispatches():
+    @torch.library.custom_op("sad_test_site_cost::twice_and_one", mutates_args=())
+    def twice_and_one(x: torch.Tensor) -> torch.Tensor:
+        return 2 * x + 1
+
+    @torch.library.custom_op("sad_test_site_cost::kernel", mutates_args=())
+    def kernel(x: torch.Tensor) -> torch.Tensor:
+        return torch.empty_like(x)  # and a kernel would be launched, which no mode sees
+
+    assert counted(lambda: twice_and_one(torch.ones(3))) == 1 + 2
+    assert counted(lambda: kernel(torch.ones(3))) == 1 + 1
