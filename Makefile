@@ -1,6 +1,7 @@
 # Every command makes its own environment on a fresh machine; Python 3.11 or newer with venv is all they need.
 PYTHON ?= python3
 COMFYUI ?=
+TORCH ?=
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | awk -F '\t' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -23,7 +24,10 @@ demo:  ## a picture and a table of what γ does; `make demo COMFYUI=~/ComfyUI` c
 test:  ## what to run before a release: all tests, on the newest and the oldest ComfyUI, the server and the browser
 	@$(PYTHON) -m lab.run_tests
 
-test-all:  ## what a nightly runs: also sub-quadratic attention
+test-torch:  ## the core and torch.compile on older PyTorch; `make test-torch TORCH=2.11.0` for one version
+	@$(PYTHON) -m lab.run_tests torch $(if $(TORCH),--torch "$(TORCH)")
+
+test-all:  ## what a nightly runs: also sub-quadratic attention and older PyTorch
 	@$(PYTHON) -m lab.run_tests all
 
 benchmark:  ## what the pack costs, as ratios; `make benchmark COMFYUI=~/ComfyUI` times whole sampling steps too
@@ -36,4 +40,4 @@ figures:  ## which command makes which picture; `make figures NAMES="emblem swee
 	@$(if $(COMFYUI),COMFYUI_PATH="$(COMFYUI)") $(PYTHON) -m lab.figures $(NAMES)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup lint check test-host demo test test-all benchmark evidence figures
+.PHONY: help setup lint check test-host demo test test-torch test-all benchmark evidence figures

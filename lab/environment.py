@@ -4,6 +4,7 @@
     python3 -m lab.environment demo
     python3 -m lab.environment evidence
     python3 -m lab.environment test
+    python3 -m lab.environment test --host ~/ComfyUI --torch 2.8.0
 
 The tests' environment also holds what the ComfyUI requires that they will run in (lab/testing/hosts.py finds it).
 
@@ -29,22 +30,38 @@ from lab.testing.hosts import find_host
 
 REQUIREMENTS = ROOT / "lab" / "requirements"
 PINNED_BY_US = {"torch", "torchvision", "torchaudio"}
+# Older PyTorch that users have, with the torchvision and the torchaudio that belong to it.
+OLDER_TORCH = {"2.11.0": ("0.26.0", "2.11.0"), "2.8.0": ("0.23.0", "2.8.0")}
 TYPESCRIPT = "5.9.3"
 SECONDS_FOR_NPM = 120
 
 
 def host_requirements(host: Path) -> list[str]:
     """The lines of a ComfyUI's requirements.txt that we do not already pin: all but the torch family."""
-    lines = (host / "requirements.txt").read_text(encoding="utf-8").splitlines()
+    return lines_without_torch(host / "requirements.txt")
+
+
+def lines_without_torch(file: Path) -> list[str]:
+    """The requirements in a file, all but the torch family."""
+    lines = file.read_text(encoding="utf-8").splitlines()
     wanted = [line.strip() for line in lines if line.strip() and not line.lstrip().startswith("#")]
     return [line for line in wanted if re.split(r"[^\w-]", line, maxsplit=1)[0].lower() not in PINNED_BY_US]
 
 
-def install_steps(name: str, host: Path | None) -> list[list[str]]:
-    """The pip arguments, one list per call, that turn an empty environment into the one called `name`."""
-    steps = [["-r", str(REQUIREMENTS / f"{name}.txt")]]
-    if (REQUIREMENTS / f"{name}-no-deps.txt").exists():
-        steps.append(["--no-deps", "-r", str(REQUIREMENTS / f"{name}-no-deps.txt")])
+def install_steps(name: str, host: Path | None, torch: str | None = None) -> list[list[str]]:
+    """The pip arguments, one list per call, that turn an empty environment into the one called `name`.
+
+    Args:
+        torch: one of `OLDER_TORCH`, in place of the PyTorch that the requirements name.
+    """
+    if torch is not None:
+        torchvision, torchaudio = OLDER_TORCH[torch]
+        family = [f"torch=={torch}", f"torchvision=={torchvision}"]
+        steps = [family + lines_without_torch(REQUIREMENTS / f"{name}.txt"), ["--no-deps", f"torchaudio=={torchaudio}"]]
+    else:
+        steps = [["-r", str(REQUIREMENTS / f"{name}.txt")]]
+        if (REQUIREMENTS / f"{name}-no-deps.txt").exists():
+            steps.append(["--no-deps", "-r", str(REQUIREMENTS / f"{name}-no-deps.txt")])
     if host is not None:
         steps.append(host_requirements(host))
     return steps
@@ -60,9 +77,14 @@ def fingerprint(steps: list[list[str]]) -> str:
     return digest.hexdigest()[:12]
 
 
-def environment(name: str, host: Path | None = None) -> Path:
-    """The Python of the environment called `name`, made first when it is not there yet."""
-    steps = install_steps(name, host)
+def environment(name: str, host: Path | None = None, torch: str | None = None) -> Path:
+    """The Python of the environment called `name`, made first when it is not there yet.
+
+    Args:
+        host: a ComfyUI whose requirements are installed too.
+        torch: one of `OLDER_TORCH`, in place of the PyTorch that the requirements name.
+    """
+    steps = install_steps(name, host, torch)
     folder = cache_folder() / f"{name}-{fingerprint(steps)}"
     python = folder / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
     finished = folder / ".finished"
@@ -106,9 +128,10 @@ def main() -> None:
     parser.add_argument(
         "--host", type=expand_path, help="a ComfyUI folder whose requirements are installed too; found for the tests"
     )
+    parser.add_argument("--torch", choices=OLDER_TORCH, help="an older PyTorch in place of the one that is pinned")
     arguments = parser.parse_args()
     host = find_host() if arguments.name == "test" and arguments.host is None else arguments.host
-    print(environment(arguments.name, host))
+    print(environment(arguments.name, host, arguments.torch))
 
 
 if __name__ == "__main__":

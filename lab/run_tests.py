@@ -5,7 +5,8 @@
     python3 -m lab.run_tests check      # lint, types, the core and the web files: two minutes
     python3 -m lab.run_tests host       # the newest ComfyUI, PyTorch attention
     python3 -m lab.run_tests release    # `make test`: all of the above, the oldest ComfyUI, server, browser, demo
-    python3 -m lab.run_tests all        # what a nightly runs: also sub-quadratic attention
+    python3 -m lab.run_tests torch --torch 2.8.0   # an older PyTorch: the core and what touches torch.compile
+    python3 -m lab.run_tests all        # what a nightly runs: also sub-quadratic attention and the older PyTorch
 
 ComfyUI keeps its backend and its version for the life of a process, so every combination is a process of its own. Two
 of them run at a time. Where no host can be had the host tests are still collected, and show up as skipped with the
@@ -30,7 +31,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from lab.environment import environment, typescript
+from lab.environment import OLDER_TORCH, environment, typescript
 from lab.folders import ROOT
 from lab.testing.hosts import find_host, find_oldest_host
 
@@ -41,7 +42,9 @@ WORKERS = 2
 SECONDS_BETWEEN_LINES = 60
 # Threads that wait sleep instead of spinning, which matters wherever two processes share the cores.
 QUIET_THREADS = {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "0"}
-PARTS = ("lint", "check", "host", "release", "all")
+PARTS = ("lint", "check", "host", "torch", "release", "all")
+# Run with every older PyTorch: the method, and the host files in which models are compiled.
+WITH_OLDER_TORCH = "core host/test_compile.py host/test_other_modules.py host/test_attention_calls.py"
 
 
 @dataclass
@@ -140,7 +143,7 @@ def tests(python: str, part: str, newest: Path | None, oldest: Path | None) -> I
     on_newest, on_oldest = (
         {"COMFYUI_PATH": str(host or f"no-{name}-ComfyUI")} for name, host in (("newest", newest), ("oldest", oldest))
     )
-    if part == "lint":
+    if part in ("lint", "torch"):
         return
     if part != "host":
         yield suite("core", 1.2, "core stability evaluation release")
@@ -154,6 +157,14 @@ def tests(python: str, part: str, newest: Path | None, oldest: Path | None) -> I
         yield suite("server, oldest", 1.5, "server", **on_oldest)
     if part == "all":
         yield suite("host, newest, sub-quadratic attention", 12, "host", SAD_ATTENTION="sub_quad", **on_newest)
+
+
+def tests_with_torch(torch: str, newest: Path | None) -> Suite:
+    """Give the suite of pytest for an older PyTorch, whose environment is made first where it is missing."""
+    python = str(environment("test", newest, torch))
+    variables = {"SAD_ATTENTION": "pytorch", "COMFYUI_PATH": str(newest or "no-newest-ComfyUI")}
+    paths = [f"tests/{each}" for each in WITH_OLDER_TORCH.split()]
+    return Suite(f"PyTorch {torch}", [python, "-m", "pytest", "-c", "tests/pytest.ini", *paths], variables, 6)
 
 
 def run_all(suites: Sequence[Suite], workers: int) -> None:
@@ -201,21 +212,24 @@ def say_every(seconds: float, words: Callable[[], str]) -> Iterator[None]:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("part", nargs="?", choices=PARTS, default="release", help="what to run (default: release)")
+    parser.add_argument("--torch", choices=OLDER_TORCH, help="the PyTorch of the part torch (default: all of them)")
     parser.add_argument("--workers", type=int, default=WORKERS, help="processes at a time (default: 2)")
     arguments = parser.parse_args()
     started = time.monotonic()
     newest = find_host()
     oldest = find_oldest_host() if arguments.part in ("release", "all") else None
+    wanted = [arguments.torch] if arguments.torch else list(OLDER_TORCH)
+    older = [tests_with_torch(each, newest) for each in wanted] if arguments.part in ("torch", "all") else []
     python = str(environment("test", newest))
-    suites = list(tests(python, arguments.part, newest, oldest))
-    if arguments.part == "host":
+    suites = [*tests(python, arguments.part, newest, oldest), *older]
+    if arguments.part in ("host", "torch"):
         run_all(suites, arguments.workers)
     else:
         with type_check(python) as types:
             suites += [*lint(python), types]
             run_all(suites, arguments.workers)
     missing = [("newest", newest, "COMFYUI_PATH"), ("oldest", oldest, "COMFYUI_OLDEST_PATH")]
-    for name, host, variable in missing[: {"lint": 0, "check": 0, "host": 1}.get(arguments.part, 2)]:
+    for name, host, variable in missing[: {"lint": 0, "check": 0, "host": 1, "torch": 1}.get(arguments.part, 2)]:
         if host is None:
             print(f"\nWARNING: no ComfyUI to be had as the {name} host; its tests were skipped and prove nothing.")
             print(f"Set {variable} to the folder of one.")

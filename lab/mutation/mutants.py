@@ -271,7 +271,7 @@ HOST_LAYER = (
     ),
     Mutant(
         PATCHES + "site_patch.py",
-        "            self.run, self._progress, self._joined = outer\n",
+        "            self.run, self._scale, self._joined = outer\n",
         "            pass\n",
         "the patch keeps the run after its end",
         ("host/test_lifecycle.py",),

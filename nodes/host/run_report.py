@@ -4,13 +4,35 @@ from __future__ import annotations
 
 import threading
 from collections import Counter, deque
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
+import torch
+from torch import Tensor
+
+from .noise_level import NoiseLevel, read_levels
 from .settings import NEUTRAL, PASS_MARKS, Gammas
 
 KEPT_RUNS = 8
 KEPT_CALLS = 4096
+MOST_UNREAD = 256  # model calls whose numbers may wait on the device
+
+
+@dataclass
+class SiteTally:
+    """What one site did in the model call that is going on.
+
+    Every site has a tally of its own, at zero when a model call starts. So a compiled graph of one site serves all.
+
+    Attributes:
+        address: of the site; not read at the site.
+        calls: how many attention calls were skewed.
+        backends: names of what did the inner attention.
+    """
+
+    address: str
+    calls: int = 0
+    backends: set[str] = field(default_factory=set)
 
 
 @dataclass(frozen=True)
@@ -41,6 +63,46 @@ class ModelCall:
         return self.gammas.image
 
 
+@dataclass(frozen=True)
+class UnreadCall:
+    """One finished call of the diffusion model, of which some numbers are still on the device.
+
+    Attributes:
+        level: its noise level.
+        gammas, cond_or_uncond, attention_calls: as in `ModelCall`.
+        adapted: the address of every adaptive attention call in order, and how many η it has.
+        numbers: `(N,)`, the η of these calls one after the other, then every γ they led to; None where there are none.
+    """
+
+    level: NoiseLevel
+    gammas: Gammas
+    cond_or_uncond: tuple[int, ...]
+    attention_calls: int
+    adapted: tuple[tuple[str, int], ...] = ()
+    numbers: Tensor | None = None
+
+    def read(self, numbers: Tensor) -> ModelCall:
+        """Return the call with all its numbers; `numbers` are its own, on the CPU."""
+        low = high = self.gammas.image
+        symmetricity = []
+        values: list[float] = numbers.tolist()
+        start = 0
+        for address, count in self.adapted:
+            symmetricity.append((address, tuple(values[start : start + count])))
+            start += count
+        if start < len(values):
+            low, high = min(values[start:]), max(values[start:])
+        return ModelCall(
+            self.level.sigma,
+            self.level.progress,
+            self.gammas,
+            self.cond_or_uncond,
+            self.attention_calls,
+            tuple(symmetricity),
+            (low, high),
+        )
+
+
 @dataclass
 class RunRecord:
     """One sampling run, filled while it goes on.
@@ -50,7 +112,7 @@ class RunRecord:
         chosen: addresses of the sites that were patched.
         apply_to: one of `settings.APPLY_TO`.
         status: "running", "finished", "interrupted" by the user, or "failed (OutOfMemoryError)" and the like.
-        model_calls: how many calls the diffusion model got; `calls` keeps the last `KEPT_CALLS` of them.
+        model_calls: how many calls the diffusion model got.
         site_calls: skewed attention calls by site address.
         untouched: attention calls at chosen sites that were left alone inside the window, by reason.
         backends: names of the attention functions that did the inner work.
@@ -62,25 +124,54 @@ class RunRecord:
     apply_to: str = "both"
     status: str = "running"
     model_calls: int = 0
-    calls: deque[ModelCall] = field(default_factory=lambda: deque(maxlen=KEPT_CALLS))
     site_calls: Counter[str] = field(default_factory=Counter)
     untouched: Counter[str] = field(default_factory=Counter)
     backends: set[str] = field(default_factory=set)
     fallbacks: list[str] = field(default_factory=list)
+    _calls: deque[ModelCall] = field(default_factory=lambda: deque(maxlen=KEPT_CALLS), repr=False)
+    _unread: list[UnreadCall] = field(default_factory=list, repr=False)
     _lock: threading.Lock = field(default_factory=threading.Lock, repr=False, compare=False)
 
-    def add(self, call: ModelCall, skewed: Sequence[str], backends: Sequence[str]) -> None:
-        """Record a finished model call, the sites of its skewed attention calls and what did the inner attention."""
+    def add(self, call: UnreadCall, tallies: Iterable[SiteTally]) -> None:
+        """Record a finished model call and what its sites did."""
         with self._lock:
-            self.calls.append(call)
+            self._unread.append(call)
             self.model_calls += 1
-            self.site_calls.update(skewed)
-            self.backends.update(backends)
+            for tally in tallies:
+                if tally.calls:
+                    self.site_calls[tally.address] += tally.calls
+                if tally.backends:
+                    self.backends |= tally.backends
+            if len(self._unread) >= MOST_UNREAD:
+                self._read()
+
+    @property
+    def calls(self) -> Sequence[ModelCall]:
+        """The last `KEPT_CALLS` finished model calls.
+
+        Safe to read while the run goes on; it then waits for the device if there are new ones.
+        """
+        with self._lock:
+            self._read()
+            return tuple(self._calls)
 
     @property
     def last_call(self) -> ModelCall | None:
-        """The last finished model call; safe to read while the run goes on."""
-        return self.calls[-1] if self.calls else None
+        """The last finished model call; as `calls`."""
+        with self._lock:
+            self._read()
+            return self._calls[-1] if self._calls else None
+
+    def _read(self) -> None:
+        """Bring the numbers of the calls that are still on a device, all together."""
+        unread, self._unread = self._unread, []
+        if not unread:
+            return
+        none = torch.empty(0)
+        numbers = read_levels(
+            [call.level for call in unread], [none if call.numbers is None else call.numbers for call in unread]
+        )
+        self._calls.extend(call.read(each) for call, each in zip(unread, numbers, strict=True))
 
     def fell_back(self, sentence: str) -> None:
         """Keep a sentence about a fallback, once."""
@@ -92,9 +183,10 @@ class RunRecord:
         """A sentence where the run did not do what was asked, else None."""
         if self.model_calls == 0 or any(self.site_calls.values()):
             return None
-        if all(call.gammas == NEUTRAL for call in self.calls):
+        calls = self.calls
+        if all(call.gammas == NEUTRAL for call in calls):
             return "γ was 1 at every step of this run, so the picture is that of the plain model."
-        if self.apply_to != "both" and all(PASS_MARKS[self.apply_to] not in call.cond_or_uncond for call in self.calls):
+        if self.apply_to != "both" and all(PASS_MARKS[self.apply_to] not in call.cond_or_uncond for call in calls):
             return (
                 f"This run had no {self.apply_to} pass, so the picture is that of the plain model. "
                 "ComfyUI leaves uncond out where CFG is 1."

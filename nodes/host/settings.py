@@ -96,6 +96,12 @@ class SkewSettings:
         inside = self.start <= progress and (progress < self.end or self.end == 1)
         return Gammas(self.gamma_schedule.at(progress), self.gamma_text, self.gamma_cross) if inside else NEUTRAL
 
+    @property
+    def constant_gammas(self) -> Gammas | None:
+        """The γ of every model call where they do not depend on the progress, else None."""
+        low, high = self.gamma_schedule.gamma_range
+        return self.gammas_at(0.0) if low == high and (self.start, self.end) == (0, 1) else None
+
     def describe(self) -> str:
         """The settings in one line, for the plan."""
         low, high = self.gamma_schedule.gamma_range

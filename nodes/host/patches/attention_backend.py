@@ -7,7 +7,7 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cache
-from typing import Any
+from typing import Any, cast
 
 import comfy.ldm.modules.attention
 import torch
@@ -57,17 +57,19 @@ class AttentionCall:
         """
         if not keyword.get("skip_reshape", False):
             head_dim = q.shape[-1] // heads
-            q, k, v = (x.reshape(*x.shape[:2], -1, head_dim).transpose(1, 2) for x in (q, k, v))
+            q = q.reshape(q.shape[0], q.shape[1], -1, head_dim).transpose(1, 2)
+            k = k.reshape(k.shape[0], k.shape[1], -1, head_dim).transpose(1, 2)
+            v = v.reshape(v.shape[0], v.shape[1], -1, head_dim).transpose(1, 2)
         if k.shape[1] != heads:
-            k, v = (x.repeat_interleave(heads // x.shape[1], dim=1) for x in (k, v))
-        mask = additive_mask(mask, q.dtype)
+            k, v = [x.repeat_interleave(heads // x.shape[1], dim=1) for x in (k, v)]
         if mask is not None:
+            mask = cast(Tensor, additive_mask(mask, q.dtype))
             mask = mask[None, None] if mask.dim() == 2 else mask[:, None] if mask.dim() == 3 else mask
         return cls(q, k, v, heads, mask, softmax_scale(q.shape[-1], keyword.get("scale")), keyword)
 
     def rows(self, start: int, stop: int) -> AttentionCall:
         """The call for the samples `start … stop` alone."""
-        q, k, v = (x[start:stop] for x in (self.q, self.k, self.v))
+        q, k, v = self.q[start:stop], self.k[start:stop], self.v[start:stop]
         mask = self.mask if self.mask is None or self.mask.shape[0] == 1 else self.mask[start:stop]
         return AttentionCall(q, k, v, self.heads, mask, self.scale, self.keyword)
 
@@ -102,20 +104,29 @@ class HostAttention:
         return result
 
     def bind(
-        self, function: Backend, previous: Backend | None, call: AttentionCall, used: list[str]
+        self, function: Backend, previous: Backend | None, call: AttentionCall, used: set[str]
     ) -> Callable[..., Tensor]:
         """The inner attention for one call: `function` is the host's backend, `previous` another pack's override.
 
         Every retrieval of the call goes to the same backend, the doubled head dim included, because their difference
         is what β enlarges. The names of what did the work are added to `used`.
         """
-        backend = self.suitable(function, 2 * call.q.shape[-1])
-        key = (name_of(previous or backend), 2 * call.q.shape[-1])
-        uses_scale = previous is None and any(backend is each for each in self.using_scale)
-        keyword = {name: value for name, value in call.keyword.items() if name not in LAYOUT_FLAGS}
+        doubled, name = 2 * call.q.shape[-1], name_of(function)
+        backend = function
+        if doubled > LARGEST_HEAD_DIM.get(name, doubled):
+            backend = self.pytorch_instead_of(name, doubled)
+            name = name_of(backend)
+        key = (name if previous is None else name_of(previous), doubled)
+        uses_scale = False
+        if previous is None:
+            for each in self.using_scale:
+                uses_scale = uses_scale or backend is each
+        keyword = dict(call.keyword)
+        for flag in LAYOUT_FLAGS:
+            keyword.pop(flag, None)
 
         def instead(*arguments: Any) -> Tensor:
-            used.append("PyTorch")
+            used.add("PyTorch")
             return pytorch_attend(*arguments)
 
         def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, scale: float) -> Tensor:
@@ -142,22 +153,19 @@ class HostAttention:
                 self.refused.add(key)
                 self.on_fallback(f"{key[0]} refused head dim {head_dim} ({reason}); {INSTEAD}")
                 return instead(q, k, v, mask, scale)
-            used.append(key[0])
+            used.add(key[0])
             if out.dim() == 3:  # another pack's, or a backend that has no such layout for this call
-                out = out.unflatten(-1, (call.heads, -1)).transpose(1, 2)
+                out = out.reshape(out.shape[0], out.shape[1], call.heads, -1).transpose(1, 2)
             by_heads: Tensor = out
             return by_heads
 
         return attend
 
-    def suitable(self, function: Backend, head_dim: int) -> Backend:
-        """`function`, or the host's PyTorch attention where the head dim is beyond what `function` can take."""
-        if head_dim <= LARGEST_HEAD_DIM.get(name_of(function), head_dim):
-            return function
-        key = (name_of(function), head_dim)
-        if key not in self.refused:
-            self.refused.add(key)
-            self.on_fallback(f"{key[0]} takes no head dim of {head_dim}; {INSTEAD}")
+    def pytorch_instead_of(self, name: str, head_dim: int) -> Backend:
+        """The host's PyTorch attention, for a head dim beyond what the backend called `name` can take."""
+        if (name, head_dim) not in self.refused:
+            self.refused.add((name, head_dim))
+            self.on_fallback(f"{name} takes no head dim of {head_dim}; {INSTEAD}")
         pytorch: Backend = get_attention_function("pytorch")
         return pytorch
 
@@ -190,7 +198,7 @@ def name_of(function: Backend) -> str:
 
 def is_exact(function: Backend) -> bool:
     """Whether `function` is one of the host's exact attentions, not a quantised one or one of another pack."""
-    return name_of(function) in EXACT
+    return getattr(function, "__name__", None) in EXACT
 
 
 def compiles_whole() -> bool:

@@ -23,6 +23,7 @@ from ..live_chart import charts
 from ..memory import is_out_of_memory
 from ..models.site_rules import SiteCall
 from ..models.sites import Site
+from ..noise_level import NoiseLevel
 from ..settings import ProbeSettings
 from .observer import ObservedCall, Observer
 from .probe_measures import gamma_of, image_size, input_patterns, measure, token_grid
@@ -75,18 +76,18 @@ class ProbePatch(SitePatch):
             run.chart.close(run.status)
         show_on_node(run.record.summary(), self.node_id)
 
-    def _begin_call(self, sigma: float, progress: float, x: Tensor, options: Mapping[str, Any]) -> ProbeCallState:
+    def _begin_call(self, level: NoiseLevel, x: Tensor, options: Mapping[str, Any]) -> ProbeCallState:
         run = self.run
         if run is None:
             return ProbeCallState()
-        run.arrive_at(sigma)
+        run.arrive_at(level.sigma)
         if run.level % self.settings.every:
             return ProbeCallState()
         passes, batch = tuple(run.passes_of(options)), len(x)
         samples = batch // len(passes) if batch % len(passes) == 0 and batch <= MOST_SAMPLES else 1
         return ProbeCallState(True, passes=passes, samples=samples, latent=image_size(x))
 
-    def _end_call(self, sigma: float, progress: float) -> None:
+    def _end_call(self, level: NoiseLevel) -> None:
         run, call = self.run, self.state
         if run is None or not call.found:
             return
@@ -100,7 +101,7 @@ class ProbePatch(SitePatch):
             values[name] = part.reshape(measured.shape)
         samples = [Sample(name, index) for name in call.passes for index in range(call.samples)]
         maps = {address: each.cpu() for address, each in call.maps.items()}
-        run.record.record(sigma, progress, samples, values, maps)
+        run.record.record(level.sigma, level.progress, samples, values, maps)
         if run.chart is not None:
             run.chart.add(run.record)
 

@@ -21,7 +21,8 @@ from torch import Tensor
 from ..browser import log_exceptions
 from ..models.site_rules import LengthSensor, SiteCall
 from ..models.sites import Site
-from ..progress import ModelSampling, progress_at
+from ..noise_level import LEVEL, NoiseLevel, NoiseScale, level_of
+from ..progress import ModelSampling
 from .attention_backend import compiles_whole
 
 KEY = "symmetric_attention"
@@ -66,7 +67,7 @@ class SitePatch:
         self.state = state
         self.run: Any = None
         self.model_name = ""
-        self._progress: dict[float, float] = {}  # by sigma, for this run
+        self._scale: NoiseScale | None = None  # of this run
         self._joined: list[SitePatch] = []  # patches on other modules that take part in this run
 
     # To be given by each kind of patch
@@ -91,13 +92,16 @@ class SitePatch:
         """Take part in a run that a patch on another module has begun, as on several GPUs."""
         self.run = run
 
-    def _begin_call(self, sigma: float, progress: float, x: Tensor, options: Mapping[str, Any]) -> Any:
-        """Return the state for a model call that starts now."""
+    def _begin_call(self, level: NoiseLevel, x: Tensor, options: Mapping[str, Any]) -> Any:
+        """Return the state for a model call that starts now. Reading the level waits for the device."""
         raise NotImplementedError
 
-    def _end_call(self, sigma: float, progress: float) -> None:
+    def _end_call(self, level: NoiseLevel) -> None:
         """Record the model call that has ended without an error, from `state`."""
         raise NotImplementedError
+
+    def _leave_call(self) -> None:
+        """Forget what the sites left behind in a model call that has ended, in whatever way."""
 
     # On a patcher
 
@@ -142,15 +146,15 @@ class SitePatch:
 
     def _outer_sample(self, executor: Wrapped, *args: Any, **kwargs: Any) -> Any:
         run = self._begin_run()
-        outer = self.run, self._progress, self._joined
-        self.run, self._progress, self._joined = run, {}, []
+        outer = self.run, self._scale, self._joined
+        self.run, self._scale, self._joined = run, None, []
         try:
             with record_status(run):
                 return executor(*args, **kwargs)
         finally:
             for patch in self._joined:
                 patch.run = None
-            self.run, self._progress, self._joined = outer
+            self.run, self._scale, self._joined = outer
             with log_exceptions(self.undescribed):
                 self._end_run(run)
 
@@ -158,27 +162,31 @@ class SitePatch:
         if self.run is None and not self.acts_outside_runs:
             return executor(x, t, *args, **kwargs)
         options = kwargs["transformer_options"] if "transformer_options" in kwargs else args[3]
-        model, sigma = executor.class_obj, float(t.max())
-        progress = self._progress_at(model.model_sampling, sigma)
+        model = executor.class_obj
+        is_outermost = LEVEL not in options
+        level = level_of(options, t, self._scale_of(model.model_sampling))
         acting = self._acting_on(model)
         if acting.run is not self.run:  # another GPU's, at its first call of this run
             acting._join(self.run)
             self._joined.append(acting)
-        outer, acting.state = acting.state, acting._begin_call(sigma, progress, x, options)
+        outer, acting.state = acting.state, acting._begin_call(level, x, options)
         try:
             result = executor(x, t, *args, **kwargs)
-            acting._end_call(sigma, progress)
+            acting._end_call(level)
             return result
         finally:
             acting.state = outer
+            acting._leave_call()
+            if is_outermost:
+                options.pop(LEVEL, None)
 
-    def _progress_at(self, model_sampling: ModelSampling, sigma: float) -> float:
-        """Return the progress at `sigma`, computed once a run. Outside a run the model may be another each time."""
+    def _scale_of(self, model_sampling: ModelSampling) -> NoiseScale:
+        """Return the one scale of this run. Outside a run the model may be another each time."""
         if self.run is None:
-            return progress_at(model_sampling, sigma)
-        if sigma not in self._progress:
-            self._progress[sigma] = progress_at(model_sampling, sigma)
-        return self._progress[sigma]
+            return NoiseScale(model_sampling)
+        if self._scale is None:
+            self._scale = NoiseScale(model_sampling)
+        return self._scale
 
     def _acting_on(self, model: Any) -> Any:
         """Return the patch whose functions `model` holds.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -13,7 +13,7 @@ from ....sad_core import adapt, average, modal_skew_attention, skew_attention, s
 from ....sad_core.joint_attention import JOINT_NORMS
 from ..models.site_rules import SiteCall
 from ..models.sites import Site
-from ..run_report import RunRecord
+from ..run_report import RunRecord, SiteTally
 from ..settings import NEUTRAL, Gammas, SkewSettings
 from .attention_backend import AttentionCall, Backend, HostAttention, is_exact
 from .site_patch import MOST_SAMPLES
@@ -26,20 +26,15 @@ TILES = "tiles of rows"  # what the report calls our own attention (sad_core/til
 
 @dataclass
 class CallLog:
-    """What the sites did in one model call.
+    """What the sites of one model call report together; each counts its calls in a `SiteTally`.
 
     Attributes:
         run: where calls that are left alone are counted; None where nothing is recorded.
-        skewed: address of the site of every attention call that was skewed.
-        backends: names of what did the inner attention, a name a retrieval.
-        symmetricity, adapted_gammas: η and γ of adaptive attention calls, kept on the device until the model call ends.
+        adaptive: address, η and γ of every adaptive attention call, η and γ one number a sample, on the device.
     """
 
     run: RunRecord | None = None
-    skewed: list[str] = field(default_factory=list)
-    backends: list[str] = field(default_factory=list)
-    symmetricity: list[tuple[str, Tensor]] = field(default_factory=list)
-    adapted_gammas: list[Tensor] = field(default_factory=list)
+    adaptive: list[tuple[str, Tensor, Tensor]] = field(default_factory=list)
 
     def left_alone(self, reason: str) -> None:
         """Count an attention call at a chosen site that stays as it is."""
@@ -74,6 +69,7 @@ class OverrideContext:
         )
 
 
+ALL_SAMPLES = slice(None)
 SampleRange = tuple[int, int, "SkewOverride | None"]  # samples from and to, and the override that skews them
 
 
@@ -85,14 +81,23 @@ class SkewOverride:
         site: the site whose attention this is.
         call: the arguments of the site.
         previous: the override of another pack that was in the slot.
+        tally: where the site counts what it did.
         earlier: overrides of Skew Attention nodes before ours at the same site, nearest first.
     """
 
-    def __init__(self, context: OverrideContext, site: Site, call: SiteCall, previous: Backend | None):
+    def __init__(
+        self,
+        context: OverrideContext,
+        site: Site,
+        call: SiteCall,
+        previous: Backend | None,
+        tally: SiteTally | None = None,
+    ):
         self.context = context
         self.site = site
         self.call = call
         self.previous = previous
+        self.tally = SiteTally(site.address) if tally is None else tally
         self.earlier: list[SkewOverride] = []
 
     def __call__(
@@ -100,28 +105,34 @@ class SkewOverride:
     ) -> Tensor:
         """The host's attention call (wrap_attn in comfy/ldm/modules/attention.py), skewed where it can be."""
         call = AttentionCall.read(q, k, v, heads, mask, keyword)
-        reason, image_tokens, acting = self._acting(call)
-        ranges = self._by_pass(call.q.shape[0], acting) if acting else []
-        if image_tokens is None or not ranges:
+        compiling = torch.compiler.is_compiling()
+        reason, image_tokens, acting = self._acting(call, compiling)
+        is_whole = not self.earlier and self.context.settings.apply_to == "both"
+        ranges = [] if is_whole or not acting else self._by_pass(call.q.shape[0], acting)
+        if image_tokens is None or not (ranges or (is_whole and acting)):
             self.context.log.left_alone(reason or NOT_BY_PASS)
             if self.previous is not None:
                 return self.previous(function, q, k, v, heads, mask=mask, **keyword)
             return function(q, k, v, heads, mask=mask, **keyword)
-        attend = self.context.attention.bind(function, self.previous, call, self.context.log.backends)
+        attend = self.context.attention.bind(function, self.previous, call, self.tally.backends)
         allows_tiles = self.previous is None and is_exact(function)
-        owners = dict.fromkeys(owner for _, _, owner in ranges if owner is not None)
+        if is_whole:
+            self.tally.calls += 1
+            return call.write(self._skewed(call, image_tokens, ALL_SAMPLES, attend, allows_tiles, compiling))
+        owners = dict.fromkeys([owner for _, _, owner in ranges if owner is not None])
         for other in (self, *self.earlier):
             if not any(each is other for each in acting):
                 other.context.log.left_alone(GAMMA_IS_1)
             elif other is not self and other not in owners:
                 other.context.log.left_alone(TAKEN)
         for each in owners:
-            each.context.log.skewed.append(each.site.address)
+            each.tally.calls += 1
         parts = []
         for start, stop, owner in ranges:
             part = call.rows(start, stop)
             if owner is not None:
-                parts.append(owner._skewed(part, image_tokens, slice(start, stop), attend, allows_tiles))
+                rows = slice(start, stop)
+                parts.append(owner._skewed(part, image_tokens, rows, attend, allows_tiles, compiling))
             else:
                 parts.append(attend(part.q, part.k, part.v, part.mask, part.scale))
         return call.write(parts[0] if len(parts) == 1 else torch.cat(parts))
@@ -144,28 +155,28 @@ class SkewOverride:
             return None
         return self.context.gammas.image
 
-    @property
-    def _norm(self) -> str:
-        wanted = self.context.settings.norm
-        return wanted if self.site.shows_input or wanted in JOINT_NORMS else "value"
+    def _acting(self, call: AttentionCall, compiling: bool) -> tuple[str, slice | None, Sequence[SkewOverride]]:
+        """Return which tokens γ acts among and the overrides with a γ for them, or a reason to leave the call alone.
 
-    def _acting(self, call: AttentionCall) -> tuple[str, slice | None, list[SkewOverride]]:
-        """Return which tokens γ acts among and the overrides with a γ for them, or a reason to leave the call alone."""
+        An override acts where a γ of its own other than 1 bears on the call, and always in a graph that is compiled,
+        where γ is a tensor.
+        """
         if call.q.shape != call.k.shape:
-            return "queries and keys are not the same tokens", None, []
-        image_tokens = self.site.rule.image_tokens(self.call, call.q.shape[2])
+            return "queries and keys are not the same tokens", None, ()
+        tokens = call.q.shape[2]
+        image_tokens = self.site.rule.image_tokens(self.call, tokens)
         if image_tokens is None:
-            return self.site.rule.skip_reason, None, []
-        acting = [each for each in (self, *self.earlier) if each._acts(call, image_tokens)]
-        return ("", image_tokens, acting) if acting else (GAMMA_IS_1, None, [])
+            return self.site.rule.skip_reason, None, ()
+        if compiling:
+            return "", image_tokens, (self, *self.earlier)
+        is_joined = image_tokens != slice(0, tokens)
+        acting = []
+        for each in (self, *self.earlier):
+            if each.context.gammas.image != 1.0 or (is_joined and each.context.settings.is_modal):
+                acting.append(each)
+        return ("", image_tokens, acting) if acting else (GAMMA_IS_1, None, ())
 
-    def _acts(self, call: AttentionCall, image_tokens: slice) -> bool:
-        """Whether a γ of ours other than 1 bears on this call; True in a compiled graph, where γ is a tensor."""
-        if torch.compiler.is_compiling() or self.context.gammas.image != 1.0:
-            return True
-        return self.context.settings.is_modal and image_tokens != slice(0, call.q.shape[2])
-
-    def _by_pass(self, batch: int, acting: list[SkewOverride]) -> list[SampleRange]:
+    def _by_pass(self, batch: int, acting: Sequence[SkewOverride]) -> list[SampleRange]:
         """Return runs of samples `(start, stop, who skews them)`; none where the batch does not split evenly."""
         if acting[0].context.settings.apply_to == "both":
             return [(0, batch, acting[0])]
@@ -177,33 +188,45 @@ class SkewOverride:
         return [(index * size, (index + 1) * size, owner) for index, owner in enumerate(owners)]
 
     def _skewed(
-        self, call: AttentionCall, image_tokens: slice, rows: slice, attend: Callable[..., Tensor], allows_tiles: bool
+        self,
+        call: AttentionCall,
+        image_tokens: slice,
+        rows: slice,
+        attend: Callable[..., Tensor],
+        allows_tiles: bool,
+        compiling: bool,
     ) -> Tensor:
         """Return the retrieval of the samples `rows` of the whole call, which are `call`, by our settings.
 
         With `allows_tiles`, tiles of our own may do the work of `attend` on the CPU.
         """
-        gamma, beta = self._gamma_and_beta(call, image_tokens)
-        x = self.site.rule.block_input(self.call) if self._norm in ("projected", "input") else None
+        context, settings = self.context, self.context.settings
+        gamma: float | Tensor = (
+            context.gammas.image if not compiling or context.gamma_tensor is None else context.gamma_tensor
+        )
+        beta: float | Tensor = settings.beta
+        if settings.adaptive != "off":
+            gamma, beta = self._adapted(call, image_tokens, gamma, compiling)
+        norm = settings.norm
+        if norm not in JOINT_NORMS and not self.site.shows_input:
+            norm = "value"
+        x = None if norm in JOINT_NORMS else self.site.rule.block_input(self.call)
         x = None if x is None else x[rows]
-        settings = self.context.settings
-        common: dict[str, Any] = {"norm": self._norm, "scale": call.scale, "mask": call.mask, "attend": attend}
+        common: dict[str, Any] = {"norm": norm, "scale": call.scale, "mask": call.mask, "attend": attend}
         if image_tokens == slice(0, call.q.shape[2]):
-            common.update(tiles=allows_tiles, on_tiles=lambda: self.context.log.backends.append(TILES))
+            common.update(tiles=allows_tiles, on_tiles=lambda: self.tally.backends.add(TILES))
             return skew_attention(call.q, call.k, call.v, gamma, beta, x=x, **common)
         common.update(gamma_text=settings.gamma_text, gamma_cross=settings.gamma_cross)
         return modal_skew_attention(call.q, call.k, call.v, gamma, beta, inner=image_tokens, **common)
 
-    def _gamma_and_beta(self, call: AttentionCall, image_tokens: slice) -> tuple[float | Tensor, float | Tensor]:
-        """Return γ and β of every sample of this call."""
+    def _adapted(
+        self, call: AttentionCall, image_tokens: slice, gamma: float | Tensor, compiling: bool
+    ) -> tuple[Tensor, Tensor]:
+        """Return γ and β of every sample of this call, weighed by how symmetric its logits are."""
         context, settings = self.context, self.context.settings
-        compiling = torch.compiler.is_compiling()
-        gamma = context.gamma_tensor if compiling and context.gamma_tensor is not None else context.gammas.image
-        if settings.adaptive == "off":
-            return gamma, settings.beta
         eta = average(symmetricity(call.q[:, :, image_tokens], call.k[:, :, image_tokens]), over="sample")
         gamma, beta = adapt(gamma, settings.beta, eta, adapt_beta=settings.adaptive == "gamma and beta")
         if not compiling:
-            context.log.symmetricity.append((self.site.address, eta if len(eta) <= MOST_SAMPLES else eta.mean()[None]))
-            context.log.adapted_gammas.append(gamma)
+            told = eta if eta.shape[0] <= MOST_SAMPLES else eta.mean()[None]
+            context.log.adaptive.append((self.site.address, told, gamma))
         return gamma, beta

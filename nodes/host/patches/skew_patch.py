@@ -16,7 +16,8 @@ from torch import Tensor
 from ..browser import log_and_show
 from ..models.site_rules import SiteCall
 from ..models.sites import Site
-from ..run_report import ModelCall, RunRecord, SkewReport
+from ..noise_level import NoiseLevel
+from ..run_report import RunRecord, SiteTally, SkewReport, UnreadCall
 from ..settings import NEUTRAL, SkewSettings
 from .attention_backend import HostAttention
 from .observer import Observer
@@ -46,6 +47,8 @@ class SkewPatch(SitePatch):
         super().__init__(sites, report, node_id, SkewCallState())
         self.settings = settings
         self.attention = HostAttention(self._fell_back)
+        self.constant_gammas = settings.constant_gammas
+        self.tallies: list[SiteTally] = []
 
     def for_model(self) -> SkewPatch:
         """Return the same patch for another module: same settings, same report, state of its own."""
@@ -62,33 +65,33 @@ class SkewPatch(SitePatch):
         super()._join(run)
         self.attention.forget_refusals()
 
-    def _begin_call(self, sigma: float, progress: float, x: Tensor, options: Mapping[str, Any]) -> SkewCallState:
-        gammas = self.settings.gammas_at(progress)
+    def _begin_call(self, level: NoiseLevel, x: Tensor, options: Mapping[str, Any]) -> SkewCallState:
+        gammas = self.constant_gammas
+        if gammas is None:
+            gammas = self.settings.gammas_at(level.progress)
         marks = tuple(options.get("cond_or_uncond", ()))
         active = self.settings.acts_in(marks) and gammas != NEUTRAL
-        gamma_tensor = torch.tensor(gammas.image, dtype=torch.float32, device=x.device) if active else None
+        # Filled on the device: a number that is copied there waits for it.
+        gamma_tensor = torch.full((), gammas.image, dtype=torch.float32, device=x.device) if active else None
         log = CallLog(self.run)
         context = OverrideContext(self.settings, self.attention, gammas, gamma_tensor, marks, log)
         return SkewCallState(active, context=context)
 
-    def _end_call(self, sigma: float, progress: float) -> None:
+    def _end_call(self, level: NoiseLevel) -> None:
         context = self.state.context
         if self.run is None or context is None:
             return
-        log = context.log
-        low = high = context.gammas.image
-        eta: tuple[tuple[str, tuple[float, ...]], ...] = ()
-        if log.symmetricity:
-            adapted = torch.stack(torch.aminmax(torch.cat(log.adapted_gammas)))
-            sizes = [len(each) for _, each in log.symmetricity]
-            # All of it in one read from the device.
-            (low, high), *values = (
-                tuple(each.tolist())
-                for each in torch.cat([adapted, *(each for _, each in log.symmetricity)]).cpu().split([2, *sizes])
-            )
-            eta = tuple((address, each) for (address, _), each in zip(log.symmetricity, values, strict=True))
-        call = ModelCall(sigma, progress, context.gammas, context.marks, len(log.skewed), eta, (low, high))
-        self.run.add(call, log.skewed, log.backends)
+        adaptive = context.log.adaptive
+        adapted = tuple([(address, eta.shape[0]) for address, eta, _ in adaptive])
+        etas, gammas = [eta for _, eta, _ in adaptive], [gamma for _, _, gamma in adaptive]
+        numbers = torch.cat(etas + gammas).detach() if adaptive else None
+        calls = sum([tally.calls for tally in self.tallies])
+        self.run.add(UnreadCall(level, context.gammas, context.marks, calls, adapted, numbers), self.tallies)
+
+    def _leave_call(self) -> None:
+        for tally in self.tallies:
+            tally.calls = 0
+            tally.backends.clear()
 
     def _fell_back(self, sentence: str) -> None:
         if self.run is not None:
@@ -96,6 +99,8 @@ class SkewPatch(SitePatch):
 
     def _at_site(self, site: Site, forward: Wrapped) -> Wrapped:
         """Return `forward` with our override in the options of the call."""
+        tally = SiteTally(site.address)
+        self.tallies.append(tally)
 
         def skewed_forward(*args: Any, **kwargs: Any) -> Any:
             options, context = kwargs.get("transformer_options"), self.state.context
@@ -110,9 +115,9 @@ class SkewPatch(SitePatch):
             previous = slot if probe is None else probe.previous
             if isinstance(previous, SkewOverride):
                 # A later Skew Attention node has chosen this site too and wins; ours are the samples it does not want.
-                previous.earlier.append(SkewOverride(context, site, previous.call, previous.previous))
+                previous.earlier.append(SkewOverride(context, site, previous.call, previous.previous, tally))
                 return forward(*args, **kwargs)
-            override = SkewOverride(context, site, SiteCall(args, kwargs, self.state.seen_lengths), previous)
+            override = SkewOverride(context, site, SiteCall(args, kwargs, self.state.seen_lengths), previous, tally)
             if probe is not None:
                 probe.previous = override
                 return forward(*args, **kwargs)
