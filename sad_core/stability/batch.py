@@ -28,11 +28,11 @@ class BatchedMeasures:
 
     Attributes:
         values: `(B, measures, H)`, each a mean over the patterns.
-        uncertain: `(B, H)`, True where depth and curvature may be off by more than `extremes` allows for.
+        is_uncertain: whether depth and curvature of a head may be off by more than `extremes` allows for.
     """
 
     values: Tensor
-    uncertain: Tensor
+    is_uncertain: bool
 
 
 @dataclass
@@ -109,15 +109,17 @@ class StabilityBatch:
         for group, means, landscape in zip(self._groups, moved[::2], moved[1::2], strict=True):
             assert means is not None
             found = dict(zip(columns, means.unbind(dim=-1), strict=True))
-            uncertain = torch.zeros(len(means), dtype=torch.bool)
+            uncertain = [0.0] * len(means)
             if landscape is not None:
                 found |= dict(zip(LANDSCAPE_MEASURES, landscape.unbind(dim=-1), strict=False))
-                uncertain = landscape[:, -1] > 0
+                uncertain = landscape[:, -1].tolist()
             values = torch.stack([found[name] for name in self.measures], dim=-1)
-            sizes = [each.batch * each.heads for each in group.retrievals]
-            for each, rows, flags in zip(group.retrievals, values.split(sizes), uncertain.split(sizes), strict=True):
-                shape = (each.batch, each.heads)
-                places[id(each)] = BatchedMeasures(rows.unflatten(0, shape).mT, flags.unflatten(0, shape))
+            start = 0
+            for each in group.retrievals:
+                stop = start + each.batch * each.heads
+                by_head = values[start:stop].unflatten(0, (each.batch, each.heads))
+                places[id(each)] = BatchedMeasures(by_head.mT, any(uncertain[start:stop]))
+                start = stop
         return [places[id(each)] for each in self._retrievals]
 
     def _read(self) -> None:

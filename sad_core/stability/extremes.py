@@ -23,7 +23,7 @@ from .site_sums import SiteSums
 BLOCK = 2  # eigenvalues come in pairs where a model turns its queries and keys by their position
 BASIS = 32  # vectors; beyond this PyTorch computes eigenvectors on a GPU one matrix after the other
 TURNS = 2  # how often the first block is multiplied by M² before, which turns it towards the ends of the spectrum
-HALVINGS = 20
+HALVINGS = 14
 LARGEST_CHUNK = 2**23  # numbers in one tensor of the search for the curvature
 # What depth and curvature may be wrong by, as a share of λ₁ − λ_min, before they are called uncertain.
 DEPTH_ERROR, CURVATURE_ERROR = 1e-3, 1e-2
@@ -167,11 +167,10 @@ def _first_block(lengths: Tensor) -> Tensor:
 
 
 def _root(products: Tensor) -> Tensor:
-    """The Cholesky factor of a small Gram matrix; vectors that only rounding is left of stay short."""
-    limits = torch.finfo(products.dtype)
-    diagonal = products.diagonal(dim1=-2, dim2=-1)
-    floor = 16 * limits.eps * diagonal.amax(dim=-1, keepdim=True) + 64 * limits.eps**2
-    root: Tensor = torch.linalg.cholesky_ex(products + torch.diag_embed(floor.expand_as(diagonal))).L
+    """The Cholesky factor of small Gram matrices, which change; vectors that only rounding is left of stay short."""
+    eps = torch.finfo(products.dtype).eps
+    products.diagonal(dim1=-2, dim2=-1).mul_(1 + 16 * eps).add_(64 * eps**2)
+    root: Tensor = torch.linalg.cholesky_ex(products).L
     return root
 
 

@@ -251,9 +251,10 @@ def largest_on_tangents(
         values = torch.cat([eigenvalues[..., None].expand_as(weights), rest[..., None, :]], dim=-2)
     parts = torch.cat([weights, (1 - weights.sum(dim=-2, keepdim=True)).clamp_min(0.0)], dim=-2)
     high, low = (value[..., None].expand_as(parts[..., 0, :]) for value in top.unbind(dim=-1))
+    tiny = torch.finfo(parts.dtype).tiny
     for _ in range(halvings):
         middle = (low + high) / 2
-        gap = values - middle[..., None, :]
-        is_above = (parts / torch.where(gap == 0, torch.finfo(gap.dtype).tiny, gap)).sum(dim=-2) > 0
+        gap = (values - middle[..., None, :]).add_(tiny)  # never 0, and the same number wherever it was not
+        is_above = (parts / gap).sum(dim=-2) > 0
         low, high = torch.where(is_above, low, middle), torch.where(is_above, middle, high)
     return (low + high) / 2

@@ -38,10 +38,7 @@ UNCERTAIN = (
     "in some heads the highest or lowest eigenvalues lie so close together that depth may be off by more than 0.001 and "
     "curvature by more than 0.01."
 )
-NOTHING_REACHED = (
-    "No attention site was reached. A model compiled with torch.compile is not measured where ComfyUI attends with "
-    "PyTorch; put the probe on a model without it. Otherwise another patch replaces the attention of these blocks."
-)
+NOTHING_REACHED = "No attention site was reached: another patch replaces the attention of these blocks."
 
 
 class ProbePatch(SitePatch):
@@ -119,11 +116,8 @@ class ProbePatch(SitePatch):
         for address, pieces in call.found:
             seen[address] += 1
             name = address if seen[address] == 1 else f"{address}#{seen[address]}"  # a second attention of this site
-            patterns = sum(count for _, count in pieces)
-            values[name] = call.rows(
-                torch.stack([measured[index].values * (count / patterns) for index, count in pieces]).sum(dim=0)
-            )
-            if any(measured[index].uncertain.any() for index, _ in pieces):
+            values[name] = call.rows(_mean_of_pieces([(measured[index].values, count) for index, count in pieces]))
+            if any(measured[index].is_uncertain for index, _ in pieces):
                 self._note(f"{name}: {UNCERTAIN}")
         return values
 
@@ -131,8 +125,6 @@ class ProbePatch(SitePatch):
         """Return `forward` with an observer in the options of the call, when there is something to measure."""
 
         def measured_forward(*args: Any, **kwargs: Any) -> Any:
-            if torch.compiler.is_compiling():  # recording would break the graph
-                return forward(*args, **kwargs)
             options, state = kwargs.get("transformer_options"), self.state
             if not state.active or options is None:
                 return forward(*args, **kwargs)
@@ -147,7 +139,8 @@ class ProbePatch(SitePatch):
         return measured_forward
 
     def _measure(self, state: ProbeCallState, site: Site, site_call: SiteCall, seen: ObservedCall) -> None:
-        if self.run is not None:
+        compiling = torch.compiler.is_compiling()  # then nothing of the run is written, which is no part of a graph
+        if self.run is not None and not compiling:
             self.run.reached = True
         if seen.q.shape != seen.k.shape:
             return self._left_alone(site, "queries and keys are not the same tokens")
@@ -158,7 +151,7 @@ class ProbePatch(SitePatch):
         with torch.no_grad():
             parts = [part[:, :, image_tokens] for part in self._patterns(site, site_call, seen)]
             state.found.append((site.address, [(state.batch.take(q, k, part), part.shape[-1]) for part in parts]))
-            state.gammas.add(gamma_of(seen))
+            state.gammas.add(None if compiling else gamma_of(seen))
             if site.address in self.settings.mapped and site.address not in state.maps:
                 self._map(state, site, q, k, seen.out[:, :, image_tokens])
         return None
@@ -193,9 +186,17 @@ class ProbePatch(SitePatch):
         self._left_alone(site, _in_a_line(error))
 
     def _note(self, sentence: str) -> None:
-        if self.run is not None:
+        if self.run is not None and not torch.compiler.is_compiling():
             self.run.record.note(sentence)
 
 
 def _in_a_line(error: Exception) -> str:
     return "out of memory" if is_out_of_memory(error) else str(error).partition("\n")[0]
+
+
+def _mean_of_pieces(pieces: list[tuple[Tensor, int]]) -> Tensor:
+    """Return the mean over all patterns of the means over some, each given with their number."""
+    if len(pieces) == 1:
+        return pieces[0][0]
+    patterns = sum(count for _, count in pieces)
+    return torch.stack([values * (count / patterns) for values, count in pieces]).sum(dim=0)
