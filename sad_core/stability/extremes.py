@@ -23,6 +23,7 @@ from .site_sums import SiteSums
 BLOCK = 2  # eigenvalues come in pairs where a model turns its queries and keys by their position
 BASIS = 32  # vectors; beyond this PyTorch computes eigenvectors on a GPU one matrix after the other
 TURNS = 2  # how often the first block is multiplied by M² before, which turns it towards the ends of the spectrum
+SHORTEST = 0.5  # square of the length of the vectors of the basis that are not 0
 HALVINGS = 14
 LARGEST_CHUNK = 2**23  # numbers in one tensor of the search for the curvature
 # What depth and curvature may be wrong by, as a share of λ₁ − λ_min, before they are called uncertain.
@@ -94,10 +95,15 @@ def project(sums: SiteSums) -> Projection:
     basis, images, coupling = _krylov(gram, lengths * per_size)
 
     matrix = images.mT @ swapped(images) / 2
-    # What the steps left undone of making the basis orthonormal.
-    root = _root(basis.mT @ images)
+    # Vectors of length 0 take no part. Of the others, finish what the steps left undone of making them orthonormal.
+    products = basis.mT @ images
+    is_kept = (products.diagonal(dim1=-2, dim2=-1) > SHORTEST).to(products.dtype)
+    products = products * is_kept[..., None] * is_kept[:, None]
+    matrix = matrix * is_kept[..., None] * is_kept[:, None]
+    products.diagonal(dim1=-2, dim2=-1).add_(1 - is_kept)
+    root = torch.linalg.cholesky_ex(products).L
     matrix = _solved(root, _solved(root, matrix).mT)
-    along = _solved(root, basis.mT @ torch.nan_to_num(parts * scale[..., None]))
+    along = _solved(root, (basis * is_kept[:, None]).mT @ torch.nan_to_num(parts * scale[..., None]))
     overlap = overlap / size.clamp_min(tiny)
     return Projection((matrix + matrix.mT) / 2, along, coupling, overlap, size, factors != 0, is_finite)
 
@@ -152,10 +158,17 @@ def _krylov(gram: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def _orthonormal(gram: Tensor, block: Tensor) -> Tensor:
-    """Other coefficients of the plane that `block` spans, those of two vectors at right angles and of unit length."""
-    root = _root(block.mT @ (gram @ block))
-    turned: Tensor = torch.linalg.solve_triangular(root.mT, block, upper=True, left=False)
-    return turned
+    """Other coefficients of the plane that `block` spans, those of two vectors at right angles and of unit length.
+
+    xᵀG x is wrong by about the rounding of |x|², for G has the trace 1. A vector that is not clearly longer becomes 0.
+    """
+    limits = torch.finfo(block.dtype)
+    products = block.mT @ (gram @ block)
+    doubtful = block.square().sum(dim=-2).mul_(16 * limits.eps).add_(limits.tiny)
+    products.diagonal(dim1=-2, dim2=-1).add_(doubtful)
+    root = torch.linalg.cholesky_ex(products).L
+    is_known = root.diagonal(dim1=-2, dim2=-1).square() > 4 * doubtful
+    return torch.linalg.solve_triangular(root.mT, block, upper=True, left=False) * is_known[:, None]
 
 
 def _first_block(lengths: Tensor) -> Tensor:
@@ -164,14 +177,6 @@ def _first_block(lengths: Tensor) -> Tensor:
     places = torch.arange(BLOCK * width, dtype=lengths.dtype, device=lengths.device).reshape(BLOCK, width).mT
     waves = torch.cos(0.97 * places.remainder(97.0) * (places + 1))
     return waves * torch.where(lengths > 0, 1 / torch.where(lengths > 0, lengths, 1.0), 0.0)[..., None]
-
-
-def _root(products: Tensor) -> Tensor:
-    """The Cholesky factor of small Gram matrices, which change; vectors that only rounding is left of stay short."""
-    eps = torch.finfo(products.dtype).eps
-    products.diagonal(dim1=-2, dim2=-1).mul_(1 + 16 * eps).add_(64 * eps**2)
-    root: Tensor = torch.linalg.cholesky_ex(products).L
-    return root
 
 
 def _solved(root: Tensor, right: Tensor) -> Tensor:
