@@ -23,7 +23,7 @@ from .site_sums import SiteSums
 BLOCK = 2  # eigenvalues come in pairs where a model turns its queries and keys by their position
 BASIS = 32  # vectors; beyond this PyTorch computes eigenvectors on a GPU one matrix after the other
 TURNS = 2  # how often the first block is multiplied by M² before, which turns it towards the ends of the spectrum
-SHORTEST = 0.5  # square of the length of the vectors of the basis that are not 0
+SHORTEST = 0.05  # square of the length of what is new in a vector of the basis
 HALVINGS = 14
 LARGEST_CHUNK = 2**23  # numbers in one tensor of the search for the curvature
 # What depth and curvature may be wrong by, as a share of λ₁ − λ_min, before they are called uncertain.
@@ -36,7 +36,8 @@ class Projection(NamedTuple):
     M counts in units of `size`. Projections with the same number of patterns can be joined by `join_projections`.
 
     Attributes:
-        matrix: M on an orthonormal basis, `(N, p, p)`.
+        matrix: M on a basis, `(N, p, p)`.
+        products: scalar products of the basis, `(N, p, p)`: 1 but for rounding, and for vectors that are 0 or not new.
         parts: the parts of every s along the basis, `(N, p, P)`.
         coupling: squares of what M leads out of the space from its last two vectors, `(N, 2, 2)`.
         overlap: sᵀM s, `(N, P)`.
@@ -46,6 +47,7 @@ class Projection(NamedTuple):
     """
 
     matrix: Tensor
+    products: Tensor
     parts: Tensor
     coupling: Tensor
     overlap: Tensor
@@ -95,17 +97,9 @@ def project(sums: SiteSums) -> Projection:
     basis, images, coupling = _krylov(gram, lengths * per_size)
 
     matrix = images.mT @ swapped(images) / 2
-    # Vectors of length 0 take no part. Of the others, finish what the steps left undone of making them orthonormal.
-    products = basis.mT @ images
-    is_kept = (products.diagonal(dim1=-2, dim2=-1) > SHORTEST).to(products.dtype)
-    products = products * is_kept[..., None] * is_kept[:, None]
-    matrix = matrix * is_kept[..., None] * is_kept[:, None]
-    products.diagonal(dim1=-2, dim2=-1).add_(1 - is_kept)
-    root = torch.linalg.cholesky_ex(products).L
-    matrix = _solved(root, _solved(root, matrix).mT)
-    along = _solved(root, (basis * is_kept[:, None]).mT @ torch.nan_to_num(parts * scale[..., None]))
+    along = basis.mT @ torch.nan_to_num(parts * scale[..., None])
     overlap = overlap / size.clamp_min(tiny)
-    return Projection((matrix + matrix.mT) / 2, along, coupling, overlap, size, factors != 0, is_finite)
+    return Projection(matrix, basis.mT @ images, along, coupling, overlap, size, factors != 0, is_finite)
 
 
 def join_projections(projections: Sequence[Projection]) -> Projection:
@@ -115,11 +109,10 @@ def join_projections(projections: Sequence[Projection]) -> Projection:
 
 def extremes(projection: Projection) -> Extremes:
     """Depth and curvature of every pattern. The eigenvalues of the small matrices may wait for the device."""
-    matrix, device = projection.matrix, projection.matrix.device
-    if device.type == "mps":  # Apple's GPUs know no eigenvalues
-        values, vectors = (each.to(device) for each in torch.linalg.eigh(matrix.cpu()))
-    else:
-        values, vectors = torch.linalg.eigh(matrix)
+    lengths, turn = _eigenvectors(projection.products)
+    turn = turn * torch.where(lengths > SHORTEST, lengths.clamp_min(SHORTEST).rsqrt(), 0.0)[:, None]
+    values, vectors = _eigenvectors(turn.mT @ projection.matrix @ turn)
+    vectors = turn @ vectors
     highest, lowest = values[:, -1:].clamp_min(0.0), values[:, :1].clamp_max(0.0)
     spread = highest - lowest
     is_flat = spread <= 0
@@ -160,11 +153,12 @@ def _krylov(gram: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 def _orthonormal(gram: Tensor, block: Tensor) -> Tensor:
     """Other coefficients of the plane that `block` spans, those of two vectors at right angles and of unit length.
 
-    xᵀG x is wrong by about the rounding of |x|², for G has the trace 1. A vector that is not clearly longer becomes 0.
+    G has the trace 1, so xᵀG x is wrong by about the rounding of |x|², and what is left of x once its parts along other
+    vectors were taken off by the rounding of 1. A vector that is not clearly longer than both becomes 0.
     """
-    limits = torch.finfo(block.dtype)
+    eps = torch.finfo(block.dtype).eps
     products = block.mT @ (gram @ block)
-    doubtful = block.square().sum(dim=-2).mul_(16 * limits.eps).add_(limits.tiny)
+    doubtful = block.square().sum(dim=-2).mul_(16 * eps).add_(256 * eps**2)
     products.diagonal(dim1=-2, dim2=-1).add_(doubtful)
     root = torch.linalg.cholesky_ex(products).L
     is_known = root.diagonal(dim1=-2, dim2=-1).square() > 4 * doubtful
@@ -179,10 +173,10 @@ def _first_block(lengths: Tensor) -> Tensor:
     return waves * torch.where(lengths > 0, 1 / torch.where(lengths > 0, lengths, 1.0), 0.0)[..., None]
 
 
-def _solved(root: Tensor, right: Tensor) -> Tensor:
-    """root⁻¹ · right."""
-    solved: Tensor = torch.linalg.solve_triangular(root, right, upper=False)
-    return solved
+def _eigenvectors(matrix: Tensor) -> tuple[Tensor, Tensor]:
+    """Eigenvalues, rising, and eigenvectors of small symmetric matrices."""
+    values, vectors = torch.linalg.eigh(matrix.cpu() if matrix.device.type == "mps" else matrix)  # Apple's know none
+    return values.to(matrix.device), vectors.to(matrix.device)
 
 
 def _curvature(values: Tensor, vectors: Tensor, parts: Tensor, overlap: Tensor) -> Tensor:
