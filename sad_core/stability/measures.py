@@ -85,14 +85,14 @@ def hopfield_stability(
     with autocast_disabled(q.device):
         factors, (centred, scale) = _factors(q, k), _patterns(patterns)
         parts = factors.mT @ centred * scale
-        overlap = _overlap(parts)
+        overlap = overlap_of(parts)
         found: dict[str, Tensor] = {}
         if "energy" in measures:
             found["energy"] = -overlap / 2
         if "instability" in measures or "alignment" in measures:
-            field = factors @ _swapped(parts / 2)
+            field = factors @ swapped(parts / 2)
             if "alignment" in measures:
-                found["alignment"] = _divided(overlap, _length(field)[..., 0, :]).clamp(-1.0, 1.0)
+                found["alignment"] = divided(overlap, _length(field)[..., 0, :]).clamp(-1.0, 1.0)
             if "instability" in measures:  # the sign of s·h is that of the unscaled pattern times h
                 pushed = (field * centred).lt_(0).mean(dim=-2)
                 found["instability"] = torch.where(overlap.isfinite(), pushed, float("nan"))
@@ -118,8 +118,8 @@ def token_alignment(q: Tensor, k: Tensor, patterns: Tensor) -> Tensor:
     check_tokens(q, k, patterns)
     with autocast_disabled(q.device):
         factors, (centred, scale) = _factors(q, k), _patterns(patterns)
-        field = factors @ _swapped(factors.mT @ centred * scale / 2)
-        return (q.shape[2] * scale * centred * _divided(field, _length(field))).mean(dim=-1)
+        field = factors @ swapped(factors.mT @ centred * scale / 2)
+        return (q.shape[2] * scale * centred * divided(field, _length(field))).mean(dim=-1)
 
 
 def _factors(q: Tensor, k: Tensor) -> Tensor:
@@ -129,18 +129,24 @@ def _factors(q: Tensor, k: Tensor) -> Tensor:
 
 
 def _patterns(patterns: Tensor) -> tuple[Tensor, Tensor]:
-    """The columns centred over the tokens, and the `(B, H, 1, P)` factors of unit length, 0 for constant ones.
-
-    A column is constant when only rounding is left of it.
-    """
+    """The columns centred over the tokens, and the `(B, H, 1, P)` factors of unit length, 0 for constant ones."""
     patterns = patterns.to(accumulation_dtype(patterns.dtype))
     mean = patterns.mean(dim=-2, keepdim=True)
     centred = (patterns - mean).contiguous()
-    length = _length(centred)
-    whole = (length.square() + patterns.shape[-2] * mean.square()).sqrt()
-    limits = torch.finfo(centred.dtype)
-    is_constant = length <= (8 * limits.eps * whole).clamp_min(limits.tiny)
-    return centred, torch.where(is_constant, 0.0, 1 / torch.where(is_constant, 1.0, length))
+    return centred, unit_factors(_length(centred), mean, patterns.shape[-2])
+
+
+def unit_factors(lengths: Tensor, means: Tensor, tokens: Tensor | int) -> Tensor:
+    """1/length of centred columns of L numbers, 0 where only rounding is left of a constant one.
+
+    Args:
+        lengths, means: of the columns, any shape, the same for both.
+        tokens: L.
+    """
+    limits = torch.finfo(lengths.dtype)
+    whole = (lengths.square() + tokens * means.square()).sqrt()
+    is_constant = lengths <= (8 * limits.eps * whole).clamp_min(limits.tiny)
+    return torch.where(is_constant, 0.0, 1 / torch.where(is_constant, 1.0, lengths))
 
 
 def _length(columns: Tensor) -> Tensor:
@@ -149,18 +155,18 @@ def _length(columns: Tensor) -> Tensor:
     return torch.where(squares == 0, 0.0, torch.where(squares == 0, 1.0, squares).sqrt())  # a slope of 0 at 0
 
 
-def _overlap(parts: Tensor) -> Tensor:
+def overlap_of(parts: Tensor) -> Tensor:
     """sᵀM s = a·b of [a; b], `(B, H, P)`."""
     a, b = parts.chunk(2, dim=-2)
     return (a * b).sum(dim=-2)
 
 
-def _swapped(parts: Tensor) -> Tensor:
+def swapped(parts: Tensor) -> Tensor:
     """J times `parts`, `(B, H, 2d, P)`: the halves change places."""
     return parts.roll(parts.shape[-2] // 2, dims=-2)
 
 
-def _divided(numerator: Tensor, length: Tensor) -> Tensor:
+def divided(numerator: Tensor, length: Tensor) -> Tensor:
     """`numerator / length`, 0 where the length is 0."""
     return torch.where(length == 0, 0.0, numerator / torch.where(length == 0, 1.0, length))
 
@@ -176,13 +182,13 @@ def _on_the_landscape(factors: Tensor, parts: Tensor, is_pattern: Tensor, with_c
     # A Gram matrix squares the range of W, hence float64. Apple's GPUs know neither float64 nor eigenvalues.
     target = torch.device("cpu") if device.type == "mps" else device
     factors, parts, is_pattern = (x.to(target) for x in (factors, parts, is_pattern))
-    factors, parts, overlap = factors.double(), parts.double(), _overlap(parts.double())
+    factors, parts, overlap = factors.double(), parts.double(), overlap_of(parts.double())
     gram = factors.mT @ factors
     is_finite = gram.isfinite().all(dim=(-2, -1), keepdim=True)
     gram = torch.where(is_finite, gram, 0.0)
 
     root = _triangular_root(gram, factors.shape[-2])  # R
-    small = root.mT @ _swapped(root) / 2  # T
+    small = root.mT @ swapped(root) / 2  # T
     eigenvalues, vectors = torch.linalg.eigh(small) if with_curvature else (torch.linalg.eigvalsh(small), None)
     highest = eigenvalues[..., -1:].clamp_min(0.0)
     spread = highest - eigenvalues[..., :1].clamp_max(0.0)
@@ -193,9 +199,9 @@ def _on_the_landscape(factors: Tensor, parts: Tensor, is_pattern: Tensor, with_c
         values = eigenvalues[..., None]
         # Along smaller eigenvalues the part of s would be noise; they count as the null space they nearly are.
         is_null = values.abs() <= torch.finfo(given).eps ** 0.5 * spread[..., None]
-        along = (vectors.mT @ (root.mT @ _swapped(parts))) / 2 / torch.where(is_null, 1.0, values)
+        along = (vectors.mT @ (root.mT @ swapped(parts))) / 2 / torch.where(is_null, 1.0, values)
         weights = torch.where(is_null, 0.0, along).square()
-        found["curvature"] = overlap - _largest_on_tangents(eigenvalues, weights)
+        found["curvature"] = overlap - largest_on_tangents(eigenvalues, weights)
     found = {name: torch.where(is_pattern, value, 0.0) for name, value in found.items()}
     found["spread"] = spread
     return {
@@ -218,7 +224,9 @@ def _triangular_root(gram: Tensor, tokens: int) -> Tensor:
     return lengths * root
 
 
-def _largest_on_tangents(eigenvalues: Tensor, weights: Tensor) -> Tensor:
+def largest_on_tangents(
+    eigenvalues: Tensor, weights: Tensor, rest: Tensor | None = None, halvings: int = BISECTIONS
+) -> Tensor:
     """The largest eigenvalue μ of (I − ssᵀ)M(I − ssᵀ) on the tangent space of s.
 
     It lies between λ₂ and λ₁ and is the largest root of Σᵢ gᵢ²/(λᵢ − μ) = 0; that sum rises with μ in between, so it is
@@ -228,6 +236,8 @@ def _largest_on_tangents(eigenvalues: Tensor, weights: Tensor) -> Tensor:
     Args:
         eigenvalues: `(B, H, 2d)`, those of M that may differ from 0, rising.
         weights: gᵢ², `(B, H, 2d, P)`.
+        rest: the eigenvalue that the rest of s counts as, `(B, H, P)`; 0, that of the null space, where none is given.
+        halvings: how often the interval is halved.
 
     Returns:
         `(B, H, P)`.
@@ -235,12 +245,16 @@ def _largest_on_tangents(eigenvalues: Tensor, weights: Tensor) -> Tensor:
     zero = torch.zeros_like(eigenvalues[..., :1])
     # The null space counts as one eigenvalue with the rest of s, and the constant vector, without any, as another.
     top = torch.cat([eigenvalues, zero, zero], dim=-1).topk(2, dim=-1).values
-    values = torch.cat([eigenvalues, zero], dim=-1)[..., None]
+    if rest is None:
+        values = torch.cat([eigenvalues, zero], dim=-1)[..., None]
+    else:
+        values = torch.cat([eigenvalues[..., None].expand_as(weights), rest[..., None, :]], dim=-2)
     parts = torch.cat([weights, (1 - weights.sum(dim=-2, keepdim=True)).clamp_min(0.0)], dim=-2)
     high, low = (value[..., None].expand_as(parts[..., 0, :]) for value in top.unbind(dim=-1))
-    for _ in range(BISECTIONS):
+    tiny = torch.finfo(parts.dtype).tiny
+    for _ in range(halvings):
         middle = (low + high) / 2
-        gap = values - middle[..., None, :]
-        is_above = (parts / torch.where(gap == 0, torch.finfo(gap.dtype).tiny, gap)).sum(dim=-2) > 0
+        gap = (values - middle[..., None, :]).add_(tiny)  # never 0, and the same number wherever it was not
+        is_above = (parts / gap).sum(dim=-2) > 0
         low, high = torch.where(is_above, low, middle), torch.where(is_above, middle, high)
     return (low + high) / 2

@@ -15,6 +15,7 @@ from symmetric_attention.nodes.host.models.sites import find_sites
 from symmetric_attention.nodes.host.patches import probe_patch as probe_module
 from symmetric_attention.nodes.host.patches.attention_backend import compiles_whole
 from symmetric_attention.nodes.host.patches.probe_measures import image_size, token_grid
+from symmetric_attention.sad_core.stability.batch import StabilityBatch
 
 from lab.testing import definition
 from lab.testing.devices import on_two_devices
@@ -390,19 +391,24 @@ def test_two_probes_of_a_plain_model_record_the_same(sd15):
 
 
 @pytest.mark.parametrize("is_skewed", [False, True])
-def test_a_compiled_model_runs_as_without_a_probe_and_the_trace_says_why_it_is_empty(flux, is_skewed):
+@pytest.mark.parametrize("widgets", [{}, {"depth_and_curvature": True, "map_site": "single.0"}])
+def test_a_compiled_model_is_measured_like_an_uncompiled_one(flux, is_skewed, widgets):
     config = {**FLUX, "depth": 1, "depth_single_blocks": 1}
     small = dataclasses.replace(flux, build=lambda: build("Flux", config), paths=ONE_DOUBLE_ONE_SINGLE)
     torch._dynamo.reset()
     base = skew(small.model, 0.2)[0] if is_skewed else small.model
-    wanted = small.sample(compiled(base, fullgraph=False))
-    model, trace = probe(base)
-    torch.testing.assert_close(small.sample(compiled(model, fullgraph=False)), wanted, rtol=1e-4, atol=1e-4)
-    # Backends other than PyTorch's run uncompiled at the sites, and there they are measured.
-    assert trace.is_empty == compiles_whole()
-    assert ("A model compiled with torch.compile is not measured" in trace.summary()) == compiles_whole()
+    wanted = small.sample(compiled(base, fullgraph=compiles_whole()))
+    model, trace = probe(base, **widgets)
+    sampled = small.sample(compiled(model, fullgraph=compiles_whole()))
+    torch.testing.assert_close(sampled, wanted, rtol=1e-4, atol=1e-4)
     assert small.sample(model).equal(small.sample(base))
-    assert not trace.is_empty
+    in_graph, plain = trace.runs
+    assert (in_graph.addresses, in_graph.measures) == (plain.addresses, plain.measures)
+    assert len(in_graph.steps) == len(plain.steps) == STEPS
+    for step, same in zip(in_graph.steps, plain.steps, strict=True):
+        torch.testing.assert_close(step.values, same.values, rtol=1e-3, atol=2e-3)
+        assert list(step.maps) == list(same.maps) == [widgets[name] for name in ("map_site",) if name in widgets]
+    assert in_graph.gamma in ("", plain.gamma)
 
 
 class Picky:
@@ -433,12 +439,12 @@ def test_an_override_that_counts_its_calls_counts_none_of_ours(sd15, is_skewed):
     assert "another pack's override does the attention; measured by the values" in trace.summary()
 
 
-@pytest.mark.parametrize("place", ["measure", "input_patterns"])
+@pytest.mark.parametrize("place", ["take", "results", "input_patterns"])
 def test_what_goes_wrong_in_measuring_costs_neither_picture_nor_run(sd15, monkeypatch, place):
     def broken(*_):
         raise ValueError("a measure is broken")
 
-    monkeypatch.setattr(probe_module, place, broken)
+    monkeypatch.setattr(probe_module if place == "input_patterns" else StabilityBatch, place, broken)
     model, trace = probe(sd15.model, patterns="input")
     assert sd15.sample(model).equal(sd15.picture)
     assert "a measure is broken" in trace.summary()
@@ -504,7 +510,7 @@ def test_nothing_of_a_run_is_left_in_the_patch(family, is_cancelled):
         family.sample(model)
     (patch,) = patches_of(model)
     assert patch.run is None
-    assert (patch.state.active, patch.state.found) == (False, [])
+    assert (patch.state.active, patch.state.found, patch.state.batch) == (False, [], StabilityBatch())
     assert all(step.values.device.type == "cpu" for run in trace.runs for step in run.steps)
     alive = weakref.ref(patch)
     del model, patch
@@ -517,7 +523,7 @@ def test_an_error_while_measuring_leaves_the_picture_whole(sd15, monkeypatch):
     def fails(*arguments):
         raise RuntimeError("no memory for this\nand more")
 
-    monkeypatch.setattr(probe_module, "measure", fails)
+    monkeypatch.setattr(StabilityBatch, "take", fails)
     model, trace = probe(sd15.model, blocks="middle")
     assert sd15.sample(model).equal(sd15.picture)
     assert "middle.0.0 was not measured at some step: no memory for this." in trace.summary()

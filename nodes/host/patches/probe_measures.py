@@ -1,4 +1,4 @@
-"""The numbers a probe takes of one attention call."""
+"""What a probe reads off one attention call."""
 
 from __future__ import annotations
 
@@ -6,9 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ....sad_core import hopfield_stability, symmetricity
 from ....sad_core.norm_guard import SMALLEST_NORM
-from ....sad_core.stability.measures import MEASURES
 from .observer import ObservedCall
 from .skew_override import SkewOverride
 
@@ -59,29 +57,3 @@ def input_patterns(seen: ObservedCall, x: Tensor) -> list[Tensor]:
     length = torch.linalg.vector_norm(seen.retrieve(unguarded, seen.v), dim=-1, keepdim=True)
     ratio = torch.linalg.vector_norm(seen.out, dim=-1, keepdim=True) / length.clamp_min(SMALLEST_NORM)
     return [piece * ratio for piece in pieces]
-
-
-def measure(q: Tensor, k: Tensor, patterns: Tensor, measures: tuple[str, ...]) -> Tensor:
-    """The measures of every sample and head, averaged over the patterns.
-
-    Args:
-        q, k: `(B, H, L, d)`.
-        patterns: `(B, H, L, P)`.
-        measures: which of `TRACE_MEASURES`.
-
-    Returns:
-        `(B, measures, H)`, float32 or wider.
-    """
-    q, k, patterns = (x.contiguous() for x in (q, k, patterns))  # once, not in every product
-    wanted = {"relative curvature": "curvature"}
-    stability = hopfield_stability(
-        q, k, patterns, [name for name in (wanted.get(each, each) for each in measures) if name in MEASURES]
-    )
-
-    def per_head(name: str) -> Tensor:
-        if name == "symmetricity":
-            return symmetricity(q, k)
-        values: Tensor = getattr(stability, name.replace(" ", "_"))
-        return values.mean(dim=-1)
-
-    return torch.stack([per_head(name) for name in measures], dim=1)

@@ -1,21 +1,23 @@
 """Measuring the stability of retrievals while a model samples, without changing a bit of what it computes.
 
 The function at a site puts an observer into the `transformer_options` of that call. The observer stays outside of all
-that changes the attention, so it sees the model's own queries and keys and the retrieval that really left the site. The
-numbers of one model call go to the CPU together.
+that changes the attention, so it sees the model's own queries and keys and the retrieval that really left the site. At
+the site it takes only sums over the tokens. At the end of the model call the measures of all sites follow from them
+together, and go to the CPU together.
 """
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
-from typing import Any, cast
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from ....sad_core import StabilityTrace, token_alignment
+from ....sad_core.stability.batch import StabilityBatch
 from ....sad_core.stability.run import StabilityRun
 from ....sad_core.stability.step import Sample
 from ..browser import log, show_on_node
@@ -26,17 +28,18 @@ from ..models.sites import Site
 from ..noise_level import NoiseLevel
 from ..settings import ProbeSettings
 from .observer import ObservedCall, Observer
-from .probe_measures import gamma_of, image_size, input_patterns, measure, token_grid
+from .probe_measures import gamma_of, image_size, input_patterns, token_grid
 from .probe_run import ProbeCallState, ProbedRun
 from .site_patch import MOST_SAMPLES, OVERRIDE, SitePatch, Wrapped
 from .skew_override import SkewOverride
 
 PROBE = "Stability Probe (SAD)"
 LARGEST_MAP = 64  # rows and columns of a map; larger ones are averaged down
-NOTHING_REACHED = (
-    "No attention site was reached. A model compiled with torch.compile is not measured where ComfyUI attends with "
-    "PyTorch; put the probe on a model without it. Otherwise another patch replaces the attention of these blocks."
+UNCERTAIN = (
+    "in some heads the highest or lowest eigenvalues lie so close together that depth may be off by more than 0.001 and "
+    "curvature by more than 0.01."
 )
+NOTHING_REACHED = "No attention site was reached: another patch replaces the attention of these blocks."
 
 
 class ProbePatch(SitePatch):
@@ -85,32 +88,44 @@ class ProbePatch(SitePatch):
             return ProbeCallState()
         passes, batch = tuple(run.passes_of(options)), len(x)
         samples = batch // len(passes) if batch % len(passes) == 0 and batch <= MOST_SAMPLES else 1
-        return ProbeCallState(True, passes=passes, samples=samples, latent=image_size(x))
+        batch_of_call = StabilityBatch(self.settings.measures)
+        return ProbeCallState(True, passes=passes, samples=samples, latent=image_size(x), batch=batch_of_call)
 
     def _end_call(self, level: NoiseLevel) -> None:
         run, call = self.run, self.state
         if run is None or not call.found:
             return
-        flat = torch.cat([values.flatten() for _, values in call.found]).cpu()  # one transfer for all sites
-        parts = flat.split([values.numel() for _, values in call.found])
-        seen: Counter[str] = Counter()
-        values = {}
-        for (address, measured), part in zip(call.found, parts, strict=True):
-            seen[address] += 1
-            name = address if seen[address] == 1 else f"{address}#{seen[address]}"  # a second attention of this site
-            values[name] = part.reshape(measured.shape)
+        run.reached = True
+        try:
+            values = self._values(call)
+        except Exception as error:  # an image is worth more than its measures
+            return self._note(f"A step was not measured: {_in_a_line(error)}.")
+        for gamma in call.gammas:
+            run.retrieved_with(gamma)
         samples = [Sample(name, index) for name in call.passes for index in range(call.samples)]
         maps = {address: each.cpu() for address, each in call.maps.items()}
         run.record.record(level.sigma, level.progress, samples, values, maps)
         if run.chart is not None:
             run.chart.add(run.record)
+        return None
+
+    def _values(self, call: ProbeCallState) -> dict[str, Tensor]:
+        """Return the measures of every attention call, `(rows, measures, heads)` by the address of the site."""
+        measured = call.batch.results()
+        seen: Counter[str] = Counter()
+        values = {}
+        for address, pieces in call.found:
+            seen[address] += 1
+            name = address if seen[address] == 1 else f"{address}#{seen[address]}"  # a second attention of this site
+            values[name] = call.rows(_mean_of_pieces([(measured[index].values, count) for index, count in pieces]))
+            if any(measured[index].is_uncertain for index, _ in pieces):
+                self._note(f"{name}: {UNCERTAIN}")
+        return values
 
     def _at_site(self, site: Site, forward: Wrapped) -> Wrapped:
         """Return `forward` with an observer in the options of the call, when there is something to measure."""
 
         def measured_forward(*args: Any, **kwargs: Any) -> Any:
-            if torch.compiler.is_compiling():  # recording would break the graph
-                return forward(*args, **kwargs)
             options, state = kwargs.get("transformer_options"), self.state
             if not state.active or options is None:
                 return forward(*args, **kwargs)
@@ -125,7 +140,8 @@ class ProbePatch(SitePatch):
         return measured_forward
 
     def _measure(self, state: ProbeCallState, site: Site, site_call: SiteCall, seen: ObservedCall) -> None:
-        if self.run is not None:
+        compiling = torch.compiler.is_compiling()  # then nothing of the run is written, which is no part of a graph
+        if self.run is not None and not compiling:
             self.run.reached = True
         if seen.q.shape != seen.k.shape:
             return self._left_alone(site, "queries and keys are not the same tokens")
@@ -134,14 +150,9 @@ class ProbePatch(SitePatch):
             return self._left_alone(site, site.rule.skip_reason)
         q, k = seen.q[:, :, image_tokens], seen.k[:, :, image_tokens]
         with torch.no_grad():
-            parts = self._patterns(site, site_call, seen)
-            found = [
-                (measure(q, k, part[:, :, image_tokens], self.settings.measures), part.shape[-1]) for part in parts
-            ]
-            mean = sum(values * (count / sum(each for _, each in found)) for values, count in found)
-            state.found.append((site.address, state.rows(cast(Tensor, mean))))
-            if self.run is not None:
-                self.run.retrieved_with(gamma_of(seen))
+            parts = [part[:, :, image_tokens] for part in self._patterns(site, site_call, seen)]
+            state.found.append((site.address, [(state.batch.take(q, k, part), part.shape[-1]) for part in parts]))
+            state.gammas.add(None if compiling else gamma_of(seen))
             if site.address in self.settings.mapped and site.address not in state.maps:
                 self._map(state, site, q, k, seen.out[:, :, image_tokens])
         return None
@@ -173,8 +184,20 @@ class ProbePatch(SitePatch):
 
     def _failed(self, site: Site, error: Exception) -> None:
         """Note the error and go on: an image is worth more than its measures."""
-        self._left_alone(site, "out of memory" if is_out_of_memory(error) else str(error).partition("\n")[0])
+        self._left_alone(site, _in_a_line(error))
 
     def _note(self, sentence: str) -> None:
-        if self.run is not None:
+        if self.run is not None and not torch.compiler.is_compiling():
             self.run.record.note(sentence)
+
+
+def _in_a_line(error: Exception) -> str:
+    return "out of memory" if is_out_of_memory(error) else str(error).partition("\n")[0]
+
+
+def _mean_of_pieces(pieces: list[tuple[Tensor, int]]) -> Tensor:
+    """Return the mean over all patterns of the means over some, each given with their number."""
+    if len(pieces) == 1:
+        return pieces[0][0]
+    patterns = sum(count for _, count in pieces)
+    return torch.stack([values * (count / patterns) for values, count in pieces]).sum(dim=0)

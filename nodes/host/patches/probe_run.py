@@ -10,6 +10,7 @@ from typing import Any
 
 from torch import Tensor
 
+from ....sad_core.stability.batch import StabilityBatch
 from ....sad_core.stability.run import StabilityRun
 from ..live_chart import LiveChart
 from ..settings import PASS_MARKS
@@ -92,14 +93,18 @@ class ProbeCallState(CallState):
         passes: names of the passes in the batch.
         samples: how many samples a pass has in the trace.
         latent: height and width of the latent; 0 where it is no picture.
-        found: `(site, (rows, measures, heads))` in the order of the calls.
+        batch: the sums that were taken at the sites, and what follows from them.
+        found: for each attention call in order, the site and its `(index in the batch, patterns)`, one or more.
+        gammas: every γ that was at work, None where it was not one number.
         maps: `(rows, height, width)` by site.
     """
 
     passes: tuple[str, ...] = ()
     samples: int = 1
     latent: tuple[int, int] = (0, 0)
-    found: list[tuple[str, Tensor]] = field(default_factory=list)
+    batch: StabilityBatch = field(default_factory=StabilityBatch)
+    found: list[tuple[str, list[tuple[int, int]]]] = field(default_factory=list)
+    gammas: set[float | None] = field(default_factory=set)
     maps: dict[str, Tensor] = field(default_factory=dict)
 
     def rows(self, values: Tensor) -> Tensor:
