@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 import logging
+import os
+import subprocess
 import sys
 
 import pytest
 import torch
 
+from lab.folders import ROOT
 from lab.testing import definition
 from lab.testing.strategies import tokens
 from sad_core import modal_skew_attention, skew_attention
@@ -220,6 +223,18 @@ def test_the_blocks_are_those_found_best_on_a_card():
 def test_head_dims_are_padded_to_powers_of_two():
     dims = (1, 16, 17, 40, 64, 80, 96, 128, 160, 256)
     assert [padded(dim) for dim in dims] == [16, 16, 32, 64, 64, 128, 128, 128, 256, 256]
+
+
+@pytest.mark.parametrize(("backend", "architecture"), [("cuda", "80"), ("hip", "gfx1100")])
+def test_the_kernel_compiles_for_cards_that_are_not_there(backend, architecture):
+    """In a process of its own, because a process either compiles or interprets."""
+    pytest.importorskip("triton", reason="Triton is not installed, so there is no compiler")
+    command = [sys.executable, "-m", "lab.testing.compile_kernel", backend, architecture]
+    variables = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
+    done = subprocess.run(command, cwd=ROOT, env=variables, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    taken, there = map(int, done.stdout.split())
+    assert 0 < taken <= there
 
 
 # --- how it is called
