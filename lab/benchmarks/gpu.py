@@ -160,12 +160,12 @@ class Clock:
             started = time.perf_counter()
             work()
             return time.perf_counter() - started
-        begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))  # type: ignore[no-untyped-call]
-        begin.record()  # type: ignore[no-untyped-call]
+        begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        begin.record()
         work()
-        end.record()  # type: ignore[no-untyped-call]
-        end.synchronize()  # type: ignore[no-untyped-call]
-        seconds: float = begin.elapsed_time(end) / 1000  # type: ignore[no-untyped-call]
+        end.record()
+        end.synchronize()
+        seconds: float = begin.elapsed_time(end) / 1000
         return seconds
 
     def _captured(self, work: Work) -> tuple[Work, int]:
@@ -411,8 +411,8 @@ def tables(found: Mapping[str, Any]) -> str:
         for name in ("γ", "γ and β"):
             cells += [ratio(seconds, f"{name}, {way}") for way in ("doubled heads", "kernel")]
         cells += [ratio(seconds, name) for name in ("η", "three measures")]
-        names = ("γ and β, doubled heads", "γ and β, kernel", "three measures")
-        cells.append(" · ".join(f"{memory[name]:.1f}" for name in names if name in memory))
+        held = ("γ and β, doubled heads", "γ and β, kernel", "three measures")
+        cells.append(" · ".join(f"{memory[name]:.1f}" for name in held if name in memory))
         attention.append(cells)
     head = ["shape (B H L d)", "plain, ms", "FlashAttention-2", "γ: doubled heads", "γ: kernel"]
     head += ["γ and β: doubled heads", "γ and β: kernel", "η", "three measures", "memory in q"]

@@ -26,7 +26,12 @@ def compile_kernel(backend: str, architecture: str) -> tuple[int, int]:
     width = padded(HEAD_DIM)
     blocks = block_sizes(width, True, 2, SMALLEST_SHARED_MEMORY)
     flags = ("GUARDS", "BLENDS", "HAS_PREFIX", "HAS_GROUPS", "GAMMA_IS_TENSOR", "TEXT_IS_TENSOR", "BETA_IS_TENSOR")
-    constants = {**dict.fromkeys(flags, True), "TEXT_IS_PLAIN": False, "CROSS_IS_TENSOR": False, "WIDEN": False}
+    constants: dict[str, object] = {
+        **dict.fromkeys(flags, True),
+        "TEXT_IS_PLAIN": False,
+        "CROSS_IS_TENSOR": False,
+        "WIDEN": False,
+    }
     constants |= {"HEAD_DIM": HEAD_DIM, "WIDTH": width, "ROWS": blocks.rows, "COLUMNS": blocks.columns}
     constants |= {"MASK": "additive"}
     types = {**dict.fromkeys(("Q", "K", "V", "Out", "Mask"), "*bf16"), "gamma_cross": "fp32", "scale": "fp32"}

@@ -201,7 +201,8 @@ def launch(call: FusedCall, blocks: Blocks | None = None) -> Tensor:
     text, text_strides = _spread(call.gamma_text, batch, heads, queries)
     cross, cross_strides = _spread(call.gamma_cross, batch, heads, queries)
     beta, beta_strides = _spread(call.beta, batch, heads, queries)
-    mask, kind, mask_strides = q, "none", (0, 0, 0, 0)
+    mask, kind = q, "none"
+    mask_strides: tuple[int, ...] = (0, 0, 0, 0)
     if call.mask is not None:
         kind = "bool" if call.mask.dtype == torch.bool else "additive"
         mask = call.mask.view(torch.uint8) if kind == "bool" else call.mask
