@@ -33,6 +33,9 @@ test-all:  ## what a nightly runs: also sub-quadratic attention and older PyTorc
 benchmark:  ## what the pack costs, as ratios; `make benchmark COMFYUI=~/ComfyUI` times whole sampling steps too
 	@python=$$($(PYTHON) -m lab.environment $(if $(COMFYUI),test --host "$(COMFYUI)",demo)) && "$$python" -m lab.benchmarks $(if $(COMFYUI),--comfyui "$(COMFYUI)")
 
+benchmark-gpu:  ## what the pack costs on a graphics card, in 4 minutes; needs COMFYUI= and a Python that runs it on the card
+	@"$(PYTHON)" -m lab.benchmarks.gpu --comfyui "$(COMFYUI)" --write
+
 evidence:  ## every number, table and figure of docs/evidence.md, in about an hour on two cores; may be stopped and goes on; needs npm
 	@python=$$($(PYTHON) -m lab.environment evidence) && "$$python" -m lab.evidence
 
@@ -40,4 +43,4 @@ figures:  ## which command makes which picture; `make figures NAMES="emblem swee
 	@$(if $(COMFYUI),COMFYUI_PATH="$(COMFYUI)") $(PYTHON) -m lab.figures $(NAMES)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup lint check test-host demo test test-torch test-all benchmark evidence figures
+.PHONY: help setup lint check test-host demo test test-torch test-all benchmark benchmark-gpu evidence figures

@@ -147,6 +147,7 @@ def tests(python: str, part: str, newest: Path | None, oldest: Path | None) -> I
         return
     if part != "host":
         yield suite("core", 1.2, "core stability evaluation release")
+        yield suite("fused kernel", 0.8, "kernels")  # alone, because Triton is interpreted there
     if part != "check":
         yield suite("host, newest, PyTorch attention", 12, "host", SAD_ATTENTION="pytorch", **on_newest)
     if part in ("release", "all"):

@@ -15,6 +15,9 @@ from torch import Tensor
 from .blending import blend, keep_neutral
 from .decomposition import double_head_dim
 from .inner_attention import Attend, prepare
+from .kernels.call import FusedCall
+from .kernels.eligibility import has_kernel
+from .kernels.operation import fused_retrieve
 from .norm_guard import NORMS, project_input, projection_rank
 from .parameters import FloatOrTensor, check_choice, is_exactly, per_head
 from .tiled_attention import runs_in_tiles, tiled_skew_attention
@@ -35,6 +38,9 @@ def skew_attention(
     tiles: bool | None = None,
     tolerance: float = 0.01,
     on_tiles: Callable[[], object] | None = None,
+    kernel: bool | None = None,
+    on_kernel: Callable[[], object] | None = None,
+    neutral_bits: bool = True,
 ) -> Tensor:
     """Self-attention with circulation γ and blending β.
 
@@ -59,6 +65,11 @@ def skew_attention(
             by default where no `attend` is given.
         tolerance: relative error of ρ that "projected" aims at, see `norm_guard.projection_rank`.
         on_tiles: called when tiles of rows do stand in for `attend`, before they do; for a report of what ran.
+        kernel: whether our own fused kernel may stand in for `attend` on a card (see `kernels.eligibility`);
+            by default where no `attend` is given.
+        on_kernel: called when the fused kernel has stood in for `attend`.
+        neutral_bits: whether samples and heads of a tensor at γ = 1 or β = 0 keep the bits of the plain retrieval.
+            Without, they may come from the fused kernel, which gives the plain retrieval to rounding.
 
     Returns:
         `(B, H, L, dv)` in the dtype of v.
@@ -74,6 +85,11 @@ def skew_attention(
     _check_norm(norm, x, v)
     if is_exactly(gamma, 1.0) or is_exactly(beta, 0.0):
         return call.retrieve(q, k, v)
+    if (attend is None if kernel is None else kernel) and has_kernel(q.device):
+        fused_call = FusedCall.of(q, k, v, gamma, beta, norm=norm, scale=scale, mask=mask)
+        fused = fused_retrieve(fused_call, neutral_bits=neutral_bits, on_kernel=on_kernel)
+        if fused is not None:
+            return fused
     patterns = None if is_exactly(beta, 1.0) else _norm_patterns(norm, x, heads, tolerance)
     stored = v if patterns is None else torch.cat([v, patterns.to(v.dtype)], dim=-1)
 

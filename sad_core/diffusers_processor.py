@@ -114,7 +114,8 @@ class SkewAttentionProcessor:
         if self.adaptive:
             gamma, beta = adapt(gamma, beta, average(symmetricity(q, k), self.average_over))
         x = hidden_states if self.norm in ("projected", "input") else None
-        out = skew_attention(q, k, v, gamma, beta, norm=self.norm, x=x, scale=attn.scale)
+        options: dict[str, Any] = {"norm": self.norm, "x": x, "scale": attn.scale, "neutral_bits": not self.adaptive}
+        out = skew_attention(q, k, v, gamma, beta, **options)
         out = out.transpose(1, 2).flatten(2)
         for layer in attn.to_out:
             out = layer(out)

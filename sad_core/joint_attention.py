@@ -17,8 +17,9 @@ their column:
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import reduce
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -27,6 +28,9 @@ from torch import Tensor
 from .blending import blend, keep_neutral
 from .decomposition import double_head_dim, scaled, skew_coefficients
 from .inner_attention import Attend, PreparedCall, prepare
+from .kernels.call import FusedCall
+from .kernels.eligibility import has_kernel
+from .kernels.operation import fused_retrieve
 from .parameters import FloatOrTensor, is_exactly, per_head, writes_in_place
 
 JOINT_NORMS = ("value", "none")
@@ -77,11 +81,15 @@ def modal_skew_attention(
     scale: float | None = None,
     mask: Tensor | None = None,
     attend: Attend | None = None,
+    kernel: bool | None = None,
+    on_kernel: Callable[[], object] | None = None,
+    neutral_bits: bool = True,
 ) -> Tensor:
     """`joint_skew_attention` with a γ of their own for the logits of the other tokens and those between the groups.
 
     Args:
         q, k, v, gamma, beta, inner, norm, scale, mask, attend: as for `joint_skew_attention`.
+        kernel, on_kernel, neutral_bits: as for `skew_attention`.
         gamma_text: circulation among the tokens outside `inner`.
         gamma_cross: circulation between those and the image tokens.
 
@@ -102,6 +110,12 @@ def modal_skew_attention(
     is_image_only = is_exactly(gamma_text, 1.0) and is_exactly(gamma_cross, 1.0)
     if is_exactly(beta, 0.0) or (is_image_only and is_exactly(gamma, 1.0)):
         return call.retrieve(q, k, v)
+    if (attend is None if kernel is None else kernel) and has_kernel(q.device):
+        options: dict[str, Any] = {"norm": norm, "scale": scale, "mask": mask, "image_tokens": image_tokens}
+        fused_call = FusedCall.of(q, k, v, gamma, beta, gamma_text=gamma_text, gamma_cross=gamma_cross, **options)
+        fused = fused_retrieve(fused_call, neutral_bits=neutral_bits, on_kernel=on_kernel)
+        if fused is not None:
+            return fused
     if is_image_only:
         return _skew_image_tokens(q, k, v, gamma, beta, image_tokens, norm, call)
     return _skew_each_group(q, k, v, (gamma, gamma_text, gamma_cross), beta, image_tokens, norm, call)

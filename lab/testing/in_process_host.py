@@ -23,14 +23,14 @@ TABLES = "symmetric_attention_tables"  # the pack without its nodes
 ATTENTION = {"pytorch": ["--use-pytorch-cross-attention"], "sub_quad": []}
 
 
-def start_host(folder: Path, attention: str) -> None:
-    """Make the ComfyUI in `folder` importable, before anything else, with the command line of a CPU start."""
+def start_host(folder: Path, attention: str, *, on_cpu: bool = True) -> None:
+    """Make the ComfyUI in `folder` importable, before anything else, with the command line of a start."""
     # ComfyUI cannot be installed: Python finds its modules in the folder of main.py, which stands first in sys.path.
     sys.path.insert(0, str(folder))
     import comfy.options
 
     comfy.options.enable_args_parsing()
-    command_line, sys.argv = sys.argv, ["main.py", "--cpu", *ATTENTION[attention]]
+    command_line, sys.argv = sys.argv, ["main.py", *["--cpu"] * on_cpu, *ATTENTION[attention]]
     try:
         import comfy.cli_args
     finally:

@@ -239,7 +239,9 @@ class Memory(TorchDispatchMode):
 
     def __torch_dispatch__(self, function, types, args=(), kwargs=None):
         result = function(*args, **(kwargs or {}))
-        given_storages = {x.untyped_storage()._cdata for x in tree_leaves((args, kwargs)) if isinstance(x, torch.Tensor)}
+        given_storages = {
+            x.untyped_storage()._cdata for x in tree_leaves((args, kwargs)) if isinstance(x, torch.Tensor)
+        }
         for each in tree_leaves(result):
             if isinstance(each, torch.Tensor) and each.untyped_storage()._cdata not in given_storages:
                 storage = each.untyped_storage()

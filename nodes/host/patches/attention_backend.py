@@ -11,6 +11,7 @@ from typing import Any, cast
 
 import comfy.ldm.modules.attention
 import torch
+from comfy.cli_args import args
 from comfy.ldm.modules.attention import get_attention_function, optimized_attention
 from torch import Tensor
 
@@ -199,6 +200,11 @@ def name_of(function: Backend) -> str:
 def is_exact(function: Backend) -> bool:
     """Whether `function` is one of the host's exact attentions, not a quantised one or one of another pack."""
     return getattr(function, "__name__", None) in EXACT
+
+
+def allows_triton() -> bool:
+    """Whether the user lets kernels written in Triton run: not with ComfyUI's --disable-triton-backend."""
+    return not getattr(args, "disable_triton_backend", False)  # older hosts know no such argument
 
 
 def compiles_whole() -> bool:

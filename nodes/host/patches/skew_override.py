@@ -15,13 +15,14 @@ from ..models.site_rules import SiteCall
 from ..models.sites import Site
 from ..run_report import RunRecord, SiteTally
 from ..settings import NEUTRAL, Gammas, SkewSettings
-from .attention_backend import AttentionCall, Backend, HostAttention, is_exact
+from .attention_backend import AttentionCall, Backend, HostAttention, allows_triton, is_exact
 from .site_patch import MOST_SAMPLES
 
 GAMMA_IS_1 = "γ is 1 among the image tokens, and no others are there"
 NOT_BY_PASS = "the batch does not split into cond and uncond"
 TAKEN = "a later Skew Attention node acts on this site"
 TILES = "tiles of rows"  # what the report calls our own attention (sad_core/tiled_attention.py)
+FUSED = "fused kernel"  # and our own kernel for cards (sad_core/kernels)
 
 
 @dataclass
@@ -198,7 +199,7 @@ class SkewOverride:
     ) -> Tensor:
         """Return the retrieval of the samples `rows` of the whole call, which are `call`, by our settings.
 
-        With `allows_tiles`, tiles of our own may do the work of `attend` on the CPU.
+        With `allows_tiles`, tiles of our own may do the work of `attend` on the CPU, and our fused kernel on a card.
         """
         context, settings = self.context, self.context.settings
         gamma: float | Tensor = (
@@ -213,11 +214,26 @@ class SkewOverride:
         x = None if norm in JOINT_NORMS else self.site.rule.block_input(self.call)
         x = None if x is None else x[rows]
         common: dict[str, Any] = {"norm": norm, "scale": call.scale, "mask": call.mask, "attend": attend}
+        common.update(self._fused(allows_tiles, compiling))
         if image_tokens == slice(0, call.q.shape[2]):
             common.update(tiles=allows_tiles, on_tiles=lambda: self.tally.backends.add(TILES))
             return skew_attention(call.q, call.k, call.v, gamma, beta, x=x, **common)
         common.update(gamma_text=settings.gamma_text, gamma_cross=settings.gamma_cross)
         return modal_skew_attention(call.q, call.k, call.v, gamma, beta, inner=image_tokens, **common)
+
+    def _fused(self, is_allowed: bool, compiling: bool) -> dict[str, Any]:
+        """Return the arguments that let our fused kernel do the work of the inner attention where it can.
+
+        In an adaptive share a sample that turns out neutral may come from the kernel. A γ that changes from step to
+        step is a tensor in a compiled graph and is never 1 there, unless a γ of other tokens acts.
+        """
+        settings = self.context.settings
+        may_round = settings.adaptive != "off" or (compiling and not settings.is_modal)
+        return {
+            "kernel": is_allowed and allows_triton(),
+            "on_kernel": lambda: self.tally.backends.add(FUSED),
+            "neutral_bits": not may_round,
+        }
 
     def _adapted(
         self, call: AttentionCall, image_tokens: slice, gamma: float | Tensor, compiling: bool
