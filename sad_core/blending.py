@@ -5,6 +5,8 @@ R = R₁ + β(R_γ − R₁)        out = ρ·R        (ρ: norm_guard.py)
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -52,4 +54,5 @@ def keep_neutral(result: Tensor, plain: Tensor, gamma: FloatOrTensor, beta: Floa
     if not isinstance(gamma, Tensor) and not isinstance(beta, Tensor):
         return result
     # γβ = β at γ = 1 and at β = 0, and there alone: no other γ is so near to 1 that the product rounds to β.
-    return torch.where(gamma * beta == beta, plain[..., : result.shape[-1]], result)
+    is_neutral: Any = gamma * beta == beta
+    return torch.where(is_neutral, plain[..., : result.shape[-1]], result)

@@ -135,7 +135,7 @@ class HostAttention:
             if key in self.refused:
                 return instead(q, k, v, mask, scale)
             factor = scale * math.sqrt(head_dim)
-            options = {"mask": mask, "skip_reshape": True, **keyword}
+            options: dict[str, Any] = {"mask": mask, "skip_reshape": True, **keyword}
             if math.isclose(factor, 1.0, rel_tol=1e-12):
                 scaled = q
             elif uses_scale:
