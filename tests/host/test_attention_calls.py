@@ -201,6 +201,6 @@ def test_the_scale_is_not_folded_into_the_queries_of_a_backend_that_uses_it(q, k
     if not any(backend is each for each in backends_using_scale()):
         pytest.skip("attention_pytorch of this ComfyUI ignores scale=")
     call = AttentionCall.read(q, k, v, HEADS, None, {"skip_reshape": True})
-    out = HostAttention(pytest.fail).bind(backend, None, call, [])(q, k, v, None, 0.3)
+    out = HostAttention(pytest.fail).bind(backend, None, call, set())(q, k, v, None, 0.3)
     assert torch.equal(out, F.scaled_dot_product_attention(q, k, v, scale=0.3))
     assert not torch.equal(out, F.scaled_dot_product_attention(q * 0.3 * HEAD_DIM**0.5, k, v))
