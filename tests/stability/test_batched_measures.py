@@ -239,7 +239,9 @@ class Memory(TorchDispatchMode):
 
     def __torch_dispatch__(self, function, types, args=(), kwargs=None):
         result = function(*args, **(kwargs or {}))
-        given_storages = {x.untyped_storage()._cdata for x in tree_leaves((args, kwargs)) if isinstance(x, torch.Tensor)}
+        given_storages = {
+            x.untyped_storage()._cdata for x in tree_leaves((args, kwargs)) if isinstance(x, torch.Tensor)
+        }
         for each in tree_leaves(result):
             if isinstance(each, torch.Tensor) and each.untyped_storage()._cdata not in given_storages:
                 storage = each.untyped_storage()
@@ -266,3 +268,32 @@ def test_symmetricity_follows_from_centred_sums():
 def test_a_measure_that_is_none_is_refused():
     with pytest.raises(ValueError, match='measure is "entropy", but it must be one of energy, instability'):
         StabilityBatch(("entropy",))
+
+
+class Operations(TorchDispatchMode):
+    """The number of operations that are no views."""
+
+    def __init__(self):
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        result = function(*args, **(kwargs or {}))
+        old = {x.untyped_storage()._cdata for x in tree_leaves((args, kwargs)) if isinstance(x, torch.Tensor)}
+        made = [x for x in tree_leaves(result) if isinstance(x, torch.Tensor)]
+        is_new = function._schema.is_mutable or any(x.untyped_storage()._cdata not in old for x in made)
+        self.count += is_new and not function.__name__.startswith(("empty", "new_empty"))
+        return result
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(("measures", "budget"), [(TRACE_MEASURES[:4], 13.0), (TRACE_MEASURES, 21.0)])
+def test_seventy_sites_need_few_operations_each(dtype, measures, budget):
+    call = tokens(batch=1, heads=2, length=40, head_dim=32).to(dtype)
+    batch = StabilityBatch(measures)
+    with Operations() as operations:
+        for _ in range(70):
+            batch.take(call.q, call.k, call.v)
+        assert operations.count == 70 * 11
+        batch.results()
+    assert operations.count / 70 <= budget
