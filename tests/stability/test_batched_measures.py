@@ -1,4 +1,4 @@
-"""Measures from the sums of a site, many sites at once: the plain statement, the authors' numbers, the dense spectrum."""
+"""Measures from the sums of many sites at once, against the plain statement, the authors' numbers, dense spectra."""
 
 from __future__ import annotations
 
