@@ -2,9 +2,11 @@
 
 Both ask for the ends of the spectrum of M = ½ W J Wᵀ: λ₁, λ₂ and λ_min, and the parts of s along their eigenvectors.
 Lanczos steps on a block of two vectors find them. A vector W x is kept as its 2d coefficients x, because
-M W x = W (½ J G x) and (W x)·(W y) = xᵀG y with the Gram matrix G = WᵀW. So each step is a product with G, and the
-tokens are not needed again. The block is fixed and the number of steps too; nothing is random. The steps do not wait for the
-device, only the eigenvectors of the small matrices at the end may.
+
+    M W x = W (½ J G x)    and    (W x)·(W y) = xᵀG y,    with the Gram matrix G = WᵀW
+
+So each step is a product with G, and the tokens are not needed again. The block is fixed and the number of steps too;
+nothing is random. The steps do not wait for the device, only the eigenvectors of the small matrices at the end may.
 
 Of the eigenvalues in between, which are not known one by one, all that matters is where the rest of s lies among them
 on average, and that is (sᵀM s − Σᵢ λᵢ gᵢ²)/(1 − Σᵢ gᵢ²).
