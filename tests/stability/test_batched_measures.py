@@ -148,8 +148,8 @@ def test_heads_too_close_to_tell_are_flagged_and_clear_ones_are_not():
     generator = torch.Generator().manual_seed(0)
     q = torch.randn(1, 1, 2048, 128, generator=generator)
     assert extremes(project(sums_of(q, q + 0.3 * torch.randn(q.shape, generator=generator), q))).is_uncertain.all()
-    clear = q * 10 ** torch.linspace(0, -2, 128)
-    assert not extremes(project(sums_of(clear, clear, q))).is_uncertain.any()
+    sizes, k = 10 ** torch.linspace(0, -2, 128), torch.randn(q.shape, generator=generator)
+    assert not extremes(project(sums_of(sizes * q, sizes * k, q))).is_uncertain.any()
 
 
 def test_other_retrievals_of_a_batch_change_nothing_but_rounding():
