@@ -92,7 +92,8 @@ class StabilityBatch:
         table = empty_table(q, patterns)
         compiling = torch.compiler.is_compiling()
         (take_sums_in_graph if compiling else take_sums)(q, k, patterns, table)
-        self._retrievals.append(_Retrieval(*q.shape, table))
+        batch, heads, tokens, head_dim = q.shape
+        self._retrievals.append(_Retrieval(batch, heads, tokens, head_dim, table))
         if not compiling:  # a graph gives all its tables out at its end
             self._held += table.nbytes
             if self._held > self.limit:

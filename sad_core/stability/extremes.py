@@ -1,9 +1,12 @@
 """Depth and curvature without the whole spectrum, for many heads at once.
 
 Both ask for the ends of the spectrum of M = ½ W J Wᵀ: λ₁, λ₂ and λ_min, and the parts of s along their eigenvectors.
-Lanczos steps on a block of two vectors find them. A vector W x is kept as its 2d coefficients x: M W x = W (½ J G x), and
-(W x)·(W y) = xᵀG y with the Gram matrix G = WᵀW. So each step is a product with G, and the tokens are not needed again.
-The block is fixed and the number of steps too; nothing is random, and nothing waits for the device.
+Lanczos steps on a block of two vectors find them. A vector W x is kept as its 2d coefficients x, because
+
+    M W x = W (½ J G x)    and    (W x)·(W y) = xᵀG y,    with the Gram matrix G = WᵀW
+
+So each step is a product with G, and the tokens are not needed again. The block is fixed and the number of steps too;
+nothing is random. The steps do not wait for the device, only the eigenvectors of the small matrices at the end may.
 
 Of the eigenvalues in between, which are not known one by one, all that matters is where the rest of s lies among them
 on average, and that is (sᵀM s − Σᵢ λᵢ gᵢ²)/(1 − Σᵢ gᵢ²).
@@ -74,7 +77,7 @@ class Extremes(NamedTuple):
     @property
     def relative_curvature(self) -> Tensor:
         """The curvature divided by λ₁ − λ_min; 0 on a flat landscape."""
-        return torch.where(self.spread > 0, self.curvature / self.spread, 0.0)
+        return torch.where(self.spread == 0, 0.0, self.curvature / self.spread)
 
 
 def project(sums: SiteSums) -> Projection:
@@ -162,7 +165,8 @@ def _orthonormal(gram: Tensor, block: Tensor) -> Tensor:
     products.diagonal(dim1=-2, dim2=-1).add_(doubtful)
     root = torch.linalg.cholesky_ex(products).L
     is_known = root.diagonal(dim1=-2, dim2=-1).square() > 4 * doubtful
-    return torch.linalg.solve_triangular(root.mT, block, upper=True, left=False) * is_known[:, None]
+    other: Tensor = torch.linalg.solve_triangular(root.mT, block, upper=True, left=False)
+    return other * is_known[:, None]
 
 
 def _first_block(lengths: Tensor) -> Tensor:

@@ -57,7 +57,7 @@ def stated(call: FusedCall, **changes) -> Tensor:
         mask = F.pad(mask, (0, 0, prefix, 0))
         mask[..., :prefix, 0] = mask.dtype == torch.bool
     beta = everywhere(call.beta)
-    scale = {"scale": call.scale, "norm": call.norm, "mask": mask}
+    scale: dict[str, Any] = {"scale": call.scale, "norm": call.norm, "mask": mask}
     return definition.skew_attention(q, call.k, call.v, gammas, beta, **scale)[:, :, prefix:]
 
 

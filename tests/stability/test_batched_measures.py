@@ -1,4 +1,4 @@
-"""Measures from the sums of a site, many sites at once: the plain statement, the authors' numbers, the dense spectrum."""
+"""Measures from the sums of many sites at once, against the plain statement, the authors' numbers, dense spectra."""
 
 from __future__ import annotations
 
@@ -148,8 +148,8 @@ def test_heads_too_close_to_tell_are_flagged_and_clear_ones_are_not():
     generator = torch.Generator().manual_seed(0)
     q = torch.randn(1, 1, 2048, 128, generator=generator)
     assert extremes(project(sums_of(q, q + 0.3 * torch.randn(q.shape, generator=generator), q))).is_uncertain.all()
-    clear = q * 10 ** torch.linspace(0, -2, 128)
-    assert not extremes(project(sums_of(clear, clear, q))).is_uncertain.any()
+    sizes, k = 10 ** torch.linspace(0, -2, 128), torch.randn(q.shape, generator=generator)
+    assert not extremes(project(sums_of(sizes * q, sizes * k, q))).is_uncertain.any()
 
 
 def test_other_retrievals_of_a_batch_change_nothing_but_rounding():
@@ -232,7 +232,7 @@ def test_a_graph_takes_the_same_sums_in_one_piece():
 class Memory(TorchDispatchMode):
     """The most bytes that were alive at once of what operations made."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         super().__init__()
         self.sizes: dict[int, int] = {}
         self.peak = 0
@@ -268,3 +268,32 @@ def test_symmetricity_follows_from_centred_sums():
 def test_a_measure_that_is_none_is_refused():
     with pytest.raises(ValueError, match='measure is "entropy", but it must be one of energy, instability'):
         StabilityBatch(("entropy",))
+
+
+class Operations(TorchDispatchMode):
+    """The number of operations that are no views."""
+
+    def __init__(self):
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        result = function(*args, **(kwargs or {}))
+        old = {x.untyped_storage()._cdata for x in tree_leaves((args, kwargs)) if isinstance(x, torch.Tensor)}
+        made = [x for x in tree_leaves(result) if isinstance(x, torch.Tensor)]
+        is_new = function._schema.is_mutable or any(x.untyped_storage()._cdata not in old for x in made)
+        self.count += is_new and not function.__name__.startswith(("empty", "new_empty"))
+        return result
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(("measures", "budget"), [(TRACE_MEASURES[:4], 13.0), (TRACE_MEASURES, 22.5)])
+def test_seventy_sites_need_few_operations_each(dtype, measures, budget):
+    call = tokens(batch=1, heads=2, length=40, head_dim=32).to(dtype)
+    batch = StabilityBatch(measures)
+    with Operations() as operations:
+        for _ in range(70):
+            batch.take(call.q, call.k, call.v)
+        assert operations.count == 70 * 11
+        batch.results()
+    assert operations.count / 70 <= budget

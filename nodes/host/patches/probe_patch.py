@@ -36,8 +36,8 @@ from .skew_override import SkewOverride
 PROBE = "Stability Probe (SAD)"
 LARGEST_MAP = 64  # rows and columns of a map; larger ones are averaged down
 UNCERTAIN = (
-    "in some heads the highest or lowest eigenvalues lie so close together that depth may be off by more than 0.001 and "
-    "curvature by more than 0.01."
+    "in some heads the highest or lowest eigenvalues lie so close together that depth may be off by more than 0.001 "
+    "and curvature by more than 0.01."
 )
 NOTHING_REACHED = "No attention site was reached: another patch replaces the attention of these blocks."
 
