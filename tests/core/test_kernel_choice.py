@@ -225,11 +225,10 @@ def test_head_dims_are_padded_to_powers_of_two():
     assert [padded(dim) for dim in dims] == [16, 16, 32, 64, 64, 128, 128, 128, 256, 256]
 
 
-@pytest.mark.parametrize(("backend", "architecture"), [("cuda", "80"), ("hip", "gfx1100")])
-def test_the_kernel_compiles_for_cards_that_are_not_there(backend, architecture):
+def test_the_kernel_compiles_for_a_card_that_is_not_there():
     """In a process of its own, because a process either compiles or interprets."""
     pytest.importorskip("triton", reason="Triton is not installed, so there is no compiler")
-    command = [sys.executable, "-m", "lab.testing.compile_kernel", backend, architecture]
+    command = [sys.executable, "-m", "lab.testing.compile_kernel", "cuda", "80"]
     variables = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
     done = subprocess.run(command, cwd=ROOT, env=variables, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
