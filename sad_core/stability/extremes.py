@@ -166,7 +166,8 @@ def _orthonormal(gram: Tensor, block: Tensor) -> Tensor:
     root = torch.linalg.cholesky_ex(products).L
     is_known = root.diagonal(dim1=-2, dim2=-1).square() > 4 * doubtful
     other: Tensor = torch.linalg.solve_triangular(root.mT, block, upper=True, left=False)
-    return other * is_known[:, None]
+    kept: Tensor = other * is_known[:, None]
+    return kept
 
 
 def _first_block(lengths: Tensor) -> Tensor:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from itertools import product
 
+from typing import Any
+
 import pytest
 import torch
 import torch.nn.functional as F
