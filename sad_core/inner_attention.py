@@ -48,12 +48,10 @@ class PreparedCall(NamedTuple):
         head_dim, value_dim = q.shape[-1], v.shape[-1]
         if value_dim == head_dim:
             return self.attend(q, k, v, mask, self.scale)
-        pieces = []
-        for piece in v.split(head_dim, dim=-1):
-            width = piece.shape[-1]
-            padded = F.pad(piece, (0, head_dim - width))
-            pieces.append(self.attend(q, k, padded, mask, self.scale)[..., :width])
-        return pieces[0] if len(pieces) == 1 else torch.cat(pieces, dim=-1)
+        if value_dim < head_dim:
+            padded = torch.constant_pad_nd(v, (0, head_dim - value_dim))
+            return self.attend(q, k, padded, mask, self.scale)[..., :value_dim]
+        return torch.cat([self.retrieve(q, k, piece, *rows) for piece in v.split(head_dim, dim=-1)], dim=-1)
 
 
 def prepare(

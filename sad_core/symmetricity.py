@@ -16,8 +16,8 @@ def symmetricity(q: Tensor, k: Tensor) -> Tensor:
 
         η = Σᵢⱼ (kᵀq)ᵢⱼ (kᵀq)ⱼᵢ / Σᵢⱼ (qᵀq)ᵢⱼ (kᵀk)ᵢⱼ
 
-    Frobenius norms, no softmax; the scale of the logits cancels. Only d×d matrices are formed: O(L·d²). In half
-    precision q and k have to be copied to float32, and then all of them are parts of one Gram matrix, that of `[q, k]`.
+    Frobenius norms, no softmax; the scale of the logits cancels. Only d×d matrices are formed: O(L·d²). All of
+    them are parts of one Gram matrix, that of `[q, k]`.
 
     Args:
         q, k: `(B, H, L, d)`.
@@ -28,15 +28,10 @@ def symmetricity(q: Tensor, k: Tensor) -> Tensor:
     precise = accumulation_dtype(q.dtype)
     head_dim = q.shape[-1]
     with autocast_disabled(q.device):
-        if q.dtype == precise:
-            cross = k.mT @ q
-            aligned = (cross * cross.mT).sum(dim=(-2, -1))
-            total = ((q.mT @ q) * (k.mT @ k)).sum(dim=(-2, -1))
-        else:
-            both = torch.cat([q, k], dim=-1).to(precise)
-            gram = (both.mT @ both).unflatten(-1, (2, head_dim))
-            of_q, of_k = gram[..., :head_dim, :, :], gram[..., head_dim:, :, :]  # [qᵀq, qᵀk] and [kᵀq, kᵀk]
-            total, aligned = (of_q * of_k.flip(-2)).sum(dim=(-3, -1)).unbind(-1)
+        both = torch.cat([q, k], dim=-1).to(precise)
+        gram = (both.mT @ both).unflatten(-1, (2, head_dim))
+        of_q, of_k = gram[..., :head_dim, :, :], gram[..., head_dim:, :, :]  # [qᵀq, qᵀk] and [kᵀq, kᵀk]
+        total, aligned = (of_q * of_k.flip(-2)).sum(dim=(-3, -1)).unbind(-1)
     return (aligned / total.clamp_min(torch.finfo(precise).tiny)).clamp(-1.0, 1.0)
 
 

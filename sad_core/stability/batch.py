@@ -36,7 +36,7 @@ class BatchedMeasures:
 
 
 @dataclass
-class _Retrieval:
+class _Retrieved:
     """One retrieval, as far as it is known: its table of sums, or its rows in what was computed."""
 
     batch: int
@@ -50,7 +50,7 @@ class _Retrieval:
 class _Group:
     """Retrievals whose tables were read together: means of `SUMMED_MEASURES`, and what depth and curvature need."""
 
-    retrievals: list[_Retrieval]
+    retrievals: list[_Retrieved]
     means: Tensor
     projection: Projection | None
     landscape: Tensor | None = None
@@ -71,7 +71,7 @@ class StabilityBatch:
 
     measures: Sequence[str] = DEFAULT_MEASURES
     limit: int = LARGEST_HELD
-    _retrievals: list[_Retrieval] = field(default_factory=list, repr=False)
+    _retrievals: list[_Retrieved] = field(default_factory=list, repr=False)
     _groups: list[_Group] = field(default_factory=list, repr=False)
     _held: int = field(default=0, repr=False)
 
@@ -93,7 +93,7 @@ class StabilityBatch:
         compiling = torch.compiler.is_compiling()
         (take_sums_in_graph if compiling else take_sums)(q, k, patterns, table)
         batch, heads, tokens, head_dim = q.shape
-        self._retrievals.append(_Retrieval(batch, heads, tokens, head_dim, table))
+        self._retrievals.append(_Retrieved(batch, heads, tokens, head_dim, table))
         if not compiling:  # a graph gives all its tables out at its end
             self._held += table.nbytes
             if self._held > self.limit:
@@ -125,7 +125,7 @@ class StabilityBatch:
 
     def _read(self) -> None:
         """Compute what follows from the tables that wait, those of one shape together, and let go of them."""
-        waiting: defaultdict[tuple[object, ...], list[_Retrieval]] = defaultdict(list)
+        waiting: defaultdict[tuple[object, ...], list[_Retrieved]] = defaultdict(list)
         for each in self._retrievals:
             if each.table is not None:
                 waiting[each.head_dim, each.table.shape[-1], each.table.dtype, each.table.device].append(each)
@@ -136,7 +136,7 @@ class StabilityBatch:
                     self._read_together(_first_of(retrievals, self.limit))
         self._held = 0
 
-    def _read_together(self, retrievals: list[_Retrieval]) -> None:
+    def _read_together(self, retrievals: list[_Retrieved]) -> None:
         tables = [each.table for each in retrievals if each.table is not None]
         sums = SiteSums.read(tables, [each.tokens for each in retrievals], retrievals[0].head_dim)
         for each in retrievals:
@@ -165,7 +165,7 @@ class StabilityBatch:
                 group.landscape, group.projection = part, None
 
 
-def _first_of(retrievals: list[_Retrieval], limit: int) -> list[_Retrieval]:
+def _first_of(retrievals: list[_Retrieved], limit: int) -> list[_Retrieved]:
     """The first of them, at least one, as many as have no more than `limit` bytes; they are taken off the list."""
     held = count = 0
     while count < len(retrievals) and (not count or held <= limit):

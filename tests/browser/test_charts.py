@@ -146,7 +146,7 @@ def test_the_chart_gets_a_point_a_step_and_is_read_with_the_keyboard(page, serve
     assert complaints == []
 
 
-def test_a_page_reloaded_while_the_model_samples_shows_all_points_and_goes_on(page, complaints):
+def test_a_page_reloaded_during_a_run_shows_all_points_and_goes_on(page, complaints):
     page.evaluate(OPEN, prompt(500))
     page.evaluate(QUEUE)
     before = count(probed(page, "points >= 5")["lines"][0])
@@ -190,7 +190,7 @@ def test_every_page_with_the_graph_draws_the_run_and_no_page_with_another(page, 
     assert complaints == []
 
 
-def test_a_lost_connection_is_told_of_and_the_chart_goes_on_when_it_is_back(page, complaints):
+def test_a_lost_connection_is_told_of_and_the_chart_goes_on_after_it(page, complaints):
     page.evaluate(OPEN, prompt(500))
     page.evaluate(QUEUE)
     probed(page, "points >= 3")
@@ -210,7 +210,7 @@ def test_a_lost_connection_is_told_of_and_the_chart_goes_on_when_it_is_back(page
     assert complaints == []
 
 
-def test_a_run_that_the_server_knows_nothing_of_any_more_does_not_stay_running(page, complaints):
+def test_a_run_that_the_server_forgot_does_not_stay_running(page, complaints):
     """What a page has on its charts when the server behind it was started again."""
     graph_id = page.evaluate(OPEN, prompt(3))
     node = page.evaluate("() => String(window.app.rootGraph._nodes.find(n => n.comfyClass === 'SADStabilityProbe').id)")

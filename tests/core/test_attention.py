@@ -142,7 +142,7 @@ def test_one_token_keeps_its_value():
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16, torch.bfloat16])
-def test_neutral_numbers_give_the_bits_of_plain_attention_at_every_head_dim(dtype):
+def test_neutral_numbers_give_the_plain_bits_at_every_head_dim(dtype):
     for head_dim in range(1, 257):
         call = tokens(batch=1, heads=2, length=4, head_dim=head_dim).to(dtype)
         want = F.scaled_dot_product_attention(call.q, call.k, call.v)
@@ -152,7 +152,7 @@ def test_neutral_numbers_give_the_bits_of_plain_attention_at_every_head_dim(dtyp
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("kind", ALL_MASKS)
-def test_neutral_numbers_give_the_bits_of_plain_attention_under_every_mask(kind, dtype):
+def test_neutral_numbers_give_the_plain_bits_under_every_mask(kind, dtype):
     call = tokens(length=70, head_dim=16, mask=kind, scale=0.3).to(dtype)
     want = torch_attention(call)
     for norm in NORMS:
@@ -245,7 +245,7 @@ def test_batch_mates_never_matter(gamma, norm, tolerance):
 
 
 @pytest.mark.parametrize("heads", [3, 8])
-def test_a_vector_as_long_as_the_heads_or_the_head_dim_is_still_per_sample(heads):
+def test_a_vector_as_long_as_heads_or_head_dim_is_per_sample(heads):
     call = tokens(batch=heads, heads=heads, length=heads, head_dim=heads)
     numbers = torch.linspace(-1, 2, heads)
     torch.testing.assert_close(run(call, numbers), stated(call, numbers), rtol=0, atol=1e-6)
@@ -302,7 +302,7 @@ def test_the_norm_guard_holds_the_length_between_a_quarter_and_four_times(seed, 
 
 @settings(max_examples=40)
 @given(data=st.data(), call=calls(largest_head_dim=24), norm=st.sampled_from(NORMS))
-def test_the_inner_attention_gets_equal_head_dims_an_additive_mask_and_a_float_scale(data, call, norm):
+def test_the_inner_attention_gets_equal_head_dims_and_an_additive_mask(data, call, norm):
     gamma, beta = data.draw(gammas(*call.q.shape[:2])), data.draw(betas(*call.q.shape[:2]))
     call, spy = call.to(torch.float32), Spy()
     out = run(call, gamma, beta, norm, attend=spy)

@@ -98,7 +98,7 @@ def test_half_precision_queries_and_keys_are_rounded_only_once(dtype, gamma_dtyp
 
 
 @pytest.mark.parametrize("gamma", [0.95, 1.05])
-def test_near_gamma_one_the_small_part_survives_a_kernel_that_quantises_keys_with_one_scale(gamma):
+def test_near_gamma_one_the_small_part_survives_quantised_keys(gamma):
     call = tokens(length=48, head_dim=64)
     queries, keys = double_head_dim(call.q, call.k, gamma)
 

@@ -99,7 +99,7 @@ def test_an_open_slice_reaches_the_ends():
     assert torch.equal(run(call, 0.3, 2.0, slice(None, 5)), run(call, 0.3, 2.0, slice(0, 5)))
 
 
-def test_what_text_tokens_say_to_each_other_does_not_matter_to_the_circulation():
+def test_what_text_tokens_say_to_each_other_does_not_matter():
     """Only ‘inner × inner’ logits are skewed, so a longer text changes inner rows by its plain weight alone."""
     call, inner = tokens(), slice(4, 12)
     shut = torch.zeros(12, 12, dtype=torch.float64)
@@ -144,7 +144,7 @@ def test_a_gamma_per_sample_equals_separate_calls():
 
 @settings(max_examples=40)
 @given(data=st.data(), call=calls(largest_head_dim=16))
-def test_the_inner_attention_gets_equal_head_dims_and_the_mask_of_its_rows(data, call):
+def test_the_inner_attention_gets_the_mask_of_its_rows(data, call):
     batch, heads, length, head_dim = call.q.shape
     start = data.draw(st.integers(0, length - 1))
     inner = slice(start, data.draw(st.integers(start + 1, length)))

@@ -93,7 +93,7 @@ def test_a_blend_that_collapses_or_explodes_is_held_at_the_limits(push, rho):
 
 
 @given(tokens=st.integers(1, 5000), channels=st.integers(1, 3000), tolerance=st.floats(1e-4, 1.0))
-def test_the_rank_never_exceeds_the_shape_and_grows_as_the_tolerance_falls(tokens, channels, tolerance):
+def test_the_rank_stays_within_the_shape_and_grows_with_exactness(tokens, channels, tolerance):
     rank = projection_rank(tokens, channels, tolerance)
     assert 1 <= rank <= min(tokens, channels)
     assert projection_rank(tokens, channels, tolerance / 2) >= rank
@@ -190,7 +190,7 @@ def test_half_precision_inputs_are_projected_in_single_precision(dtype):
     torch.testing.assert_close(got, project_input(x.float(), 64))
 
 
-def test_the_projection_is_the_same_every_time_and_draws_no_random_numbers():
+def test_the_projection_draws_no_random_numbers():
     x = layer()[3]
     before = torch.get_rng_state()
     first = project_input(x, 32)

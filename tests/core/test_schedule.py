@@ -65,7 +65,7 @@ def test_the_second_gamma_is_one_when_not_given(preset):
         (0.0, 1.0, (0.0, 0.5, 1.0), ()),
     ],
 )
-def test_a_window_includes_its_start_and_excludes_its_end_unless_that_is_the_last_step(start, end, inside, outside):
+def test_a_window_excludes_its_end_unless_that_is_the_last_step(start, end, inside, outside):
     schedule = GammaSchedule.from_preset("window", 1.2, start=start, end=end)
     assert [schedule.at(point) for point in inside] == [1.2] * len(inside)
     assert [schedule.at(point) for point in outside] == [1.0] * len(outside)
@@ -240,7 +240,7 @@ def test_equal_schedules_are_equal_and_can_be_keys():
 
 @pytest.mark.parametrize("easing", EASINGS)
 @pytest.mark.parametrize("frames", [((0.3, 1.2),), ((0.0, 1.0), (0.25, 2.0), (1.0, 0.5)), ((0.1, 1.5), (0.7, 0.5))])
-def test_a_polyline_runs_from_end_to_end_through_every_keyframe_and_along_the_curve(easing, frames):
+def test_a_polyline_runs_through_every_keyframe_along_the_curve(easing, frames):
     schedule = GammaSchedule(frames, easing)
     points = schedule.polyline()
     assert (points[0], points[-1]) == ((0.0, frames[0][1]), (1.0, frames[-1][1]))

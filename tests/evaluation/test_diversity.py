@@ -95,7 +95,7 @@ def test_a_picture_without_a_direction_is_unlike_every_other():
 
 @settings(max_examples=40)
 @given(SETS, st.floats(1e-3, 1e3))
-def test_the_order_of_the_pictures_and_the_size_of_features_change_nothing(drawing, scale):
+def test_order_of_pictures_and_size_of_features_change_nothing(drawing, scale):
     features = drawn(*drawing)
     turned = scale * features.flip(0)
     assert vendi_score(cosines(turned, turned)) == pytest.approx(vendi_score(cosines(features, features)), rel=1e-8)

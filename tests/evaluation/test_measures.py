@@ -66,7 +66,7 @@ def test_rows_rise_in_gamma_whatever_the_order_of_the_sweep(sweep):
     assert measured(images[::-1], gamma[::-1]) == measured(images, gamma)
 
 
-def test_the_same_images_everywhere_have_no_drift_and_a_vendi_score_of_one():
+def test_the_same_images_have_no_drift_and_a_vendi_score_of_one():
     same = noise_images("a", "a", "a")
     rows = measured([same, same], [1.0, 2.0])
     assert column(rows, "vendi") == pytest.approx([1.0, 1.0])
@@ -154,7 +154,7 @@ def test_gammas_with_different_numbers_of_images_are_paired_by_index():
 # --- agreement
 
 
-def test_agreement_is_a_column_where_the_prompt_is_a_vector_and_a_sentence_where_it_is_none(sweep):
+def test_agreement_is_a_column_or_a_sentence_that_says_why_not(sweep):
     widths = []
 
     def vector(width: int) -> torch.Tensor:

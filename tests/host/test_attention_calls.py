@@ -96,7 +96,7 @@ def test_every_layout_and_mask_gives_what_the_definition_says(skewed, q, k, v, i
     assert_close(got, want if stays_split else pack(want))
 
 
-def test_values_with_heads_apart_beside_packed_queries_are_read_as_sd3_means_them(skewed, q, k, v):
+def test_values_apart_beside_packed_queries_are_read_as_sd3_means_them(skewed, q, k, v):
     got = skewed(pack(q), pack(k), v.transpose(1, 2), heads=HEADS)
     assert_close(got, pack(definition.skew_attention(q, k, v, 1.5, 3.0)))
 
@@ -196,7 +196,7 @@ def test_which_backends_use_the_scale_is_found_by_trying():
     assert found <= EXACT
 
 
-def test_the_scale_is_not_folded_into_the_queries_of_a_backend_that_uses_it(q, k, v):
+def test_a_backend_that_uses_the_scale_gets_the_queries_unscaled(q, k, v):
     backend = comfy.ldm.modules.attention.attention_pytorch
     if not any(backend is each for each in backends_using_scale()):
         pytest.skip("attention_pytorch of this ComfyUI ignores scale=")

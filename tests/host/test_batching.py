@@ -116,7 +116,7 @@ def test_guidance_of_one_calls_the_model_for_cond_alone(family):
     assert distance(picture, family.sample(cfg=1.0)) > 1e-3 * picture.norm()
 
 
-def test_apply_to_uncond_with_guidance_of_one_is_said_to_have_done_nothing(sd15, monkeypatch):
+def test_uncond_alone_without_guidance_is_said_to_have_done_nothing(sd15, monkeypatch):
     patched, report = skew(sd15.model, apply_to="uncond")
     monkeypatch.setattr(SkewOverride, "__call__", lambda *_, **__: pytest.fail("a site was asked for nothing"))
     assert sd15.sample(patched, cfg=1.0).equal(sd15.sample(cfg=1.0))

@@ -108,7 +108,7 @@ def unet_without_self_attention():
     return build("SD15", {**SD15, "disable_self_attentions": [True, True], "disable_middle_self_attn": True})
 
 
-def test_a_model_that_cannot_be_reached_is_refused_by_name_with_the_reason(ernie):
+def test_a_model_out_of_reach_is_refused_by_name_with_the_reason(ernie):
     with pytest.raises(
         ValueError, match="cannot work on ErnieImage, because its attention is called without the options"
     ):

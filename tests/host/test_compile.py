@@ -100,7 +100,7 @@ def test_a_schedule_moves_in_one_graph(small_flux):
     assert_like_eager(small_flux, patched, picture)
 
 
-def test_sites_that_are_compiled_one_by_one_share_the_graph_of_their_class(flux):
+def test_sites_compiled_one_by_one_share_the_graph_of_their_class(flux):
     family = flux_of(flux, 3, 4)
     _, of_plain = sample_and_count(family, compiled_by_blocks(family, family.model))
     patched, report = skew(family.model, beta=3.0)

@@ -28,7 +28,7 @@ def assert_differ(*pictures: torch.Tensor) -> None:
 @pytest.mark.parametrize("beta", [1.0, 3.0])
 @pytest.mark.parametrize("order", ORDERS)
 @pytest.mark.parametrize("name", NAMES)
-def test_an_override_in_the_slot_does_the_inner_attention_and_we_its_skewing(families, name, order, beta):
+def test_an_override_in_the_slot_attends_and_we_skew(families, name, order, beta):
     family = families[name]
     patched, _ = in_order(order, family.model, lambda model: with_override(model, louder), beta=beta)
     with watch_attention(patched) as calls:
@@ -158,7 +158,7 @@ def test_self_attention_guidance_works_in_both_orders_and_keeps_its_block(sd15):
 
 
 @pytest.mark.parametrize("kind", ["replace", "patch", "output patch"])
-def test_cross_attention_patches_of_an_image_prompt_are_untouched_in_both_orders(sd15, kind):
+def test_cross_attention_patches_are_untouched_in_both_orders(sd15, kind):
     received = []
 
     def replacement(q, k, v, extra):
@@ -201,7 +201,7 @@ def test_cross_attention_patches_of_an_image_prompt_are_untouched_in_both_orders
 
 
 @pytest.mark.parametrize("order", ORDERS)
-def test_a_self_attention_somebody_replaced_is_theirs_and_the_report_says_so(sd15, order):
+def test_a_replaced_self_attention_is_theirs_and_the_report_says_so(sd15, order):
     def replacement(q, k, v, extra):
         return v * 0.5
 
@@ -229,7 +229,7 @@ def test_a_self_attention_somebody_replaced_is_theirs_and_the_report_says_so(sd1
     ],
     ids=["HyperTile", "ToMe"],
 )
-def test_attention_that_is_no_longer_square_is_left_alone_and_the_report_says_so(sd15, node, settings, order):
+def test_attention_that_is_not_square_is_left_alone_and_reported(sd15, node, settings, order):
     def theirs(model):
         return execute(node, model=model, **settings)[0]
 

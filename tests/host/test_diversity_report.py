@@ -283,7 +283,7 @@ ZERO_TEXT = [[torch.zeros(1, 5, TEXT), {"pooled_output": torch.zeros(1, WIDTH)}]
     ],
     ids=["width", "tokens", "two prompts", "no pooled text", "zeros"],
 )
-def test_without_a_text_in_the_same_space_there_is_a_sentence_and_no_column(vision, sweep, prompt, why):
+def test_without_a_text_in_its_space_there_is_a_sentence_no_column(vision, sweep, prompt, why):
     lines, summary = report(*sweep, clip_vision=vision, conditioning=prompt)
     assert "agreement" not in lines[0]
     assert why in summary
@@ -297,7 +297,7 @@ def test_without_clip_vision_or_with_another_kind_there_is_no_agreement(sweep):
 
 
 @pytest.mark.parametrize(("letter", "tokens"), [("g", 2048), ("h", 1024)])
-def test_the_pairs_that_were_trained_together_are_those_of_the_hosts_own_configurations(letter, tokens):
+def test_pairs_trained_together_are_those_of_the_hosts_configurations(letter, tokens):
     path = Path(comfy.clip_vision.__file__).with_name(f"clip_vision_config_{letter}.json")
     config = json.loads(path.read_text(encoding="utf-8"))
     assert tokens in host_clip_vision.TRAINED_TOGETHER[config["hidden_size"], config["projection_dim"]]

@@ -128,7 +128,7 @@ def test_refiners_of_the_text_act_when_they_are_named(runs):
 
 
 @pytest.mark.parametrize("norm", ["input", "projected"])
-def test_the_norm_of_the_input_works_where_the_site_shows_it_and_is_value_elsewhere(runs, norm):
+def test_the_norm_of_the_input_is_that_of_the_values_where_unseen(runs, norm):
     patched, report = skew(runs.row.model, 1.3, 3.0, norm=norm)
     calls = runs.acting(runs.watched(patched))
     assert ('use "value" instead' in report.plan) != runs.row.with_input
@@ -192,7 +192,7 @@ def test_a_text_as_long_as_the_image_is_not_mistaken_for_it(name):
 
 
 @pytest.mark.parametrize("name", in_this_host(REFUSED))
-def test_a_model_for_which_the_method_has_no_meaning_or_no_way_in_is_refused_with_the_reason(name):
+def test_a_model_without_meaning_or_way_in_is_refused_with_the_reason(name):
     network = torch.nn.Module.__new__(host_class(REFUSED[name]))
     torch.nn.Module.__init__(network)
     settings = getattr(comfy.supported_models, name).__new__(getattr(comfy.supported_models, name))

@@ -79,7 +79,7 @@ def test_a_text_seen_in_an_earlier_forward_is_not_taken_for_one_of_this() -> Non
     assert rule.image_tokens(SiteCall((), {}, {}), 16) is None  # nothing was seen: it may as well be text
 
 
-def test_frame_by_frame_sampling_with_a_cache_is_left_alone_from_its_first_frame_on():
+def test_frame_by_frame_sampling_with_a_cache_is_left_alone():
     """There the first frame alone is square."""
     (rule,) = [rule for rule in RULES if rule.module == "wan.ar_model.CausalWanSelfAttention"]
     x, freqs = torch.zeros(1, 8, 4), None

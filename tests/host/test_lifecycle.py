@@ -206,9 +206,7 @@ def test_an_error_in_the_middle_of_a_model_call_leaves_no_state(family):
 
 
 @pytest.mark.parametrize(("node", "record", "text"), [(skew, RunRecord, "describe"), (probe, StabilityRun, "summary")])
-def test_the_samplers_error_wins_over_one_in_our_description_and_a_picture_is_kept(
-    sd15, monkeypatch, caplog, node, record, text
-):
+def test_the_samplers_error_wins_over_one_in_our_description(sd15, monkeypatch, caplog, node, record, text):
     def undescribed(*_):
         raise TypeError("no words for it")
 

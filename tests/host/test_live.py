@@ -218,7 +218,7 @@ def test_long_runs_and_many_nodes_stay_small(connect, monkeypatch):
     assert (points[0], points[-1], sorted(points)) == (1, 200, points)
 
 
-def test_a_graph_without_an_id_is_told_of_to_the_page_that_queued_it_alone(connect):
+def test_a_graph_without_an_id_tells_only_the_page_that_queued_it(connect):
     """Every such graph has the same id, so another page would take it for its own."""
     browser = Browser(live.NO_ID)
     connect(browser).begin("3", ("alignment",)).close("finished")

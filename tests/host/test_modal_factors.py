@@ -52,7 +52,7 @@ def assert_modal(family, calls, beta: float) -> None:
 
 @pytest.mark.parametrize("beta", [1.0, 3.0])
 @pytest.mark.rows(lambda row: row.name in JOINT)
-def test_every_joint_site_gives_what_the_definition_says_and_for_no_other_factors(runs, beta):
+def test_joint_sites_give_the_definition_of_these_factors_alone(runs, beta):
     assert_modal(runs.row, runs.acting(runs.skewed(beta=beta, **WIDGETS)), beta)
 
 
@@ -67,7 +67,7 @@ def test_the_families_of_the_other_tests_too(families, name, beta):
 
 
 @pytest.mark.rows(lambda row: row.name in ["Lumina2", "PixelDiTT2I", "Boogu"])
-def test_with_gamma_one_only_the_joint_sites_are_patched_and_the_plan_says_so(runs):
+def test_with_gamma_one_only_joint_sites_are_patched(runs):
     row = runs.row
     patched, report = skew(row.model, 1.0, gamma_text=0.4)
     calls = runs.watched(patched)
@@ -164,7 +164,7 @@ def test_they_act_in_the_chosen_chunks_alone(families, name):
         assert distance(seen.out, torch.cat([plainly(seen)[:1], want[1:]])) <= 1e-3 * scale, seen.path
 
 
-def test_a_later_node_takes_a_call_from_an_earlier_one_only_where_it_does_something(families):
+def test_a_later_node_takes_a_call_only_where_it_does_something(families):
     family = families["SD3 with image-only attention"]
     first, _ = skew(family.model, 1.5)
     both, _ = skew(first, 1.0, gamma_text=0.4)

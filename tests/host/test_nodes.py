@@ -290,7 +290,7 @@ def test_the_picture_is_a_comfyui_image_and_shows_something(shape):
     assert 0.9 < picture.max() <= 1
 
 
-def test_the_picture_marks_the_real_steps_where_model_and_sigmas_are_wired(sd15):
+def test_the_picture_marks_the_real_steps_where_they_are_known(sd15):
     sigmas = comfy.samplers.calculate_sigmas(sd15.model.get_model_object("model_sampling"), "karras", 6)
     inputs = {"shape": "linear", "start_gamma": 1.5}
     bare = schedule(**inputs)[1]

@@ -71,7 +71,7 @@ def test_a_site_compiles_without_a_graph_break(small_flux):
     assert report.runs[-1].status == "finished"
 
 
-def test_a_module_swapped_by_another_node_is_left_out_and_the_plain_model_comes_back(sd15):
+def test_a_swapped_module_is_left_out_and_the_plain_model_comes_back(sd15):
     plain, wanted = sd15.sample(), sd15.sample(skew(sd15.model)[0])
     model = sd15.model.clone()
     path = "diffusion_model.middle_block.1.transformer_blocks.0.attn1"

@@ -337,7 +337,7 @@ def test_tokens_that_are_no_grid_over_the_picture_have_no_map():
 
 
 @pytest.mark.parametrize("order", ["theirs first", "ours first"])
-def test_another_packs_override_does_the_attention_and_the_probe_sees_its_result(sd15, order):
+def test_the_probe_sees_the_result_of_another_packs_override(sd15, order):
     loud = with_override(sd15.model, louder)
     if order == "theirs first":
         model, trace = probe(loud)
@@ -350,7 +350,7 @@ def test_another_packs_override_does_the_attention_and_the_probe_sees_its_result
     assert_holds(sd15, calls, trace.runs[-1])
 
 
-def test_calls_that_are_no_longer_square_are_left_alone_and_the_trace_says_so(sd15):
+def test_calls_that_are_not_square_are_left_alone_and_noted(sd15):
     def theirs(model):
         settings = {"tile_size": 32, "swap_size": 2, "max_depth": 0, "scale_depth": False}
         return execute(HyperTile, model=model, **settings)[0]

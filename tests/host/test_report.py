@@ -236,7 +236,7 @@ class BrokenServer:
 
 
 @pytest.mark.parametrize("error", [None, ArithmeticError("the sampler's own")])
-def test_a_broken_browser_costs_neither_the_picture_nor_the_samplers_error(sd15, monkeypatch, error):
+def test_a_broken_browser_costs_no_picture_and_hides_no_error(sd15, monkeypatch, error):
     server = types.SimpleNamespace(PromptServer=types.SimpleNamespace(instance=BrokenServer()))
     monkeypatch.setitem(sys.modules, "server", server)
     patched, _ = skew(sd15.model)

@@ -17,17 +17,23 @@ DTYPES = [torch.float32, torch.bfloat16]  # in float32 casts are free, so a deto
 OPERATIONS_OF_A_SITE = {
     "gamma": 6,
     "gamma and beta": 14,
-    "adaptive": 36,
+    "adaptive": 35,
+    "probe": 11,
+    "probe with depth and curvature": 11,
 }
 PYTHON_CALLS_OF_A_SITE = {
-    "gamma": 40,
-    "gamma and beta": 55,
-    "adaptive": 71,
+    "gamma": 39,
+    "gamma and beta": 54,
+    "adaptive": 70,
+    "probe": 58,
+    "probe with depth and curvature": 58,
 }
 OPERATIONS_OF_A_MODEL_CALL = {
     "gamma": 1,
     "gamma and beta": 1,
     "adaptive": 2,
+    "probe": 370,  # for all sites together, five of them or seventy
+    "probe with depth and curvature": 1034,
 }
 pytestmark = pytest.mark.skipif(
     os.environ.get("SAD_ATTENTION", "pytorch") != "pytorch", reason="the budgets are those of attention_pytorch"

@@ -82,7 +82,7 @@ def test_equal_numbers_have_equal_colours_and_others_do_not():
     assert not panel([0.1, 0.5, 0.9]).equal(panel([0.9, 0.5, 0.1]))
 
 
-def test_a_run_less_itself_has_no_colour_and_two_runs_of_one_trace_are_compared():
+def test_a_run_less_itself_has_no_colour_and_two_runs_are_compared():
     one, other = run_with(torch.tensor([0.1, 0.5, 0.9])), run_with(torch.tensor([0.3, 0.1, 0.9]))
     same = plot(StabilityTrace([one, one]), layout="difference")[0]
     changed = plot(StabilityTrace([other, one]), layout="difference")[0]
@@ -107,7 +107,7 @@ def test_curves_are_blue_and_orange_and_apart_by_pass():
     assert has(both, orange)
 
 
-def test_the_heads_of_the_least_aligned_site_are_shown_where_none_is_named():
+def test_the_least_aligned_site_shows_its_heads_where_none_is_named():
     trace = StabilityTrace([run_with(torch.tensor([0.5, 0.1, 0.9]))])
     assert least_aligned(trace.runs[0]) == "middle.0.0"
     assert plot(trace, layout="heads")[0].equal(plot(trace, layout="heads", site=" middle.0.0 ")[0])
@@ -244,7 +244,7 @@ def test_names_that_lead_out_of_the_output_folder_are_refused(output, name):
     assert sorted(path.name for path in output.parent.rglob("*")) == ["link", "output", "outside", "trace", "trace"]
 
 
-def test_a_file_that_is_no_trace_is_refused_and_a_changed_one_is_read_again(output):
+def test_a_file_that_is_no_trace_is_refused_a_changed_one_read_again(output):
     (output / "other.safetensors").write_bytes(b"nothing")
     with pytest.raises(ValueError, match=r"other\.safetensors is not a stability trace"):
         execute(LoadStabilityTraceNode, file="other.safetensors")

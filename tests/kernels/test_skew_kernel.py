@@ -300,6 +300,7 @@ def test_a_compiled_graph_holds_it_whole_with_gamma_as_a_tensor():
         return 2 * skew_attention(q, k, v, gamma, 3.0, neutral_bits=False)
 
     torch._dynamo.reset()
+    torch._dynamo.utils.counters.clear()
     compiled = torch.compile(attend, backend="aot_eager", fullgraph=True)
     with torch.no_grad():
         for gamma in (0.4, 1.7):

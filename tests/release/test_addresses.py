@@ -85,7 +85,7 @@ def test_no_other_file_names_the_owner():
             assert path.startswith("tests/release/") or not naming.search(text), path
 
 
-def test_icon_and_banner_and_the_other_addresses_are_built_from_the_repository():
+def test_every_address_is_built_from_that_of_the_repository():
     content = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
     urls, comfy = content["project"]["urls"], content["tool"]["comfy"]
     assert urls["Documentation"] == address_of("docs/tour.md", slug())
@@ -107,7 +107,7 @@ def copy(tmp_path) -> Path:
     return tmp_path
 
 
-def test_one_changed_line_and_one_command_move_everything_to_another_owner(copy):
+def test_one_line_and_one_command_move_everything_to_another_owner(copy):
     before = {path: path.read_text(encoding="utf-8") for path in files(copy)}
     project = copy / "pyproject.toml"
     ours, other = f"{addresses.GITHUB}/{slug()}", f"{addresses.GITHUB}/somebody/another-name"

@@ -19,7 +19,7 @@ def test_the_page_is_what_the_table_says():
 
 
 @pytest.mark.skipif(shutil.which("git") is None or not (ROOT / ".git").exists(), reason="not a git checkout")
-def test_every_committed_picture_has_one_maker_and_every_maker_has_its_pictures():
+def test_every_picture_has_one_maker_and_every_maker_its_pictures():
     patterns = ["*.png", "*.jpg", "*.jpeg", "*.gif", "*.svg", "*.webp"]
     listed = subprocess.run(["git", "ls-files", "-z", *patterns], cwd=ROOT, capture_output=True, text=True, check=True)
     made = [picture for maker in MAKERS for picture in maker.pictures]

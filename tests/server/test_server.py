@@ -30,7 +30,7 @@ def prompt(gamma: float | None, beta: float = 1.0, seed: int = 4, steps: int = S
     return workflow(gamma, "animals", seed, beta, steps, nonce=next(fresh))
 
 
-def test_without_the_node_the_picture_is_that_of_a_comfyui_without_the_pack(comfyui, server):
+def test_without_the_node_the_picture_is_the_plain_comfyuis(comfyui, server):
     with ComfyUIServer(comfyui, sys.executable, packs=WITHOUT_THE_PACK) as bare:
         untouched = picture_of(bare, prompt(None))
         with pytest.raises(ServerError, match="SADSkewAttention"):
@@ -92,7 +92,7 @@ def test_the_report_tells_what_happened_and_the_log_says_the_same(server):
     assert server.download(picture["filename"]).startswith(b"\x89PNG")
 
 
-def test_a_wrong_block_stops_the_prompt_with_a_sentence_that_lists_the_right_ones(server):
+def test_a_wrong_block_stops_the_prompt_and_the_right_ones_are_listed(server):
     nodes = prompt(1.5)
     nodes["skew"]["inputs"]["blocks"] = "input.9"
     with pytest.raises(ServerError, match=r'no attention site "input\.9".*middle\.0\.0'):
@@ -148,7 +148,7 @@ def test_a_sweep_of_several_seeds_is_measured_with_clip_vision(server):
         assert float(line["distance_low"]) < float(line["distance"]) < float(line["distance_high"])
 
 
-def test_a_probe_between_model_and_sampler_is_plotted_saved_and_loaded_and_changes_no_bit(server):
+def test_a_probe_is_plotted_saved_and_loaded_and_changes_no_bit(server):
     plain = picture_of(server, prompt(1.5))
     nodes = prompt(1.5)
     nodes["sampler"]["inputs"]["model"] = ["probe", 0]

@@ -402,7 +402,7 @@ def test_a_file_with_a_map_of_another_shape_is_refused(tmp_path):
             StabilityTrace.load(path)
 
 
-def test_the_means_of_the_parts_are_over_their_own_sites_and_leave_out_what_is_missing():
+def test_the_mean_of_a_part_leaves_out_other_sites_and_what_is_missing():
     sites = (("input.1.0", 2), ("input.1.0#2", 2), ("middle.0.0", 3))
     values = numbers(2, 0, sites)
     values["input.1.0"][0] = math.nan
