@@ -90,8 +90,8 @@ METHOD = (
     ),
     Mutant(
         CORE + "symmetricity.py",
-        "aligned = (cross * cross.mT)",
-        "aligned = (cross * cross)",
+        ".sum(dim=(-3, -1)).unbind(-1)",
+        ".sum(dim=(-3, -1)).abs().unbind(-1)",
         "η is the share of all, never negative",
         ("core/test_symmetricity.py",),
     ),
