@@ -137,7 +137,8 @@ def tests(python: str, part: str, newest: Path | None, oldest: Path | None) -> I
 
     def suite(title: str, minutes: float, folders: str, **variables: str) -> Suite:
         paths = [f"tests/{folder}" for folder in folders.split()]
-        return Suite(title, [python, "-m", "pytest", "-c", "tests/pytest.ini", *paths], variables, minutes)
+        chosen = [] if part == "all" else ["-m", "not long"]
+        return Suite(title, [python, "-m", "pytest", "-c", "tests/pytest.ini", *chosen, *paths], variables, minutes)
 
     # A path where no ComfyUI is makes the tests of a missing host show up as skipped.
     on_newest, on_oldest = (
