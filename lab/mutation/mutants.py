@@ -1,4 +1,4 @@
-"""Sixty faults that would hurt a user, as texts to find and to put in their place."""
+"""Faults that would hurt a user, as texts to find and to put in their place."""
 
 from __future__ import annotations
 
