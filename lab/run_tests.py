@@ -154,7 +154,7 @@ def tests(python: str, part: str, newest: Path | None, oldest: Path | None) -> I
     if part in ("release", "all"):
         yield suite("demo, evidence and test bed", 4, "demo evidence testbed")
         yield suite("server, newest", 1.5, "server", **on_newest)
-        yield suite("browser", 4, "browser", **on_newest)
+        yield suite("browser", 8, "browser", **on_newest)
         yield suite("host, oldest, PyTorch attention", 11, "host", SAD_ATTENTION="pytorch", **on_oldest)
         yield suite("server, oldest", 1.5, "server", **on_oldest)
     if part == "all":

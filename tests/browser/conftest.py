@@ -32,16 +32,24 @@ def server() -> Iterator[ComfyUIServer]:
         yield running
 
 
-@pytest.fixture
-def page(server: ComfyUIServer, tmp_path: Path) -> Iterator:
-    """`open_page`, in the classic rendering. Leaves a screenshot in its folder."""
+@pytest.fixture(scope="session")
+def browser() -> Iterator:
+    """One Chromium for all tests; every page has its own cookies and storage."""
     chromium = find_chromium()
     if chromium is None:
         pytest.skip("NO CHROMIUM: the browser was not tested; install Debian's chromium")
     with sync_api.sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=chromium, args=FLAGS)
-        server.post("/settings", {NODES_2: False})
-        page = open_page(browser, server)
-        yield page
-        page.screenshot(path=tmp_path / "page.png")
+        yield browser
         browser.close()
+
+
+@pytest.fixture
+def page(server: ComfyUIServer, browser, tmp_path: Path) -> Iterator:
+    """`open_page`, in the classic rendering. Leaves a screenshot in its folder."""
+    server.post("/settings", {NODES_2: False})
+    page = open_page(browser, server)
+    yield page
+    page.screenshot(path=tmp_path / "page.png")
+    for context in browser.contexts:  # also those of pages that the test opened
+        context.close()
