@@ -390,8 +390,9 @@ def test_two_probes_of_a_plain_model_record_the_same(sd15):
         assert torch.equal(step.values, same.values)
 
 
-@pytest.mark.parametrize("is_skewed", [False, True])
-@pytest.mark.parametrize("widgets", [{}, {"depth_and_curvature": True, "map_site": "single.0"}])
+@pytest.mark.parametrize(
+    ("is_skewed", "widgets"), [(False, {}), (True, {"depth_and_curvature": True, "map_site": "single.0"})]
+)
 def test_a_compiled_model_is_measured_like_an_uncompiled_one(flux, is_skewed, widgets):
     config = {**FLUX, "depth": 1, "depth_single_blocks": 1}
     small = dataclasses.replace(flux, build=lambda: build("Flux", config), paths=ONE_DOUBLE_ONE_SINGLE)

@@ -10,6 +10,8 @@ import os
 
 import pytest
 import torch
+from comfy.ldm.modules.attention import attention_pytorch
+from symmetric_attention.nodes.host.patches.attention_backend import backends_using_scale
 
 from lab.testing.site_cost import CountingOperations, mode_cost
 
@@ -35,6 +37,8 @@ OPERATIONS_OF_A_MODEL_CALL = {
     "probe": 370,  # for all sites together, five of them or seventy
     "probe with depth and curvature": 1034,
 }
+# An attention of the host that ignores `scale=`, as that of the oldest one, costs an operation more for each scale.
+FOLDED = 0 if any(each is attention_pytorch for each in backends_using_scale()) else 1
 pytestmark = pytest.mark.skipif(
     os.environ.get("SAD_ATTENTION", "pytorch") != "pytorch", reason="the budgets are those of attention_pytorch"
 )
@@ -43,13 +47,13 @@ pytestmark = pytest.mark.skipif(
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("mode", OPERATIONS_OF_A_SITE)
 def test_a_site_keeps_its_budget_of_operations(mode, dtype):
-    assert mode_cost(mode, dtype).site.operations <= OPERATIONS_OF_A_SITE[mode]
+    assert mode_cost(mode, dtype).site.operations <= OPERATIONS_OF_A_SITE[mode] + FOLDED
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("mode", PYTHON_CALLS_OF_A_SITE)
 def test_a_site_keeps_its_budget_of_python_calls(mode, dtype):
-    assert mode_cost(mode, dtype).site.python_calls <= PYTHON_CALLS_OF_A_SITE[mode]
+    assert mode_cost(mode, dtype).site.python_calls <= PYTHON_CALLS_OF_A_SITE[mode] + FOLDED
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
