@@ -32,7 +32,8 @@ def symmetricity(q: Tensor, k: Tensor) -> Tensor:
         gram = (both.mT @ both).unflatten(-1, (2, head_dim))
         of_q, of_k = gram[..., :head_dim, :, :], gram[..., head_dim:, :, :]  # [qᵀq, qᵀk] and [kᵀq, kᵀk]
         total, aligned = (of_q * of_k.flip(-2)).sum(dim=(-3, -1)).unbind(-1)
-    return (aligned / total.clamp_min(torch.finfo(precise).tiny)).clamp(-1.0, 1.0)
+    eta: Tensor = (aligned / total.clamp_min(torch.finfo(precise).tiny)).clamp(-1.0, 1.0)
+    return eta
 
 
 def adapt(

@@ -114,5 +114,8 @@ def on_cpu(model_sampling: ModelSampling) -> ModelSampling:
     tables = [*model_sampling.parameters(), *model_sampling.buffers()]
     if all(table.device.type == "cpu" for table in tables):
         return model_sampling
-    copied: ModelSampling = copy.deepcopy(model_sampling).cpu()
+    try:
+        copied: ModelSampling = copy.deepcopy(model_sampling).cpu()
+    except Exception:  # another pack's may hold what cannot be copied; its own tables are right, and slower
+        return model_sampling
     return copied

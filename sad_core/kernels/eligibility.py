@@ -68,21 +68,20 @@ def unsuitability(device_type: str, index: int, head_dim: int, blends: bool, is_
 def _unsuitability(device_type: str, index: int, head_dim: int, blends: bool, is_half: bool) -> str | None:
     if wish() == NEVER:
         return f"the environment variable {VARIABLE} is {NEVER}"
-    error = import_error()
-    if error is not None:
-        return f"Triton cannot be imported ({error})"
     if device_type == "cpu":
-        return None if is_interpreted() else "the tensors are on cpu; the kernel needs CUDA or ROCm"
+        error = import_error()
+        if error is None and is_interpreted():
+            return None
+        return "the tensors are on cpu; the kernel needs CUDA or ROCm"
     architecture = architecture_of(index)
     if torch.version.hip is not None and AMD_ARCHITECTURES.match(architecture) is None:
         return f"the kernel is not used on {architecture}, only on RDNA3 and newer and on CDNA"
     if torch.version.hip is None and int(architecture.removeprefix("sm_")) < 80:
         return f"the kernel is not used on {architecture}, only on sm_80 and newer"
-    if wish() == ALWAYS:
-        return None
-    if not is_half or chosen(architecture, head_dim, blends) != KERNEL:
+    if wish() != ALWAYS and (not is_half or chosen(architecture, head_dim, blends) != KERNEL):
         return f"the doubled heads are used for head dim {head_dim} on {architecture}"
-    return None
+    error = import_error()  # last, so that Triton is imported only where it will be used
+    return None if error is None else f"Triton cannot be imported ({error})"
 
 
 @functools.cache

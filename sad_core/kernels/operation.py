@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import re
 import threading
 from collections.abc import Callable
 from typing import Any
@@ -12,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..operation_names import operation_namespace
 from ..parameters import FloatOrTensor
 from .call import FusedCall
 from .choice import INTERPRETED_BLOCKS, SMALLEST_SHARED_MEMORY, Blocks, block_sizes, padded, shared_memory_of
@@ -259,7 +259,6 @@ def _spread(value: FloatOrTensor, batch: int, heads: int, queries: int) -> tuple
 
 # --- in compiled graphs
 
-NAMESPACE = re.sub(r"\W+", "_", __name__)  # a second copy of the pack has an operation of its own
 _SCHEMA = (
     "(Tensor q, Tensor k, Tensor v, Tensor? mask, Tensor[] numbers, float[] constants, bool[] is_constant, "
     "SymInt start, SymInt stop, str norm, float scale) -> Tensor"
@@ -277,7 +276,7 @@ def _in_a_graph(call: FusedCall) -> Tensor:
     return result
 
 
-@torch.library.custom_op(f"{NAMESPACE}::skew_attention", mutates_args=(), schema=_SCHEMA)
+@torch.library.custom_op(f"{operation_namespace(__name__)}::skew_attention", mutates_args=(), schema=_SCHEMA)
 def skew_attention_operation(
     q: Tensor,
     k: Tensor,

@@ -121,10 +121,15 @@ class StabilityBatch:
                 by_head = values[start:stop].unflatten(0, (each.batch, each.heads))
                 places[id(each)] = BatchedMeasures(by_head.mT, any(uncertain[start:stop]))
                 start = stop
-        return [places[id(each)] for each in self._retrievals]
+        return [places.get(id(each)) or self._unknown(each) for each in self._retrievals]
+
+    def _unknown(self, retrieval: _Retrieved) -> BatchedMeasures:
+        """What is known of a retrieval whose sums were lost, as where memory ran out over them."""
+        return BatchedMeasures(torch.full((retrieval.batch, len(self.measures), retrieval.heads), torch.nan), False)
 
     def _read(self) -> None:
         """Compute what follows from the tables that wait, those of one shape together, and let go of them."""
+        self._held = 0  # also where memory runs out below, or every later retrieval would try again
         waiting: defaultdict[tuple[object, ...], list[_Retrieved]] = defaultdict(list)
         for each in self._retrievals:
             if each.table is not None:
@@ -134,7 +139,6 @@ class StabilityBatch:
             with torch.no_grad(), autocast_disabled(device):
                 while retrievals:
                     self._read_together(_first_of(retrievals, self.limit))
-        self._held = 0
 
     def _read_together(self, retrievals: list[_Retrieved]) -> None:
         tables = [each.table for each in retrievals if each.table is not None]

@@ -11,13 +11,13 @@ that is centred afterwards loses in float32 what is left beside them.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from ..operation_names import operation_namespace
 from ..parameters import accumulation_dtype, autocast_disabled
 from .measures import divided, overlap_of, swapped, unit_factors
 
@@ -67,11 +67,10 @@ def take_sums(q: Tensor, k: Tensor, patterns: Tensor, table: Tensor) -> None:
         torch.mean(field.mul_(centred).lt_(0), dim=-2, keepdim=True, out=pushed)
 
 
-# Compiled graphs take the sums by this operation, so that nothing of them is traced. Its name is that of the module,
-# because a process may hold the package twice.
-take_sums_in_graph = torch.library.custom_op(
-    f"symmetric_attention::{re.sub(r'[^0-9A-Za-z]', '_', __name__)}_take_sums", mutates_args=("table",)
-)(take_sums)
+# Compiled graphs take the sums by this operation, so that nothing of them is traced.
+take_sums_in_graph = torch.library.custom_op(f"{operation_namespace(__name__)}::take_sums", mutates_args=("table",))(
+    take_sums
+)
 
 
 @take_sums_in_graph.register_fake
@@ -105,8 +104,8 @@ class SiteSums:
         width = 2 * head_dim
         table = tables[0] if len(tables) == 1 else torch.cat(list(tables))
         counts = [count for each, count in zip(tables, tokens, strict=True) for _ in range(len(each))]
-        # From memory that is not pinned a few numbers are copied without waiting for the device.
-        length = torch.tensor(counts, dtype=table.dtype)[:, None].to(table.device, non_blocking=True)
+        # CUDA copies a few numbers from memory that is not pinned without waiting; Apple's GPUs would copy nonsense.
+        length = torch.tensor(counts, dtype=table.dtype)[:, None].to(table.device, non_blocking=table.is_cuda)
         products, (means, lengths, fields, pushed) = table[:, :width], table[:, width:].unbind(dim=1)
         return cls(
             products[..., :width],

@@ -169,8 +169,9 @@ class SitePatch:
         if acting.run is not self.run:  # another GPU's, at its first call of this run
             acting._join(self.run)
             self._joined.append(acting)
-        outer, acting.state = acting.state, acting._begin_call(level, x, options)
+        outer = acting.state
         try:
+            acting.state = acting._begin_call(level, x, options)
             result = executor(x, t, *args, **kwargs)
             acting._end_call(level)
             return result

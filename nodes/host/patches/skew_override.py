@@ -243,6 +243,8 @@ class SkewOverride:
         eta = average(symmetricity(call.q[:, :, image_tokens], call.k[:, :, image_tokens]), over="sample")
         gamma, beta = adapt(gamma, settings.beta, eta, adapt_beta=settings.adaptive == "gamma and beta")
         if not compiling:
-            told = eta if eta.shape[0] <= MOST_SAMPLES else eta.mean()[None]
-            context.log.adaptive.append((self.site.address, told, gamma))
+            told = eta, gamma
+            if eta.shape[0] > MOST_SAMPLES:
+                told = eta.mean()[None], torch.stack(gamma.aminmax())
+            context.log.adaptive.append((self.site.address, *told))
         return gamma, beta
