@@ -177,7 +177,16 @@ def test_on_rocm_only_rdna3_and_newer_and_cdna(monkeypatch, architecture, is_use
     assert (unsuitability("cuda", 0, 64, True, True) is None) == is_used
 
 
+def test_triton_is_imported_only_where_it_will_be_used(monkeypatch):
+    monkeypatch.setattr(choice, "choices", dict)
+    monkeypatch.setattr(eligibility, "architecture_of", lambda index: "sm_90")
+    monkeypatch.setattr(eligibility, "import_error", lambda: pytest.fail("Triton was imported"))
+    assert "the doubled heads are used" in unsuitability("cuda", 0, 64, True, True)
+
+
 def test_without_triton_the_reason_is_kept(monkeypatch):
+    monkeypatch.setenv("SAD_FUSED_KERNEL", "always")
+    monkeypatch.setattr(eligibility, "architecture_of", lambda index: "sm_90")
     monkeypatch.setitem(sys.modules, "triton", None)
     monkeypatch.delitem(sys.modules, "sad_core.kernels.skew_kernel", raising=False)
     monkeypatch.delattr("sad_core.kernels.skew_kernel", raising=False)
