@@ -51,8 +51,14 @@ def go_along(plain: Tensor, skewed: Tensor, beta: FloatOrTensor, *, in_place: bo
 
 def keep_neutral(result: Tensor, plain: Tensor, gamma: FloatOrTensor, beta: FloatOrTensor) -> Tensor:
     """`result` `(B, H, L, dv)`, with `plain` `(B, H, L, dv or more)` in the samples and heads at γ = 1 or β = 0."""
-    if not isinstance(gamma, Tensor) and not isinstance(beta, Tensor):
+    is_neutral: Any  # a number is not neutral here, because the caller gave such a call to plain attention
+    if isinstance(gamma, Tensor) and isinstance(beta, Tensor):
+        # γβ = β at γ = 1 and at β = 0, and there alone: no other γ is so near to 1 that the product rounds to β.
+        is_neutral = gamma * beta == beta
+    elif isinstance(gamma, Tensor):
+        is_neutral = gamma == 1.0
+    elif isinstance(beta, Tensor):
+        is_neutral = beta == 0.0
+    else:
         return result
-    # γβ = β at γ = 1 and at β = 0, and there alone: no other γ is so near to 1 that the product rounds to β.
-    is_neutral: Any = gamma * beta == beta
     return torch.where(is_neutral, plain[..., : result.shape[-1]], result)
