@@ -33,6 +33,7 @@ UNWANTED_TEXT = (
 SAID_IN_WORDS = {".md", ".json", ".txt", ".toml"}  # pages may say "no pickle" and how to install matplotlib
 LARGEST_ARCHIVE = 2_500_000  # bytes
 LARGEST_FILE = 250_000
+LANGUAGES = {"en", "fr", "ja", "ko", "zh"}
 NODE_ID = re.compile(r'node_id="(\w+)"')
 
 
@@ -133,7 +134,7 @@ def test_nothing_but_the_listed_packages_has_to_be_installed(archive):
 
 
 def test_the_texts_of_every_language_ship(archive):
-    assert {path.parent.name for path in (archive / "locales").rglob("nodeDefs.json")} == {"en", "fr", "ja", "ko", "zh"}
+    assert {path.parent.name for path in (archive / "locales").rglob("nodeDefs.json")} == LANGUAGES
 
 
 def test_icon_and_banner_fit_the_registry():
