@@ -147,7 +147,8 @@ def tests(python: str, part: str, newest: Path | None, oldest: Path | None) -> I
     if part in ("lint", "torch"):
         return
     if part != "host":
-        yield suite("core", 1.2, "core stability evaluation release")
+        yield suite("core", 1.2, "core")
+        yield suite("stability, evaluation, release", 1.1, "stability evaluation release")
         yield suite("fused kernel", 0.8, "kernels")  # alone, because Triton is interpreted there
     if part != "check":
         yield suite("host, newest, PyTorch attention", 12, "host", SAD_ATTENTION="pytorch", **on_newest)
