@@ -103,3 +103,18 @@ def gammas(batch: int, heads: int) -> st.SearchStrategy[float | Tensor]:
 
 def betas(batch: int, heads: int) -> st.SearchStrategy[float | Tensor]:
     return in_any_form(0.0, 10.0, 0.0, batch, heads)
+
+
+@st.composite
+def retrievals(draw: st.DrawFn) -> tuple[Tensor, Tensor, Tensor]:
+    """Queries, keys and patterns, with fewer and with more tokens than twice the head dim."""
+    call = tokens(
+        batch=draw(st.integers(1, 2)),
+        heads=draw(st.integers(1, 2)),
+        length=draw(st.integers(2, 20)),
+        head_dim=draw(st.integers(1, 10)),
+        value_dim=draw(st.integers(1, 5)),
+        seed=draw(st.integers(0, 2**16)),
+    )
+    lean = draw(st.floats(-2.0, 2.0))
+    return call.q, call.k + lean * call.q, call.v

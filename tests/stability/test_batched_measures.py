@@ -7,14 +7,13 @@ import weakref
 import pytest
 import torch
 from hypothesis import given, settings
-from hypothesis import strategies as st
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from lab.testing import definition
 from lab.testing.definition import relative_error
 from lab.testing.reference_cases import cases, load
-from lab.testing.strategies import tokens
+from lab.testing.strategies import retrievals, tokens
 from sad_core import hopfield_stability, skew_attention, symmetricity
 from sad_core.stability.batch import StabilityBatch
 from sad_core.stability.extremes import extremes, project
@@ -50,20 +49,6 @@ def stated(q, k, patterns) -> torch.Tensor:
     found["relative curvature"] = torch.where(spread > 0, found["curvature"] / spread.clamp_min(1e-300), 0.0)
     means = {name: value.mean(-1) for name, value in found.items()} | {"symmetricity": definition.symmetricity(q, k)}
     return torch.stack([means[name] for name in TRACE_MEASURES], dim=1)
-
-
-@st.composite
-def retrievals(draw):
-    """Queries, keys and patterns, with fewer and with more tokens than twice the head dim."""
-    call = tokens(
-        batch=draw(st.integers(1, 2)),
-        heads=draw(st.integers(1, 2)),
-        length=draw(st.integers(2, 20)),
-        head_dim=draw(st.integers(1, 10)),
-        value_dim=draw(st.integers(1, 5)),
-        seed=draw(st.integers(0, 2**16)),
-    )
-    return call.q, call.k + draw(st.floats(-2.0, 2.0)) * call.q, call.v
 
 
 @settings(max_examples=30, deadline=None)

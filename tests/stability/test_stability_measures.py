@@ -10,26 +10,11 @@ from hypothesis import strategies as st
 from lab.testing import definition
 from lab.testing.definition import relative_error
 from lab.testing.reference_cases import cases, load
-from lab.testing.strategies import tokens
+from lab.testing.strategies import retrievals, tokens
 from sad_core import hopfield_stability, skew_attention, token_alignment
 from sad_core.stability.measures import MEASURES
 
 SIZE_FREE = ("instability", "alignment", "depth")
-
-
-@st.composite
-def retrievals(draw):
-    """Queries, keys and patterns, with fewer and with more tokens than twice the head dim."""
-    call = tokens(
-        batch=draw(st.integers(1, 2)),
-        heads=draw(st.integers(1, 2)),
-        length=draw(st.integers(2, 20)),
-        head_dim=draw(st.integers(1, 10)),
-        value_dim=draw(st.integers(1, 5)),
-        seed=draw(st.integers(0, 2**16)),
-    )
-    lean = draw(st.floats(-2.0, 2.0))
-    return call.q, call.k + lean * call.q, call.v
 
 
 def retrieved(data: dict, case: dict) -> torch.Tensor:
