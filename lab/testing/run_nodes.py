@@ -80,3 +80,14 @@ def patches_of(model: Any) -> list[Any]:
     functions = [each for each in model.object_patches.values() if hasattr(each, "patched_forward")]
     patches = [function.patched_forward.patch for function in functions]
     return list({id(patch): patch for patch in patches}.values())
+
+
+def with_override_of_another_pack(model: ModelPatcher) -> ModelPatcher:
+    """The model with an attention override in its slot that does what the host does, under a name of its own."""
+
+    def attention_of_another_pack(function: Callable[..., Any], *arguments: Any, **keyword: Any) -> Any:
+        return function(*arguments, **keyword)
+
+    model = model.clone()
+    model.model_options["transformer_options"]["optimized_attention_override"] = attention_of_another_pack
+    return model

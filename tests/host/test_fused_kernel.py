@@ -14,7 +14,7 @@ from symmetric_attention.sad_core.kernels.unfused import retrieve_unfused
 from torch import Tensor
 
 from lab.testing.recorder import backend
-from lab.testing.run_nodes import compiled, skew
+from lab.testing.run_nodes import compiled, skew, with_override_of_another_pack
 
 KERNEL = "fused kernel"
 WIDGETS = [{}, {"beta": 3.0}, {"beta": 3.0, "adaptive": "gamma and beta"}, {"apply_to": "cond", "beta": 3.0}]
@@ -95,12 +95,7 @@ def test_with_sage_attention_the_kernel_stays_out(sd15, launches):
 
 
 def test_an_override_of_another_pack_keeps_the_kernel_out(sd15, launches):
-    def attention_of_another_pack(function, *arguments, **keyword):
-        return function(*arguments, **keyword)
-
-    model = sd15.model.clone()
-    model.model_options["transformer_options"]["optimized_attention_override"] = attention_of_another_pack
-    patched, report = skew(model)
+    patched, report = skew(with_override_of_another_pack(sd15.model))
     sd15.sample(patched)
     assert not launches
     assert "Attention by attention_of_another_pack." in report.describe()

@@ -19,7 +19,7 @@ from lab.testing.families.building import build
 from lab.testing.families.configs import SD15
 from lab.testing.families.rows import STEPS
 from lab.testing.recorder import FussyAttention, backend, distance, effect, stated, watch_attention
-from lab.testing.run_nodes import NODE_ID, execute, skew, stop_at
+from lab.testing.run_nodes import NODE_ID, execute, skew, stop_at, with_override_of_another_pack
 
 
 def read(report, after=None) -> str:
@@ -166,12 +166,7 @@ def test_tiles_of_our_own_are_named_and_give_the_same_picture(sd15, monkeypatch,
 
 
 def test_an_override_that_does_the_inner_attention_is_named(sd15):
-    def attention_of_another_pack(function, *arguments, **keyword):
-        return function(*arguments, **keyword)
-
-    model = sd15.model.clone()
-    model.model_options["transformer_options"]["optimized_attention_override"] = attention_of_another_pack
-    patched, report = skew(model)
+    patched, report = skew(with_override_of_another_pack(sd15.model))
     sd15.sample(patched)
     assert "attention_of_another_pack" in report.describe()
 
