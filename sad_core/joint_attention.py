@@ -241,7 +241,8 @@ def _share(gammas: Sequence[FloatOrTensor]) -> FloatOrTensor:
     sizes: list[FloatOrTensor] = [
         (1 - gamma).abs() / 2 if isinstance(gamma, Tensor) else abs(1 - gamma) / 2 for gamma in gammas
     ]
-    number: float = max((size for size in sizes if not isinstance(size, Tensor)), default=0.0)
+    # Not `max(…, default=0.0)`: the argument `default` breaks a compiled graph on PyTorch 2.11.
+    number: float = max([0.0, *[size for size in sizes if not isinstance(size, Tensor)]])
     tensors: list[Tensor] = [size for size in sizes if isinstance(size, Tensor)]
     if not tensors:
         return float(number**0.5) or 1.0

@@ -23,6 +23,7 @@ MODES = {
     "adaptive": {"beta": 3.0, "adaptive": "gamma and beta"},
     "cond only": {"apply_to": "cond"},
     "factors": {"gamma_text": 0.4, "gamma_cross": 1.6},
+    "factors, adaptive": {"gamma_text": 0.4, "beta": 3.0, "adaptive": "gamma and beta"},
 }
 
 
