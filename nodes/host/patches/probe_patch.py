@@ -30,7 +30,7 @@ from ..settings import ProbeSettings
 from .observer import ObservedCall, Observer
 from .probe_measures import gamma_of, image_size, input_patterns, token_grid
 from .probe_run import ProbeCallState, ProbedRun
-from .site_patch import MOST_SAMPLES, OVERRIDE, SitePatch, Wrapped
+from .site_patch import MOST_SAMPLES, OVERRIDE, SitePatch, Wrapped, unbound
 from .skew_override import SkewOverride
 
 PROBE = "Stability Probe (SAD)"
@@ -125,17 +125,19 @@ class ProbePatch(SitePatch):
     def _at_site(self, site: Site, forward: Wrapped) -> Wrapped:
         """Return `forward` with an observer in the options of the call, when there is something to measure."""
 
+        function, bound = unbound(forward)
+
         def measured_forward(*args: Any, **kwargs: Any) -> Any:
             options, state = kwargs.get("transformer_options"), self.state
             if not state.active or options is None:
-                return forward(*args, **kwargs)
+                return function(*bound, *args, **kwargs)
             site_call = SiteCall(args, kwargs, state.seen_lengths)
             observer = Observer(
                 look=lambda seen: self._measure(state, site, site_call, seen),
                 failed=lambda error: self._failed(site, error),
                 previous=options.get(OVERRIDE),
             )
-            return forward(*args, **{**kwargs, "transformer_options": {**options, OVERRIDE: observer}})
+            return function(*bound, *args, **{**kwargs, "transformer_options": {**options, OVERRIDE: observer}})
 
         return measured_forward
 

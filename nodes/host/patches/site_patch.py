@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from types import MethodType
 from typing import Any
 
 import torch
@@ -135,10 +136,12 @@ class SitePatch:
     def _sensing(self, sensor: LengthSensor, forward: Wrapped) -> Wrapped:
         """Return `forward` that also writes down the length of the part of the sequence that it gets."""
 
+        function, bound = unbound(forward)
+
         def sensing_forward(*args: Any, **kwargs: Any) -> Any:
             if self.state.active:
                 sensor.observe(SiteCall(args, kwargs), self.state.seen_lengths)
-            return forward(*args, **kwargs)
+            return function(*bound, *args, **kwargs)
 
         return sensing_forward
 
@@ -236,6 +239,17 @@ def model_name(model: torch.nn.Module) -> str:
 def object_path(place: Site | LengthSensor) -> str:
     """Return the name under which ComfyUI patches the `forward` of a site or a sensor."""
     return f"diffusion_model.{place.path}.forward"
+
+
+def unbound(forward: Wrapped) -> tuple[Wrapped, tuple[Any, ...]]:
+    """Return the function of `forward`, and the module it is bound to as the first argument if it is bound to one.
+
+    PyTorch 2.8 compiles a function of ours anew for every bound method that it holds, so a site of every block; the
+    function of a method is the same for all modules of a class.
+    """
+    if isinstance(forward, MethodType):
+        return forward.__func__, (forward.__self__,)
+    return forward, ()
 
 
 def own_forward(patcher: ModelPatcher, path: str) -> Wrapped:

@@ -21,7 +21,7 @@ from ..run_report import RunRecord, SiteTally, SkewReport, UnreadCall
 from ..settings import NEUTRAL, SkewSettings
 from .attention_backend import HostAttention
 from .observer import Observer
-from .site_patch import OVERRIDE, CallState, SitePatch, Wrapped
+from .site_patch import OVERRIDE, CallState, SitePatch, Wrapped, unbound
 from .skew_override import CallLog, OverrideContext, SkewOverride
 
 
@@ -99,16 +99,17 @@ class SkewPatch(SitePatch):
 
     def _at_site(self, site: Site, forward: Wrapped) -> Wrapped:
         """Return `forward` with our override in the options of the call."""
+        function, bound = unbound(forward)
         tally = SiteTally(site.address)
         self.tallies.append(tally)
 
         def skewed_forward(*args: Any, **kwargs: Any) -> Any:
             options, context = kwargs.get("transformer_options"), self.state.context
             if not self.state.active or context is None:
-                return forward(*args, **kwargs)
+                return function(*bound, *args, **kwargs)
             if options is None:
                 context.log.left_alone("the model called the block without transformer_options")
-                return forward(*args, **kwargs)
+                return function(*bound, *args, **kwargs)
             slot = options.get(OVERRIDE)
             # A probe stays outside, so that it measures what really leaves the site.
             probe = slot.innermost if isinstance(slot, Observer) else None
@@ -116,11 +117,11 @@ class SkewPatch(SitePatch):
             if isinstance(previous, SkewOverride):
                 # A later Skew Attention node has chosen this site too and wins; ours are the samples it does not want.
                 previous.earlier.append(SkewOverride(context, site, previous.call, previous.previous, tally))
-                return forward(*args, **kwargs)
+                return function(*bound, *args, **kwargs)
             override = SkewOverride(context, site, SiteCall(args, kwargs, self.state.seen_lengths), previous, tally)
             if probe is not None:
                 probe.previous = override
-                return forward(*args, **kwargs)
-            return forward(*args, **{**kwargs, "transformer_options": {**options, OVERRIDE: override}})
+                return function(*bound, *args, **kwargs)
+            return function(*bound, *args, **{**kwargs, "transformer_options": {**options, OVERRIDE: override}})
 
         return skewed_forward
