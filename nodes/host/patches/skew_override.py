@@ -120,14 +120,13 @@ class SkewOverride:
         if is_whole:
             self.tally.calls += 1
             return call.write(self._skewed(call, image_tokens, ALL_SAMPLES, attend, allows_tiles, compiling))
-        owners = dict.fromkeys([owner for _, _, owner in ranges if owner is not None])
-        for other in (self, *self.earlier):
-            if not any(each is other for each in acting):
+        for other in (self, *self.earlier):  # compared one by one, because PyTorch 2.8 compiles no dict of overrides
+            if any(owner is other for _, _, owner in ranges):
+                other.tally.calls += 1
+            elif not any(each is other for each in acting):
                 other.context.log.left_alone(GAMMA_IS_1)
-            elif other is not self and other not in owners:
+            elif other is not self:
                 other.context.log.left_alone(TAKEN)
-        for each in owners:
-            each.tally.calls += 1
         parts = []
         for start, stop, owner in ranges:
             part = call.rows(start, stop)
@@ -185,8 +184,12 @@ class SkewOverride:
         size, rest = divmod(batch, len(marks))
         if rest:
             return []
-        owners = [next((each for each in acting if each.context.settings.wants(mark)), None) for mark in marks]
-        return [(index * size, (index + 1) * size, owner) for index, owner in enumerate(owners)]
+        ranges: list[SampleRange] = []
+        for index, mark in enumerate(marks):
+            # Not `next(…, None)`: its default breaks a compiled graph on PyTorch 2.8.
+            wanting = [each for each in acting if each.context.settings.wants(mark)]
+            ranges.append((index * size, (index + 1) * size, wanting[0] if wanting else None))
+        return ranges
 
     def _skewed(
         self,
