@@ -12,6 +12,7 @@ from torch import Tensor
 
 from .noise_level import NoiseLevel, read_levels
 from .settings import NEUTRAL, PASS_MARKS, Gammas
+from .shared import Shared
 
 KEPT_RUNS = 8
 KEPT_CALLS = 4096
@@ -104,7 +105,7 @@ class UnreadCall:
 
 
 @dataclass
-class RunRecord:
+class RunRecord(Shared):
     """One sampling run, filled while it goes on.
 
     Attributes:
@@ -233,7 +234,7 @@ class RunRecord:
         return "\n".join(lines)
 
 
-class SkewReport:
+class SkewReport(Shared):
     """The handle a Skew Attention node gives out; the sampling runs of its model fill it.
 
     Attributes:

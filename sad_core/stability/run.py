@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -54,6 +55,14 @@ class StabilityRun:
         for measure in self.measures:
             check_choice("measure", measure, TRACE_MEASURES)
         check_choice("kind", self.kind, KINDS)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What a copy begins with: all that was measured until now."""
+        with self._lock:
+            return {**vars(self), "notes": list(self.notes), "_steps": list(self._steps), "_lock": None}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state, _lock=threading.Lock())
 
     def record(
         self,

@@ -36,6 +36,13 @@ class StabilityTrace:
         self._runs = list(runs)
         self._lock = threading.Lock()
 
+    def __getstate__(self) -> dict[str, Any]:
+        """What a copy begins with: the runs until now."""
+        return {"_runs": list(self.runs)}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state, _lock=threading.Lock())
+
     def begin(self, run: StabilityRun) -> StabilityRun:
         """Add a run that starts now; the oldest ones go when there are more than `KEPT_RUNS` or they grow too large."""
         with self._lock:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import csv
 import gc
 import io
@@ -128,6 +129,21 @@ def test_only_the_last_runs_are_kept():
     trace.record(1.0, 0.9, BOTH, numbers(2, 9))
     assert trace.last_step.sigma == 1.0
     assert runs[-1].last_step is trace.last_step
+
+
+def test_a_copy_of_a_trace_keeps_what_was_measured_until_then():
+    trace = StabilityTrace([filled()])
+    copied = copy.deepcopy(trace)
+    values = numbers(2, 9)
+    trace.record(1.0, 1.0, BOTH, values)
+    trace.begin(filled())
+    assert len(copied.runs) == 1
+    assert [step.sigma for step in copied.runs[0].steps] == [10.0, 9.0, 8.0, 7.0]
+    for one, other in zip(copied.runs[0].steps, trace.runs[0].steps, strict=False):
+        assert torch.equal(one.values, other.values)
+    copied.record(1.0, 1.0, BOTH, values)
+    assert torch.equal(copied.runs[0].last_step.values, trace.runs[0].last_step.values)
+    assert copied.runs[0] is not trace.runs[0]
 
 
 def test_a_trace_without_runs_says_so():

@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
+from ..shared import Shared
 from .attention_backend import AttentionCall, Backend
 
 
@@ -42,7 +43,7 @@ class ObservedCall:
         return by_heads
 
 
-class Observer:
+class Observer(Shared):
     """The override of a probe for one call of one site.
 
     It sees the queries and keys of the model and the final result only while every override that changes the result is

@@ -15,6 +15,7 @@ from ..models.site_rules import SiteCall
 from ..models.sites import Site
 from ..run_report import RunRecord, SiteTally
 from ..settings import NEUTRAL, Gammas, SkewSettings
+from ..shared import Shared
 from .attention_backend import AttentionCall, Backend, HostAttention, allows_triton, is_exact
 from .site_patch import MOST_SAMPLES
 
@@ -74,7 +75,7 @@ ALL_SAMPLES = slice(None)
 SampleRange = tuple[int, int, "SkewOverride | None"]  # samples from and to, and the override that skews them
 
 
-class SkewOverride:
+class SkewOverride(Shared):
     """The attention override for one call of one site.
 
     Attributes:
