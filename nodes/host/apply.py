@@ -12,8 +12,9 @@ from ...sad_core import StabilityTrace
 from ...sad_core.joint_attention import JOINT_NORMS
 from .models.site_rules import JOINT, OPT_IN_KINDS
 from .models.sites import Site, find_sites, list_addresses, reason_of_refusal, select_sites
+from .patches.object_patches import object_path, own_object
 from .patches.probe_patch import PROBE, ProbePatch
-from .patches.site_patch import model_name, object_path
+from .patches.site_patch import model_name
 from .patches.skew_patch import SkewPatch
 from .run_report import SkewReport
 from .settings import ProbeSettings, SkewSettings
@@ -75,10 +76,11 @@ def choose_sites(model: ModelPatcher, blocks: str, node: str) -> tuple[list[Site
         ValueError: the model is one of `families.REFUSALS`, it has no site this pack can read, `blocks` names one that
             does not exist, or another node holds all of them.
     """
-    reason = reason_of_refusal(model.model.diffusion_model)
+    network = own_object(model, "diffusion_model")
+    reason = reason_of_refusal(network)
     if reason is not None:
         raise ValueError(f"{node} cannot work on {model_name(model.model)}, because {reason}.")
-    sites = find_sites(model.model.diffusion_model, replaced_modules(model))
+    sites = find_sites(network, replaced_modules(model))
     if not sites:
         raise ValueError(
             f"{model_name(model.model)} has no self-attention that {node} can read, so nothing was "
@@ -137,8 +139,8 @@ def replaced_modules(model: ModelPatcher) -> dict[str, torch.nn.Module]:
 def is_replaced(site: Site, model: ModelPatcher) -> bool:
     """Whether another node has replaced the module of a site, or one around it, or a sensor of it, by an object patch.
 
-    ComfyUI undoes object patches in the order they were made, so a patch of ours inside such a module would stay behind
-    on the plain model (comfy/model_patcher.py, `unpatch_model`).
+    ComfyUI applies object patches in the order they were made (comfy/model_patcher.py, `patch_model`), so it would look
+    for our site in their module. Where their patch comes after ours, ours is in the module that theirs calls.
     """
     paths = [object_path(site), *map(object_path, site.rule.sensors)]
     return any(path.startswith(f"{replaced}.") for path in paths for replaced in model.object_patches)

@@ -9,14 +9,12 @@ import weakref
 from types import SimpleNamespace
 
 import comfy.model_management
-import comfy.model_patcher
-import comfy_aimdo.host_buffer
 import pytest
 import torch
 from symmetric_attention.nodes.host.run_report import RunRecord
 from symmetric_attention.sad_core.stability.run import StabilityRun
 
-from lab.testing.devices import on_two_devices
+from lab.testing.devices import dynamic_on_cpu, on_two_devices
 from lab.testing.families.building import build
 from lab.testing.families.configs import FLUX, SD15
 from lab.testing.families.rows import STEPS
@@ -40,27 +38,8 @@ def other(family):
 
 @pytest.fixture
 def dynamic(family, other, monkeypatch):
-    """The plain model behind ComfyUI's dynamic-VRAM patcher, whose classic clones hold another module: that of `other`.
-
-    On a CPU the host reroutes that patcher to the classic one; here it is made to stay, with pinned memory left out.
-    """
-
-    class DynamicOnCpu(comfy.model_patcher.ModelPatcherDynamic):
-        def __new__(cls, *args, **kwargs):
-            return object.__new__(cls)
-
-    class NoPinnedMemory:
-        size = 0
-
-        def __init__(self, *sizes):
-            pass
-
-    monkeypatch.setattr(comfy_aimdo.host_buffer, "HostBuffer", NoPinnedMemory)
-    cpu = torch.device("cpu")
-    model = build(family.name, CONFIGS[family.name]).model
-    patcher = DynamicOnCpu(model, load_device=cpu, offload_device=cpu)
-    patcher.cached_patcher_init = (lambda disable_dynamic=False: other, ())
-    return patcher
+    """The plain model behind ComfyUI's dynamic-VRAM patcher, whose classic clones hold the module of `other`."""
+    return dynamic_on_cpu(build(family.name, CONFIGS[family.name]).model, monkeypatch, classic=other)
 
 
 def tripled(forward):

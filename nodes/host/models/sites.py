@@ -58,13 +58,19 @@ def reason_of_refusal(diffusion_model: nn.Module) -> str | None:
 
 
 def _own_modules(network: nn.Module, originals: Mapping[str, nn.Module]) -> Iterator[tuple[str, nn.Module]]:
-    """Path and module of everything in the network, with the originals in their places."""
-    for path, module in network.named_modules():
-        if path in originals:
-            for name, original in originals[path].named_modules():
-                yield f"{path}.{name}".rstrip("."), original
-        elif not any(path.startswith(f"{replaced}.") for replaced in originals):
-            yield path, module
+    """Path and module of everything in the network, each once, with the originals in their places."""
+    seen: set[nn.Module] = set()
+
+    def below(path: str, module: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+        if module in seen:
+            return
+        seen.add(module)
+        yield path, module
+        for name, child in module.named_children():
+            inner = f"{path}.{name}" if path else name
+            yield from below(inner, originals.get(inner, child))
+
+    yield from below("", network)
 
 
 def _walk(network: nn.Module, modules: Mapping[str, nn.Module]) -> Iterator[Site]:

@@ -27,10 +27,11 @@ from ..models.site_rules import SiteCall
 from ..models.sites import Site
 from ..noise_level import NoiseLevel
 from ..settings import ProbeSettings
+from .object_patches import Forward
 from .observer import ObservedCall, Observer
 from .probe_measures import gamma_of, image_size, input_patterns, token_grid
 from .probe_run import ProbeCallState, ProbedRun
-from .site_patch import MOST_SAMPLES, OVERRIDE, SitePatch, Wrapped, unbound
+from .site_patch import MOST_SAMPLES, OVERRIDE, SitePatch
 from .skew_override import SkewOverride
 
 PROBE = "Stability Probe (SAD)"
@@ -122,22 +123,20 @@ class ProbePatch(SitePatch):
                 self._note(f"{name}: {UNCERTAIN}")
         return values
 
-    def _at_site(self, site: Site, forward: Wrapped) -> Wrapped:
+    def _at_site(self, site: Site, forward: Forward) -> Forward:
         """Return `forward` with an observer in the options of the call, when there is something to measure."""
 
-        function, bound = unbound(forward)
-
-        def measured_forward(*args: Any, **kwargs: Any) -> Any:
+        def measured_forward(module: Any, /, *args: Any, **kwargs: Any) -> Any:
             options, state = kwargs.get("transformer_options"), self.state
             if not state.active or options is None:
-                return function(*bound, *args, **kwargs)
+                return forward(module, *args, **kwargs)
             site_call = SiteCall(args, kwargs, state.seen_lengths)
             observer = Observer(
                 look=lambda seen: self._measure(state, site, site_call, seen),
                 failed=lambda error: self._failed(site, error),
                 previous=options.get(OVERRIDE),
             )
-            return function(*bound, *args, **{**kwargs, "transformer_options": {**options, OVERRIDE: observer}})
+            return forward(module, *args, **{**kwargs, "transformer_options": {**options, OVERRIDE: observer}})
 
         return measured_forward
 

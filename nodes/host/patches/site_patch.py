@@ -16,7 +16,6 @@ import torch
 from comfy.model_management import InterruptProcessingException
 from comfy.model_patcher import ModelPatcher
 from comfy.patcher_extension import CallbacksMP, WrappersMP
-from comfy.utils import get_attr
 from torch import Tensor
 
 from ..browser import log_exceptions
@@ -24,7 +23,18 @@ from ..models.site_rules import LengthSensor, SiteCall
 from ..models.sites import Site
 from ..noise_level import LEVEL, NoiseLevel, NoiseScale, level_of
 from ..progress import ModelSampling
+from ..shared import Shared
 from .attention_backend import compiles_whole
+from .object_patches import (
+    UNDOING,
+    Forward,
+    PatchedForward,
+    loading_errors_kept,
+    object_path,
+    own_forward,
+    own_module,
+    patched_forward_of,
+)
 
 KEY = "symmetric_attention"
 OVERRIDE = "optimized_attention_override"
@@ -45,7 +55,7 @@ class CallState:
     seen_lengths: dict[str, int] = field(default_factory=dict)
 
 
-class SitePatch:
+class SitePatch(Shared):
     """Functions of ours at some sites of one loaded model, and the sampling run that is going on.
 
     Attributes:
@@ -77,8 +87,8 @@ class SitePatch:
         """Return the same patch for another module: same settings, same handle, state of its own."""
         raise NotImplementedError
 
-    def _at_site(self, site: Site, forward: Wrapped) -> Wrapped:
-        """Return the function that stands at `site` in place of its `forward`."""
+    def _at_site(self, site: Site, forward: Forward) -> Forward:
+        """Return the function that stands at `site` in place of its `forward`; both get the module first."""
         raise NotImplementedError
 
     def _begin_run(self) -> Any:
@@ -112,47 +122,48 @@ class SitePatch:
         places: list[Site | LengthSensor] = [*sensors, *self.sites]
         for place in places:
             path = object_path(place)
-            patcher.add_object_patch(path, self.patched(place, own_forward(patcher, path)))
+            function = self.patched(place, own_forward(patcher, path))
+            patcher.add_object_patch(path, MethodType(function, own_module(patcher, path)))
         self.follow(patcher)
 
     def follow(self, patcher: ModelPatcher) -> None:
-        """Wrap the sampling runs, the model calls and the clones of `patcher`."""
+        """Wrap the sampling runs, the model calls and the clones of `patcher`, and order how it is unpatched."""
         self.model_name = model_name(patcher.model)
         patcher.add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, KEY, self._outer_sample)
         patcher.add_wrapper_with_key(WrappersMP.APPLY_MODEL, KEY, self._apply_model)
         if not patcher.get_callbacks(CallbacksMP.ON_CLONE, KEY):
             patcher.add_callback_with_key(CallbacksMP.ON_CLONE, KEY, rebuild_on_clone)
+        patcher.set_injections(KEY, [UNDOING])
 
-    def patched(self, place: Site | LengthSensor, forward: Wrapped) -> Wrapped:
+    def patched(self, place: Site | LengthSensor, forward: Forward) -> Forward:
         """Return `forward` of a site or a sensor with our part in it, as long as there is something to do."""
         function = self._sensing(place, forward) if isinstance(place, LengthSensor) else self._at_site(place, forward)
         if not compiles_whole():
             # A graph break inside a site leaves compiled pieces behind that a plain model would run into later, so only
             # an attention without breaks is compiled (host: comfy/ldm/modules/attention.py, chosen at start).
             function = torch.compiler.disable(function)
-        function.patched_forward = PatchedForward(self, place, forward)  # type: ignore[attr-defined]
+        function.patched_forward = PatchedForward(self, place, forward, function)  # type: ignore[attr-defined]
+        function.__name__ = "forward"  # a method is saved by its name: what is loaded is the class's own
         return function
 
-    def _sensing(self, sensor: LengthSensor, forward: Wrapped) -> Wrapped:
+    def _sensing(self, sensor: LengthSensor, forward: Forward) -> Forward:
         """Return `forward` that also writes down the length of the part of the sequence that it gets."""
 
-        function, bound = unbound(forward)
-
-        def sensing_forward(*args: Any, **kwargs: Any) -> Any:
+        def sensing_forward(module: Any, /, *args: Any, **kwargs: Any) -> Any:
             if self.state.active:
                 sensor.observe(SiteCall(args, kwargs), self.state.seen_lengths)
-            return function(*bound, *args, **kwargs)
+            return forward(module, *args, **kwargs)
 
         return sensing_forward
 
     # One sampling run, one model call
 
-    def _outer_sample(self, executor: Wrapped, *args: Any, **kwargs: Any) -> Any:
+    def _outer_sample(self, executor: Any, *args: Any, **kwargs: Any) -> Any:
         run = self._begin_run()
         outer = self.run, self._scale, self._joined
         self.run, self._scale, self._joined = run, None, []
         try:
-            with record_status(run):
+            with record_status(run), loading_errors_kept(getattr(executor.class_obj, "model_patcher", None)):
                 return executor(*args, **kwargs)
         finally:
             for patch in self._joined:
@@ -202,21 +213,6 @@ class SitePatch:
         return next((each.__self__ for each in wrappers if each.__self__.handle is self.handle), self)
 
 
-@dataclass(frozen=True)
-class PatchedForward:
-    """What a patched `forward` of ours is made of; it hangs on the function as `patched_forward`."""
-
-    patch: SitePatch
-    place: Site | LengthSensor
-    forward: Wrapped
-
-
-def patched_forward_of(function: Any) -> PatchedForward | None:
-    """Return what a function at a site is made of, if it is one of ours."""
-    ours = getattr(function, "patched_forward", None)
-    return ours if isinstance(ours, PatchedForward) else None
-
-
 @contextmanager
 def record_status(record: Any) -> Iterator[None]:
     """Set the `status` of `record` to how the block ends: finished, interrupted by the user, or failed."""
@@ -236,54 +232,24 @@ def model_name(model: torch.nn.Module) -> str:
     return type(getattr(model, "model_config", model)).__name__
 
 
-def object_path(place: Site | LengthSensor) -> str:
-    """Return the name under which ComfyUI patches the `forward` of a site or a sensor."""
-    return f"diffusion_model.{place.path}.forward"
-
-
-def unbound(forward: Wrapped) -> tuple[Wrapped, tuple[Any, ...]]:
-    """Return the function of `forward`, and the module it is bound to as the first argument if it is bound to one.
-
-    PyTorch 2.8 compiles a function of ours anew for every bound method that it holds, so a site of every block; the
-    function of a method is the same for all modules of a class.
-    """
-    if isinstance(forward, MethodType):
-        return forward.__func__, (forward.__self__,)
-    return forward, ()
-
-
-def own_forward(patcher: ModelPatcher, path: str) -> Wrapped:
-    """Return the `forward` at `path` as this patcher will have it, whatever another clone left in the network."""
-    if path not in patcher.object_patches and path not in patcher.object_patches_backup:
-        for replaced, original in patcher.object_patches_backup.items():
-            if path.startswith(f"{replaced}."):
-                inner: Wrapped = get_attr(original, path.removeprefix(f"{replaced}."))
-                return inner
-    forward: Wrapped = patcher.get_model_object(path)
-    return forward
-
-
 def rebuild_on_clone(old: ModelPatcher, new: ModelPatcher) -> None:
-    """Give a clone that holds another module (comfy/model_patcher.py, `clone`) patches that call that module.
+    """Give a clone that holds another module (comfy/model_patcher.py, `clone`) patches of its own for that module.
 
-    Our functions hold the `forward` of the module they were made for, so on the clone they would run its weights.
-    Functions of other packs below ours stay in the chain.
+    Our functions are methods of the modules they were made for, and hold the state of the model they are in. Functions
+    of other packs below ours stay in the chain, and every function keeps its place in the order of the patches.
     """
     if new.model is old.model:
         return
     patches = [wrapper.__self__ for wrapper in new.get_wrappers(WrappersMP.OUTER_SAMPLE, KEY)]
     rebuilt_patches: dict[int, SitePatch] = {id(patch): patch.for_model() for patch in patches}
 
-    def rebuilt(path: str, function: Wrapped) -> Wrapped:
-        ours = patched_forward_of(function)
-        if ours is not None:
-            return rebuilt_patches[id(ours.patch)].patched(ours.place, rebuilt(path, ours.forward))
-        is_the_modules_own = isinstance(getattr(function, "__self__", None), torch.nn.Module)
-        return new.get_model_object(path) if is_the_modules_own else function
+    def rebuilt(forward: Forward) -> Forward:
+        ours = patched_forward_of(forward)
+        return forward if ours is None else rebuilt_patches[id(ours.patch)].patched(ours.place, rebuilt(ours.inner))
 
-    for path in [path for path, patch in new.object_patches.items() if patched_forward_of(patch) is not None]:
-        function = new.object_patches.pop(path)
-        new.add_object_patch(path, rebuilt(path, function))
+    for path, function in list(new.object_patches.items()):
+        if patched_forward_of(function) is not None:
+            new.object_patches[path] = MethodType(rebuilt(function.__func__), own_module(new, path))
     for kind in (WrappersMP.OUTER_SAMPLE, WrappersMP.APPLY_MODEL):
         new.remove_wrappers_with_key(kind, KEY)
     for patch in rebuilt_patches.values():

@@ -20,8 +20,9 @@ from ..noise_level import NoiseLevel
 from ..run_report import RunRecord, SiteTally, SkewReport, UnreadCall
 from ..settings import NEUTRAL, SkewSettings
 from .attention_backend import HostAttention
+from .object_patches import Forward
 from .observer import Observer
-from .site_patch import OVERRIDE, CallState, SitePatch, Wrapped, unbound
+from .site_patch import OVERRIDE, CallState, SitePatch
 from .skew_override import CallLog, OverrideContext, SkewOverride
 
 
@@ -97,19 +98,18 @@ class SkewPatch(SitePatch):
         if self.run is not None:
             self.run.fell_back(sentence)
 
-    def _at_site(self, site: Site, forward: Wrapped) -> Wrapped:
+    def _at_site(self, site: Site, forward: Forward) -> Forward:
         """Return `forward` with our override in the options of the call."""
-        function, bound = unbound(forward)
         tally = SiteTally(site.address)
         self.tallies.append(tally)
 
-        def skewed_forward(*args: Any, **kwargs: Any) -> Any:
+        def skewed_forward(module: Any, /, *args: Any, **kwargs: Any) -> Any:
             options, context = kwargs.get("transformer_options"), self.state.context
             if not self.state.active or context is None:
-                return function(*bound, *args, **kwargs)
+                return forward(module, *args, **kwargs)
             if options is None:
                 context.log.left_alone("the model called the block without transformer_options")
-                return function(*bound, *args, **kwargs)
+                return forward(module, *args, **kwargs)
             slot = options.get(OVERRIDE)
             # A probe stays outside, so that it measures what really leaves the site.
             probe = slot.innermost if isinstance(slot, Observer) else None
@@ -117,11 +117,11 @@ class SkewPatch(SitePatch):
             if isinstance(previous, SkewOverride):
                 # A later Skew Attention node has chosen this site too and wins; ours are the samples it does not want.
                 previous.earlier.append(SkewOverride(context, site, previous.call, previous.previous, tally))
-                return function(*bound, *args, **kwargs)
+                return forward(module, *args, **kwargs)
             override = SkewOverride(context, site, SiteCall(args, kwargs, self.state.seen_lengths), previous, tally)
             if probe is not None:
                 probe.previous = override
-                return function(*bound, *args, **kwargs)
-            return function(*bound, *args, **{**kwargs, "transformer_options": {**options, OVERRIDE: override}})
+                return forward(module, *args, **kwargs)
+            return forward(module, *args, **{**kwargs, "transformer_options": {**options, OVERRIDE: override}})
 
         return skewed_forward
