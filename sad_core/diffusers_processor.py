@@ -4,24 +4,28 @@
     set_skew_attention(pipeline.unet, gamma=1.05, beta=3.0)
     image = pipeline(prompt).images[0]
 
-`set_skew_attention(unet, gamma=1.0)` gives the plain model back, bit for bit.
+`set_skew_attention(unet, gamma=1.0)` gives the plain model back, bit for bit. `sad_core/diffusers` has the parts.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import warnings
 from typing import Any
 
-from torch import Tensor
-
-from .attention import skew_attention
+from .diffusers.families import Family, Layer, family_of
+from .diffusers.interception import SkewSettings
+from .diffusers.layouts import LengthSensor, without_text
+from .diffusers.site import SkewSite, check_processor, site_of
+from .joint_attention import JOINT_NORMS
 from .norm_guard import NORMS
 from .parameters import FloatOrTensor, check_choice, is_exactly
-from .symmetricity import AVERAGES, adapt, average, symmetricity
+from .symmetricity import AVERAGES
+
+KEPT_SITE = "_skew_attention_site"
 
 
 def set_skew_attention(
-    unet: Any,
+    model: Any,
     gamma: FloatOrTensor = 1.05,
     beta: FloatOrTensor = 3.0,
     *,
@@ -30,94 +34,103 @@ def set_skew_attention(
     average_over: str = "sample",
     layers: str = "",
 ) -> list[str]:
-    """Put γ and β on every self-attention (`attn1`) of a diffusers model; calling it again replaces the settings.
+    """Put γ and β on every self-attention of a diffusers model; calling it again replaces the settings.
+
+    γ stays when the model's processors are replaced (fused projections, slices, IP-Adapters, PAG), and it is copied and
+    pickled with the model.
 
     Args:
-        unet: a model with `attn_processors` and `set_attn_processor`, such as UNet2DConditionModel.
-        gamma, beta, norm: as for `skew_attention`; "input" and "projected" work, the processor sees the input.
+        model: a model of diffusers, such as `pipeline.unet` or `pipeline.transformer`; `sad_core/diffusers/families.py`
+            lists the classes.
+        gamma, beta, norm: as for `skew_attention`. "input" and "projected" work where a layer sees no text and has no
+            norm of its own.
         adaptive: weigh γ and β by the symmetricity of each call, the paper's rule.
         average_over: "sample", "head" or "batch", see `symmetricity.average`; "batch" is the authors' own.
         layers: how the names of the wanted layers begin, such as "down_blocks", "mid_block" or "up_blocks.1"; all
             others become plain. By default every layer is wanted.
 
     Returns:
-        Names of the attention layers that were set.
+        Names of the attention layers that were set, as in `model.attn_processors`.
 
     Raises:
-        ValueError: the model has no self-attention layer called `attn1`, or none whose name begins with `layers`; an
-            unknown norm or average.
+        ValueError: a class or a processor that is not known or that γ cannot act in; no layer whose name begins with
+            `layers`; an unknown norm or average; a norm that the layers cannot have.
     """
     check_choice("norm", norm, NORMS)
     check_choice("average_over", average_over, AVERAGES)
-    processors = dict(unet.attn_processors)
-    names = [name for name in processors if name.endswith("attn1.processor")]
-    if not names:
-        raise ValueError(f"{type(unet).__name__} has no self-attention layer named attn1, so there is nothing to set.")
-    chosen = [name for name in names if not layers or name.startswith(f"{layers}.")]
+    model = getattr(model, "_orig_mod", model)  # what torch.compile wraps
+    family = family_of(model)
+    found = list(family.layers(model))
+    if not found:
+        raise ValueError(f"{type(model).__name__} has no self-attention layer, so there is nothing to set.")
+    chosen = [layer for layer in found if not layers or layer.name.startswith(f"{layers}.")]
     if not chosen:
-        parts = ", ".join(dict.fromkeys(name.partition(".")[0] for name in names))
+        parts = ", ".join(dict.fromkeys(layer.name.partition(".")[0] for layer in found))
         raise ValueError(f'layers: the name of no self-attention begins with "{layers}"; here they begin with {parts}.')
-    is_neutral = is_exactly(gamma, 1.0) or is_exactly(beta, 0.0)
-    for name in names:
-        original = processors[name]
-        original = original.original if isinstance(original, SkewAttentionProcessor) else original
-        skewed = SkewAttentionProcessor(original, gamma, beta, norm=norm, adaptive=adaptive, average_over=average_over)
-        processors[name] = original if is_neutral or name not in chosen else skewed
-    unet.set_attn_processor(processors)
-    return chosen
+    if is_exactly(gamma, 1.0) or is_exactly(beta, 0.0):
+        _clear(found)
+    else:
+        _check(chosen, family, norm)
+        _clear(found)
+        _put(chosen, family, SkewSettings(gamma, beta, norm, adaptive, average_over))
+    return [f"{layer.name}.processor" for layer in chosen]
 
 
-class SkewAttentionProcessor:
-    """A diffusers attention processor: `skew_attention` for self-attention, the original processor for all else.
+def _check(layers: list[Layer], family: Family, norm: str) -> None:
+    """Refuse what would fail in the first call.
 
-    Args:
-        original: the processor to fall back to for cross-attention, masks and layers with norms of their own inside.
-        gamma, beta, norm, adaptive, average_over: see `set_skew_attention`.
+    Raises:
+        ValueError: a processor that is not known, or a norm that these layers cannot have.
     """
-
-    def __init__(
-        self,
-        original: Callable[..., Tensor],
-        gamma: FloatOrTensor,
-        beta: FloatOrTensor,
-        *,
-        norm: str = "value",
-        adaptive: bool = False,
-        average_over: str = "sample",
-    ):
-        self.original = original
-        self.gamma = gamma
-        self.beta = beta
-        self.norm = norm
-        self.adaptive = adaptive
-        self.average_over = average_over
-
-    def __call__(
-        self,
-        attn: Any,
-        hidden_states: Tensor,
-        encoder_hidden_states: Tensor | None = None,
-        attention_mask: Tensor | None = None,
-        *args: Any,
-        **kwargs: Any,
-    ) -> Tensor:
-        """The attention of one layer, `(B, L, C)` in and out (diffusers/models/attention_processor.py)."""
-        inside = (attn.spatial_norm, attn.group_norm, attn.norm_q, attn.norm_k)
-        is_simple = hidden_states.dim() == 3 and all(part is None for part in inside) and not attn.residual_connection
-        if encoder_hidden_states is not None or attention_mask is not None or not is_simple:
-            return self.original(attn, hidden_states, encoder_hidden_states, attention_mask, *args, **kwargs)
-        q, k, v = (
-            project(hidden_states).unflatten(-1, (attn.heads, -1)).transpose(1, 2)
-            for project in (attn.to_q, attn.to_k, attn.to_v)
+    if norm not in JOINT_NORMS and not family.shows_input:
+        raise ValueError(
+            f'norm is "{norm}", but in this model it must be one of {", ".join(JOINT_NORMS)}, '
+            "because the input of its attention is not the tokens of one image."
         )
-        gamma, beta = self.gamma, self.beta
-        if self.adaptive:
-            gamma, beta = adapt(gamma, beta, average(symmetricity(q, k), self.average_over))
-        x = hidden_states if self.norm in ("projected", "input") else None
-        options: dict[str, Any] = {"norm": self.norm, "x": x, "scale": attn.scale, "neutral_bits": not self.adaptive}
-        out = skew_attention(q, k, v, gamma, beta, **options)
-        out = out.transpose(1, 2).flatten(2)
-        for layer in attn.to_out:
-            out = layer(out)
-        rescaled: Tensor = out / attn.rescale_output_factor
-        return rescaled
+    for layer in layers:
+        is_sometimes_cross = layer.rule is without_text and layer.name.endswith("attn2")
+        if not is_sometimes_cross:
+            check_processor(layer.name, layer.attention.processor, family.processors)
+
+
+def _clear(layers: list[Layer]) -> None:
+    """Take γ from layers: the site goes, or stays without effect where another package put something around it."""
+    for layer in layers:
+        attention = layer.attention
+        kept = attention.__dict__.pop(KEPT_SITE, None)
+        if kept is not None:
+            kept.settings = None
+        if site_of(attention) is not None:
+            site = site_of(attention)
+            del attention.forward
+            if site.inner is not None:
+                attention.forward = site.inner
+        if layer.sensed is not None:
+            for key, hook in list(layer.sensed._forward_pre_hooks.items()):
+                if isinstance(hook, LengthSensor):
+                    del layer.sensed._forward_pre_hooks[key]
+                    layer.sensed._forward_pre_hooks_with_kwargs.pop(key, None)
+
+
+def _put(layers: list[Layer], family: Family, settings: SkewSettings) -> None:
+    """Put γ on layers that have none."""
+    sensors: dict[int, LengthSensor] = {}
+    wrapped = []
+    for layer in layers:
+        sensor = None
+        if layer.sensed is not None and family.sensor is not None:
+            sensor = sensors.get(id(layer.sensed))
+            if sensor is None:
+                sensor = sensors[id(layer.sensed)] = family.sensor()
+                layer.sensed.register_forward_pre_hook(sensor, with_kwargs=True)
+        site = SkewSite(layer, family, settings, sensor)
+        if site.inner is not None:
+            wrapped.append(layer.name)
+        layer.attention.__dict__[KEPT_SITE] = site
+        layer.attention.forward = site
+    if wrapped:
+        warnings.warn(
+            f"Another package has replaced the forward of {len(wrapped)} attention layers ({wrapped[0]} is the first). "
+            "γ is gone from them when it takes that back; then call set_skew_attention again.",
+            stacklevel=3,
+        )

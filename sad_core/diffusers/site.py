@@ -1,0 +1,101 @@
+"""One attention layer of a diffusers model with γ in it.
+
+A `SkewSite` stands in place of the `forward` of a layer and calls the layer's own. The processor of the layer stays
+where it is, so whatever diffusers does to processors (fused projections, slices, IP-Adapters, PAG, resetting them) goes
+on as before, and γ acts in whichever is there. A site holds its layer and no function, so it is copied and pickled with
+the layer, and the copy acts on the copy's weights.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+from torch import Tensor, nn
+
+from .families import SAME_WITH_PYTORCH, Family, Layer, is_of_diffusers
+from .interception import Interception, SkewSettings
+from .layouts import LayerCall, LengthSensor
+
+
+class SkewSite:
+    """The `forward` of an attention layer with γ in it.
+
+    Attributes:
+        attention: the layer.
+        settings: γ, β and the rest; None leaves the layer as it is.
+    """
+
+    def __init__(self, layer: Layer, family: Family, settings: SkewSettings, sensor: LengthSensor | None) -> None:
+        self.name = layer.name
+        self.attention = layer.attention
+        self.rule = layer.rule
+        self.processors = family.processors
+        self.sensor = sensor
+        self.settings: SkewSettings | None = settings
+        # What another package put there before. Where there is nothing, the function of the class and not a bound
+        # method: pickle would look a method up by its name, and find this site.
+        self.inner = layer.attention.__dict__.get("forward")
+        self.own = type(layer.attention).forward
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Return what the layer returns, with γ in its self-attention."""
+        settings = self.settings
+        if settings is None:
+            return self._plain(*args, **kwargs)
+        layout = self.rule(LayerCall(self.attention, args, kwargs, self.sensor))
+        if layout is None:
+            return self._plain(*args, **kwargs)
+        processor = self.attention.processor
+        check_processor(self.name, processor, self.processors)
+        x = None if settings.norm in ("value", "none") else self._input(args, kwargs)
+        equal = SAME_WITH_PYTORCH.get(type(processor).__name__)
+        interception = Interception(settings, layout, x, None if equal is None else self.attention.scale)
+        with interception:  # without "as", which is None in a compiled graph
+            if equal is None or self.inner is not None:
+                out = self._plain(*args, **kwargs)
+            else:
+                out = getattr(sys.modules[type(processor).__module__], equal)()(self.attention, *args, **kwargs)
+        if interception.skewed == 0:
+            raise RuntimeError(
+                f"γ cannot act in {self.name}, because {type(processor).__name__} did not call PyTorch's attention "
+                f"there. Call reset_attention_backend() of the model, or take γ away with "
+                "set_skew_attention(model, gamma=1.0)."
+            )
+        return out
+
+    def _plain(self, *args: Any, **kwargs: Any) -> Any:
+        """What the layer returns without γ."""
+        return self.own(self.attention, *args, **kwargs) if self.inner is None else self.inner(*args, **kwargs)
+
+    def _input(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
+        """The tokens that queries and keys are made of, `(B, L, C)`.
+
+        Raises:
+            ValueError: the layer has a norm of its own, so its input is not what they are made of.
+        """
+        hidden_states = LayerCall(self.attention, args, kwargs).hidden_states
+        own_norms = (getattr(self.attention, name, None) for name in ("spatial_norm", "group_norm"))
+        if hidden_states.dim() != 3 or any(norm is not None for norm in own_norms):
+            raise ValueError(f'norm: {self.name} has a norm of its own inside, so it needs "value" or "none".')
+        return hidden_states
+
+
+def check_processor(name: str, processor: Any, known: tuple[str, ...]) -> None:
+    """Refuse a processor whose attention is not known.
+
+    Raises:
+        ValueError: naming the processor and those that are known.
+    """
+    kind = type(processor)
+    if kind.__name__ not in known or not is_of_diffusers(kind):
+        raise ValueError(
+            f"γ cannot act in {name}, because its processor {kind.__name__} is not known. "
+            f"Set one of diffusers' {', '.join(known)}, or take γ away with set_skew_attention(model, gamma=1.0)."
+        )
+
+
+def site_of(attention: nn.Module) -> SkewSite | None:
+    """The site that stands in place of a layer's `forward`, if one does."""
+    forward = attention.__dict__.get("forward")
+    return forward if isinstance(forward, SkewSite) else None
