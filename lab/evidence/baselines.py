@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import torch
@@ -97,16 +98,18 @@ def blur(latents: Tensor) -> Tensor:
 @contextmanager
 def identity_attention(layer: Any) -> Iterator[None]:
     """Inside the `with` block every token of a diffusers attention layer attends to itself alone."""
-    before = layer.processor
-    layer.set_processor(_attend_to_oneself)
+    before = layer.__dict__.get("forward")  # γ, if it is on the layer
+    layer.forward = partial(_attend_to_oneself, layer)
     try:
         yield
     finally:
-        layer.set_processor(before)
+        del layer.forward
+        if before is not None:
+            layer.forward = before
 
 
 def _attend_to_oneself(layer: Any, hidden_states: Tensor, *_: object, **__: object) -> Tensor:
-    """A diffusers attention processor, (B, L, C) in and out."""
+    """What a diffusers attention layer would return, (B, L, C) in and out."""
     out: Tensor = layer.to_v(hidden_states)
     for projection in layer.to_out:
         out = projection(out)

@@ -177,13 +177,12 @@ def test_freeu_changes_pictures_and_is_taken_off_again(model):
 
 
 def test_the_model_is_plain_again_after_a_failure(model):
-    processors = dict(model.unet.attn_processors)
     with pytest.raises(ValueError, match="does not divide 1000"):
         draw_samples(model, setting(steps=3), SEEDS)
     middle, calls = self_attentions(model.unet)["middle.0"], []
 
     def fail_in_the_second_call(*_):
-        calls.append(middle.processor)
+        calls.append(middle.__dict__["forward"])
         if len(calls) == 2:
             raise RuntimeError("out of memory")
 
@@ -191,8 +190,8 @@ def test_the_model_is_plain_again_after_a_failure(model):
     with pytest.raises(RuntimeError, match="out of memory"):
         draw_samples(model, setting(gamma=2.0, pag=1.0, freeu=(0.9, 0.2, 1.2, 1.4)), SEEDS)
     handle.remove()
-    assert len({*processors.values(), *calls}) == len(processors) + 2, "γ or the identity was not there in between"
-    assert model.unet.attn_processors == processors
+    assert [type(each).__name__ for each in calls] == ["SkewSite", "partial"], "γ or the identity was not there"
+    assert not any("forward" in layer.__dict__ for layer in self_attentions(model.unet).values())
     assert model.unet.up_blocks[0].b1 is None
 
 
