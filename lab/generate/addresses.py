@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
-"""Makes every address of this repository the one that `Repository` in pyproject.toml says. Needs no third package.
+"""Makes every address of this repository the one that `Repository` in pyproject.toml says, and the version of sad_core
+the one of the pack. Needs no third package.
 
-    python -m lab.generate.addresses           # after a change of Repository, or with a new link in the README
+    python -m lab.generate.addresses           # after a change of Repository or version, or with a new link in the README
     python -m lab.generate.addresses --check   # tells by its exit code whether there is anything to do
 
 README.md and CHANGELOG.md are shown by the registry and lie in its archive, which holds no docs/ and no lab/, so a link
@@ -20,6 +21,8 @@ import tomllib
 
 from lab.folders import ROOT
 
+CORE = "sad_core/pyproject.toml"
+VERSION = re.compile(r'^version = "[^"]*"', re.MULTILINE)
 SHOWN_ELSEWHERE = ("README.md", "CHANGELOG.md")
 BRANCH = "main"
 PICTURES = (".png", ".jpg")
@@ -46,6 +49,12 @@ def slug(root: Path = ROOT) -> str:
     return found.group(1)
 
 
+def version(root: Path = ROOT) -> str:
+    """The version of the pack, as pyproject.toml has it."""
+    found: str = tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))["project"]["version"]
+    return found
+
+
 def address_of(path: str, slug: str, root: Path = ROOT) -> str:
     """Where a path of the repository is on the network: a picture itself, the page of any other file or folder."""
     if path.endswith(PICTURES):
@@ -66,6 +75,7 @@ def with_addresses(text: str, slug: str, root: Path = ROOT) -> str:
 def files(root: Path = ROOT) -> Iterator[Path]:
     """Every file that may hold an address of the repository."""
     yield root / "pyproject.toml"
+    yield root / CORE
     for folder in (".", "docs", "web/docs", "lab/demo"):
         yield from sorted((root / folder).glob("*.md"))
 
@@ -81,6 +91,8 @@ def rewritten(root: Path = ROOT) -> Mapping[Path, str]:
         new = text
         for old in before:
             new = re.sub(rf"({re.escape(GITHUB)}|{re.escape(RAW)})/{re.escape(old)}(?![\w-])", rf"\1/{now}", new)
+        if path == root / CORE:
+            new = VERSION.sub(f'version = "{version(root)}"', new)
         if path.relative_to(root).as_posix() in SHOWN_ELSEWHERE:
             new = with_addresses(new, now, root)
         if new != text:

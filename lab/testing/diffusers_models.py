@@ -27,8 +27,8 @@ class DiffusersRow:
         layers: how many layers γ acts in.
         image: the first and the one after the last image token of a call, by its numbers of queries and keys; calls
             that are not here are no self-attention of image tokens.
-        calls: how many attention calls of a model call are skewed; as many as layers by default.
         norms: the norms that the model takes.
+        result: what to compare of the model's answer.
     """
 
     name: str
@@ -36,14 +36,15 @@ class DiffusersRow:
     inputs: Callable[[int], dict[str, Any]]
     layers: int
     image: dict[tuple[int, int], tuple[int, int]]
-    calls: int | None = None
     norms: tuple[str, ...] = ("value", "none", "projected", "input")
     result: Callable[[Any], Tensor] = field(default=lambda out: out.sample)
 
 
 def normal(*shape: int, seed: int = 0) -> Tensor:
     """The same random numbers each time; the first samples do not depend on how many there are."""
-    draws = [torch.randn(shape[1:], generator=torch.Generator().manual_seed(100 * seed + row)) for row in range(shape[0])]
+    draws = [
+        torch.randn(shape[1:], generator=torch.Generator().manual_seed(100 * seed + row)) for row in range(shape[0])
+    ]
     return torch.stack(draws)
 
 
@@ -122,6 +123,25 @@ def deepfloyd() -> nn.Module:
         resnet_time_scale_shift="scale_shift",
         addition_embed_type="text",
         addition_embed_type_num_heads=4,
+    )
+
+
+def sd3(dual_attention_layers: tuple[int, ...] = (0,)) -> nn.Module:
+    """Stable Diffusion 3.5's pattern; a dual layer has a second attention for the image only."""
+    return made(
+        "SD3Transformer2DModel",
+        sample_size=8,
+        patch_size=2,
+        in_channels=4,
+        num_layers=3,
+        attention_head_dim=8,
+        num_attention_heads=4,
+        caption_projection_dim=32,
+        joint_attention_dim=16,
+        pooled_projection_dim=24,
+        out_channels=4,
+        dual_attention_layers=dual_attention_layers,
+        qk_norm="rms_norm",
     )
 
 
@@ -282,7 +302,6 @@ ROWS = (
             pooled_projection_dim=16,
             text_len=TEXT,
             text_len_t5=TEXT,
-            
         ),
         lambda batch: {
             "hidden_states": normal(batch, 4, 8, 8),
@@ -350,21 +369,7 @@ ROWS = (
     ),
     DiffusersRow(
         "SD3Transformer2DModel",
-        lambda: made(
-            "SD3Transformer2DModel",
-            sample_size=8,
-            patch_size=2,
-            in_channels=4,
-            num_layers=3,
-            attention_head_dim=8,
-            num_attention_heads=4,
-            caption_projection_dim=32,
-            joint_attention_dim=16,
-            pooled_projection_dim=24,
-            out_channels=4,
-            dual_attention_layers=(0,),
-            qk_norm="rms_norm",
-        ),
+        sd3,
         lambda batch: {
             "hidden_states": normal(batch, 4, 8, 8),
             "timestep": torch.full((batch,), 500),

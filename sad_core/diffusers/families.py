@@ -156,9 +156,7 @@ Z_IMAGE = Family(
     shows_input=False,
 )
 STABLE_AUDIO = Family(
-    named(
-        r"transformer_blocks\.\d+\.attn1", after_sensed, lambda model, name: model.get_submodule("global_proj")
-    ),
+    named(r"transformer_blocks\.\d+\.attn1", after_sensed, lambda model, name: model.get_submodule("global_proj")),
     ("StableAudioAttnProcessor2_0",),
     sensor=lambda: LengthSensor(0, "input"),
     shows_input=False,

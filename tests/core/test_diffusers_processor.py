@@ -1,4 +1,4 @@
-"""The diffusers processor: reference numbers through a real UNet2DConditionModel, and the plain model given back."""
+"""γ in diffusers models: reference numbers through a real UNet2DConditionModel, and the plain model given back."""
 
 from __future__ import annotations
 
@@ -9,12 +9,16 @@ import pytest
 import torch
 from safetensors import safe_open
 
-from lab.testing import reference_cases
+from lab.testing import definition, reference_cases
 from lab.testing.definition import relative_error
 from sad_core import set_skew_attention
-from sad_core.diffusers_processor import SkewAttentionProcessor
+from sad_core.diffusers.interception import SkewSettings, skewed_call
+from sad_core.diffusers.layouts import Layout
+from sad_core.diffusers.site import site_of
 
 diffusers = pytest.importorskip("diffusers")
+diffusers_models = pytest.importorskip("lab.testing.diffusers_models")
+diffusers_definition = pytest.importorskip("lab.testing.diffusers_definition")
 REFERENCE = Path(reference_cases.__file__).parent / "reference" / "small.safetensors"
 
 
@@ -114,11 +118,19 @@ def test_settings_are_replaced_not_stacked():
 
 
 def test_a_model_without_self_attention_is_refused():
-    class Plain:
-        attn_processors = {"mid.attentions.0.processor": None}  # noqa: RUF012
+    unet = sdxl_shaped_unet()
+    for block in (*unet.down_blocks, unet.mid_block, *unet.up_blocks):
+        block.attentions = None
+    with pytest.raises(ValueError, match="UNet2DConditionModel has no self-attention layer"):
+        set_skew_attention(unet)
 
-    with pytest.raises(ValueError, match="Plain has no self-attention"):
-        set_skew_attention(Plain())
+
+def test_a_model_of_another_package_is_refused_with_what_is_known():
+    class UNet2DConditionModel(torch.nn.Module):
+        """Not that of diffusers."""
+
+    with pytest.raises(ValueError, match="its class is not known. Give one of diffusers' UNet2DConditionModel, "):
+        set_skew_attention(UNet2DConditionModel())
 
 
 def test_gamma_is_put_on_the_wanted_layers_alone():
@@ -127,8 +139,51 @@ def test_gamma_is_put_on_the_wanted_layers_alone():
     names = set_skew_attention(unet, gamma=0.5, layers="up_blocks")
     assert names
     assert all(name.startswith("up_blocks.") for name in names)
-    skewed = [name for name, each in unet.attn_processors.items() if isinstance(each, SkewAttentionProcessor)]
+    skewed = [f"{name}.processor" for name, module in unet.named_modules() if site_of(module) is not None]
     assert sorted(skewed) == sorted(names)
+
+
+def test_gamma_stays_where_processors_are_reset_fused_or_cut_into_slices():
+    unet = sdxl_shaped_unet()
+    plain = predict(unet)
+    set_skew_attention(unet, gamma=1.5)
+    wanted = predict(unet) - plain
+    for change in (
+        lambda: unet.set_default_attn_processor(),
+        lambda: unet.set_attention_slice("max"),
+        lambda: unet.fuse_qkv_projections(),
+    ):
+        change()
+        assert relative_error(predict(unet) - plain, wanted) < 1e-2
+
+
+def test_the_queries_of_deepfloyd_are_the_last_rows_of_its_keys():
+    """γ acts in their square block; the columns of the added text keys stay."""
+    row = next(row for row in diffusers_models.ROWS if row.name.endswith("DeepFloyd IF"))
+    model = row.build()
+    plain = diffusers_definition.predict(row, model)
+    with diffusers_definition.by_definition(row, 1.5, 2.0):
+        wanted = diffusers_definition.predict(row, model)
+    set_skew_attention(model, 1.5, 2.0)
+    assert relative_error(diffusers_definition.predict(row, model) - plain, wanted - plain) < 1e-3
+    set_skew_attention(model, 1.0)
+    assert torch.equal(diffusers_definition.predict(row, model), plain)
+
+
+@pytest.mark.parametrize("kind", ["bool", "additive"])
+def test_masks_of_a_call_with_added_keys_keep_their_columns(kind):
+    q, k, v = (torch.randn(2, 3, tokens, 8) for tokens in (5, 9, 9))
+    attended = torch.rand(2, 1, 5, 9) > 0.3
+    attended[..., 0] = True
+    mask = attended if kind == "bool" else torch.where(attended, torch.randn(2, 1, 5, 9), -torch.inf)
+    found = skewed_call(q, k, v, mask, None, Layout(5, 9, 0, 5), SkewSettings(1.5, 2.0))
+    logits = q.double() @ k.mT.double() / 8**0.5
+    square = logits[..., 4:]
+    skew = torch.cat([logits[..., :4], (square + square.mT) / 2 + 1.5 * (square - square.mT) / 2], dim=-1)
+    plain_values, skew_values = (definition.weights(each, mask) @ v.double() for each in (logits, skew))
+    blended = plain_values + 2.0 * (skew_values - plain_values)
+    ratio = (definition.length(skew_values) / definition.length(blended)).clamp(0.25, 4)
+    torch.testing.assert_close(found, (ratio * blended).float(), rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize("layers", ["left_blocks", "up_block"])

@@ -8,8 +8,6 @@ import pickle
 import pytest
 import torch
 
-pytest.importorskip("diffusers")
-
 from lab.testing.definition import relative_error
 from lab.testing.diffusers_definition import by_definition, predict
 from lab.testing.diffusers_models import ROWS, made
@@ -104,13 +102,17 @@ def test_linear_attention_is_refused_with_the_reason():
         caption_channels=8,
         sample_size=8,
     )
-    with pytest.raises(ValueError, match="γ cannot act in SanaTransformer2DModel, because its self-attention is linear"):
+    with pytest.raises(
+        ValueError, match="γ cannot act in SanaTransformer2DModel, because its self-attention is linear"
+    ):
         set_skew_attention(model, 1.5)
     assert "SanaTransformer2DModel" in REFUSALS
 
 
 def test_a_class_that_is_not_known_is_refused_with_those_that_are():
     model = made("DiTTransformer2DModel", num_attention_heads=2, attention_head_dim=4, in_channels=4, num_layers=1)
-    with pytest.raises(ValueError, match="class is not known. Give one of diffusers' UNet2DConditionModel, ") as refusal:
+    with pytest.raises(
+        ValueError, match="class is not known. Give one of diffusers' UNet2DConditionModel, "
+    ) as refusal:
         set_skew_attention(model, 1.5)
     assert all(name in str(refusal.value) for name in FAMILIES)

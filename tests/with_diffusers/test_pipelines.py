@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import diffusers
 import pytest
 import torch
+import transformers
 from torch import Tensor
-
-diffusers = pytest.importorskip("diffusers")
-transformers = pytest.importorskip("transformers")
 
 from lab.testing.definition import relative_error
 from lab.testing.diffusers_definition import by_definition
@@ -24,7 +23,12 @@ STEPS = {"num_inference_steps": 2, "output_type": "pt"}
 def autoencoder(channels: int) -> Any:
     torch.manual_seed(2)
     blocks = {"down_block_types": ("DownEncoderBlock2D",) * 2, "up_block_types": ("UpDecoderBlock2D",) * 2}
-    shape = {"latent_channels": 4, "block_out_channels": (8, 16), "norm_num_groups": 4, "mid_block_add_attention": False}
+    shape = {
+        "latent_channels": 4,
+        "block_out_channels": (8, 16),
+        "norm_num_groups": 4,
+        "mid_block_add_attention": False,
+    }
     return diffusers.AutoencoderKL(in_channels=channels, out_channels=channels, **blocks, **shape)
 
 
@@ -72,8 +76,9 @@ def deepfloyd_if() -> tuple[Any, Callable[[], Tensor]]:
     pipeline.set_progress_bar_config(disable=True)
     pipeline.to(torch.float64)  # two steps with random weights enlarge the rounding of float32
     seed = torch.Generator()
-    return pipeline, lambda: (
-        pipeline(**prompts(TEXT, 16), height=8, width=8, generator=seed.manual_seed(0), **STEPS).images
+    return (
+        pipeline,
+        lambda: pipeline(**prompts(TEXT, 16), height=8, width=8, generator=seed.manual_seed(0), **STEPS).images,
     )
 
 
@@ -89,8 +94,9 @@ def audioldm() -> tuple[Any, Callable[[], Tensor]]:
     pipeline.set_progress_bar_config(disable=True)
     pipeline.to(torch.float64)  # two steps with random weights enlarge the rounding of float32
     seed = torch.Generator()
-    return pipeline, lambda: (
-        pipeline(**prompts(12), audio_length_in_s=0.004, generator=seed.manual_seed(0), **STEPS).audios
+    return (
+        pipeline,
+        lambda: pipeline(**prompts(12), audio_length_in_s=0.004, generator=seed.manual_seed(0), **STEPS).audios,
     )
 
 
@@ -118,9 +124,7 @@ def audioldm2() -> tuple[Any, Callable[[], Tensor]]:
         "negative_attention_mask": torch.ones(1, TEXT, dtype=torch.long),
     }
     seed = torch.Generator()
-    return pipeline, lambda: (
-        pipeline(**given, audio_length_in_s=0.004, generator=seed.manual_seed(0), **STEPS).audios
-    )
+    return pipeline, lambda: pipeline(**given, audio_length_in_s=0.004, generator=seed.manual_seed(0), **STEPS).audios
 
 
 PIPELINES = {
