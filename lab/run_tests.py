@@ -154,6 +154,7 @@ def tests(python: str, part: str, newest: Path | None, oldest: Path | None) -> I
         yield suite("host, newest, PyTorch attention", 12, "host", SAD_ATTENTION="pytorch", **on_newest)
     if part in ("release", "all"):
         yield suite("demo, evidence and test bed", 4, "demo evidence testbed")
+        yield suite("diffusers", 8, "with_diffusers")
         yield suite("server, newest", 1.5, "server", **on_newest)
         yield suite("browser", 8, "browser", **on_newest)
         yield suite("host, oldest, PyTorch attention", 11, "host", SAD_ATTENTION="pytorch", **on_oldest)

@@ -2,7 +2,7 @@
 """Makes every address of this repository the one that `Repository` in pyproject.toml says, and the version of sad_core
 the one of the pack. Needs no third package.
 
-    python -m lab.generate.addresses           # after a change of Repository or version, or with a new link in the README
+    python -m lab.generate.addresses           # after a change of Repository or version, or with a new link
     python -m lab.generate.addresses --check   # tells by its exit code whether there is anything to do
 
 README.md and CHANGELOG.md are shown by the registry and lie in its archive, which holds no docs/ and no lab/, so a link

@@ -129,7 +129,7 @@ def test_a_model_of_another_package_is_refused_with_what_is_known():
     class UNet2DConditionModel(torch.nn.Module):
         """Not that of diffusers."""
 
-    with pytest.raises(ValueError, match="its class is not known. Give one of diffusers' UNet2DConditionModel, "):
+    with pytest.raises(ValueError, match=r"its class is not known\. Give one of diffusers' UNet2DConditionModel, "):
         set_skew_attention(UNet2DConditionModel())
 
 

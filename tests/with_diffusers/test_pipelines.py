@@ -1,4 +1,4 @@
-"""γ through real pipelines of diffusers with random weights: Stable Diffusion, DeepFloyd IF, AudioLDM and AudioLDM 2."""
+"""γ through pipelines of diffusers with random weights: Stable Diffusion, DeepFloyd IF, AudioLDM and AudioLDM 2."""
 
 from __future__ import annotations
 
