@@ -37,7 +37,7 @@ def set_skew_attention(
     """Put γ and β on every self-attention of a diffusers model; calling it again replaces the settings.
 
     γ stays when the model's processors are replaced (fused projections, slices, IP-Adapters, PAG), and it is copied and
-    pickled with the model.
+    saved whole with the model.
 
     Args:
         model: a model of diffusers, such as `pipeline.unet` or `pipeline.transformer`; `sad_core/diffusers/families.py`

@@ -126,7 +126,7 @@ def deepfloyd() -> nn.Module:
     )
 
 
-def sd3(dual_attention_layers: tuple[int, ...] = (0,)) -> nn.Module:
+def sd3(dual_attention_layers: tuple[int, ...] = (0,), qk_norm: str | None = "rms_norm") -> nn.Module:
     """Stable Diffusion 3.5's pattern; a dual layer has a second attention for the image only."""
     return made(
         "SD3Transformer2DModel",
@@ -141,7 +141,7 @@ def sd3(dual_attention_layers: tuple[int, ...] = (0,)) -> nn.Module:
         pooled_projection_dim=24,
         out_channels=4,
         dual_attention_layers=dual_attention_layers,
-        qk_norm="rms_norm",
+        qk_norm=qk_norm,
     )
 
 

@@ -2,7 +2,7 @@
 
 A `SkewSite` stands in place of the `forward` of a layer and calls the layer's own. The processor of the layer stays
 where it is, so whatever diffusers does to processors (fused projections, slices, IP-Adapters, PAG, resetting them) goes
-on as before, and γ acts in whichever is there. A site holds its layer and no function, so it is copied and pickled with
+on as before, and γ acts in whichever is there. A site holds its layer and no function, so it is copied and saved with
 the layer, and the copy acts on the copy's weights.
 """
 
@@ -34,7 +34,7 @@ class SkewSite:
         self.sensor = sensor
         self.settings: SkewSettings | None = settings
         # What another package put there before. Where there is nothing, the function of the class and not a bound
-        # method: pickle would look a method up by its name, and find this site.
+        # method: a copy by name would look up `forward`, and find this site.
         self.inner = layer.attention.__dict__.get("forward")
         self.own = type(layer.attention).forward
 

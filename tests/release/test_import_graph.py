@@ -144,5 +144,6 @@ def test_what_changes_the_ways_to_modules_is_known():
     listed = subprocess.run(["git", "ls-files", "-z", "*.py"], cwd=ROOT, capture_output=True, text=True, check=True)
     texts = {path: (ROOT / path).read_text(encoding="utf-8") for path in listed.stdout.split("\0") if path}
     edits = {path: len(EDIT.findall(text)) for path, text in texts.items() if EDIT.search(text)}
-    edits.pop("tests/release/test_boundary.py", None)  # the program of another process
+    for program_of_another_process in ("tests/release/test_boundary.py", "tests/with_diffusers/test_install.py"):
+        edits.pop(program_of_another_process, None)
     assert edits == {"lab/demo/comfyui_nodes/__init__.py": 1, "lab/testing/in_process_host.py": 2}

@@ -20,8 +20,8 @@ from sad_core import set_skew_attention
 
 BY_NAME = {row.name: row for row in ROWS}
 UNET, IF = BY_NAME["UNet2DConditionModel"], BY_NAME["UNet2DConditionModel of DeepFloyd IF"]
-# diffusers cannot fuse the second attention of a dual layer.
-SINGLE_SD3 = replace(BY_NAME["SD3Transformer2DModel"], build=lambda: sd3(dual_attention_layers=()), layers=3)
+# diffusers cannot fuse the second attention of a dual layer, and leaves out the norms of queries and keys.
+SINGLE_SD3 = replace(BY_NAME["SD3Transformer2DModel"], build=lambda: sd3((), None), layers=3)
 
 
 def ip_adapter_weights(model: nn.Module) -> dict[str, Any]:
