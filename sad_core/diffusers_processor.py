@@ -100,8 +100,8 @@ def _clear(layers: list[Layer]) -> None:
         kept = attention.__dict__.pop(KEPT_SITE, None)
         if kept is not None:
             kept.settings = None
-        if site_of(attention) is not None:
-            site = site_of(attention)
+        site = site_of(attention)
+        if site is not None:
             del attention.forward
             if site.inner is not None:
                 attention.forward = site.inner

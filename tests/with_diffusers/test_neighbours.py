@@ -297,3 +297,26 @@ def test_a_compiled_model_is_one_graph_and_follows_gamma(name):
         assert len(names) == row.layers
         assert relative_error(predict(row, compiled), predict(row, model)) < 1e-6
     assert torch.equal(predict(row, model), plain)
+
+
+@pytest.mark.parametrize("is_first", [True, False], ids=["before", "after"])
+def test_gamma_stays_with_sequential_offload_and_after_its_end(is_first):
+    """As `enable_sequential_cpu_offload` of a pipeline does it, and as `remove_all_hooks` ends it."""
+    accelerate = pytest.importorskip("accelerate")
+    row = BY_NAME["FluxTransformer2DModel"]
+    model = row.build()
+    plain = predict(row, model)
+    set_skew_attention(model, 1.5, 2.0)
+    wanted = predict(row, model)
+    set_skew_attention(model, 1.0)
+    steps = [
+        lambda: accelerate.cpu_offload(model, torch.device("cpu")),
+        lambda: set_skew_attention(model, 1.5, 2.0),
+    ]
+    for step in steps if is_first else reversed(steps):
+        step()
+    assert torch.equal(predict(row, model), wanted)
+    accelerate.hooks.remove_hook_from_module(model, recurse=True)
+    assert torch.equal(predict(row, model), wanted)
+    set_skew_attention(model, 1.0)
+    assert torch.equal(predict(row, model), plain)
