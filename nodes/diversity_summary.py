@@ -13,9 +13,18 @@ def summarise(report: DiversityReport) -> str:
     return " ".join([*_findings(report), *_notes(report)])
 
 
+UNMOVED = (
+    "γ moved no picture of this sweep: those of every γ equal those of the same seeds at γ = 1. They were not made "
+    "through Skew Attention (SAD), or it is bypassed, or its settings change nothing."
+)
+
+
 def _findings(report: DiversityReport) -> list[str]:
     """Return which γ was most diverse, how sure that is and what it cost, as far as it was measured."""
     measured = f"Measured with {report.counted} for each gamma, in this feature space: {report.space.name}."
+    drifts = [row["pixel_drift"] for row in report.rows if row.gamma != 1.0]
+    if drifts and all(drift.exists and drift.value == 0.0 for drift in drifts):
+        return [UNMOVED, measured]
     diverse = [row for row in report.rows if row["distance"].exists]
     if not diverse:
         return [measured]

@@ -7,12 +7,18 @@ from typing import Any
 from comfy_api.latest import io
 
 from .host.browser import show_on_node
+from .host.run_origin import upstream_of_input
 from .host.run_report import SkewReport
-from .shared import CATEGORY, SEARCH_ALIASES, Report, after_input
+from .shared import CATEGORY, NOTHING_PATCHED, SEARCH_ALIASES, Report, after_input
+
+NOT_WAITING = (
+    "Nothing is wired to after, so this node does not wait for the sampler. Wire the LATENT of the sampler, or an "
+    "IMAGE made from it, to after."
+)
 
 
 class ReportNode(io.ComfyNode):
-    """The handle of a Skew Attention node in, its last run in words out."""
+    """The handle of a Skew Attention node in, the run that made what is wired to `after` in words out."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -26,7 +32,7 @@ class ReportNode(io.ComfyNode):
             is_output_node=True,
             not_idempotent=True,  # it shows its text on the node that ran
             inputs=[
-                Report.Input("report", tooltip="The report output of Skew Attention (SAD)."),
+                Report.Input("report", optional=True, tooltip="The report output of Skew Attention (SAD)."),
                 after_input(
                     "The LATENT of the sampler, or an IMAGE made from it: the report is read once it is there."
                 ),
@@ -36,8 +42,13 @@ class ReportNode(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, report: SkewReport, after: Any) -> io.NodeOutput:
-        """Return the newest run behind `report` in words; `after` only delays the node until the sampler is done."""
-        text = f"{report.plan}\n\n{report.describe()}"
+    def execute(cls, report: SkewReport | None = None, after: Any = None) -> io.NodeOutput:
+        """Return the run behind `report` that made `after` in words, or why there is none."""
+        if report is None:
+            text = NOTHING_PATCHED
+        else:
+            text = f"{report.plan}\n\n{report.describe(upstream_of_input('after'))}"
+            if after is None:
+                text = f"{text}\n{NOT_WAITING}"
         show_on_node(text, cls.hidden.unique_id)
         return io.NodeOutput(text)

@@ -8,8 +8,11 @@ from comfy_api.latest import io
 
 from ..sad_core import StabilityTrace
 from ..sad_core.stability.tables import to_csv, to_json
+from .host.browser import log, show_on_node
 from .host.output_folder import new_file
-from .shared import CATEGORY, SEARCH_ALIASES, Trace, after_input
+from .host.run_origin import NOT_MADE_BY_PROBE, trace_of_maker, upstream_of_input
+from .host.skipped import skip_readers
+from .shared import CATEGORY, NOTHING_MEASURED, SEARCH_ALIASES, Trace, after_input
 
 TEXT_FORMATS = {"CSV": to_csv, "JSON": to_json}
 FORMATS = ("trace", *TEXT_FORMATS)
@@ -28,18 +31,21 @@ class SaveStabilityTraceNode(io.ComfyNode):
             description="Keeps what a Stability Probe measured as a file in ComfyUI's output folder.",
             search_aliases=[*SEARCH_ALIASES, "export", "csv", "json", "spreadsheet"],
             is_output_node=True,
+            not_idempotent=True,  # it says on the node that ran what it saved
             inputs=[
-                Trace.Input("trace", tooltip="The trace output of Stability Probe (SAD)."),
+                Trace.Input("trace", optional=True, tooltip="The trace output of Stability Probe (SAD)."),
                 after_input(
                     "The LATENT of the sampler, or an IMAGE made from it: the trace is saved once it is there."
                 ),
                 io.String.Input(
                     "filename_prefix",
+                    optional=True,
                     default="stability/trace",
                     tooltip="Folder and beginning of the name below ComfyUI's output folder; a number is added.",
                 ),
                 io.Combo.Input(
                     "format",
+                    optional=True,
                     options=list(FORMATS),
                     default="trace",
                     tooltip=(
@@ -51,13 +57,29 @@ class SaveStabilityTraceNode(io.ComfyNode):
             outputs=[
                 io.String.Output("file", display_name="file", tooltip="The name of the file below the output folder.")
             ],
+            hidden=[io.Hidden.unique_id],
         )
 
     @classmethod
     def execute(
-        cls, trace: StabilityTrace, after: Any, filename_prefix: str = "stability/trace", format: str = "trace"
+        cls,
+        trace: StabilityTrace | None = None,
+        after: Any = None,
+        filename_prefix: str = "stability/trace",
+        format: str = "trace",
     ) -> io.NodeOutput:
-        """Write the trace and return the name of its file."""
+        """Write the trace and return the name of its file; where no run is to be saved, say so on the node.
+
+        Then the nodes that would read the file are left out of this prompt, and all others run.
+
+        Raises:
+            ValueError: nothing was measured, or the name leads out of the output folder.
+        """
+        if trace is None:
+            return cls._nothing_saved(NOTHING_MEASURED)
+        trace = trace_of_maker(trace, upstream_of_input("after"))
+        if trace is None:
+            return cls._nothing_saved(NOT_MADE_BY_PROBE)
         if trace.is_empty:
             raise ValueError(trace.summary())
         if format == "trace":
@@ -66,4 +88,12 @@ class SaveStabilityTraceNode(io.ComfyNode):
         else:
             path, name = new_file(filename_prefix, f".{format.lower()}")
             path.write_text(TEXT_FORMATS[format](trace), encoding="utf-8")
+        show_on_node(f"Saved as {name}.", cls.hidden.unique_id)
         return io.NodeOutput(name)
+
+    @classmethod
+    def _nothing_saved(cls, reason: str) -> io.NodeOutput:
+        text = f"{reason} Nothing was saved."
+        log.warning("Save Stability Trace (SAD): %s", text)
+        show_on_node(text, cls.hidden.unique_id)
+        return io.NodeOutput(skip_readers())

@@ -13,6 +13,9 @@ GOAL_ALIASES = ["diversity", "variety", "fidelity", "seed variance"]
 SWEEP_ALIASES = [*SEARCH_ALIASES, "sweep", "xy plot", "grid", "compare"]
 
 LOWEST_GAMMA, HIGHEST_GAMMA = -2.0, 3.0
+# What the readers of a handle say where none is wired: the editor leaves the links of bypassed and muted nodes out.
+NOTHING_PATCHED = "Nothing is patched here: no Skew Attention (SAD) is wired to report, or it is bypassed or muted."
+NOTHING_MEASURED = "Nothing is measured here: no Stability Probe (SAD) is wired to trace, or it is bypassed or muted."
 
 Report = io.Custom("SAD_REPORT")
 Schedule = io.Custom("SAD_SCHEDULE")
@@ -37,9 +40,13 @@ def progress_widget(name: str, *, default: float, tooltip: str, **options: Any) 
     return io.Float.Input(name, default=default, min=0.0, max=1.0, step=0.01, round=0.001, tooltip=tooltip, **options)
 
 
-def after_input(tooltip: str, **options: Any) -> io.Input:
-    """Return the input of a node that waits for the sampler: its LATENT, or an IMAGE made from it."""
-    return io.MultiType.Input("after", types=[io.Latent, io.Image], tooltip=tooltip, **options)
+def after_input(tooltip: str) -> io.Input:
+    """Return the input of a node that waits for the sampler: its LATENT, or an IMAGE made from it.
+
+    It is optional, as the handle beside it, so that a graph with bypassed or muted nodes runs. ComfyUI lists required
+    inputs before optional ones, so in these nodes all inputs are optional, which keeps their order.
+    """
+    return io.MultiType.Input("after", types=[io.Latent, io.Image], tooltip=tooltip, optional=True)
 
 
 def sweep_inputs(images_tooltip: str) -> list[io.Input]:

@@ -8,8 +8,10 @@ from comfy_api.latest import io
 
 from ..sad_core import StabilityTrace
 from ..sad_core.stability.tables import to_csv
+from .host.run_origin import NOT_MADE_BY_PROBE, trace_of_maker, upstream_of_input
+from .plots.stability import draw_message
 from .plots.stability_layouts import LAYOUTS, PASSES, draw_layout
-from .shared import CATEGORY, SEARCH_ALIASES, Trace, after_input
+from .shared import CATEGORY, NOTHING_MEASURED, SEARCH_ALIASES, Trace, after_input
 
 
 class StabilityPlotNode(io.ComfyNode):
@@ -29,15 +31,13 @@ class StabilityPlotNode(io.ComfyNode):
             search_aliases=[*SEARCH_ALIASES, "energy", "instability", "chart", "heat map"],
             inputs=[
                 Trace.Input(
-                    "trace", tooltip="The trace output of Stability Probe (SAD) or Load Stability Trace (SAD)."
-                ),
-                after_input(
-                    "The LATENT of the sampler, or an IMAGE made from it: the trace is drawn once it is there. "
-                    "Not needed for a loaded trace.",
+                    "trace",
                     optional=True,
+                    tooltip="The trace output of Stability Probe (SAD) or Load Stability Trace (SAD).",
                 ),
                 io.Combo.Input(
                     "layout",
+                    optional=True,
                     options=list(LAYOUTS),
                     default="heat map",
                     tooltip=(
@@ -48,18 +48,24 @@ class StabilityPlotNode(io.ComfyNode):
                 ),
                 io.Combo.Input(
                     "passes",
+                    optional=True,
                     options=list(PASSES),
                     default="both",
                     tooltip="The conditional pass, the unconditional pass, or the mean of both.",
                 ),
                 io.String.Input(
                     "site",
+                    optional=True,
                     default="",
                     advanced=True,
                     tooltip=(
                         'For the layouts "heads" and "map": the address of a site, such as middle.0.0. Empty: the '
                         "least aligned one; for maps the first that was mapped."
                     ),
+                ),
+                after_input(
+                    "The LATENT of the sampler, or an IMAGE made from it: the trace is drawn once it is there. "
+                    "Not needed for a loaded trace.",
                 ),
                 Trace.Input(
                     "compare_with",
@@ -77,13 +83,18 @@ class StabilityPlotNode(io.ComfyNode):
     @classmethod
     def execute(
         cls,
-        trace: StabilityTrace,
+        trace: StabilityTrace | None = None,
         layout: str = "heat map",
         passes: str = "both",
         site: str = "",
         after: Any = None,
         compare_with: StabilityTrace | None = None,
     ) -> io.NodeOutput:
-        """Return the plot of the newest run, the summary and the table of all runs."""
+        """Return the plot of the run that made `after`, and the summary and the table of all runs up to it."""
+        if trace is None:
+            return io.NodeOutput(draw_message(NOTHING_MEASURED), NOTHING_MEASURED, "")
+        trace = trace_of_maker(trace, upstream_of_input("after"))
+        if trace is None:
+            return io.NodeOutput(draw_message(NOT_MADE_BY_PROBE), NOT_MADE_BY_PROBE, "")
         plot = draw_layout(trace, layout, passes, site, compare_with, after)
         return io.NodeOutput(plot, trace.summary(), to_csv(trace))

@@ -22,6 +22,7 @@ from lab.testing.in_process_host import nodes_of, pack_in_host
 LOCALES = ROOT / "locales"
 ENGLISH = LOCALES / "en" / "nodeDefs.json"
 PROMISE = ROOT / "lab" / "testing" / "promised_nodes.json"
+INPUTS = ("required", "optional")  # the groups of inputs, in the order of their sockets
 
 
 def english(nodes: Sequence[Any]) -> dict[str, dict[str, Any]]:
@@ -57,7 +58,7 @@ def promise(nodes: Sequence[Any]) -> dict[str, dict[str, list[Any]]]:
     found = {}
     for node in nodes:
         info = node.GET_NODE_INFO_V1()
-        groups = {group: info["input"].get(group, {}) for group in ("required", "optional")}
+        groups = {group: info["input"].get(group, {}) for group in INPUTS}
         widgets = [
             name for inputs in groups.values() for name, (kind, *options) in inputs.items() if is_widget(kind, *options)
         ]
@@ -76,13 +77,25 @@ def is_widget(kind: str, options: dict[str, Any] | None = None) -> bool:
 
 
 def broken(promised: dict[str, dict[str, list[Any]]], found: dict[str, dict[str, list[Any]]]) -> list[str]:
-    """What of the promise no longer holds: all of it must come first and in its order; new things may follow."""
+    """What of the promise no longer holds: all of it must come first and in its order; new things may follow.
+
+    Required inputs may become optional, as long as the order of all inputs stays: the required ones, then the optional
+    ones, which is the order of their sockets.
+    """
     return [
         f"{node_id}, {part}: promised {kept}, found {found.get(node_id, {}).get(part, [])}"
         for node_id, parts in promised.items()
         for part, kept in parts.items()
         if found.get(node_id, {}).get(part, [])[: len(kept)] != kept
+        and not (part in INPUTS and _became_optional(parts, found.get(node_id, {})))
     ]
+
+
+def _became_optional(promised: dict[str, list[Any]], found: dict[str, list[Any]]) -> bool:
+    """Whether all that changed is that fewer inputs are required."""
+    before, after = ([each for part in INPUTS for each in parts.get(part, [])] for parts in (promised, found))
+    fewer = all(each in promised["required"] for each in found.get("required", []))
+    return fewer and after[: len(before)] == before
 
 
 def read(path: Path) -> dict[str, Any]:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from .noise_level import NoiseLevel, read_levels
+from .run_origin import NOT_MADE, Origin, Upstream, current_origin, index_of_maker
 from .settings import NEUTRAL, PASS_MARKS, Gammas
 from .shared import Shared
 
@@ -118,6 +119,7 @@ class RunRecord(Shared):
         untouched: attention calls at chosen sites that were left alone inside the window, by reason.
         backends: names of the attention functions that did the inner work.
         fallbacks: sentences, each once.
+        origin: where in which prompt it began; None where ComfyUI ran no node.
     """
 
     model: str
@@ -129,6 +131,7 @@ class RunRecord(Shared):
     untouched: Counter[str] = field(default_factory=Counter)
     backends: set[str] = field(default_factory=set)
     fallbacks: list[str] = field(default_factory=list)
+    origin: Origin | None = field(default=None, repr=False, compare=False)
     _calls: deque[ModelCall] = field(default_factory=lambda: deque(maxlen=KEPT_CALLS), repr=False)
     _unread: list[UnreadCall] = field(default_factory=list, repr=False)
     _lock: threading.Lock = field(default_factory=threading.Lock, repr=False, compare=False)
@@ -251,7 +254,7 @@ class SkewReport(Shared):
 
     def begin(self, model: str, chosen: Sequence[str], apply_to: str = "both") -> RunRecord:
         """A record for a run that starts now."""
-        run = RunRecord(model, tuple(chosen), apply_to)
+        run = RunRecord(model, tuple(chosen), apply_to, origin=current_origin())
         with self._lock:
             self._runs.append(run)
             self._count += 1
@@ -269,19 +272,30 @@ class SkewReport(Shared):
         runs = self.runs
         return runs[-1].last_call if runs else None
 
-    def describe(self) -> str:
-        """The newest run in a few lines, or why there is none."""
+    def describe(self, upstream: Upstream | None = None) -> str:
+        """One run in a few lines, or why there is none.
+
+        Args:
+            upstream: of the input that the run must have made; None tells of the newest run.
+        """
         if self.neutral:
             return "Nothing was patched, so there is no run to tell of."
-        runs = self.runs
-        if not runs:
+        with self._lock:
+            runs, count = tuple(self._runs), self._count
+        index = index_of_maker([run.origin for run in runs], upstream)
+        if index is None and upstream is not None:
+            return NOT_MADE.format(node="this Skew Attention (SAD)")
+        if index is None:
             return (
                 "No sampling run went through this model yet. If a picture came out all the same, its sampler was "
                 "served from ComfyUI's cache or used another model."
             )
-        text = runs[-1].describe()
-        if self._count > 1:
-            text = f"Run {self._count} behind this node; the newest one is told here.\n{text}"
+        text = runs[index].describe()
+        number = count - len(runs) + index + 1
+        if number < count:
+            text = f"Run {number} of {count} behind this node, the one that made what is wired to after.\n{text}"
+        elif count > 1:
+            text = f"Run {count} behind this node; the newest one is told here.\n{text}"
         return text
 
 

@@ -15,6 +15,9 @@ PASSES = ("both", "cond", "uncond")
 WIRE_AFTER = (
     "Wire the LATENT of the sampler, or a picture made from it, to after, so that the trace is drawn when it is there."
 )
+NOTHING_TO_COMPARE = (
+    "There is nothing to compare with: wire a second trace to compare_with, or sample twice with this one."
+)
 AT_CFG_1 = "At CFG 1 ComfyUI leaves the unconditional pass out."
 
 
@@ -35,12 +38,14 @@ def draw_layout(
         A ComfyUI IMAGE, `(1, height, width, 3)` in [0, 1]; that of a sentence where there is nothing to draw.
 
     Raises:
-        ValueError: a difference without two runs to compare, a site the run does not have, a map that was not kept.
+        ValueError: a site the run does not have, a map that was not kept.
     """
     if trace.is_empty:
         return draw_message(f"{trace.summary()}\n{WIRE_AFTER}")
     pass_name = None if passes == "both" else passes
-    run = _measured(trace)[-1]
+    run = trace.runs[-1]
+    if not run.steps:
+        return draw_message(run.summary())
     if pass_name is not None and pass_name not in run.passes and layout != "map":  # a map shows whatever pass there is
         return draw_message(f"This run had no {pass_name} pass, only {' and '.join(run.passes)}. {AT_CFG_1}")
     if layout == "heads":
@@ -53,9 +58,7 @@ def draw_layout(
     if layout == "difference":
         earlier = _measured(other)[-1:] if other is not None else _measured(trace)[-2:-1]
         if not earlier:
-            raise ValueError(
-                "There is nothing to compare with: wire a second trace to compare_with, or sample twice with this one."
-            )
+            return draw_message(NOTHING_TO_COMPARE)
         return draw_heat_maps(difference(run, earlier[0]), pass_name)
     return draw_heat_maps(run, pass_name)
 

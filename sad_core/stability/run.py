@@ -34,6 +34,7 @@ class StabilityRun:
         stride: every how many steps one is kept; it doubles whenever the run would grow beyond `LARGEST_RUN`.
         gamma: the γ at work in words, such as "γ 1" or "γ 0.8 … 1.3"; empty where it is not known.
         notes: sentences about what could not be measured, each once.
+        origin: where the run began, in whatever words its host has for that; not saved.
     """
 
     model: str
@@ -45,6 +46,7 @@ class StabilityRun:
     stride: int = 1
     gamma: str = ""
     notes: list[str] = field(default_factory=list)
+    origin: Any = field(default=None, repr=False, compare=False)
     _steps: list[Step] = field(default_factory=list, repr=False)
     _last: Step | None = field(default=None, repr=False)
     _count: int = field(default=0, repr=False)

@@ -59,7 +59,7 @@ PROMISED = {
     },
     "SADReport": {
         "inputs": [("report", "SAD_REPORT", None), ("after", "LATENT,IMAGE", None)],
-        "optional": set(),
+        "optional": {"report", "after"},
         "outputs": ["STRING"],
     },
     "SADGammaSweep": {
@@ -87,13 +87,13 @@ PROMISED = {
     "SADStabilityPlot": {
         "inputs": [
             ("trace", "SAD_TRACE", None),
-            ("after", "LATENT,IMAGE", None),
             ("layout", "COMBO", "heat map"),
             ("passes", "COMBO", "both"),
             ("site", "STRING", ""),
+            ("after", "LATENT,IMAGE", None),
             ("compare_with", "SAD_TRACE", None),
         ],
-        "optional": {"after", "compare_with"},
+        "optional": {"trace", "layout", "passes", "site", "after", "compare_with"},
         "outputs": ["IMAGE", "STRING", "STRING"],
     },
     "SADSaveStabilityTrace": {
@@ -103,7 +103,7 @@ PROMISED = {
             ("filename_prefix", "STRING", "stability/trace"),
             ("format", "COMBO", "trace"),
         ],
-        "optional": set(),
+        "optional": {"trace", "after", "filename_prefix", "format"},
         "outputs": ["STRING"],
     },
     "SADLoadStabilityTrace": {
@@ -201,7 +201,9 @@ def test_the_frontend_can_be_told_of_the_node(nodes, node_id):
     """What /object_info answers, which every host makes of the schema in its own way."""
     node = nodes[node_id]
     given = node.INPUT_TYPES()
-    assert set(given["required"]) | set(given.get("optional", {})) == {name for name, *_ in PROMISED[node_id]["inputs"]}
+    assert set(given.get("required", {})) | set(given.get("optional", {})) == {
+        name for name, *_ in PROMISED[node_id]["inputs"]
+    }
     assert set(given.get("optional", {})) == PROMISED[node_id]["optional"]
     info = node.GET_NODE_INFO_V1()
     assert info["category"] == "model/patch/symmetric attention"

@@ -26,6 +26,7 @@ from ..memory import is_out_of_memory
 from ..models.site_rules import SiteCall
 from ..models.sites import Site
 from ..noise_level import NoiseLevel
+from ..run_origin import current_origin
 from ..settings import ProbeSettings
 from .object_patches import Forward
 from .observer import ObservedCall, Observer
@@ -67,7 +68,9 @@ class ProbePatch(SitePatch):
     def _begin_run(self) -> ProbedRun:
         addresses = tuple(site.address for site in self.sites)
         measures, patterns = self.settings.measures, self.settings.patterns
-        record = StabilityRun(self.model_name, addresses, measures, patterns, notes=list(self.notes))
+        record = StabilityRun(
+            self.model_name, addresses, measures, patterns, notes=list(self.notes), origin=current_origin()
+        )
         run = ProbedRun(record, charts.begin(self.node_id, measures))
         self.handle.begin(run.record)
         return run
