@@ -2,17 +2,18 @@
 
 import { app } from "../../scripts/app.js";
 import { api } from "../../scripts/api.js";
-import { addChart, allNodes, ask, nodeOf } from "./lib/node.js";
+import { addChart, allNodes, ask, inactiveNodes, nodeOf } from "./lib/node.js";
 import { short } from "./lib/numbers.js";
-import { GONE, LOST, merged } from "./lib/run.js";
+import { GONE, LOST, NO_PART, merged } from "./lib/run.js";
 
 const EVENT = "symmetric_attention.stability";
 const HEIGHT = 210;
 const NO_ID = "00000000-0000-0000-0000-000000000000"; // of every graph without an id of its own, as in nodes/host/live_chart.py
-const charts = new WeakMap(); // by node: { chart, run, isDue }
+const charts = new WeakMap(); // by node: { chart, run, isEarlier, isDue }
 
 // At once and not in setup(): where the editor starts slowly, a run may be over before that is called.
 api.addEventListener(EVENT, ({ detail }) => receive(detail));
+api.addEventListener("execution_start", begin);
 api.addEventListener("reconnecting", () => mark("running", LOST));
 api.addEventListener("reconnected", catchUp);
 
@@ -22,7 +23,7 @@ app.registerExtension({
     if (node.comfyClass !== "SADStabilityProbe") return;
     const chart = addChart(node, "Stability while sampling", HEIGHT);
     chart.say("The measures of every step appear here while the model samples.");
-    charts.set(node, { chart, run: null, isDue: false });
+    charts.set(node, { chart, run: null, isEarlier: false, isDue: false });
   },
   afterConfigureGraph() {
     catchUp(); // not waited for: the editor need not
@@ -35,7 +36,9 @@ async function catchUp() {
   if (!workflow || workflow === NO_ID) return; // every graph without an id has the same
   try {
     const runs = await ask(api, "/symmetric_attention/stability", { workflow });
-    runs.forEach(receive);
+    const inactive = inactiveNodes(graph());
+    const isShown = ({ node, status }) => status === "running" || !inactive.has(nodeOf(graph(), node));
+    runs.filter(isShown).forEach(receive);
     mark(LOST, GONE); // what the server knew of is told by now
   } catch (error) {
     console.debug("Symmetric Attention (SAD): no earlier steps to be had", error);
@@ -51,8 +54,22 @@ function receive(message) {
   if (message.workflow !== graph()?.id) return;
   const state = charts.get(nodeOf(graph(), message.node));
   if (!state) return;
-  state.run = merged(state.run, message);
+  const before = state.run;
+  state.run = merged(before, message);
+  if (state.run.run !== before?.run) state.isEarlier = false;
   drawSoon(state);
+}
+
+/** A prompt starts: what the charts show is of an earlier run, until a run comes; bypassed nodes show nothing. */
+function begin() {
+  const inactive = inactiveNodes(graph());
+  for (const node of allNodes(graph())) {
+    const state = charts.get(node);
+    if (!state?.run) continue;
+    if (inactive.has(node)) state.run = null;
+    state.isEarlier = true;
+    drawSoon(state);
+  }
 }
 
 /** Change the status of all runs in this graph that have it. */
@@ -74,10 +91,15 @@ function drawSoon(state) {
   });
 }
 
-function draw({ chart, run }) {
+function draw({ chart, run, isEarlier }) {
+  if (!run) {
+    chart.say(NO_PART);
+    return;
+  }
+  const status = isEarlier ? `earlier run, ${run.status}` : run.status;
   const points = [...run.points.values()].sort((one, other) => one.step - other.step);
   if (!points.length) {
-    chart.say(run.status === "running" ? "Sampling; nothing is measured yet." : `${run.status}; nothing was measured.`);
+    chart.say(status === "running" ? "Sampling; nothing is measured yet." : `${status}; nothing was measured.`);
     return;
   }
   const parts = Object.keys(points[0].means);
@@ -85,7 +107,7 @@ function draw({ chart, run }) {
   const where = ({ step, progress, sigma }) =>
     `step ${step} at ${Math.round(100 * progress)} %, σ ${short(sigma)}`;
   chart.show({
-    note: `${run.status} · ${where(points.at(-1))}`,
+    note: `${status} · ${where(points.at(-1))}`,
     panels: run.measures.map((title, measure) => ({
       title,
       lines: parts.map((part) => ({
@@ -97,7 +119,7 @@ function draw({ chart, run }) {
     value: (place, measure) => short(at(points[place], "all", measure)),
     words: (place) => {
       const values = run.measures.map((name, measure) => `${name} ${short(at(points[place], "all", measure))}`);
-      return `${run.status}, ${where(points[place])}: ${values.join(", ")}.`;
+      return `${status}, ${where(points[place])}: ${values.join(", ")}.`;
     },
   });
 }

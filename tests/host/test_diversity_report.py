@@ -108,6 +108,21 @@ def test_equal_images_of_one_gamma_are_said():
 # --- what may be missing
 
 
+def test_a_sweep_that_gamma_did_not_move_is_said_and_not_measured():
+    """As where the sampler got the plain model, or Skew Attention is bypassed."""
+    plain = torch.rand(4, 16, 16, 3)
+    _, summary = report([plain, plain, plain], [0.5, 1.0, 2.0])
+    assert summary.startswith(
+        "γ moved no picture of this sweep: those of every γ equal those of the same seeds at γ = 1."
+    )
+    assert "Most diverse" not in summary
+    moved = plain.clone()
+    moved[3, 0, 0, 0] = 1.0
+    for images in ([plain, plain, moved], [moved, plain, plain]):
+        assert "Most diverse" in report(images, [0.5, 1.0, 2.0])[1]
+    assert "γ moved no picture" not in report([plain], [1.0])[1]
+
+
 def test_one_image_has_no_diversity_and_the_summary_says_why():
     _, summary = report([noise_images("a"), noise_images("b")], [1.0, 2.0])
     assert "Diversity needs two pictures or more of each gamma" in summary

@@ -3,6 +3,7 @@
 
 import { Chart } from "./chart.js";
 
+const LEFT_OUT = [2, 4]; // the modes of a muted and of a bypassed node
 const MARGIN = 10; // that the classic rendering leaves around a widget
 
 /**
@@ -57,6 +58,30 @@ export function* allNodes(graph) {
   for (const node of graph?.nodes ?? []) {
     yield node;
     yield* allNodes(node.subgraph);
+  }
+}
+
+/**
+ * The nodes that are bypassed or muted, themselves or with a subgraph around them. A subgraph that is used twice has its
+ * nodes once; they are here if they are in no use of it active.
+ * @param {any} graph
+ */
+export function inactiveNodes(graph) {
+  const states = [...nodesWithState(graph, true)];
+  const active = new Set(states.filter(([, isActive]) => isActive).map(([node]) => node));
+  return new Set(states.map(([node]) => node).filter((node) => !active.has(node)));
+}
+
+/**
+ * @param {any} graph
+ * @param {boolean} isActive whether what is around the graph is.
+ * @returns {Generator<[any, boolean]>}
+ */
+function* nodesWithState(graph, isActive) {
+  for (const node of graph?.nodes ?? []) {
+    const isOn = isActive && !LEFT_OUT.includes(node.mode);
+    yield [node, isOn];
+    yield* nodesWithState(node.subgraph, isOn);
   }
 }
 

@@ -3,6 +3,7 @@
 
 export const LOST = "connection lost"; // the run may go on unseen
 export const GONE = "server restarted"; // and it knows nothing of the run
+export const NO_PART = "Bypassed or muted: this node has no part in the newest run.";
 const OPEN = ["running", LOST, GONE]; // how the run ended may still be heard
 
 /**

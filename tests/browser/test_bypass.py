@@ -1,0 +1,126 @@
+"""Skew Attention and the probe bypassed, as people compare with the plain model: the graph runs, and old texts go."""
+
+from __future__ import annotations
+
+import itertools
+from typing import Any
+
+import pytest
+
+from lab.demo.gamma_sweep import workflow
+from lab.testing.editor import RENDERERS, render
+from lab.testing.editor_graphs import OPEN, numbered
+
+fresh = itertools.count(70_000)
+PATIENCE, OFTEN = 200_000, 200  # milliseconds
+BYPASSED, ACTIVE = 4, 0
+# The texts of the nodes of a class, the note of its chart among them, in the order of their widgets.
+SHOWN = """kind => {
+    const node = window.app.rootGraph._nodes.find(n => n.comfyClass === kind);
+    const chart = node.widgets.find(w => w.name === 'chart')?.element.querySelector('.sad-chart-note').textContent;
+    const text = node.widgets.find(w => w.name === '$$node-text-preview')?.value;
+    return {text: text ?? '', chart: chart ?? ''};
+}"""
+SET_MODE = """([kinds, mode]) => {
+    for (const node of window.app.rootGraph._nodes) if (kinds.includes(node.comfyClass)) node.mode = mode;
+    window.app.canvas.setDirty(true, true);
+}"""
+LAY_OUT = """kinds => {
+    const nodes = window.app.rootGraph._nodes.filter(n => kinds.includes(n.comfyClass));
+    nodes.forEach((node, place) => { node.pos = [40 + 520 * (place % 3), 80 + 460 * Math.floor(place / 3)]; });
+    window.app.canvas.setDirty(true, true);
+}"""
+READERS = ("SADReport", "SADSaveStabilityTrace")
+PATCHES = ("SADSkewAttention", "SADStabilityProbe")
+
+
+def prompt(steps: int) -> dict[str, Any]:
+    nodes = workflow(1.5, "food", 2, steps=steps, nonce=next(fresh))
+    nodes["probe"] = {
+        "class_type": "SADStabilityProbe",
+        "inputs": {"model": ["skew", 0], "blocks": "", "every_nth_step": 1, "depth_and_curvature": False}
+        | {"patterns": "value", "map_site": ""},
+    }
+    nodes["sampler"]["inputs"]["model"] = ["probe", 0]
+    wired = {"after": ["decode", 0]}
+    nodes["report"] = {"class_type": "SADReport", "inputs": {"report": ["skew", 2], **wired}}
+    nodes["plot"] = {
+        "class_type": "SADStabilityPlot",
+        "inputs": {"trace": ["probe", 1], "layout": "heat map", "passes": "both", "site": "", **wired},
+    }
+    nodes["kept"] = {
+        "class_type": "SADSaveStabilityTrace",
+        "inputs": {"trace": ["probe", 1], **wired, "filename_prefix": "bypass", "format": "trace"},
+    }
+    nodes["picture"] = {"class_type": "PreviewImage", "inputs": {"images": ["plot", 0]}}
+    return numbered(nodes)
+
+
+def queue(page, server) -> None:
+    """Run the graph and wait until the server has finished it without an error."""
+    before = set(server.get("/history"))
+    page.evaluate("() => window.app.queuePrompt(0)")
+    page.wait_for_function(
+        "async before => Object.keys(await (await fetch('/history')).json()).some(id => !before.includes(id))",
+        arg=list(before),
+        timeout=PATIENCE,
+        polling=OFTEN,
+    )
+    (new,) = [entry for name, entry in server.get("/history").items() if name not in before]
+    assert new["status"]["status_str"] == "success", new["status"]["messages"]
+
+
+def wait_for(page, kind: str, what: str, beginning: str) -> None:
+    """Wait until the text or the chart of a node begins with some words."""
+    asked = f"([kind, beginning]) => ({SHOWN})(kind).{what}.includes(beginning)"
+    page.wait_for_function(asked, arg=[kind, beginning], timeout=PATIENCE, polling=OFTEN)
+
+
+@pytest.mark.parametrize("renderer", RENDERERS)
+def test_bypassed_nodes_let_the_graph_run_and_show_no_old_text(page, server, tmp_path, renderer):
+    render(page, renderer)
+    page.evaluate(OPEN, prompt(3))
+    page.evaluate(LAY_OUT, [*PATCHES, *READERS, "SADStabilityPlot"])
+    queue(page, server)
+    wait_for(page, "SADSkewAttention", "text", "attention calls skewed in 3 model calls")
+    wait_for(page, "SADReport", "text", "attention calls skewed in 3 model calls")
+    wait_for(page, "SADStabilityProbe", "text", "10 of 10 sites × 3 steps")
+    wait_for(page, "SADStabilityProbe", "chart", "finished · step 3")
+    wait_for(page, "SADSaveStabilityTrace", "text", "Saved as bypass_00")
+    page.screenshot(path=tmp_path / "active.png")
+
+    page.evaluate(SET_MODE, [PATCHES, BYPASSED])
+    queue(page, server)
+    wait_for(page, "SADReport", "text", "Nothing is patched here")
+    wait_for(page, "SADSaveStabilityTrace", "text", "Nothing was saved.")
+    for kind in PATCHES:
+        wait_for(page, kind, "text", "Bypassed or muted")
+    wait_for(page, "SADStabilityProbe", "chart", "Bypassed or muted")
+    assert page.locator(".sad-chart-line").count() == 0
+    page.screenshot(path=tmp_path / "bypassed.png")
+
+    page.evaluate(SET_MODE, [PATCHES, ACTIVE])
+    page.evaluate(
+        "() => { const find = (kind, name) => window.app.rootGraph._nodes.find(n => n.comfyClass === kind)"
+        ".widgets.find(w => w.name === name); find('KSampler', 'steps').value = 4; }"
+    )
+    queue(page, server)
+    for kind in ("SADSkewAttention", "SADReport"):
+        wait_for(page, kind, "text", "attention calls skewed in 4 model calls")
+    wait_for(page, "SADStabilityProbe", "chart", "finished · step 4")
+    assert page.problems == []
+
+
+def test_a_chart_of_an_earlier_run_says_so_when_the_probe_is_left_out(page, server):
+    page.evaluate(OPEN, prompt(3))
+    queue(page, server)
+    wait_for(page, "SADStabilityProbe", "chart", "finished · step 3")
+    page.evaluate("""() => {
+        const find = kind => window.app.rootGraph._nodes.find(n => n.comfyClass === kind);
+        find('SADDemoModel').connect(0, find('KSampler'), 'model');
+    }""")
+    queue(page, server)
+    wait_for(page, "SADStabilityProbe", "chart", "earlier run, finished · step 3")
+    wait_for(page, "SADReport", "text", "No run of this Skew Attention (SAD) made what is wired to after.")
+    wait_for(page, "SADSaveStabilityTrace", "text", "Nothing was saved.")
+    assert page.problems == []
