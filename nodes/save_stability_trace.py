@@ -10,9 +10,9 @@ from ..sad_core import StabilityTrace
 from ..sad_core.stability.tables import to_csv, to_json
 from .host.browser import log, show_on_node
 from .host.output_folder import new_file
-from .host.run_origin import NOT_MADE_BY_PROBE, trace_of_maker, upstream_of_input
+from .host.run_origin import not_made_by, trace_of_maker, upstream_of_input
 from .host.skipped import skip_readers
-from .shared import CATEGORY, NOTHING_MEASURED, SEARCH_ALIASES, Trace, after_input
+from .shared import CATEGORY, NOTHING_MEASURED, PROBE, SEARCH_ALIASES, Trace, after_input
 
 TEXT_FORMATS = {"CSV": to_csv, "JSON": to_json}
 FORMATS = ("trace", *TEXT_FORMATS)
@@ -79,7 +79,7 @@ class SaveStabilityTraceNode(io.ComfyNode):
             return cls._nothing_saved(NOTHING_MEASURED)
         trace = trace_of_maker(trace, upstream_of_input("after"))
         if trace is None:
-            return cls._nothing_saved(NOT_MADE_BY_PROBE)
+            return cls._nothing_saved(not_made_by(PROBE))
         if trace.is_empty:
             raise ValueError(trace.summary())
         if format == "trace":

@@ -8,10 +8,10 @@ from comfy_api.latest import io
 
 from ..sad_core import StabilityTrace
 from ..sad_core.stability.tables import to_csv
-from .host.run_origin import NOT_MADE_BY_PROBE, trace_of_maker, upstream_of_input
+from .host.run_origin import not_made_by, trace_of_maker, upstream_of_input
 from .plots.stability import draw_message
 from .plots.stability_layouts import LAYOUTS, PASSES, draw_layout
-from .shared import CATEGORY, NOTHING_MEASURED, SEARCH_ALIASES, Trace, after_input
+from .shared import CATEGORY, NOTHING_MEASURED, PROBE, SEARCH_ALIASES, Trace, after_input
 
 
 class StabilityPlotNode(io.ComfyNode):
@@ -92,9 +92,13 @@ class StabilityPlotNode(io.ComfyNode):
     ) -> io.NodeOutput:
         """Return the plot of the run that made `after`, and the summary and the table of all runs up to it."""
         if trace is None:
-            return io.NodeOutput(draw_message(NOTHING_MEASURED), NOTHING_MEASURED, "")
+            return cls._nothing_drawn(NOTHING_MEASURED)
         trace = trace_of_maker(trace, upstream_of_input("after"))
         if trace is None:
-            return io.NodeOutput(draw_message(NOT_MADE_BY_PROBE), NOT_MADE_BY_PROBE, "")
+            return cls._nothing_drawn(not_made_by(PROBE))
         plot = draw_layout(trace, layout, passes, site, compare_with, after)
         return io.NodeOutput(plot, trace.summary(), to_csv(trace))
+
+    @classmethod
+    def _nothing_drawn(cls, reason: str) -> io.NodeOutput:
+        return io.NodeOutput(draw_message(reason), reason, "")

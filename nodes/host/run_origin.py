@@ -20,11 +20,6 @@ from .browser import log
 
 # Nodes that give out a handle. Two of them may be alike in all but their id, and are still two.
 HANDLE_GIVERS = frozenset({"SADSkewAttention", "SADStabilityProbe"})
-NOT_MADE = (
-    "No run of {node} made what is wired to after. Its sampler used another model, a node in between "
-    "dropped the patch, as merging models does, or the run is no longer kept."
-)
-NOT_MADE_BY_PROBE = NOT_MADE.format(node="this Stability Probe (SAD)")
 
 
 class Prompt(Protocol):
@@ -61,6 +56,14 @@ class Upstream:
 
     distances: Mapping[str, int]
     index: int | None = None
+
+
+def not_made_by(node: str) -> str:
+    """Return what is said where no run of `node` made what is wired to `after`."""
+    return (
+        f"No run of {node} made what is wired to after. Its sampler used another model, a node in between dropped the "
+        "patch, as merging models does, or the run is no longer kept."
+    )
 
 
 def current_origin() -> Origin | None:

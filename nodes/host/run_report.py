@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from .noise_level import NoiseLevel, read_levels
-from .run_origin import NOT_MADE, Origin, Upstream, current_origin, index_of_maker
+from .run_origin import Origin, Upstream, current_origin, index_of_maker, not_made_by
 from .settings import NEUTRAL, PASS_MARKS, Gammas
 from .shared import Shared
 
@@ -284,7 +284,7 @@ class SkewReport(Shared):
             runs, count = tuple(self._runs), self._count
         index = index_of_maker([run.origin for run in runs], upstream)
         if index is None and upstream is not None:
-            return NOT_MADE.format(node="this Skew Attention (SAD)")
+            return not_made_by("this Skew Attention (SAD)")
         if index is None:
             return (
                 "No sampling run went through this model yet. If a picture came out all the same, its sampler was "

@@ -27,7 +27,11 @@ SET_MODE = """([kinds, mode]) => {
 }"""
 LAY_OUT = """kinds => {
     const nodes = window.app.rootGraph._nodes.filter(n => kinds.includes(n.comfyClass));
-    nodes.forEach((node, place) => { node.pos = [40 + 520 * (place % 3), 80 + 460 * Math.floor(place / 3)]; });
+    nodes.sort((one, other) => kinds.indexOf(one.comfyClass) - kinds.indexOf(other.comfyClass));
+    nodes.forEach((node, place) => {
+        node.pos = [90 + 490 * (place % 3), 90 + 500 * Math.floor(place / 3)];
+        node.size = [420, node.comfyClass.includes('Probe') ? 100 : 200];
+    });
     window.app.canvas.setDirty(true, true);
 }"""
 READERS = ("SADReport", "SADSaveStabilityTrace")
@@ -58,22 +62,22 @@ def prompt(steps: int) -> dict[str, Any]:
 
 def queue(page, server) -> None:
     """Run the graph and wait until the server has finished it without an error."""
-    before = set(server.get("/history"))
-    page.evaluate("() => window.app.queuePrompt(0)")
-    page.wait_for_function(
-        "async before => Object.keys(await (await fetch('/history')).json()).some(id => !before.includes(id))",
-        arg=list(before),
-        timeout=PATIENCE,
-        polling=OFTEN,
-    )
-    (new,) = [entry for name, entry in server.get("/history").items() if name not in before]
-    assert new["status"]["status_str"] == "success", new["status"]["messages"]
+    before = known(server)
+    page.evaluate("async () => { await window.app.queuePrompt(0); }")
+    (new,) = known(server) - before
+    server.wait(new)
 
 
-def wait_for(page, kind: str, what: str, beginning: str) -> None:
-    """Wait until the text or the chart of a node begins with some words."""
-    asked = f"([kind, beginning]) => ({SHOWN})(kind).{what}.includes(beginning)"
-    page.wait_for_function(asked, arg=[kind, beginning], timeout=PATIENCE, polling=OFTEN)
+def known(server) -> set[str]:
+    """The ids of all prompts that the server has got."""
+    waiting = server.get("/queue")
+    return {*server.get("/history"), *(each[1] for part in waiting.values() for each in part)}
+
+
+def wait_for(page, kind: str, what: str, words: str) -> None:
+    """Wait until the text or the chart of a node has some words."""
+    asked = f"([kind, words]) => ({SHOWN})(kind).{what}.includes(words)"
+    page.wait_for_function(asked, arg=[kind, words], timeout=PATIENCE, polling=OFTEN)
 
 
 @pytest.mark.parametrize("renderer", RENDERERS)
@@ -107,6 +111,7 @@ def test_bypassed_nodes_let_the_graph_run_and_show_no_old_text(page, server, tmp
     queue(page, server)
     for kind in ("SADSkewAttention", "SADReport"):
         wait_for(page, kind, "text", "attention calls skewed in 4 model calls")
+        assert "Earlier" not in page.evaluate(SHOWN, kind)["text"]
     wait_for(page, "SADStabilityProbe", "chart", "finished · step 4")
     assert page.problems == []
 
@@ -121,6 +126,8 @@ def test_a_chart_of_an_earlier_run_says_so_when_the_probe_is_left_out(page, serv
     }""")
     queue(page, server)
     wait_for(page, "SADStabilityProbe", "chart", "earlier run, finished · step 3")
+    for kind in PATCHES:
+        wait_for(page, kind, "text", "Earlier run.")
     wait_for(page, "SADReport", "text", "No run of this Skew Attention (SAD) made what is wired to after.")
     wait_for(page, "SADSaveStabilityTrace", "text", "Nothing was saved.")
     assert page.problems == []

@@ -13,11 +13,11 @@ from comfy_execution.utils import CurrentNodeContext
 from hypothesis import given
 from hypothesis import strategies as st
 from symmetric_attention.nodes.host.run_origin import (
-    NOT_MADE_BY_PROBE,
     Origin,
     Upstream,
     current_origin,
     index_of_maker,
+    not_made_by,
     origin_of,
     trace_of_maker,
     upstream_of,
@@ -26,7 +26,7 @@ from symmetric_attention.nodes.host.run_origin import (
 from symmetric_attention.nodes.host.run_report import SkewReport
 from symmetric_attention.nodes.report import NOT_WAITING, ReportNode
 from symmetric_attention.nodes.save_stability_trace import SaveStabilityTraceNode
-from symmetric_attention.nodes.shared import NOTHING_MEASURED, NOTHING_PATCHED
+from symmetric_attention.nodes.shared import NOTHING_MEASURED, NOTHING_PATCHED, PROBE
 from symmetric_attention.nodes.stability_plot import StabilityPlotNode
 from symmetric_attention.sad_core import StabilityTrace
 from symmetric_attention.sad_core.stability.run import StabilityRun
@@ -81,7 +81,7 @@ def test_a_run_of_another_graph_did_not_make_it(changed):
     assert index_of_maker([began(graph())], wired(changed)) is None
 
 
-def test_the_one_of_two_samplers_that_is_upstream_is_taken_and_the_nearer_of_both():
+def test_the_sampler_upstream_is_taken_and_the_nearer_of_two():
     two = graph(other__seed=7)
     runs = [began(two), began(two, "other")]
     assert index_of_maker(runs, wired(two)) == 0
@@ -115,7 +115,7 @@ def test_of_the_items_of_a_list_each_has_its_run():
     assert [index_of_maker(runs, wired(graph(), index=index)) for index in (0, 1, 2, 3)] == [3, 4, 5, 5]
 
 
-def test_a_run_inside_nodes_that_were_made_at_run_time_is_found_from_both_sides():
+def test_a_run_inside_a_node_made_at_run_time_is_found_from_both_sides():
     prompt = DynamicPrompt(graph(sampler__model=["model", 0], report__after=["loop", 0], loop__model=["skew", 0]))
     prompt.add_ephemeral_node("loop.1", graph()["sampler"], "loop", "loop")
     prompt.add_ephemeral_node("loop.2", {"class_type": "A", "inputs": {"after": ["loop.1", 0]}}, "loop", "loop")
@@ -138,7 +138,7 @@ def test_where_nothing_is_known_the_newest_run_counts():
     assert wired(graph(), name="other") is None
 
 
-def test_a_graph_in_a_circle_and_one_deeper_than_pythons_stack_are_read():
+def test_a_circle_and_a_graph_deeper_than_the_stack_are_read():
     assert wired(graph(model__back=["decode", 0])) is not None  # ComfyUI refuses it before a node runs
     deep = graph() | {
         f"{place}": {"class_type": "Reroute", "inputs": {"any": [f"{place - 1}" if place else "decode", 0]}}
@@ -193,7 +193,7 @@ def test_digests_are_equal_where_the_written_out_graphs_are(one, other):
 
 
 @given(prompts(), st.data())
-def test_runs_are_accepted_where_their_graph_is_upstream_and_nowhere_else(prompt, data):
+def test_runs_are_accepted_where_their_graph_is_upstream_alone(prompt, data):
     reader = data.draw(st.sampled_from(list(prompt)))
     inputs = {"after": [reader, 0]}
     upstream = wired({**prompt, "reader": {"class_type": "SADReport", "inputs": inputs}}, "reader")
@@ -282,7 +282,7 @@ def test_the_plot_and_the_file_hold_the_run_that_made_what_is_wired(at, tmp_path
     with at(graph(sampler__model=["model", 0]), "report"):
         picture, summary, table = execute(StabilityPlotNode, trace=trace, after={})
         (blocked,) = execute(SaveStabilityTraceNode, trace=trace, after={})
-    assert (summary, table) == (NOT_MADE_BY_PROBE, "")
+    assert (summary, table) == (not_made_by(PROBE), "")
     assert picture.shape[-1] == 3
     assert type(blocked).__name__ == "ExecutionBlocker"
     assert len(list(tmp_path.rglob("*.safetensors"))) == 1

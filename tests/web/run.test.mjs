@@ -3,7 +3,7 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 
-import { GONE, LOST, merged } from "../../web/lib/run.js";
+import { GONE, LOST, asEarlier, merged } from "../../web/lib/run.js";
 
 const message = (run, status, ...steps) => ({
   node: "3",
@@ -44,4 +44,13 @@ test("a message changes no run that was handed out before", () => {
   const first = merged(null, message(1, "running", 1));
   merged(first, message(1, "running", 2));
   assert.deepEqual(steps(first), [1]);
+});
+
+test("the text of a run turns earlier once, other texts stay", () => {
+  const told = "SD15, finished: 7 of 7 chosen sites reached";
+  assert.equal(asEarlier(told), `Earlier run.\n${told}`);
+  assert.equal(asEarlier(asEarlier(told)), asEarlier(told));
+  assert.match(asEarlier("SD15, failed (OutOfMemoryError): 3 of 7"), /^Earlier run/);
+  const plan = "γ is 1 all along or β is 0: the model is passed on as it is.";
+  assert.equal(asEarlier(plan), plan);
 });

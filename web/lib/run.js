@@ -4,6 +4,8 @@
 export const LOST = "connection lost"; // the run may go on unseen
 export const GONE = "server restarted"; // and it knows nothing of the run
 export const NO_PART = "Bypassed or muted: this node has no part in the newest run.";
+const EARLIER = "Earlier run.\n";
+const TELLS_OF_A_RUN = /, (running|finished|interrupted|failed \()/; // as the first line of a report or a summary does
 const OPEN = ["running", LOST, GONE]; // how the run ended may still be heard
 
 /**
@@ -37,4 +39,12 @@ export function merged(run, message) {
   for (const point of message.points) points.set(point.step, point);
   const status = OPEN.includes(before.status) ? message.status : before.status;
   return { ...message, points, status };
+}
+
+/**
+ * The text of a run when another prompt has started; other texts, and one that says so already, stay as they are.
+ * @param {string} text
+ */
+export function asEarlier(text) {
+  return TELLS_OF_A_RUN.test(text) && !text.startsWith(EARLIER) ? EARLIER + text : text;
 }
