@@ -152,6 +152,23 @@ def test_of_a_list_of_latents_each_report_tells_of_its_own_run(server):
     assert [len(summary.partition("\n")[0].split("uncond")) for summary in summaries] == [1, 2]
 
 
+def test_the_run_of_a_sampler_made_at_run_time_is_told(server):
+    nodes = prompt(steps=2)
+    wired = {name: nodes["sampler"]["inputs"][name] for name in ("model", "positive", "negative", "latent_image")}
+    nodes["made"] = {"class_type": "SADExpandedSampler", "inputs": {**wired, "steps": 4}}
+    read(nodes, ("made", 0), name=" made")
+    outputs = server.run(nodes)
+    assert tells_of(texts(outputs), 2)
+    assert tells_of(texts(outputs, " made"), 4)
+    nodes["image"] = {"class_type": "SADDemoDecode", "inputs": {"samples": ["made", 0], "enlarge": 1}}
+    read(nodes, ("image", 0), name=" again")  # its latent comes from the cache: nothing is made at run time
+    assert tells_of(texts(server.run(nodes), " again"), 4)
+    nodes["made"]["inputs"]["model"] = ["model", 0]
+    report, summary = texts(server.run(nodes), " made")
+    assert NO_RUN in report
+    assert summary.startswith(NO_TRACE)
+
+
 @pytest.mark.parametrize("gone", ["skew", "probe"])
 def test_with_a_bypassed_node_the_graph_runs_and_says_so(server, gone):
     """What the editor queues then: the node and the links of what only it gives are left out."""

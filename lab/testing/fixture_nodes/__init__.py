@@ -6,8 +6,11 @@ lab/demo/comfyui_server.py); nothing of it ships.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from comfy_api.latest import ComfyExtension, io
+from comfy_execution.graph_utils import GraphBuilder
 
 from lab.testing.families.rows import HOSTED
 from lab.testing.vision_models import tiny_clip_vision
@@ -109,13 +112,35 @@ class TinyClipVisionNode(io.ComfyNode):
         return io.NodeOutput(tiny_clip_vision())
 
 
+class ExpandedSamplerNode(io.ComfyNode):
+    """A node that makes a KSampler while the prompt runs, as loops and presets of other packs do."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        conditionings = [io.Conditioning.Input("positive"), io.Conditioning.Input("negative")]
+        return io.Schema(
+            node_id="SADExpandedSampler",
+            category=CATEGORY,
+            enable_expand=True,
+            inputs=[io.Model.Input("model"), *conditionings, io.Latent.Input("latent_image"), io.Int.Input("steps")],
+            outputs=[io.Latent.Output()],
+        )
+
+    @classmethod
+    def execute(cls, steps: int, **wired: Any) -> io.NodeOutput:
+        graph = GraphBuilder()
+        widgets = {"seed": 4, "cfg": 2.0, "sampler_name": "euler", "scheduler": "simple", "denoise": 1.0}
+        sampler = graph.node("KSampler", **wired, **widgets, steps=steps)
+        return io.NodeOutput(sampler.out(0), expand=graph.finalize())
+
+
 class FixtureExtension(ComfyExtension):
     """What ComfyUI loads."""
 
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
         return [
             *(TinyModelNode, TinyConditioningNode, TinyLatentNode, TinyImageNode, TinyAudioNode),
-            TinyClipVisionNode,
+            *(TinyClipVisionNode, ExpandedSamplerNode),
         ]
 
 
