@@ -528,6 +528,27 @@ HOST_LAYER = (
         "an error in our description hides the sampler's",
         ("host/test_lifecycle.py",),
     ),
+    Mutant(
+        HOST + "run_origin.py",
+        'json.dumps([node["class_type"], own, inputs]',
+        'json.dumps([node["class_type"], own, sorted(inputs)]',
+        "the report of another run is told where only widgets or wires differ",
+        ("host/test_run_origin.py",),
+    ),
+    Mutant(
+        HOST + "run_origin.py",
+        "    if found:\n        return max(found)[-1]\n",
+        "    if found or origins:\n        return len(origins) - 1\n",
+        "the newest run is told, whatever is wired to after",
+        ("host/test_run_origin.py",),
+    ),
+    Mutant(
+        HOST + "run_origin.py",
+        "parent = prompt.get_parent_node_id(parent)",
+        "parent = None",
+        "a run of a node that was made at run time is not found from outside of it",
+        ("host/test_run_origin.py",),
+    ),
 )
 
 MUTANTS = (*METHOD, *HOST_LAYER)

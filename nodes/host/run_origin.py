@@ -92,7 +92,7 @@ def origin_of(prompt: Prompt, node_id: str, index: int | None = None) -> Origin 
 
 def upstream_of(prompt: Prompt, node_id: str, index: int | None, name: str) -> Upstream | None:
     """Return what is upstream of the input `name` of the node `node_id`; None where nothing is wired to it."""
-    wired = prompt.get_node(node_id)["inputs"].get(name) if prompt.has_node(node_id) else None
+    wired: Any = prompt.get_node(node_id)["inputs"].get(name) if prompt.has_node(node_id) else None
     if not _is_link(wired):
         return None
     known: dict[str, str] = {}

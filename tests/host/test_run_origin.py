@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+from typing import Any
 
 import pytest
 import torch
@@ -37,7 +38,7 @@ from lab.testing.run_nodes import execute
 
 def graph(**changes) -> dict:
     """A sampler behind Skew Attention, its image, and a report; `changes` replace inputs, as `sampler__seed=5`."""
-    prompt = {
+    prompt: dict[str, dict[str, Any]] = {
         "model": {"class_type": "Loader", "inputs": {"name": "a.safetensors"}},
         "skew": {"class_type": "SADSkewAttention", "inputs": {"model": ["model", 0], "gamma": 1.5}},
         "sampler": {"class_type": "KSampler", "inputs": {"model": ["skew", 0], "seed": 4, "cfg": 2.5}},
