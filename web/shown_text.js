@@ -9,7 +9,7 @@ const TEXT = "$$node-text-preview"; // the widget in which the editor shows a no
 const SAMPLED = ["SADSkewAttention", "SADStabilityProbe"]; // the nodes that tell of the last run through them
 
 api.addEventListener("execution_start", () => {
-  const graph = app.rootGraph ?? app.graph;
+  const graph = app.isGraphReady === false ? undefined : (app.rootGraph ?? app.graph);
   const inactive = inactiveNodes(graph);
   for (const node of new Set(allNodes(graph))) {
     if (!node.comfyClass?.startsWith("SAD")) continue;

@@ -117,7 +117,9 @@ def test_of_the_items_of_a_list_each_has_its_run():
 
 
 def test_a_run_inside_a_node_made_at_run_time_is_found_from_both_sides():
-    prompt = DynamicPrompt(graph(sampler__model=["model", 0], report__after=["loop", 0], loop__model=["skew", 0]))
+    prompt = DynamicPrompt(
+        graph(sampler__model=["model", 0], report__after=["loop", 0], loop__model=["skew", 0], loop__seed=0)
+    )
     prompt.add_ephemeral_node("loop.1", graph()["sampler"], "loop", "loop")
     prompt.add_ephemeral_node("loop.2", {"class_type": "A", "inputs": {"after": ["loop.1", 0]}}, "loop", "loop")
     run = origin_of(prompt, "loop.1", 0)
