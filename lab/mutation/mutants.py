@@ -215,8 +215,8 @@ HOST_LAYER = (
     ),
     Mutant(
         HOST + "settings.py",
-        'PASS_MARKS = {"cond": 0, "uncond": 1}',
-        'PASS_MARKS = {"cond": 1, "uncond": 0}',
+        'SIDE_OF = {"cond": POSITIVE, "uncond": NEGATIVE}',
+        'SIDE_OF = {"cond": NEGATIVE, "uncond": POSITIVE}',
         "apply_to cond acts on uncond",
         ("host/test_batching.py", "host/test_effect.py"),
     ),
@@ -313,7 +313,7 @@ HOST_LAYER = (
     ),
     Mutant(
         PATCHES + "site_patch.py",
-        "            self.run, self._scale, self._joined = outer\n",
+        "            self.run, self.prompts, self._scale, self._joined = outer\n",
         "            pass\n",
         "the patch keeps the run after its end",
         ("host/test_lifecycle.py",),
@@ -410,8 +410,22 @@ HOST_LAYER = (
         ("host/test_probe.py",),
     ),
     Mutant(
+        HOST + "prompts.py",
+        "names = [name for name in names if name in places.names[mark]] or names",
+        "pass",
+        "the copy of an area is taken for the prompt whose id it has",
+        ("host/test_prompts.py",),
+    ),
+    Mutant(
+        HOST + "prompts.py",
+        "if rows != len(chunk_ids) * places.rows:",
+        "if rows % len(chunk_ids):",
+        "rows of tiles are named by their place",
+        ("host/test_unnamed_prompts.py",),
+    ),
+    Mutant(
         PATCHES + "skew_patch.py",
-        "active = self.settings.acts_in(marks) and gammas != NEUTRAL",
+        "active = self.settings.acts_in(prompts.chunks) and gammas != NEUTRAL",
         "active = gammas != NEUTRAL",
         "a run without the wanted pass is patched all the same",
         ("host/test_report.py", "host/test_batching.py"),

@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 
 from .noise_level import NoiseLevel, read_levels
+from .prompts import UNKNOWN, UNREAD, CallPrompts
 from .run_origin import Origin, Upstream, current_origin, index_of_maker, not_made_by
-from .settings import NEUTRAL, PASS_MARKS, Gammas
+from .settings import NEUTRAL, SIDE_OF, Gammas
 from .shared import Shared
 
 KEPT_RUNS = 8
@@ -45,7 +46,7 @@ class ModelCall:
         sigma: noise level.
         progress: 0 … 1, from the sigma.
         gammas: what the settings ask of this call, whether or not γ acts in one of its passes.
-        cond_or_uncond: ComfyUI's marks of the passes in the batch, 0 cond and 1 uncond.
+        cond_or_uncond: ComfyUI's marks of the passes in the batch, indices into the prompts of one evaluation.
         attention_calls: how many attention calls were skewed.
         symmetricity: η of every skewed attention call in order, `(address, one value per sample)`; adaptive runs only.
         gamma_range: lowest and highest γ applied, which differ where γ is adaptive.
@@ -74,6 +75,7 @@ class UnreadCall:
         gammas, cond_or_uncond, attention_calls: as in `ModelCall`.
         adapted: the address of every adaptive attention call in order, and how many η it has.
         numbers: `(N,)`, the η of these calls one after the other, then every γ they led to; None where there are none.
+        prompts: the prompts of the call; none where γ acts on all of them.
     """
 
     level: NoiseLevel
@@ -82,6 +84,7 @@ class UnreadCall:
     attention_calls: int
     adapted: tuple[tuple[str, int], ...] = ()
     numbers: Tensor | None = None
+    prompts: CallPrompts = UNREAD
 
     def read(self, numbers: Tensor) -> ModelCall:
         """Return the call with all its numbers; `numbers` are its own, on the CPU."""
@@ -117,6 +120,9 @@ class RunRecord(Shared):
         model_calls: how many calls the diffusion model got.
         site_calls: skewed attention calls by site address.
         untouched: attention calls at chosen sites that were left alone inside the window, by reason.
+        prompts: the guider's names of the prompts that the model was called with, and whether γ acts on them; empty
+            where it acts on all.
+        unplaced: model calls with a prompt that could not be told, by reason; inside the window.
         backends: names of the attention functions that did the inner work.
         fallbacks: sentences, each once.
         origin: where in which prompt it began; None where ComfyUI ran no node.
@@ -129,6 +135,8 @@ class RunRecord(Shared):
     model_calls: int = 0
     site_calls: Counter[str] = field(default_factory=Counter)
     untouched: Counter[str] = field(default_factory=Counter)
+    prompts: dict[str, bool] = field(default_factory=dict)
+    unplaced: Counter[str] = field(default_factory=Counter)
     backends: set[str] = field(default_factory=set)
     fallbacks: list[str] = field(default_factory=list)
     origin: Origin | None = field(default=None, repr=False, compare=False)
@@ -141,6 +149,10 @@ class RunRecord(Shared):
         with self._lock:
             self._unread.append(call)
             self.model_calls += 1
+            for prompt in call.prompts.chunks:
+                self.prompts[prompt.name] = SIDE_OF[self.apply_to] in prompt.sides
+            if call.prompts.reason and call.gammas != NEUTRAL:
+                self.unplaced[call.prompts.reason] += 1
             for tally in tallies:
                 if tally.calls:
                     self.site_calls[tally.address] += tally.calls
@@ -190,7 +202,9 @@ class RunRecord(Shared):
         calls = self.calls
         if all(call.gammas == NEUTRAL for call in calls):
             return "γ was 1 at every step of this run, so the picture is that of the plain model."
-        if self.apply_to != "both" and all(PASS_MARKS[self.apply_to] not in call.cond_or_uncond for call in calls):
+        if self.apply_to != "both" and not any(self.prompts.values()):
+            if self.unplaced:
+                return f"{self._unplaced()} The picture is that of the plain model."
             return (
                 f"This run had no {self.apply_to} pass, so the picture is that of the plain model. "
                 "ComfyUI leaves uncond out where CFG is 1."
@@ -201,6 +215,11 @@ class RunRecord(Shared):
             f"No attention site of {self.model} was reached, so nothing changed. Another patch probably replaces the "
             "attention of these blocks, or the model computes it where this node cannot see it."
         )
+
+    def _unplaced(self) -> str:
+        """Say which model calls were left alone because γ is for one side and theirs is not known."""
+        reasons = ", ".join(f"{_number(count, 'model call')} where {why}" for why, count in self.unplaced.items())
+        return f"apply_to {self.apply_to} left rows of unknown prompts alone: {reasons}. Set it to both to change them."
 
     def describe(self) -> str:
         """The run in a few lines for people."""
@@ -229,6 +248,11 @@ class RunRecord(Shared):
         if hit and len(hit) < len(self.chosen):
             missing = [address for address in self.chosen if not self.site_calls[address]]
             lines.append(f"Not reached: {', '.join(missing)}.")
+        if not {*self.prompts} <= {*SIDE_OF.values(), UNKNOWN}:
+            others = [name for name, acts in self.prompts.items() if not acts]
+            lines.append(f"Prompts that apply_to {self.apply_to} leaves alone: {', '.join(others)}.")
+        if self.unplaced and not self.warning:
+            lines.append(self._unplaced())
         if self.backends:
             lines.append(f"Attention by {', '.join(sorted(self.backends))}.")
         if self.untouched and not self.warning:

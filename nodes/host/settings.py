@@ -10,12 +10,12 @@ from typing import NamedTuple
 from ...sad_core import NORMS, GammaSchedule
 from ...sad_core.parameters import check_choice
 from ...sad_core.stability.measures import DEFAULT_MEASURES, TRACE_MEASURES
+from .prompts import NEGATIVE, POSITIVE, Prompt
 
 ADAPTIVE_MODES = ("off", "gamma", "gamma and beta")
 APPLY_TO = ("both", "cond", "uncond")
 PATTERNS = ("value", "input")
-# ComfyUI's `cond_or_uncond` marks the rows of each pass in a batch: 0 for cond, 1 for uncond.
-PASS_MARKS = {"cond": 0, "uncond": 1}
+SIDE_OF = {"cond": POSITIVE, "uncond": NEGATIVE}  # a choice of `APPLY_TO`, and the prompts it means
 
 
 class Gammas(NamedTuple):
@@ -83,13 +83,13 @@ class SkewSettings:
         """Whether joint attention has a γ of its own beside the image or across."""
         return (self.gamma_text, self.gamma_cross) != (1.0, 1.0)
 
-    def acts_in(self, marks: Iterable[int]) -> bool:
-        """Whether γ acts in one of the passes with these marks; always where it acts in both."""
-        return self.apply_to == "both" or any(map(self.wants, marks))
+    def acts_in(self, prompts: Iterable[Prompt]) -> bool:
+        """Whether γ acts on the rows of one of these prompts; always where it acts on all."""
+        return self.apply_to == "both" or any(map(self.wants, prompts))
 
-    def wants(self, mark: int) -> bool:
-        """Whether γ acts in a pass with this mark of ComfyUI's `cond_or_uncond`."""
-        return self.apply_to == "both" or mark == PASS_MARKS[self.apply_to]
+    def wants(self, prompt: Prompt) -> bool:
+        """Whether γ acts on the rows of this prompt."""
+        return self.apply_to == "both" or SIDE_OF[self.apply_to] in prompt.sides
 
     def gammas_at(self, progress: float) -> Gammas:
         """Return γ for a model call: from the schedule and the two of joint attention inside the window, 1 outside."""

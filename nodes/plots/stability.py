@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ...sad_core.stability.run import StabilityRun
-from .style import BLUE, INCHES, ORANGE, draw_text, figure_to_image, needs_matplotlib, new_figure
+from .style import BLUE, GREEN, INCHES, ORANGE, draw_text, figure_to_image, needs_matplotlib, new_figure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -28,6 +28,8 @@ SCALE = 0.75  # inches for the colours of the maps and their numbers
 MOST_LABELS = 90  # of sites on one axis
 TICKS = 5
 ROOM_OF_A_SIGMA = 0.18  # of the progress, between two sigmas on top of a curve
+CURVES = ((BLUE, "-", "o"), (ORANGE, "--", "s"), (GREEN, ":", "^"))  # colour, line and marker of each
+MOST_CURVES = len(CURVES)
 EVEN, SIGNED = "viridis", "PuOr"  # told apart by colour-blind readers, and in grey
 NO_MATPLOTLIB = "The trace is there, but its picture needs matplotlib:"
 
@@ -37,7 +39,7 @@ def draw_heat_maps(run: StabilityRun, pass_name: str | None = None) -> Tensor:
 
     Args:
         run: a run, measured, a difference or z-scores; the latter two in colours around 0.
-        pass_name: "cond", "uncond" or None for both.
+        pass_name: a name from the run's `passes`, or None for all.
 
     Returns:
         A ComfyUI IMAGE, `(1, height, 1024, 3)` in [0, 1].
@@ -74,7 +76,7 @@ def draw_curves(runs: Sequence[tuple[str, StabilityRun, str | None]]) -> Tensor:
     """Draw the mean over the sites by progress for every measure, with the spread from their 10th to 90th percentile.
 
     Args:
-        runs: one or two of (legend, run, "cond", "uncond" or None for both).
+        runs: up to `MOST_CURVES` of (legend, run, a name from its `passes` or None for all).
 
     Returns:
         A ComfyUI IMAGE, `(1, height, 1024, 3)` in [0, 1].
@@ -83,8 +85,7 @@ def draw_curves(runs: Sequence[tuple[str, StabilityRun, str | None]]) -> Tensor:
     shared = [measure for measure in first.measures if all(measure in run.measures for _, run, _ in runs)]
 
     def curve(axes: Axes, measure: str) -> None:
-        styles = ((BLUE, "-", "o"), (ORANGE, "--", "s"))
-        for (legend, run, pass_name), (colour, line, marker) in zip(runs, styles, strict=len(runs) == 2):
+        for (legend, run, pass_name), (colour, line, marker) in zip(runs, CURVES, strict=False):
             percents = torch.tensor([100 * step.progress for step in run.steps])
             values = run.matrix(measure, pass_name)
             low, high = (torch.nanquantile(values, share, dim=0) for share in (0.1, 0.9))
@@ -117,7 +118,7 @@ def draw_maps(run: StabilityRun, address: str, pass_name: str, image: Tensor | N
     Args:
         run: a run with maps of `address`.
         address: the site.
-        pass_name: "cond" or "uncond"; where the run has none of it, whatever it has. Its first sample is drawn.
+        pass_name: the name of a pass; where the run has none of it, whatever it has. Its first sample is drawn.
         image: `(height, width, 3)` in [0, 1].
 
     Returns:

@@ -8,7 +8,8 @@ from torch import Tensor
 
 from ...sad_core import StabilityTrace, difference
 from ...sad_core.stability.run import StabilityRun
-from .stability import draw_curves, draw_heads, draw_heat_maps, draw_maps, draw_message
+from ...sad_core.stability.step import is_of, split_pass
+from .stability import MOST_CURVES, draw_curves, draw_heads, draw_heat_maps, draw_maps, draw_message
 
 LAYOUTS = ("heat map", "curves", "heads", "difference", "map")
 PASSES = ("both", "cond", "uncond")
@@ -42,17 +43,18 @@ def draw_layout(
     """
     if trace.is_empty:
         return draw_message(f"{trace.summary()}\n{WIRE_AFTER}")
-    pass_name = None if passes == "both" else passes
     run = trace.runs[-1]
     if not run.steps:
         return draw_message(run.summary())
-    if pass_name is not None and pass_name not in run.passes and layout != "map":  # a map shows whatever pass there is
-        return draw_message(f"This run had no {pass_name} pass, only {' and '.join(run.passes)}. {AT_CFG_1}")
+    found = [] if passes == "both" else [name for name in run.passes if is_of(name, passes)]
+    if passes != "both" and not found and layout != "map":  # a map shows whatever pass there is
+        return draw_message(f"This run had no {passes} pass, only {' and '.join(run.passes)}. {AT_CFG_1}")
+    pass_name = split_pass(found[0])[0] if found else None if passes == "both" else passes
     if layout == "heads":
         return draw_heads(run, site.strip() or least_aligned(run), pass_name)
     if layout == "map":
         image = after[0].cpu() if isinstance(after, Tensor) else None
-        return draw_maps(run, _mapped(run, site.strip()), pass_name or "cond", image)
+        return draw_maps(run, _mapped(run, site.strip()), pass_name or "positive", image)
     if layout == "curves":
         return draw_curves(_curves(run, pass_name, other))
     if layout == "difference":
@@ -71,11 +73,14 @@ def _measured(trace: StabilityTrace) -> list[StabilityRun]:
 def _curves(
     run: StabilityRun, pass_name: str | None, other: StabilityTrace | None
 ) -> list[tuple[str, StabilityRun, str | None]]:
-    """Return what the curves show: two traces, or cond and uncond of one."""
+    """Return what the curves show: two traces, or every prompt of one."""
     if other is not None and _measured(other):
         return [("trace", run, pass_name), ("compare_with", _measured(other)[-1], pass_name)]
-    if pass_name is None and {"cond", "uncond"} <= set(run.passes):
-        return [("cond", run, "cond"), ("uncond", run, "uncond")]
+    names = list(dict.fromkeys(split_pass(each)[0] for each in run.passes))
+    order = ("positive", "negative")  # the first two in the order of the widget, whatever order they were measured in
+    names.sort(key=lambda name: next((place for place, side in enumerate(order) if is_of(name, side)), len(order)))
+    if pass_name is None and 1 < len(names) <= MOST_CURVES:
+        return [(name, run, name) for name in names]
     return [(pass_name or ", ".join(run.passes), run, pass_name)]
 
 

@@ -18,7 +18,8 @@ if TYPE_CHECKING:
 
 Arguments = ParamSpec("Arguments")
 
-BLUE, ORANGE, GREY = "#0072B2", "#D55E00", "#666666"  # Okabe and Ito: told apart by colour-blind readers too
+# Okabe and Ito: told apart by colour-blind readers too
+BLUE, ORANGE, GREEN, GREY = "#0072B2", "#D55E00", "#009E73", "#666666"
 INCHES = 10.24  # width of a wide plot, 1024 pixels
 DPI = 100
 INSTALL_MATPLOTLIB = "pip install matplotlib"

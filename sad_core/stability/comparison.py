@@ -41,9 +41,10 @@ def difference(run: StabilityRun, other: StabilityRun) -> StabilityRun:
     steps = []
     for step in run.steps:
         partner = min(other.steps, key=lambda each: abs(each.progress - step.progress))
-        samples = [sample for sample in step.samples if sample in partner.samples]
-        rows = [step.samples.index(sample) for sample in samples]
-        their_rows = [partner.samples.index(sample) for sample in samples]
+        theirs_of = {sample.today: row for row, sample in reversed(list(enumerate(partner.samples)))}
+        rows = [row for row, sample in enumerate(step.samples) if sample.today in theirs_of]
+        samples = [step.samples[row] for row in rows]
+        their_rows = [theirs_of[sample.today] for sample in samples]
         found = {}
         for address in shared:
             mine, theirs = step.of(address), partner.of(address)
@@ -100,7 +101,7 @@ class StabilityBaseline:
             for step in run.steps:
                 for address, values in step.means().items():
                     for sample, row in zip(step.samples, values[:, indices], strict=True):
-                        found[address, sample.pass_name, _part(step)].append(row.double())
+                        found[address, sample.today.pass_name, _part(step)].append(row.double())
         usual = {}
         for key, rows in found.items():
             if len(rows) > 1:
@@ -138,7 +139,7 @@ class StabilityBaseline:
         return replace(step, columns=names, values=torch.stack(columns, dim=-1), maps={})
 
     def _score(self, address: str, sample: Sample, step: Step, row: Tensor) -> Tensor:
-        usual = self.usual.get((address, sample.pass_name, _part(step)))
+        usual = self.usual.get((address, sample.today.pass_name, _part(step)))
         if usual is None:
             return torch.full_like(row, float("nan"))
         mean, deviation = usual

@@ -76,7 +76,7 @@ class StabilityRun:
     ) -> None:
         """Keep what one call of the model gave.
 
-        Samples that are new at this sigma join the step that is there (cond and uncond in separate calls); samples that
+        Samples that are new at this sigma join the step that is there (prompts in separate calls); samples that
         were already seen begin another step (a sampler that evaluates a noise level twice).
 
         Args:
@@ -160,7 +160,7 @@ class StabilityRun:
 
     @property
     def passes(self) -> tuple[str, ...]:
-        """cond, uncond and further prompts that have values."""
+        """The names of the prompts that have values, such as positive and negative."""
         return tuple(dict.fromkeys(sample.pass_name for step in self.steps for sample in step.samples))
 
     def matrix(self, measure: str, pass_name: str | None = None) -> Tensor:
@@ -168,7 +168,7 @@ class StabilityRun:
 
         Args:
             measure: one of `measures`.
-            pass_name: "cond", "uncond", another name from `passes`, or None for all together.
+            pass_name: a name from `passes`, or None for all together; "cond" is positive and "uncond" negative.
 
         Raises:
             ValueError: a measure this run does not have.

@@ -10,12 +10,38 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+NAMES = {"cond": "positive", "uncond": "negative"}  # what traces of earlier versions call these passes
+
 
 class Sample(NamedTuple):
-    """One picture of a batch in one pass of the model: `pass_name` is cond, uncond, or cond 2 for a second prompt."""
+    """One picture of a batch in one pass of the model.
+
+    Attributes:
+        pass_name: what the guider calls the prompt, such as positive, negative or middle, with a number for a second
+            one, as positive 2. Older traces have cond for positive and uncond for negative.
+        number: of the picture, from 0.
+    """
 
     pass_name: str
     number: int
+
+    @property
+    def today(self) -> Sample:
+        """The same sample by the name its pass has today."""
+        name, number = split_pass(self.pass_name)
+        return Sample(f"{NAMES.get(name, name)}{number}", self.number)
+
+
+def split_pass(pass_name: str) -> tuple[str, str]:
+    """Return the name of a prompt and what numbers it: "positive" and " 2"; the number is empty for the first one."""
+    name, space, number = pass_name.rpartition(" ")
+    return (name, space + number) if number.isdecimal() and name else (pass_name, "")
+
+
+def is_of(pass_name: str, wanted: str) -> bool:
+    """Whether a pass is the wanted one, or a further one of the same name; cond is positive, uncond is negative."""
+    today, of_all = (Sample(each, 0).today.pass_name for each in (pass_name, wanted))
+    return today == of_all or split_pass(today)[0] == of_all
 
 
 @dataclass(frozen=True)
@@ -67,19 +93,15 @@ class Step:
         return {part: self.averages[each].flatten(0, 1).nanmean(dim=0) for part, each in rows.items()}
 
     def rows(self, pass_name: str | None) -> list[int]:
-        """Rows of `values` that belong to `pass_name`: its own name, or cond for every cond; None means all."""
+        """Rows of `values` that belong to `pass_name`: its own name, or that of all of its prompts; None means all."""
         return [
-            row for row, sample in enumerate(self.samples) if pass_name is None or _is_of(sample.pass_name, pass_name)
+            row for row, sample in enumerate(self.samples) if pass_name is None or is_of(sample.pass_name, pass_name)
         ]
 
     @property
     def nbytes(self) -> int:
         """Bytes of the values and the maps."""
         return sum(each.numel() * each.element_size() for each in (self.values, *self.maps.values()))
-
-
-def _is_of(pass_name: str, wanted: str) -> bool:
-    return pass_name == wanted or pass_name.startswith(f"{wanted} ")
 
 
 def join(first: Step, second: Step) -> Step:

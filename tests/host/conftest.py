@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from contextlib import nullcontext
 
 import pytest
 import torch
@@ -27,6 +28,7 @@ else:
 from lab.testing.families.family import Family  # noqa: E402
 from lab.testing.families.rows import FAMILIES, HOSTED  # noqa: E402
 from lab.testing.families.runs import Runs, in_this_host  # noqa: E402
+from lab.testing.run_nodes import little_memory  # noqa: E402
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -99,3 +101,10 @@ def sd3() -> Family:
 @pytest.fixture
 def flux() -> Family:
     return FAMILIES["Flux"]
+
+
+@pytest.fixture(params=["joined", "split"])
+def memory(request, sd15) -> Iterator[None]:
+    """Prompts of the SD1.5 in one model call, or each in a call of its own."""
+    with little_memory(sd15.model) if request.param == "split" else nullcontext():
+        yield

@@ -21,6 +21,7 @@ from symmetric_attention.nodes.host.patches.attention_backend import (
 )
 from symmetric_attention.nodes.host.patches.site_patch import OVERRIDE
 from symmetric_attention.nodes.host.patches.skew_override import OverrideContext, SkewOverride
+from symmetric_attention.nodes.host.prompts import NEGATIVE, POSITIVE, Prompt
 from symmetric_attention.nodes.host.settings import Gammas, SkewSettings
 from symmetric_attention.sad_core import GammaSchedule
 
@@ -29,6 +30,7 @@ from lab.testing.families.family import draw
 from lab.testing.hosts import MAIN, OLDEST
 
 BATCH, HEADS, TOKENS, HEAD_DIM = 2, 3, 11, 8
+PROMPTS = (Prompt(POSITIVE, frozenset({POSITIVE})), Prompt(NEGATIVE, frozenset({NEGATIVE})))
 MASKS = {
     "none": None,
     "(L, L)": (TOKENS, TOKENS),
@@ -68,11 +70,11 @@ def skewed(sd15):
     return attention
 
 
-def override_at(family, fell_back, marks: tuple[int, ...] = (), **widgets) -> SkewOverride:
-    """The override of a node with γ 1.5 at a site of a family, in a batch of passes with these marks."""
+def override_at(family, fell_back, prompts: tuple[Prompt, ...] = (), **widgets) -> SkewOverride:
+    """The override of a node with γ 1.5 at a site of a family, in a batch of these prompts."""
     site = find_sites(family.model.model.diffusion_model)[0]
     settings = SkewSettings(GammaSchedule.from_preset("constant", 1.5), **widgets)
-    context = OverrideContext(settings, HostAttention(fell_back), Gammas(1.5), marks=marks)
+    context = OverrideContext(settings, HostAttention(fell_back), Gammas(1.5), prompts=prompts)
     return SkewOverride(context, site, SiteCall((), {}), None)
 
 
@@ -181,7 +183,7 @@ def test_sage_attention_is_asked_for_no_larger_head_dim_than_it_takes(sd15, head
 
 def test_a_batch_that_does_not_split_into_its_passes_is_left_alone(sd15, q, k, v):
     three = [torch.cat([x, x[:1]]) for x in (q, k, v)]
-    override = override_at(sd15, pytest.fail, marks=(0, 1), apply_to="cond")
+    override = override_at(sd15, pytest.fail, prompts=PROMPTS, apply_to="cond")
     plain = optimized_attention(*three, HEADS, skip_reshape=True)
     assert override(optimized_attention, *three, HEADS, skip_reshape=True).equal(plain)
     cond_alone = override(optimized_attention, q, k, v, HEADS, skip_reshape=True)

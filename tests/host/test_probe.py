@@ -63,7 +63,7 @@ def assert_holds(family, calls, run, relative: float = 1e-4) -> None:
             number = times[seen.path, seen.marks]
             values = step.of(address if number == 1 else f"{address}#{number}")
             want = stated(family, seen, eigenvalues="depth" in run.measures)
-            chunks = [{0: "cond", 1: "uncond"}[mark] for mark in seen.marks]
+            chunks = [{0: "positive", 1: "negative"}[mark] for mark in seen.marks]
             size = len(seen.q) // len(chunks)
             for row in range(len(seen.q)):
                 place = step.samples.index((chunks[row // size], row % size))
@@ -162,7 +162,7 @@ def test_cond_and_uncond_in_separate_calls_give_the_same_trace(family):
     with little_memory(family.model):
         family.sample(apart, noise=family.noise(2))
     assert [len(step.samples) for step in trace.runs[0].steps] == [4] * STEPS
-    for chunk in ("cond", "uncond"):
+    for chunk in ("positive", "negative"):
         for measure in ("energy", "alignment", "symmetricity"):
             one, two = (each.runs[0].matrix(measure, chunk) for each in (trace, other))
             torch.testing.assert_close(one, two, rtol=1e-3, atol=1e-3 * float(one.abs().max()))
@@ -176,7 +176,7 @@ def test_a_picture_has_the_same_numbers_alone_and_in_a_batch(sd15):
         sd15.sample(model, noise=noise[number : number + 1])
         whole, alone = trace.runs[0], trace.runs[-1]
         for step, single in zip(whole.steps, alone.steps, strict=True):
-            for chunk in ("cond", "uncond"):
+            for chunk in ("positive", "negative"):
                 got = step.values[step.samples.index((chunk, number))]
                 want = single.values[single.samples.index((chunk, 0))]
                 torch.testing.assert_close(got[[0, 2, 3]], want[[0, 2, 3]], rtol=1e-3, atol=1e-3)
@@ -202,7 +202,7 @@ def test_every_nth_step_alone_is_measured(sd15, is_apart):
             sd15.sample(each, steps=7)
     measured = trace.runs[0].steps
     assert [step.sigma for step in measured] == [step.sigma for step in all_steps.runs[0].steps[::3]]
-    assert [sorted(name for name, _ in step.samples) for step in measured] == [["cond", "uncond"]] * 3
+    assert [sorted(name for name, _ in step.samples) for step in measured] == [["negative", "positive"]] * 3
 
 
 def test_chosen_blocks_alone_are_measured_and_a_wrong_one_is_refused(sd15):
@@ -217,9 +217,9 @@ def test_two_prompts_in_one_pass_are_told_apart(sd15):
     texts = [*sd15.conditioning("cond"), *sd15.conditioning("another")], sd15.conditioning("uncond")
     model, trace = probe(sd15.model)
     sd15.sample(model, texts=texts)
-    assert set(trace.runs[0].passes) == {"cond", "cond 2", "uncond"}
+    assert set(trace.runs[0].passes) == {"positive", "positive 2", "negative"}
     assert len(trace.runs[0].steps) == STEPS
-    one, two = (trace.runs[0].matrix("energy", chunk) for chunk in ("cond", "cond 2"))
+    one, two = (trace.runs[0].matrix("energy", chunk) for chunk in ("positive", "positive 2"))
     assert not torch.equal(one, two)
 
 
@@ -535,7 +535,7 @@ def test_a_model_spread_over_two_devices_is_measured_whole(sd15):
     sd15.sample(model)
     alone, wanted = probe(skew(sd15.model)[0])
     sd15.sample(alone)
-    for chunk in ("cond", "uncond"):
+    for chunk in ("positive", "negative"):
         got, want = (each.runs[0].matrix("energy", chunk) for each in (trace, wanted))
         torch.testing.assert_close(got, want, rtol=1e-3, atol=1e-3 * float(want.abs().max()))
 

@@ -13,7 +13,7 @@ import folder_paths
 import pytest
 import torch
 from symmetric_attention.nodes.load_stability_trace import LoadStabilityTraceNode
-from symmetric_attention.nodes.plots import stability_layouts
+from symmetric_attention.nodes.plots import stability, stability_layouts
 from symmetric_attention.nodes.plots.stability import draw_message
 from symmetric_attention.nodes.plots.stability_layouts import LAYOUTS, NOTHING_TO_COMPARE, least_aligned
 from symmetric_attention.nodes.plots.style import BLUE, ORANGE
@@ -266,3 +266,24 @@ def test_every_node_has_a_help_page():
         schema = node.GET_SCHEMA()
         page = (ROOT / "web" / "docs" / f"{schema.node_id}.md").read_text()
         assert page.startswith(f"# {schema.display_name}\n")
+
+
+def test_plots_call_passes_as_the_run_does(monkeypatch):
+    titles = []
+    monkeypatch.setattr(stability, "_panels", lambda measures, draw, title, height: titles.append(title))
+    named = StabilityTrace([run_with(torch.randn(3), chunks=("positive", "middle", "negative"))])
+    older = StabilityTrace([run_with(torch.randn(3))])
+    for trace in (named, older):
+        for passes in ("cond", "uncond", "both"):
+            plot_of(trace, passes)
+    parts = [title.split(" · ")[-2] for title in titles]
+    assert parts == ["positive", "negative", "positive and middle and negative", "cond", "uncond", "cond and uncond"]
+    curves = []
+    monkeypatch.setattr(stability_layouts, "draw_curves", lambda runs: curves.append([legend for legend, *_ in runs]))
+    for trace in (named, older):
+        stability_layouts.draw_layout(trace, "curves", "both", "", None)
+    assert curves == [["positive", "negative", "middle"], ["cond", "uncond"]]
+
+
+def plot_of(trace, passes: str) -> None:
+    stability_layouts.draw_layout(trace, "heat map", passes, "", None)

@@ -444,3 +444,29 @@ def test_gamma_is_kept_in_files_named_in_differences_and_may_be_missing(tmp_path
     assert [run.gamma for run in StabilityTrace.load(path).runs] == ["γ 1.5", "γ 1"]
     saved(path, lambda header: header["runs"][0].pop("gamma"))  # a file of before
     assert StabilityTrace.load(path).runs[0].gamma == ""
+
+
+def test_traces_of_earlier_versions_keep_their_names_and_compare_with_those_of_today():
+    older, today = filled(), StabilityRun("SD15", ("input.1.0", "middle.0.0"), MEASURES)
+    for step in older.steps:
+        samples = [{"cond": Sample("positive", 0), "uncond": Sample("negative", 0)}[each[0]] for each in step.samples]
+        values = {address: 2 * step.of(address) for address, _ in SITES}
+        today.record(step.sigma, step.progress, samples, values)
+    assert (older.passes, today.passes) == (("uncond", "cond"), ("negative", "positive"))
+    for earlier, name in (("cond", "positive"), ("uncond", "negative")):
+        for run in (older, today):
+            assert torch.equal(run.matrix("energy", earlier), run.matrix("energy", name))
+        less = difference(today, older)
+        torch.testing.assert_close(less.matrix("energy", name), older.matrix("energy", earlier))
+        assert less.passes == today.passes
+    scored = StabilityBaseline.from_runs([older, filled(seed=9)]).z_scores(today)
+    assert scored.matrix("energy").isfinite().any()
+
+
+def test_a_further_prompt_of_a_name_is_part_of_it_and_another_name_is_not():
+    run = StabilityRun("SD15", ("input.1.0", "middle.0.0"), MEASURES)
+    names = ("positive", "positive 2", "positive prompt", "middle")
+    run.record(1.0, 0.5, [Sample(name, 0) for name in names], numbers(4, 0))
+    (step,) = run.steps
+    rows = {name: step.rows(name) for name in ("positive", "cond", "positive 2", "cond 2", "middle", "uncond")}
+    assert rows == {"positive": [0, 1], "cond": [0, 1], "positive 2": [1], "cond 2": [1], "middle": [3], "uncond": []}

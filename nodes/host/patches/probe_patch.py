@@ -90,7 +90,10 @@ class ProbePatch(SitePatch):
         run.arrive_at(level.sigma)
         if run.level % self.settings.every:
             return ProbeCallState()
-        passes, batch = tuple(run.passes_of(options)), len(x)
+        prompts, batch = self._prompts_of(options, x), len(x)
+        if prompts.reason:
+            run.record.note(f"Some rows are of an unknown pass: {prompts.reason}.")
+        passes = tuple(prompt.label for prompt in prompts.chunks)
         samples = batch // len(passes) if batch % len(passes) == 0 and batch <= MOST_SAMPLES else 1
         batch_of_call = StabilityBatch(self.settings.measures)
         return ProbeCallState(True, passes=passes, samples=samples, latent=image_size(x), batch=batch_of_call)

@@ -4,19 +4,14 @@ from __future__ import annotations
 
 import math
 import threading
-from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
 from torch import Tensor
 
 from ....sad_core.stability.batch import StabilityBatch
 from ....sad_core.stability.run import StabilityRun
 from ..live_chart import LiveChart
-from ..settings import PASS_MARKS
 from .site_patch import CallState
-
-PASS_NAMES = {mark: name for name, mark in PASS_MARKS.items()}
 
 
 @dataclass
@@ -26,7 +21,6 @@ class ProbedRun:
     Attributes:
         record: where its numbers go.
         chart: the chart that shows them as they come, where a browser has one.
-        passes: cond, uncond, cond 2 …, by the id ComfyUI gives every conditioning for one run.
         level: the number of the noise level, counted from 0; `sigma` is its sigma.
         reached: whether an attention call of a chosen site was seen.
         gamma_range: the lowest and the highest γ that was at work; None while none is known.
@@ -34,7 +28,6 @@ class ProbedRun:
 
     record: StabilityRun
     chart: LiveChart | None = None
-    passes: dict[Any, str] = field(default_factory=dict)
     level: int = -1
     sigma: float | None = None
     reached: bool = False
@@ -66,23 +59,6 @@ class ProbedRun:
             low, high = self.gamma_range = (math.nan, math.nan) if unknown else (min(low, gamma), max(high, gamma))
             named = f"γ {low:.4g}" if low == high else f"γ {low:.4g} … {high:.4g}"
             self.record.gamma = "" if math.isnan(low) else named
-
-    def passes_of(self, options: Mapping[str, Any]) -> list[str]:
-        """Return the name of every pass in the batch."""
-        with self._lock:
-            return self._names(options)
-
-    def _names(self, options: Mapping[str, Any]) -> list[str]:
-        marks = list(options.get("cond_or_uncond") or [0])
-        ids = list(options.get("uuids") or [])
-        if len(ids) != len(marks):
-            ids = [(mark, marks[:index].count(mark)) for index, mark in enumerate(marks)]
-        for mark, each in zip(marks, ids, strict=True):
-            if each not in self.passes:
-                name = PASS_NAMES.get(mark, f"pass {mark}")
-                number = 1 + sum(other == name or other.startswith(f"{name} ") for other in self.passes.values())
-                self.passes[each] = name if number == 1 else f"{name} {number}"
-        return [self.passes[each] for each in ids]
 
 
 @dataclass

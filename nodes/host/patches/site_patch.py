@@ -23,6 +23,7 @@ from ..models.site_rules import LengthSensor, SiteCall
 from ..models.sites import Site
 from ..noise_level import LEVEL, NoiseLevel, NoiseScale, level_of
 from ..progress import ModelSampling
+from ..prompts import NOBODY, CallPrompts, RunPrompts, prompts_of_guider
 from ..shared import Shared
 from .attention_backend import compiles_whole
 from .object_patches import (
@@ -64,10 +65,13 @@ class SitePatch(Shared):
         node_id: the node to show texts on.
         run: the sampling run that is going on, or None.
         state: of the model call that is going on.
+        prompts: of the run, by name; None outside a run, and where nothing depends on them.
+        reads_prompts: whether it matters which prompt a row belongs to.
         acts_outside_runs: whether model calls outside a sampling run matter, as those a script makes by hand.
         undescribed: what the log says where a run that has ended cannot be described.
     """
 
+    reads_prompts = True
     acts_outside_runs = True
     undescribed = "what happened in this run could not be described"
 
@@ -77,6 +81,7 @@ class SitePatch(Shared):
         self.node_id = node_id
         self.state = state
         self.run: Any = None
+        self.prompts: RunPrompts | None = None
         self.model_name = ""
         self._scale: NoiseScale | None = None  # of this run
         self._joined: list[SitePatch] = []  # patches on other modules that take part in this run
@@ -131,6 +136,8 @@ class SitePatch(Shared):
         self.model_name = model_name(patcher.model)
         patcher.add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, KEY, self._outer_sample)
         patcher.add_wrapper_with_key(WrappersMP.APPLY_MODEL, KEY, self._apply_model)
+        if self.reads_prompts:
+            patcher.add_wrapper_with_key(WrappersMP.CALC_COND_BATCH, KEY, self._evaluate)
         if not patcher.get_callbacks(CallbacksMP.ON_CLONE, KEY):
             patcher.add_callback_with_key(CallbacksMP.ON_CLONE, KEY, rebuild_on_clone)
         patcher.set_injections(KEY, [UNDOING])
@@ -160,17 +167,23 @@ class SitePatch(Shared):
 
     def _outer_sample(self, executor: Any, *args: Any, **kwargs: Any) -> Any:
         run = self._begin_run()
-        outer = self.run, self._scale, self._joined
-        self.run, self._scale, self._joined = run, None, []
+        prompts = prompts_of_guider(executor.class_obj) if self.reads_prompts else None
+        outer = self.run, self.prompts, self._scale, self._joined
+        self.run, self.prompts, self._scale, self._joined = run, prompts, None, []
         try:
             with record_status(run), loading_errors_kept(getattr(executor.class_obj, "model_patcher", None)):
                 return executor(*args, **kwargs)
         finally:
             for patch in self._joined:
-                patch.run = None
-            self.run, self._scale, self._joined = outer
+                patch.run = patch.prompts = None
+            self.run, self.prompts, self._scale, self._joined = outer
             with log_exceptions(self.undescribed):
                 self._end_run(run)
+
+    def _evaluate(self, executor: Wrapped, *args: Any, **kwargs: Any) -> Any:
+        if self.prompts is None:
+            return executor(*args, **kwargs)
+        return self.prompts.evaluate(executor, *args, **kwargs)
 
     def _apply_model(self, executor: Any, x: Tensor, t: Tensor, *args: Any, **kwargs: Any) -> Any:
         if self.run is None and not self.acts_outside_runs:
@@ -182,6 +195,7 @@ class SitePatch(Shared):
         acting = self._acting_on(model)
         if acting.run is not self.run:  # another GPU's, at its first call of this run
             acting._join(self.run)
+            acting.prompts = self.prompts
             self._joined.append(acting)
         outer = acting.state
         try:
@@ -194,6 +208,10 @@ class SitePatch(Shared):
             acting._leave_call()
             if is_outermost:
                 options.pop(LEVEL, None)
+
+    def _prompts_of(self, options: Mapping[str, Any], x: Tensor) -> CallPrompts:
+        """Return which prompts the rows `x` of a model call belong to."""
+        return NOBODY if self.prompts is None else self.prompts.of_call(options, len(x))
 
     def _scale_of(self, model_sampling: ModelSampling) -> NoiseScale:
         """Return the one scale of this run. Outside a run the model may be another each time."""
@@ -250,7 +268,7 @@ def rebuild_on_clone(old: ModelPatcher, new: ModelPatcher) -> None:
     for path, function in list(new.object_patches.items()):
         if patched_forward_of(function) is not None:
             new.object_patches[path] = MethodType(rebuilt(function.__func__), own_module(new, path))
-    for kind in (WrappersMP.OUTER_SAMPLE, WrappersMP.APPLY_MODEL):
+    for kind in (WrappersMP.OUTER_SAMPLE, WrappersMP.CALC_COND_BATCH, WrappersMP.APPLY_MODEL):
         new.remove_wrappers_with_key(kind, KEY)
     for patch in rebuilt_patches.values():
         patch.follow(new)

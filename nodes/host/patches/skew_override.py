@@ -13,6 +13,7 @@ from ....sad_core import adapt, average, modal_skew_attention, skew_attention, s
 from ....sad_core.joint_attention import JOINT_NORMS
 from ..models.site_rules import SiteCall
 from ..models.sites import Site
+from ..prompts import Prompt
 from ..run_report import RunRecord, SiteTally
 from ..settings import NEUTRAL, Gammas, SkewSettings
 from ..shared import Shared
@@ -52,7 +53,7 @@ class OverrideContext:
         settings: of the node.
         gammas: γ of this model call, in joint attention a γ for each pair of modalities.
         gamma_tensor: γ among the image tokens as a 0-d tensor on the model's device, which compiled graphs read.
-        marks: ComfyUI's `cond_or_uncond`, a mark for each pass in the batch.
+        prompts: the prompts of equal parts of the batch; none where γ acts on all of them.
         attention: the host's own attention.
         log: what the sites did.
     """
@@ -61,7 +62,7 @@ class OverrideContext:
     attention: HostAttention
     gammas: Gammas = NEUTRAL
     gamma_tensor: Tensor | None = None
-    marks: tuple[int, ...] = ()
+    prompts: tuple[Prompt, ...] = ()
     log: CallLog = field(default_factory=CallLog)
 
     def unguarded(self) -> OverrideContext:
@@ -181,14 +182,14 @@ class SkewOverride(Shared):
         """Return runs of samples `(start, stop, who skews them)`; none where the batch does not split evenly."""
         if acting[0].context.settings.apply_to == "both":
             return [(0, batch, acting[0])]
-        marks = self.context.marks
-        size, rest = divmod(batch, len(marks))
+        prompts = acting[0].context.prompts
+        size, rest = divmod(batch, len(prompts))
         if rest:
             return []
         ranges: list[SampleRange] = []
-        for index, mark in enumerate(marks):
+        for index, prompt in enumerate(prompts):
             # Not `next(…, None)`: its default breaks a compiled graph on PyTorch 2.8.
-            wanting = [each for each in acting if each.context.settings.wants(mark)]
+            wanting = [each for each in acting if each.context.settings.wants(prompt)]
             ranges.append((index * size, (index + 1) * size, wanting[0] if wanting else None))
         return ranges
 

@@ -17,6 +17,7 @@ from ..browser import log_and_show
 from ..models.site_rules import SiteCall
 from ..models.sites import Site
 from ..noise_level import NoiseLevel
+from ..prompts import UNREAD, CallPrompts
 from ..run_report import RunRecord, SiteTally, SkewReport, UnreadCall
 from ..settings import NEUTRAL, SkewSettings
 from .attention_backend import HostAttention
@@ -32,9 +33,13 @@ class SkewCallState(CallState):
 
     Attributes:
         context: what the overrides of this model call share.
+        marks: ComfyUI's `cond_or_uncond` marks of the call, for the record.
+        prompts: the prompts of the call; none where γ acts on all of them.
     """
 
     context: OverrideContext | None = None
+    marks: tuple[int, ...] = ()
+    prompts: CallPrompts = UNREAD
 
 
 class SkewPatch(SitePatch):
@@ -47,6 +52,7 @@ class SkewPatch(SitePatch):
     def __init__(self, settings: SkewSettings, sites: list[Site], report: SkewReport, node_id: str | None):
         super().__init__(sites, report, node_id, SkewCallState())
         self.settings = settings
+        self.reads_prompts = settings.apply_to != "both"
         self.attention = HostAttention(self._fell_back)
         self.constant_gammas = settings.constant_gammas
         self.tallies: list[SiteTally] = []
@@ -70,16 +76,17 @@ class SkewPatch(SitePatch):
         gammas = self.constant_gammas
         if gammas is None:
             gammas = self.settings.gammas_at(level.progress)
-        marks = tuple(options.get("cond_or_uncond", ()))
-        active = self.settings.acts_in(marks) and gammas != NEUTRAL
+        prompts = self._prompts_of(options, x) if self.reads_prompts else UNREAD
+        active = self.settings.acts_in(prompts.chunks) and gammas != NEUTRAL
         # Filled on the device: a number that is copied there waits for it.
         gamma_tensor = torch.full((), gammas.image, dtype=torch.float32, device=x.device) if active else None
         log = CallLog(self.run)
-        context = OverrideContext(self.settings, self.attention, gammas, gamma_tensor, marks, log)
-        return SkewCallState(active, context=context)
+        context = OverrideContext(self.settings, self.attention, gammas, gamma_tensor, prompts.chunks, log)
+        marks = tuple(options.get("cond_or_uncond", ()))
+        return SkewCallState(active, context=context, marks=marks, prompts=prompts)
 
     def _end_call(self, level: NoiseLevel) -> None:
-        context = self.state.context
+        call, context = self.state, self.state.context
         if self.run is None or context is None:
             return
         adaptive = context.log.adaptive
@@ -87,7 +94,8 @@ class SkewPatch(SitePatch):
         etas, gammas = [eta for _, eta, _ in adaptive], [gamma for _, _, gamma in adaptive]
         numbers = torch.cat(etas + gammas).detach() if adaptive else None
         calls = sum([tally.calls for tally in self.tallies])
-        self.run.add(UnreadCall(level, context.gammas, context.marks, calls, adapted, numbers), self.tallies)
+        unread = UnreadCall(level, context.gammas, call.marks, calls, adapted, numbers, call.prompts)
+        self.run.add(unread, self.tallies)
 
     def _leave_call(self) -> None:
         for tally in self.tallies:
