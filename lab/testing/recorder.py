@@ -62,8 +62,11 @@ class Seen:
 
 
 @contextmanager
-def watch_attention(model: ModelPatcher) -> Iterator[list[Seen]]:
-    """Every attention call of `model` that is made inside the block, in order."""
+def watch_attention(model: ModelPatcher, second: ModelPatcher | None = None) -> Iterator[list[Seen]]:
+    """Every attention call of `model` that is made inside the block, in order.
+
+    Those of a `second` model of another module are among them, with "second." before the path.
+    """
     calls: list[Seen] = []
     modules: list[tuple[str, tuple[Any, ...]]] = []
 
@@ -101,7 +104,10 @@ def watch_attention(model: ModelPatcher) -> Iterator[list[Seen]]:
         return optimized_attention
 
     with ExitStack() as stack:
-        for path, module in model.model.diffusion_model.named_modules():
+        named = list(model.model.diffusion_model.named_modules())
+        if second is not None:
+            named += second.model.diffusion_model.named_modules(prefix="second")
+        for path, module in named:
             enter = module.register_forward_pre_hook(lambda _, given, path=path: modules.append((path, given)))
             leave = module.register_forward_hook(lambda *_: modules.pop() and None, always_call=True)
             stack.callback(enter.remove)

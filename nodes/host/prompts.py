@@ -72,10 +72,12 @@ class Places:
         names: the guider's names for the list at each place: one, none where it is not the guider's, more where the
             guider has the same list twice.
         rows: rows of the latent, which each prompt gets.
+        source: the prompts of the run.
     """
 
     names: tuple[tuple[str, ...], ...]
     rows: int
+    source: RunPrompts | None = None
 
 
 UNREAD = CallPrompts(())  # where nothing depends on the prompts
@@ -109,7 +111,7 @@ class RunPrompts:
         names = tuple(_names_of(_ids_of(prompts or ()), ids) for prompts in conds)
         options = model_options["transformer_options"]
         outer = options.get(PLACES)
-        options[PLACES] = Places(names, len(x))  # in place: others keep their state in these options too
+        options[PLACES] = Places(names, len(x), self)  # in place: others keep their state in these options too
         try:
             return executor(model, conds, x, timestep, model_options)
         finally:

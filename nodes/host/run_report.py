@@ -126,6 +126,7 @@ class RunRecord(Shared):
         backends: names of the attention functions that did the inner work.
         fallbacks: sentences, each once.
         origin: where in which prompt it began; None where ComfyUI ran no node.
+        remarks: further sentences, each once.
     """
 
     model: str
@@ -139,6 +140,7 @@ class RunRecord(Shared):
     unplaced: Counter[str] = field(default_factory=Counter)
     backends: set[str] = field(default_factory=set)
     fallbacks: list[str] = field(default_factory=list)
+    remarks: list[str] = field(default_factory=list)
     origin: Origin | None = field(default=None, repr=False, compare=False)
     _calls: deque[ModelCall] = field(default_factory=lambda: deque(maxlen=KEPT_CALLS), repr=False)
     _unread: list[UnreadCall] = field(default_factory=list, repr=False)
@@ -224,7 +226,7 @@ class RunRecord(Shared):
     def describe(self) -> str:
         """The run in a few lines for people."""
         if self.model_calls == 0:
-            return f"{self.model}: the model was not called."
+            return "\n".join([f"{self.model}: the model was not called.", *(f"{each}." for each in self.remarks)])
         hit = [address for address in self.chosen if self.site_calls[address]]
         lines = [
             f"{self.model}, {self.status}: {len(hit)} of {len(self.chosen)} chosen sites reached, "
@@ -258,6 +260,7 @@ class RunRecord(Shared):
         if self.untouched and not self.warning:
             lines.append(f"Left alone: {_counted(self.untouched)}.")
         lines += [f"Fallback: {sentence}." for sentence in self.fallbacks]
+        lines += [f"{sentence}." for sentence in self.remarks]
         return "\n".join(lines)
 
 

@@ -193,6 +193,9 @@ class ProbePatch(SitePatch):
         """Note the error and go on: an image is worth more than its measures."""
         self._left_alone(site, _in_a_line(error))
 
+    def _remark(self, sentence: str) -> None:
+        self._note(f"{sentence}.")
+
     def _note(self, sentence: str) -> None:
         if self.run is not None and not torch.compiler.is_compiling():
             self.run.record.note(sentence)

@@ -13,7 +13,6 @@ from types import MethodType
 from typing import Any
 
 import torch
-from comfy.model_management import InterruptProcessingException
 from comfy.model_patcher import ModelPatcher
 from comfy.patcher_extension import CallbacksMP, WrappersMP
 from torch import Tensor
@@ -23,7 +22,7 @@ from ..models.site_rules import LengthSensor, SiteCall
 from ..models.sites import Site
 from ..noise_level import LEVEL, NoiseLevel, NoiseScale, level_of
 from ..progress import ModelSampling
-from ..prompts import NOBODY, CallPrompts, RunPrompts, prompts_of_guider
+from ..prompts import NOBODY, PLACES, CallPrompts, RunPrompts, prompts_of_guider
 from ..shared import Shared
 from .attention_backend import compiles_whole
 from .object_patches import (
@@ -36,8 +35,8 @@ from .object_patches import (
     own_module,
     patched_forward_of,
 )
+from .side_runs import KEY, SideRuns, forget_aside, status_after
 
-KEY = "symmetric_attention"
 OVERRIDE = "optimized_attention_override"
 MOST_SAMPLES = 64  # video models fold frames or pixels into the batch; of more than these only a mean is kept
 Wrapped = Callable[..., Any]
@@ -56,7 +55,7 @@ class CallState:
     seen_lengths: dict[str, int] = field(default_factory=dict)
 
 
-class SitePatch(Shared):
+class SitePatch(SideRuns, Shared):
     """Functions of ours at some sites of one loaded model, and the sampling run that is going on.
 
     Attributes:
@@ -76,6 +75,7 @@ class SitePatch(Shared):
     undescribed = "what happened in this run could not be described"
 
     def __init__(self, sites: list[Site], handle: Any, node_id: str | None, state: Any):
+        super().__init__()
         self.sites = sites
         self.handle = handle
         self.node_id = node_id
@@ -108,6 +108,10 @@ class SitePatch(Shared):
         """Take part in a run that a patch on another module has begun, as on several GPUs."""
         self.run = run
 
+    def _remark(self, sentence: str) -> None:
+        """Keep a sentence about the run that is going on, once."""
+        raise NotImplementedError
+
     def _begin_call(self, level: NoiseLevel, x: Tensor, options: Mapping[str, Any]) -> Any:
         """Return the state for a model call that starts now. Reading the level waits for the device."""
         raise NotImplementedError
@@ -138,6 +142,7 @@ class SitePatch(Shared):
         patcher.add_wrapper_with_key(WrappersMP.APPLY_MODEL, KEY, self._apply_model)
         if self.reads_prompts:
             patcher.add_wrapper_with_key(WrappersMP.CALC_COND_BATCH, KEY, self._evaluate)
+        self.follow_aside(patcher)
         if not patcher.get_callbacks(CallbacksMP.ON_CLONE, KEY):
             patcher.add_callback_with_key(CallbacksMP.ON_CLONE, KEY, rebuild_on_clone)
         patcher.set_injections(KEY, [UNDOING])
@@ -166,12 +171,14 @@ class SitePatch(Shared):
     # One sampling run, one model call
 
     def _outer_sample(self, executor: Any, *args: Any, **kwargs: Any) -> Any:
+        self._end_aside(None)  # one that was never cleaned up
         run = self._begin_run()
         prompts = prompts_of_guider(executor.class_obj) if self.reads_prompts else None
         outer = self.run, self.prompts, self._scale, self._joined
         self.run, self.prompts, self._scale, self._joined = run, prompts, None, []
         try:
             with record_status(run), loading_errors_kept(getattr(executor.class_obj, "model_patcher", None)):
+                self._remark_shared(executor.class_obj)
                 return executor(*args, **kwargs)
         finally:
             for patch in self._joined:
@@ -190,9 +197,11 @@ class SitePatch(Shared):
             return executor(x, t, *args, **kwargs)
         options = kwargs["transformer_options"] if "transformer_options" in kwargs else args[3]
         model = executor.class_obj
+        acting = self._acting_on(model)
+        if acting is None:  # another MODEL's call, in which ours has no part
+            return executor(x, t, *args, **kwargs)
         is_outermost = LEVEL not in options
         level = level_of(options, t, self._scale_of(model.model_sampling))
-        acting = self._acting_on(model)
         if acting.run is not self.run:  # another GPU's, at its first call of this run
             acting._join(self.run)
             acting.prompts = self.prompts
@@ -211,7 +220,10 @@ class SitePatch(Shared):
 
     def _prompts_of(self, options: Mapping[str, Any], x: Tensor) -> CallPrompts:
         """Return which prompts the rows `x` of a model call belong to."""
-        return NOBODY if self.prompts is None else self.prompts.of_call(options, len(x))
+        prompts = self.prompts
+        if prompts is None and PLACES in options:  # a MODEL that the guider brought in without naming its prompts
+            prompts = options[PLACES].source
+        return NOBODY if prompts is None else prompts.of_call(options, len(x))
 
     def _scale_of(self, model_sampling: ModelSampling) -> NoiseScale:
         """Return the one scale of this run. Outside a run the model may be another each time."""
@@ -221,14 +233,10 @@ class SitePatch(Shared):
             self._scale = NoiseScale(model_sampling)
         return self._scale
 
-    def _acting_on(self, model: Any) -> Any:
-        """Return the patch whose functions `model` holds.
-
-        On several GPUs the host calls the wrappers of the main model for all of them.
-        """
-        patcher = getattr(model, "current_patcher", None)
-        wrappers = patcher.get_wrappers(WrappersMP.OUTER_SAMPLE, KEY) if patcher is not None else []
-        return next((each.__self__ for each in wrappers if each.__self__.handle is self.handle), self)
+    def _forget_run(self) -> None:
+        for patch in self._joined:
+            patch.run = patch.prompts = None
+        self.run, self.prompts, self._scale, self._joined = None, None, None, []
 
 
 @contextmanager
@@ -236,12 +244,9 @@ def record_status(record: Any) -> Iterator[None]:
     """Set the `status` of `record` to how the block ends: finished, interrupted by the user, or failed."""
     try:
         yield
-        record.status = "finished"
-    except InterruptProcessingException:
-        record.status = "interrupted"
-        raise
+        record.status = status_after(None)
     except BaseException as error:
-        record.status = f"failed ({type(error).__name__})"
+        record.status = status_after(error)
         raise
 
 
@@ -270,5 +275,6 @@ def rebuild_on_clone(old: ModelPatcher, new: ModelPatcher) -> None:
             new.object_patches[path] = MethodType(rebuilt(function.__func__), own_module(new, path))
     for kind in (WrappersMP.OUTER_SAMPLE, WrappersMP.CALC_COND_BATCH, WrappersMP.APPLY_MODEL):
         new.remove_wrappers_with_key(kind, KEY)
+    forget_aside(new)
     for patch in rebuilt_patches.values():
         patch.follow(new)

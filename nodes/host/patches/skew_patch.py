@@ -102,6 +102,10 @@ class SkewPatch(SitePatch):
             tally.calls = 0
             tally.backends.clear()
 
+    def _remark(self, sentence: str) -> None:
+        if self.run is not None and sentence not in self.run.remarks:
+            self.run.remarks.append(sentence)
+
     def _fell_back(self, sentence: str) -> None:
         if self.run is not None:
             self.run.fell_back(sentence)
