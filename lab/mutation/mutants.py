@@ -299,8 +299,8 @@ HOST_LAYER = (
     ),
     Mutant(
         PATCHES + "side_runs.py",
-        'return "interrupted" if isinstance',
-        'return "finished" if isinstance',
+        'return "interrupted"',
+        'return "finished"',
         "a cancelled run is called finished",
         ("host/test_report.py", "host/test_probe.py"),
     ),

@@ -90,7 +90,7 @@ def test_a_node_on_the_negative_model_acts_there_and_nowhere_else(sd15, second, 
     assert sampled(sd15, sd15.model, second)[0].equal(plain)
 
 
-def test_a_node_on_the_negative_model_for_the_other_side_says_that_it_had_none(sd15, second):
+def test_a_node_on_the_negative_model_for_cond_says_it_had_none(sd15, second):
     plain = sampled(sd15, sd15.model, second)[0]
     patched, report = skew(second, apply_to="cond")
     assert sampled(sd15, sd15.model, patched)[0].equal(plain)
@@ -169,7 +169,7 @@ def test_the_negative_model_is_sampled_by_itself_afterwards(sd15, second):
 # --- one checkpoint for both
 
 
-def test_where_both_are_one_checkpoint_the_first_node_holds_for_both_and_says_so(sd15):
+def test_of_one_checkpoint_the_first_node_holds_for_both_and_says_so(sd15):
     patched, report = skew(sd15.model)
     with watch_attention(sd15.model) as calls:
         sampled(sd15, patched, sd15.model)
@@ -179,7 +179,7 @@ def test_where_both_are_one_checkpoint_the_first_node_holds_for_both_and_says_so
     assert "(uncond_model_patcher)" in report.describe()
 
 
-def test_where_both_are_one_checkpoint_a_node_on_the_second_does_nothing_and_says_so(sd15):
+def test_of_one_checkpoint_a_node_on_the_second_says_it_did_nothing(sd15):
     plain = sampled(sd15, sd15.model, sd15.model.clone())[0]
     patched, report = skew(sd15.model)
     assert sampled(sd15, sd15.model, patched)[0].equal(plain)
@@ -227,7 +227,7 @@ class Refined(comfy.samplers.CFGGuider):
 
 
 @pytest.mark.parametrize("nodes", ["first", "refiner", "both"])
-def test_a_model_that_takes_over_inside_a_run_acts_by_its_own_nodes(sd15, second, nodes):
+def test_a_model_that_takes_over_in_a_run_acts_by_its_own_nodes(sd15, second, nodes):
     first, its_report = skew(sd15.model, 1.5) if nodes != "refiner" else (sd15.model, None)
     refiner, refiner_report = skew(second, 0.4) if nodes != "first" else (second, None)
     guider = Refined(first, refiner)
@@ -262,7 +262,7 @@ class ModelControl(comfy.controlnet.ControlBase):
         return [self.carried]
 
 
-def test_a_model_that_a_control_net_carries_stays_plain_and_is_not_counted(sd15, second):
+def test_a_model_of_a_control_net_stays_plain_and_is_not_counted(sd15, second):
     control = ModelControl(second)
     texts = [sd15.conditioning(name, control=control, control_apply_to_uncond=True) for name in ("cond", "uncond")]
     sample_by(sd15, cfg_guider(sd15.model, *texts), steps=STEPS)

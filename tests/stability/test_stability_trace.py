@@ -446,7 +446,7 @@ def test_gamma_is_kept_in_files_named_in_differences_and_may_be_missing(tmp_path
     assert StabilityTrace.load(path).runs[0].gamma == ""
 
 
-def test_traces_of_earlier_versions_keep_their_names_and_compare_with_those_of_today():
+def test_older_traces_keep_their_names_and_compare_with_new_ones():
     older, today = filled(), StabilityRun("SD15", ("input.1.0", "middle.0.0"), MEASURES)
     for step in older.steps:
         samples = [{"cond": Sample("positive", 0), "uncond": Sample("negative", 0)}[each[0]] for each in step.samples]

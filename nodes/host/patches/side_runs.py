@@ -164,8 +164,6 @@ def status_after(error: BaseException | None) -> str:
     """Return the status of what `error` ended: finished, interrupted by the user, or failed."""
     if error is None:
         return "finished"
-    return (
-        "interrupted"
-        if isinstance(error, model_management.InterruptProcessingException)
-        else f"failed ({type(error).__name__})"
-    )
+    if isinstance(error, model_management.InterruptProcessingException):
+        return "interrupted"
+    return f"failed ({type(error).__name__})"
