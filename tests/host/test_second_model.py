@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from contextlib import contextmanager
 
 import comfy.controlnet
@@ -228,6 +229,8 @@ class Refined(comfy.samplers.CFGGuider):
 
 @pytest.mark.parametrize("nodes", ["first", "refiner", "both"])
 def test_a_model_that_takes_over_in_a_run_acts_by_its_own_nodes(sd15, second, nodes):
+    if nodes != "first" and "model_options" not in inspect.signature(sd15.model.prepare_state).parameters:
+        pytest.skip("this ComfyUI does not show a second MODEL the options of its calls")
     first, its_report = skew(sd15.model, 1.5) if nodes != "refiner" else (sd15.model, None)
     refiner, refiner_report = skew(second, 0.4) if nodes != "first" else (second, None)
     guider = Refined(first, refiner)
