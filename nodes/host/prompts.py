@@ -42,7 +42,7 @@ class Prompt:
     """
 
     name: str
-    sides: frozenset[str] = frozenset()
+    sides: tuple[str, ...] = ()
     number: int = 1
 
     @property
@@ -95,7 +95,7 @@ class RunPrompts:
     def __init__(self, given: Conditionings, current: Callable[[], Conditionings]):
         self._given = given
         self._current = current
-        self._sides: dict[str, frozenset[str]] = {}
+        self._sides: dict[str, tuple[str, ...]] = {}
 
     def evaluate(
         self,
@@ -137,7 +137,7 @@ class RunPrompts:
             if mark < len(places.names):
                 names = [name for name in names if name in places.names[mark]] or names
             if names and all(ids[name] == ids[names[0]] for name in names):
-                sides = frozenset().union(*map(self._sides_of, names))
+                sides = tuple(side for side in SIDES if any(side in self._sides_of(name) for name in names))
                 chunks.append(Prompt(names[0], sides, 1 + ids[names[0]].index(chunk)))
             else:
                 reason = SHARED_ID if names else NOT_OF_THE_GUIDER
@@ -147,11 +147,11 @@ class RunPrompts:
     def _ids(self) -> dict[str, tuple[Any, ...]]:
         return {name: _ids_of(prompts) for name, prompts in self._current().items()}
 
-    def _sides_of(self, name: str) -> frozenset[str]:
+    def _sides_of(self, name: str) -> tuple[str, ...]:
         if name not in self._sides:
             own = self._given.get(name)
             sides = [side for side in SIDES if own is not None and _are_the_same(own, self._given.get(side))]
-            self._sides[name] = frozenset([name] if name in SIDES else sides)
+            self._sides[name] = (name,) if name in SIDES else tuple(sides)
         return self._sides[name]
 
 

@@ -30,7 +30,7 @@ from lab.testing.families.family import draw
 from lab.testing.hosts import MAIN, OLDEST
 
 BATCH, HEADS, TOKENS, HEAD_DIM = 2, 3, 11, 8
-PROMPTS = (Prompt(POSITIVE, frozenset({POSITIVE})), Prompt(NEGATIVE, frozenset({NEGATIVE})))
+PROMPTS = (Prompt(POSITIVE, (POSITIVE,)), Prompt(NEGATIVE, (NEGATIVE,)))
 MASKS = {
     "none": None,
     "(L, L)": (TOKENS, TOKENS),
