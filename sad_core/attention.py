@@ -14,13 +14,15 @@ from torch import Tensor
 
 from .blending import blend, keep_neutral
 from .decomposition import double_head_dim
-from .inner_attention import Attend, prepare
+from .inner_attention import Attend, PreparedCall, prepare
 from .kernels.call import FusedCall
 from .kernels.eligibility import has_kernel
 from .kernels.operation import fused_retrieve
 from .norm_guard import NORMS, project_input, projection_rank
 from .parameters import FloatOrTensor, check_choice, is_exactly, per_head
 from .tiled_attention import runs_in_tiles, tiled_skew_attention
+
+TOLERANCE = 0.01  # of the "projected" norm
 
 
 def skew_attention(
@@ -36,7 +38,7 @@ def skew_attention(
     mask: Tensor | None = None,
     attend: Attend | None = None,
     tiles: bool | None = None,
-    tolerance: float = 0.01,
+    tolerance: float = TOLERANCE,
     on_tiles: Callable[[], object] | None = None,
     kernel: bool | None = None,
     on_kernel: Callable[[], object] | None = None,
@@ -78,31 +80,80 @@ def skew_attention(
         ValueError: q, k, v or x of shapes that do not belong together, an unknown norm, "projected" or "input" without
             x, γ or β not finite or of another shape.
     """
-    call = prepare(q, k, v, scale, mask, attend)
+    call = prepare(q, k, v, scale, mask, attend, gamma, beta, x)
     batch, heads = q.shape[:2]
     gamma = per_head(gamma, "gamma", batch, heads, q.device)
     beta = per_head(beta, "beta", batch, heads, q.device)
-    _check_norm(norm, x, v)
+    check_norm(norm, x, v)
+    return retrieve_skewed(
+        q,
+        k,
+        v,
+        gamma,
+        beta,
+        call,
+        norm=norm,
+        x=x,
+        tolerance=tolerance,
+        tiles=attend is None if tiles is None else tiles,
+        on_tiles=on_tiles,
+        kernel=(attend is None if kernel is None else kernel) and has_kernel(q.device),
+        on_kernel=on_kernel,
+        neutral_bits=neutral_bits,
+    )
+
+
+def retrieve_skewed(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    gamma: FloatOrTensor,
+    beta: FloatOrTensor,
+    call: PreparedCall,
+    *,
+    norm: str = "value",
+    x: Tensor | None = None,
+    tolerance: float = TOLERANCE,
+    tiles: bool = False,
+    on_tiles: Callable[[], object] | None = None,
+    kernel: bool = False,
+    on_kernel: Callable[[], object] | None = None,
+    neutral_bits: bool = True,
+) -> Tensor:
+    """`skew_attention` of arguments that need no check, for those who call it many times with the same settings.
+
+    Args:
+        q, k, v, norm, x, tolerance, on_tiles, on_kernel, neutral_bits: as for `skew_attention`.
+        gamma, beta: as `parameters.per_head` gives them.
+        call: mask, scale and kernel.
+        tiles, kernel: whether tiles and the fused kernel may stand in for the kernel of `call`.
+
+    Returns:
+        `(B, H, L, dv)` in the dtype of v.
+    """
     if is_exactly(gamma, 1.0) or is_exactly(beta, 0.0):
         return call.retrieve(q, k, v)
-    if (attend is None if kernel is None else kernel) and has_kernel(q.device):
-        fused_call = FusedCall.of(q, k, v, gamma, beta, norm=norm, scale=scale, mask=mask)
+    if kernel:
+        fused_call = FusedCall.of(q, k, v, gamma, beta, norm=norm, scale=call.scale, mask=call.mask)
         fused = fused_retrieve(fused_call, neutral_bits=neutral_bits, on_kernel=on_kernel)
         if fused is not None:
             return fused
-    patterns = None if is_exactly(beta, 1.0) else _norm_patterns(norm, x, heads, tolerance)
-    stored = v if patterns is None else torch.cat([v, patterns.to(v.dtype)], dim=-1)
+    blends, value_dim, stored = not is_exactly(beta, 1.0), v.shape[-1], v
+    if blends and x is not None and norm not in ("value", "none"):
+        stored = torch.cat([v, _norm_patterns(norm, x, q.shape[1], tolerance).to(v.dtype)], dim=-1)
 
-    if (attend is None if tiles is None else tiles) and runs_in_tiles(q, k, v, mask, gamma, beta, x):
+    if tiles and call.in_place and runs_in_tiles(q, k, v, call.mask):
         if on_tiles is not None:
             on_tiles()
-        result = tiled_skew_attention(q, k, stored, gamma, beta, call.scale, v.shape[-1], norm)
+        result = tiled_skew_attention(q, k, stored, gamma, beta, call.scale, value_dim, norm)
         return keep_neutral(result, call.retrieve(q, k, v), gamma, beta) if _any_neutral(gamma, beta) else result
-    skewed = call.retrieve(*double_head_dim(q, k, gamma), stored)
-    if is_exactly(beta, 1.0) and not isinstance(gamma, Tensor):
+    skewed = call.retrieve(*double_head_dim(q, k, gamma, in_place=call.in_place), stored)
+    if not blends and not isinstance(gamma, Tensor):
         return skewed
     plain = call.retrieve(q, k, stored)
-    return keep_neutral(blend(plain, skewed, beta, v.shape[-1], norm), plain, gamma, beta)
+    if blends:
+        skewed = blend(plain, skewed, beta, value_dim, norm, in_place=call.in_place)
+    return keep_neutral(skewed, plain, gamma, beta)
 
 
 def _any_neutral(gamma: FloatOrTensor, beta: FloatOrTensor) -> bool:
@@ -111,7 +162,7 @@ def _any_neutral(gamma: FloatOrTensor, beta: FloatOrTensor) -> bool:
     return any(bool((value == neutral).any()) for value, neutral in pairs if isinstance(value, Tensor))
 
 
-def _check_norm(norm: str, x: Tensor | None, v: Tensor) -> None:
+def check_norm(norm: str, x: Tensor | None, v: Tensor) -> None:
     """Refuse an unknown norm, and one that needs x without an x of the same tokens as v."""
     check_choice("norm", norm, NORMS)
     if norm in ("value", "none"):
@@ -122,10 +173,8 @@ def _check_norm(norm: str, x: Tensor | None, v: Tensor) -> None:
         raise ValueError(f"x has shape {tuple(x.shape)}, but with v {tuple(v.shape)} it must be (B, L, C).")
 
 
-def _norm_patterns(norm: str, x: Tensor | None, heads: int, tolerance: float) -> Tensor | None:
-    """The `(B, H, L, P)` patterns to retrieve beside the values so that ρ can be taken of them, if any."""
-    if x is None or norm in ("value", "none"):
-        return None
+def _norm_patterns(norm: str, x: Tensor, heads: int, tolerance: float) -> Tensor:
+    """The `(B, H, L, P)` patterns of the input x to retrieve beside the values, so that ρ can be taken of them."""
     if norm == "projected":
         x = project_input(x, projection_rank(x.shape[1], x.shape[2], tolerance))
         x = x / math.sqrt(x.shape[-1])  # drops out of ρ, and keeps one large direction within half precision

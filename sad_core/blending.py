@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 
 from .norm_guard import norm_ratio
-from .parameters import FloatOrTensor, is_exactly, writes_in_place
+from .parameters import FloatOrTensor
 
 
-def blend(plain: Tensor, skewed: Tensor, beta: FloatOrTensor, value_dim: int, norm: str) -> Tensor:
+def blend(plain: Tensor, skewed: Tensor, beta: FloatOrTensor, value_dim: int, norm: str, *, in_place: bool) -> Tensor:
     """ρ·(R₁ + β(R_γ − R₁)).
 
     Args:
@@ -23,13 +23,12 @@ def blend(plain: Tensor, skewed: Tensor, beta: FloatOrTensor, value_dim: int, no
         beta: a float or a tensor that broadcasts over `(B, H, L, dv)`.
         value_dim: dv.
         norm: one of `norm_guard.NORMS`; "none" means ρ = 1.
+        in_place: whether results may be written over others, see `parameters.writes_in_place`; with the same bits.
 
     Returns:
         `(B, H, L, dv)` in the dtype of `plain`.
     """
-    if is_exactly(beta, 1.0):
-        return skewed[..., :value_dim]
-    in_place = writes_in_place(plain, skewed, beta)
+    in_place = in_place and not (plain.requires_grad or skewed.requires_grad)  # as by an inner attention with weights
     blended = go_along(plain, skewed, beta, in_place=in_place)
     result = blended[..., :value_dim]
     if norm == "none":

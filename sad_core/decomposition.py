@@ -12,7 +12,7 @@ from typing import overload
 import torch
 from torch import Tensor
 
-from .parameters import FloatOrTensor, writes_in_place
+from .parameters import FloatOrTensor
 
 
 def decompose(logits: Tensor) -> tuple[Tensor, Tensor]:
@@ -47,7 +47,9 @@ def skew_coefficients(gamma: FloatOrTensor) -> tuple[FloatOrTensor, FloatOrTenso
     return (1 + gamma) / 2, (1 - gamma) / 2
 
 
-def double_head_dim(q: Tensor, k: Tensor, gamma: FloatOrTensor, *, keys: Tensor | None = None) -> tuple[Tensor, Tensor]:
+def double_head_dim(
+    q: Tensor, k: Tensor, gamma: FloatOrTensor, *, in_place: bool, keys: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
     """Queries and keys of twice the head dim whose plain product is the skewed logits.
 
         q̃ k̃ᵀ = c₊·q kᵀ + c₋·k qᵀ,    q̃ = [q, √|c₋|·k],  k̃ = [c₊·k, ±√|c₋|·q]    (± the sign of c₋)
@@ -55,21 +57,22 @@ def double_head_dim(q: Tensor, k: Tensor, gamma: FloatOrTensor, *, keys: Tensor 
     so any fused attention kernel computes A_γ, and no L×L matrix is ever formed here. c₋ is shared out between both
     sides because it is small near γ = 1: a kernel that quantises blocks of k̃ with one scale would lose it there.
 
-    Every half is one operation that writes into an empty tensor. Where that is not possible (see
-    `parameters.writes_in_place`) the halves are joined, with the same bits.
+    Every half is one operation that writes into an empty tensor. Where that is not possible the halves are joined, with
+    the same bits.
 
     Args:
         q, k: `(B, H, L, d)`.
         gamma: a float, or a tensor in float32 or wider that broadcasts over `(B, H, 1, 1)`.
-        keys: a tensor `(B, H, L, 2d)` to write k̃ to, such as a part of a larger one; only where
-            `parameters.writes_in_place`. By default a new one.
+        in_place: whether that is possible, see `parameters.writes_in_place`.
+        keys: with `in_place`, a tensor `(B, H, L, 2d)` to write k̃ to, such as a part of a larger one. By default a new
+            one.
 
     Returns:
         `(q̃, k̃)`, each `(B, H, L, 2d)` in the dtype of q. The softmax scale stays that of d, not of 2d.
     """
     c_plus, c_minus = skew_coefficients(gamma)
     root, signed_root = share_out(c_minus)
-    if not writes_in_place(q, k, gamma):
+    if not in_place:
         queries = torch.cat([q, scaled(k, root)], dim=-1)
         return queries, torch.cat([scaled(k, c_plus), scaled(q, signed_root)], dim=-1)
     head_dim = q.shape[-1]

@@ -14,6 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .parameters import FloatOrTensor, writes_in_place
+
 Attend = Callable[[Tensor, Tensor, Tensor, Tensor | None, float], Tensor]
 
 
@@ -24,11 +26,13 @@ class PreparedCall(NamedTuple):
         mask: additive, in the dtype of the queries, broadcasting to `(B, H, L, L)`; or None.
         scale: the softmax scale.
         attend: the kernel.
+        in_place: whether results may be written into parts of empty tensors, see `parameters.writes_in_place`.
     """
 
     mask: Tensor | None
     scale: float
     attend: Attend
+    in_place: bool
 
     def retrieve(self, q: Tensor, k: Tensor, v: Tensor, *rows: slice) -> Tensor:
         """softmax(scale·q kᵀ + mask)·v.
@@ -61,11 +65,13 @@ def prepare(
     scale: float | None,
     mask: Tensor | None,
     attend: Attend | None,
+    *others: FloatOrTensor | None,
 ) -> PreparedCall:
     """Check the arguments of one self-attention call, and fill in its defaults.
 
     Args:
         q, k, v, scale, mask, attend: as for `attention.skew_attention`.
+        others: whatever else the result depends on, which may need a gradient.
 
     Raises:
         ValueError: shapes that do not belong together, a mask of whole numbers.
@@ -73,7 +79,8 @@ def prepare(
     check_tokens(q, k, v)
     # Not `attend or …`: the truth of a function breaks a compiled graph on PyTorch 2.11.
     attend = pytorch_attend if attend is None else attend
-    return PreparedCall(additive_mask(mask, q.dtype), softmax_scale(q.shape[-1], scale), attend)
+    in_place = writes_in_place(q, k, v, mask, *others)
+    return PreparedCall(additive_mask(mask, q.dtype), softmax_scale(q.shape[-1], scale), attend, in_place)
 
 
 def pytorch_attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, scale: float) -> Tensor:

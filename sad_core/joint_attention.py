@@ -31,7 +31,7 @@ from .inner_attention import Attend, PreparedCall, prepare
 from .kernels.call import FusedCall
 from .kernels.eligibility import has_kernel
 from .kernels.operation import fused_retrieve
-from .parameters import FloatOrTensor, is_exactly, per_head, writes_in_place
+from .parameters import FloatOrTensor, is_exactly, per_head
 
 JOINT_NORMS = ("value", "none")
 
@@ -99,7 +99,7 @@ def modal_skew_attention(
     Raises:
         ValueError: as `joint_skew_attention`, and for a γ that is not finite or of another shape.
     """
-    call = prepare(q, k, v, scale, mask, attend)
+    call = prepare(q, k, v, scale, mask, attend, gamma, beta, gamma_text, gamma_cross)
     batch, heads, tokens, _ = q.shape
     gamma = per_head(gamma, "gamma", batch, heads, q.device)
     beta = per_head(beta, "beta", batch, heads, q.device)
@@ -107,18 +107,60 @@ def modal_skew_attention(
     check_joint_norm(norm)
     gamma_text = per_head(gamma_text, "gamma_text", batch, heads, q.device)
     gamma_cross = per_head(gamma_cross, "gamma_cross", batch, heads, q.device)
+    return retrieve_modal(
+        q,
+        k,
+        v,
+        (gamma, gamma_text, gamma_cross),
+        beta,
+        call,
+        image_tokens,
+        norm=norm,
+        kernel=(attend is None if kernel is None else kernel) and has_kernel(q.device),
+        on_kernel=on_kernel,
+        neutral_bits=neutral_bits,
+    )
+
+
+def retrieve_modal(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    gammas: tuple[FloatOrTensor, FloatOrTensor, FloatOrTensor],
+    beta: FloatOrTensor,
+    call: PreparedCall,
+    image_tokens: slice,
+    *,
+    norm: str,
+    kernel: bool = False,
+    on_kernel: Callable[[], object] | None = None,
+    neutral_bits: bool = True,
+) -> Tensor:
+    """`modal_skew_attention` of arguments that need no check, as `attention.retrieve_skewed`.
+
+    Args:
+        q, k, v, norm, on_kernel, neutral_bits: as for `modal_skew_attention`.
+        gammas, beta: γ, γ_text and γ_cross, and β, as `parameters.per_head` gives them.
+        call: mask, scale and kernel.
+        image_tokens: with its start and stop.
+        kernel: whether the fused kernel may stand in for the kernel of `call`.
+
+    Returns:
+        `(B, H, L, dv)` in the dtype of v.
+    """
+    gamma, gamma_text, gamma_cross = gammas
     is_image_only = is_exactly(gamma_text, 1.0) and is_exactly(gamma_cross, 1.0)
     if is_exactly(beta, 0.0) or (is_image_only and is_exactly(gamma, 1.0)):
         return call.retrieve(q, k, v)
-    if (attend is None if kernel is None else kernel) and has_kernel(q.device):
-        options: dict[str, Any] = {"norm": norm, "scale": scale, "mask": mask, "image_tokens": image_tokens}
+    if kernel:
+        options: dict[str, Any] = {"norm": norm, "scale": call.scale, "mask": call.mask, "image_tokens": image_tokens}
         fused_call = FusedCall.of(q, k, v, gamma, beta, gamma_text=gamma_text, gamma_cross=gamma_cross, **options)
         fused = fused_retrieve(fused_call, neutral_bits=neutral_bits, on_kernel=on_kernel)
         if fused is not None:
             return fused
     if is_image_only:
         return _skew_image_tokens(q, k, v, gamma, beta, image_tokens, norm, call)
-    return _skew_each_group(q, k, v, (gamma, gamma_text, gamma_cross), beta, image_tokens, norm, call)
+    return _skew_each_group(q, k, v, gammas, beta, image_tokens, norm, call)
 
 
 def _skew_image_tokens(
@@ -133,30 +175,35 @@ def _skew_image_tokens(
 ) -> Tensor:
     """The retrieval with γ only among the image tokens."""
     before, after = slice(0, image_tokens.start), slice(image_tokens.stop, q.shape[2])
-    queries, keys = _double_image_tokens(q, k, gamma, image_tokens)
+    queries, keys = _double_image_tokens(q, k, gamma, image_tokens, in_place=call.in_place)
     skewed = call.retrieve(queries, keys, v, image_tokens)
-    if is_exactly(beta, 1.0) and not isinstance(gamma, Tensor):
+    blends = not is_exactly(beta, 1.0)
+    if not blends and not isinstance(gamma, Tensor):
         outside = [
             None if rows.start == rows.stop else call.retrieve(q[:, :, rows], k, v, rows) for rows in (before, after)
         ]
         return torch.cat([part for part in (outside[0], skewed, outside[1]) if part is not None], dim=-2)
     plain = call.retrieve(q, k, v)
     plain_image = plain[:, :, image_tokens]
-    changed = keep_neutral(blend(plain_image, skewed, beta, v.shape[-1], norm), plain_image, gamma, beta)
+    if blends:
+        skewed = blend(plain_image, skewed, beta, v.shape[-1], norm, in_place=call.in_place)
+    changed = keep_neutral(skewed, plain_image, gamma, beta)
     return torch.cat([plain[:, :, before], changed, plain[:, :, after]], dim=-2)
 
 
-def _double_image_tokens(q: Tensor, k: Tensor, gamma: FloatOrTensor, image_tokens: slice) -> tuple[Tensor, Tensor]:
+def _double_image_tokens(
+    q: Tensor, k: Tensor, gamma: FloatOrTensor, image_tokens: slice, *, in_place: bool
+) -> tuple[Tensor, Tensor]:
     """Queries of the image tokens and keys of all tokens, of twice the head dim, for a γ among the image tokens."""
     before, after = slice(0, image_tokens.start), slice(image_tokens.stop, q.shape[2])
     image_queries, image_keys = q[:, :, image_tokens], k[:, :, image_tokens]
     head_dim = q.shape[-1]
-    if not writes_in_place(q, k, gamma):
-        queries, doubled = double_head_dim(image_queries, image_keys, gamma)
+    if not in_place:
+        queries, doubled = double_head_dim(image_queries, image_keys, gamma, in_place=False)
         outside = [F.pad(k[:, :, part], (0, head_dim)) for part in (before, after)]
         return queries, torch.cat([outside[0], doubled, outside[1]], dim=-2)
     keys = k.new_empty((*k.shape[:-1], 2 * head_dim))
-    queries, _ = double_head_dim(image_queries, image_keys, gamma, keys=keys[:, :, image_tokens])
+    queries, _ = double_head_dim(image_queries, image_keys, gamma, in_place=True, keys=keys[:, :, image_tokens])
     for part in (before, after):
         if part.start < part.stop:
             keys[:, :, part, :head_dim].copy_(k[:, :, part])
@@ -183,7 +230,8 @@ def _skew_each_group(
         ((image_tokens,), gamma, (gamma_cross, gamma, gamma_cross)),
         ((before, after), gamma_text, (gamma_text, gamma_cross, gamma_text)),
     )
-    is_pure = is_exactly(beta, 1.0) and not any(isinstance(each, Tensor) for each in gammas)
+    blends = not is_exactly(beta, 1.0)
+    is_pure = not blends and not any(isinstance(each, Tensor) for each in gammas)
     plain = None if is_pure else call.retrieve(q, k, v)
     parts = []
     for rows, gamma_among, column_gammas in groups:
@@ -192,11 +240,12 @@ def _skew_each_group(
         elif is_exactly(gamma_among, 1.0) and is_exactly(gamma_cross, 1.0):
             parts.append(call.retrieve(_take(q, rows), k, v, *rows) if plain is None else _take(plain, rows))
         else:
-            queries, keys = _double_head_dim(q, k, rows, segments, column_gammas)
+            queries, keys = _double_head_dim(q, k, rows, segments, column_gammas, in_place=call.in_place)
             result = call.retrieve(queries, keys, v, *rows)
             if plain is not None:
                 plain_rows = _take(plain, rows)
-                result = blend(plain_rows, result, beta, v.shape[-1], norm)
+                if blends:
+                    result = blend(plain_rows, result, beta, v.shape[-1], norm, in_place=call.in_place)
                 result = keep_neutral(result, plain_rows, _one_where_both_are(gamma_among, gamma_cross), beta)
             parts.append(result)
     image, others = parts
@@ -210,7 +259,13 @@ def _take(x: Tensor, rows: Sequence[slice]) -> Tensor:
 
 
 def _double_head_dim(
-    q: Tensor, k: Tensor, rows: Sequence[slice], segments: Sequence[slice], gammas: Sequence[FloatOrTensor]
+    q: Tensor,
+    k: Tensor,
+    rows: Sequence[slice],
+    segments: Sequence[slice],
+    gammas: Sequence[FloatOrTensor],
+    *,
+    in_place: bool,
 ) -> tuple[Tensor, Tensor]:
     """Queries of `rows` and keys of all tokens, of twice the head dim, for one γ per segment of columns.
 
@@ -220,7 +275,7 @@ def _double_head_dim(
     share, head_dim = _share(gammas), q.shape[-1]
     coefficients = [skew_coefficients(gamma) for gamma in gammas]
     own_queries, own_keys = _take(q, rows), _take(k, rows)
-    if not writes_in_place(q, k, *gammas):
+    if not in_place:
         columns = [
             torch.cat([scaled(k[:, :, part], c_plus), scaled(q[:, :, part], c_minus / share)], dim=-1)
             for part, (c_plus, c_minus) in zip(segments, coefficients, strict=True)

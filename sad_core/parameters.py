@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 
 import torch
 from torch import Tensor
@@ -70,8 +70,11 @@ def writes_in_place(*values: FloatOrTensor | None) -> bool:
     That is not possible where a gradient of any of the tensors among `values` is wanted, in a graph being compiled, and
     under a transform of `torch.func` such as `vmap`.
     """
-    if torch.compiler.is_compiling():
-        return False
+    return not torch.compiler.is_compiling() and is_untraced(*values)
+
+
+def is_untraced(*values: FloatOrTensor | None) -> bool:
+    """Return `writes_in_place` for a caller that knows that no graph is being compiled."""
     # How torch.autograd asks; there is no public way.
     if torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0:
         return False
@@ -83,6 +86,16 @@ def writes_in_place(*values: FloatOrTensor | None) -> bool:
 
 
 def autocast_disabled(device: torch.device) -> AbstractContextManager[object]:
-    """Autocast switched off, for sums that half precision cannot hold; nothing to do where it is not on."""
+    """Autocast switched off, for sums that half precision cannot hold. Nothing is done where it is not on."""
     on = torch.is_autocast_enabled(device.type)
     return torch.autocast(device.type, enabled=False) if on else nullcontext()
+
+
+def only_sums(device: torch.device) -> AbstractContextManager[object]:
+    """Gradients and autocast switched off. Nothing is done where neither is on, as while a model samples."""
+    if not torch.is_grad_enabled():
+        return autocast_disabled(device)
+    context = ExitStack()
+    context.enter_context(torch.no_grad())
+    context.enter_context(autocast_disabled(device))
+    return context

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from .blending import blend
 from .decomposition import skew_coefficients
-from .parameters import FloatOrTensor, is_exactly, writes_in_place
+from .parameters import FloatOrTensor, is_exactly
 
 LARGEST_LOGIT = 30.0  # exp(±30) is 1e13 and 1e-13, which leaves float32 room for sums over tokens and for the values
 TILE_NUMBERS = 2**20  # of logits in a tile, 4 MB in float32; more only where FEWEST_ROWS of one head have more
@@ -28,12 +28,11 @@ MOST_ROWS, FEWEST_ROWS = 256, 64
 FEWEST_TOKENS = 128  # for fewer, one call of a fused kernel for all samples and heads is quicker than a loop
 
 
-def runs_in_tiles(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, *others: FloatOrTensor | None) -> bool:
+def runs_in_tiles(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> bool:
     """Return True if tiles can take the place of the fused kernel: on the CPU, in full precision, without a mask.
 
-    Half precision and autocast are left to the fused kernels, and so are gradients, to any of the tensors or to
-    `others` (γ, β, the input of the norm), and a graph being compiled or a transform of `torch.func` such as `vmap`,
-    into which the choice for every head would not fit. Few tokens are too.
+    Half precision and autocast are left to the fused kernels, and so are few tokens. Tiles also need
+    `parameters.writes_in_place`: the choice for every head fits into no graph, gradient or transform of `torch.func`.
     """
     return (
         q.device.type == "cpu"
@@ -42,7 +41,6 @@ def runs_in_tiles(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, *others:
         and mask is None
         and q.shape[2] >= FEWEST_TOKENS
         and not torch.is_autocast_enabled("cpu")
-        and writes_in_place(q, k, v, *others)
     )
 
 
@@ -102,7 +100,7 @@ def tiled_skew_attention(
             _retrieve(logits, value, large, logits, skewed)
             if blends:
                 some_betas = betas[some] if isinstance(betas, Tensor) else betas
-                result[some][:, part] = blend(plain, skewed, some_betas, value_dim, norm)
+                result[some][:, part] = blend(plain, skewed, some_betas, value_dim, norm, in_place=True)
             else:
                 result[some][:, part] = skewed
     return result

@@ -169,9 +169,9 @@ METHOD = (
         ("core/test_kernel_choice.py",),
     ),
     Mutant(
-        PATCHES + "skew_override.py",
-        '"kernel": is_allowed and allows_triton(),',
-        '"kernel": is_allowed,',
+        PATCHES + "skew_patch.py",
+        "asks_kernel = active and allows_triton() and has_kernel(x.device)",
+        "asks_kernel = active and has_kernel(x.device)",
         "--disable-triton-backend is ignored",
         ("host/test_fused_kernel.py",),
     ),
@@ -397,8 +397,8 @@ HOST_LAYER = (
     ),
     Mutant(
         PATCHES + "skew_override.py",
-        "gamma_cross=settings.gamma_cross",
-        "gamma_cross=settings.gamma_text",
+        "(gamma, settings.gamma_text, settings.gamma_cross),",
+        "(gamma, settings.gamma_text, settings.gamma_text),",
         "gamma_cross takes the value of gamma_text",
         ("host/test_modal_factors.py",),
     ),

@@ -46,8 +46,8 @@ def _retrieve(call: FusedCall, rows: slice) -> Tensor:
         return skewed.to(call.q.dtype)
     plain = _soften(logits, bias) @ v
     beta = _of_rows(call.beta, rows)
-    result = keep_neutral(blend(plain, skewed, beta, v.shape[-1], call.norm), plain, 0.0, beta)
-    return result.to(call.q.dtype)
+    blended = blend(plain, skewed, beta, v.shape[-1], call.norm, in_place=False)
+    return keep_neutral(blended, plain, 0.0, beta).to(call.q.dtype)
 
 
 def _gammas(call: FusedCall, rows: slice) -> Tensor:

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from ..parameters import autocast_disabled, check_choice
+from ..parameters import check_choice, only_sums
 from .extremes import Projection, extremes, join_projections, project
 from .measures import DEFAULT_MEASURES, TRACE_MEASURES
 from .site_sums import SUMMED_MEASURES, SiteSums, empty_table, measures_of_sums, take_sums, take_sums_in_graph
@@ -79,18 +79,18 @@ class StabilityBatch:
         for measure in self.measures:
             check_choice("measure", measure, TRACE_MEASURES)
 
-    def take(self, q: Tensor, k: Tensor, patterns: Tensor) -> int:
+    def take(self, q: Tensor, k: Tensor, patterns: Tensor, *, compiling: bool = False) -> int:
         """Take the sums of one retrieval.
 
         Args:
             q, k: `(B, H, L, d)`.
             patterns: `(B, H, L, P)`, what was retrieved.
+            compiling: whether a graph is being compiled, `torch.compiler.is_compiling()`.
 
         Returns:
             The index of the retrieval in `results`.
         """
         table = empty_table(q, patterns)
-        compiling = torch.compiler.is_compiling()
         (take_sums_in_graph if compiling else take_sums)(q, k, patterns, table)
         batch, heads, tokens, head_dim = q.shape
         self._retrievals.append(_Retrieved(batch, heads, tokens, head_dim, table))
@@ -136,7 +136,7 @@ class StabilityBatch:
                 waiting[each.head_dim, each.table.shape[-1], each.table.dtype, each.table.device].append(each)
         for (_, _, _, device), retrievals in waiting.items():
             assert isinstance(device, torch.device)
-            with torch.no_grad(), autocast_disabled(device):
+            with only_sums(device):
                 while retrievals:
                     self._read_together(_first_of(retrievals, self.limit))
 
@@ -161,7 +161,7 @@ class StabilityBatch:
                 alike[tuple(parts.shape[1:]), parts.dtype, parts.device].append(group)
         for groups in alike.values():
             projections = [group.projection for group in groups if group.projection is not None]
-            with torch.no_grad(), autocast_disabled(projections[0].parts.device):
+            with only_sums(projections[0].parts.device):
                 found = extremes(projections[0] if len(projections) == 1 else join_projections(projections))
                 depth, curvature = (each.mean(dim=-1) for each in (found.depth, found.relative_curvature))
                 columns = torch.stack([depth, curvature, found.is_uncertain[:, 0].to(depth.dtype)], dim=-1)

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from ..operation_names import operation_namespace
-from ..parameters import accumulation_dtype, autocast_disabled
+from ..parameters import accumulation_dtype, only_sums
 from .measures import divided, overlap_of, swapped, unit_factors
 
 ROWS_OF_COLUMNS = 4  # below the products: means, lengths, lengths of the fields, shares of tokens pushed away
@@ -50,7 +50,7 @@ def take_sums(q: Tensor, k: Tensor, patterns: Tensor, table: Tensor) -> None:
             rows stay as they are below W.
     """
     width = 2 * q.shape[-1]
-    with torch.no_grad(), autocast_disabled(q.device):
+    with only_sums(q.device):
         columns = q.new_empty(*q.shape[:3], table.shape[-1], dtype=table.dtype)
         torch.cat([q, k, patterns], dim=-1, out=columns)
         columns = columns.flatten(0, 1)

@@ -100,3 +100,20 @@ def test_gradients_are_those_of_small_steps(attention):
     assert torch.autograd.gradcheck(
         lambda *x: attention(*x, "value"), wanted, fast_mode=True, check_forward_ad=True, atol=1e-4
     )
+
+
+@pytest.mark.parametrize("where", ["mask", "inner attention"])
+@pytest.mark.parametrize("image_tokens", [slice(0, 6), slice(2, 5)])
+def test_what_the_retrieval_depends_on_beside_q_k_and_v_is_trained(where, image_tokens):
+    call = tokens(length=6)
+    weight = torch.full((6, 6) if where == "mask" else (), 0.5, dtype=call.q.dtype, requires_grad=True)
+
+    def attend(q, k, v, mask, scale):
+        return torch.nn.functional.scaled_dot_product_attention(q * weight, k, v, scale=scale)
+
+    options = {"mask": weight} if where == "mask" else {"attend": attend}
+    out = modal_skew_attention(call.q, call.k, call.v, 0.6, 3.0, inner=image_tokens, **options)
+    if image_tokens.stop == 6:
+        out = out + skew_attention(call.q, call.k, call.v, 0.6, 3.0, **options)
+    out.square().sum().backward()
+    assert float(weight.grad.norm()) > 0

@@ -111,7 +111,17 @@ def test_tiles_and_the_fused_kernel_agree(norm, beta):
 
 @pytest.mark.parametrize(
     ("changes", "expected"),
-    [({}, ["tiles"]), ({"gamma": 1.0}, []), ({"beta": 0.0}, []), ({"mask": torch.zeros(130, 130)}, [])],
+    [
+        ({}, ["tiles"]),
+        ({"gamma": torch.tensor(1.5), "beta": torch.tensor(2.0)}, ["tiles"]),
+        ({"gamma": 1.0}, []),
+        ({"beta": 0.0}, []),
+        ({"mask": torch.zeros(130, 130)}, []),
+        ({"k": torch.ones(1, 2, 130, 8, requires_grad=True)}, []),
+        ({"gamma": torch.tensor(1.5, requires_grad=True)}, []),
+        ({"beta": torch.tensor(2.0, requires_grad=True)}, []),
+        ({"norm": "input", "beta": 2.0, "x": torch.ones(1, 130, 4, requires_grad=True)}, []),
+    ],
 )
 def test_the_caller_is_told_of_tiles_only_where_they_run(changes, expected):
     q, k, v = (draw(seed, 1, 2, 130, 8) for seed in range(3))
@@ -122,13 +132,11 @@ def test_the_caller_is_told_of_tiles_only_where_they_run(changes, expected):
 
 def test_where_tiles_are_not_used():
     q = draw(0, 1, 1, 128, 4)
-    assert runs_in_tiles(q, q, q, None, 1.5, torch.tensor(1.5), None)
+    assert runs_in_tiles(q, q, q, None)
     assert runs_in_tiles(q.double(), q.double(), q.double(), None)
     assert not runs_in_tiles(q[:, :, 1:], q[:, :, 1:], q[:, :, 1:], None)
     assert not runs_in_tiles(q.half(), q.half(), q.half(), None)
     assert not runs_in_tiles(q, q, q, torch.zeros(4, 4))
-    assert not runs_in_tiles(q, q.clone().requires_grad_(), q, None)
-    assert not runs_in_tiles(q, q, q, None, torch.tensor(1.5, requires_grad=True))
     assert not runs_in_tiles(*(q.to("meta"),) * 3, None)
     with torch.autocast("cpu"):
         assert not runs_in_tiles(q, q, q, None)

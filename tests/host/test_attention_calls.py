@@ -203,6 +203,7 @@ def test_a_backend_that_uses_the_scale_gets_the_queries_unscaled(q, k, v):
     if not any(backend is each for each in backends_using_scale()):
         pytest.skip("attention_pytorch of this ComfyUI ignores scale=")
     call = AttentionCall.read(q, k, v, HEADS, None, {"skip_reshape": True})
-    out = HostAttention(pytest.fail).bind(backend, None, call, set())(q, k, v, None, 0.3)
+    attention = HostAttention(pytest.fail)
+    out = attention.bind(attention.choose(backend, 2 * HEAD_DIM, False), None, call, set())(q, k, v, None, 0.3)
     assert torch.equal(out, F.scaled_dot_product_attention(q, k, v, scale=0.3))
     assert not torch.equal(out, F.scaled_dot_product_attention(q * 0.3 * HEAD_DIM**0.5, k, v))

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import comfy.ldm.modules.attention
 import pytest
 import torch
-from symmetric_attention.nodes.host.patches import attention_backend
+from symmetric_attention.nodes.host.patches import attention_backend, skew_patch
 from symmetric_attention.sad_core import attention, joint_attention
 from symmetric_attention.sad_core.kernels import eligibility, operation
 from symmetric_attention.sad_core.kernels.unfused import retrieve_unfused
@@ -29,7 +29,7 @@ def launches(monkeypatch) -> list[object]:
         calls.append(call)
         return retrieve_unfused(call)
 
-    for module in (attention, joint_attention, eligibility):
+    for module in (attention, joint_attention, eligibility, skew_patch):
         monkeypatch.setattr(module, "has_kernel", lambda device: True)
     monkeypatch.setattr(eligibility, "unsuitability", lambda *of_the_device: None)
     monkeypatch.setattr(operation, "_works", {})

@@ -24,11 +24,11 @@ OPERATIONS_OF_A_SITE = {
     "probe with depth and curvature": 11,
 }
 PYTHON_CALLS_OF_A_SITE = {
-    "gamma": 39,
-    "gamma and beta": 54,
-    "adaptive": 70,
-    "probe": 58,
-    "probe with depth and curvature": 58,
+    "gamma": 23,
+    "gamma and beta": 33,
+    "adaptive": 47,
+    "probe": 41,
+    "probe with depth and curvature": 41,
 }
 OPERATIONS_OF_A_MODEL_CALL = {
     "gamma": 1,

@@ -7,7 +7,7 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cache
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import comfy.ldm.modules.attention
 import torch
@@ -22,7 +22,7 @@ Backend = Callable[..., Tensor]
 
 # Beyond these head dims a backend gives up inside, some with an error in the log for every call.
 LARGEST_HEAD_DIM = {"attention_sage": 128, "attention3_sage": 255, "attention_flash": 256}
-# Those that compute softmax(q kᵀ) v in the precision of q, so that another exact way may take their place.
+# Those that compute softmax(q kᵀ) v in the precision of q; a quantised one and one of another pack are not among them.
 EXACT = {"attention_basic", "attention_split", "attention_sub_quad", "attention_pytorch"}
 LAYOUT_FLAGS = ("skip_reshape", "skip_output_reshape", "scale", "enable_gqa")
 INSTEAD = "PyTorch attention takes over for the rest of the run"
@@ -81,6 +81,24 @@ class AttentionCall:
         return out.transpose(1, 2).flatten(2)
 
 
+class BackendChoice(NamedTuple):
+    """What the inner attention of all calls with the same backend and head dim is.
+
+    Attributes:
+        function: the backend of the host that was called.
+        is_exact: whether it computes softmax(q kᵀ) v in the precision of q, so that another exact way may replace it.
+        backend: what computes the retrievals, which is another one where `function` takes no such head dim.
+        name: of `backend`.
+        uses_scale: whether `backend` uses the keyword `scale=`.
+    """
+
+    function: Backend
+    is_exact: bool
+    backend: Backend
+    name: str
+    uses_scale: bool
+
+
 class HostAttention:
     """`attend(q, k, v, mask, scale)` for sad_core, computed by the host's backend or by another pack's override.
 
@@ -92,11 +110,13 @@ class HostAttention:
     def __init__(self, on_fallback: Callable[[str], None]):
         self.using_scale = backends_using_scale()
         self.refused: set[tuple[str, int]] = set()
+        self.choices: dict[int, BackendChoice] = {}  # the latest one of every head dim
         self.on_fallback = on_fallback
 
     def forget_refusals(self) -> None:
         """Ask every backend again, as at the start of a run."""
         self.refused.clear()
+        self.choices.clear()
 
     def unlogged(self) -> HostAttention:
         """Return the same attention, with what it knows of refusals; its fallbacks are not reported."""
@@ -104,24 +124,36 @@ class HostAttention:
         result.refused.update(self.refused)
         return result
 
+    def choose(self, function: Backend, doubled: int, compiling: bool) -> BackendChoice:
+        """Return what computes the retrievals of calls to `function` with queries of head dim `doubled` at most.
+
+        A graph that is compiled chooses for itself, because what it read here would be one of its conditions.
+        """
+        known = None if compiling else self.choices.get(doubled)
+        if known is not None and known.function is function:
+            return known
+        backend, name = function, name_of(function)
+        if doubled > LARGEST_HEAD_DIM.get(name, doubled):
+            backend = self.pytorch_instead_of(name, doubled)
+        uses_scale = False
+        for each in self.using_scale:
+            uses_scale = uses_scale or backend is each
+        choice = BackendChoice(function, name in EXACT, backend, name_of(backend), uses_scale)
+        if not compiling:
+            self.choices[doubled] = choice
+        return choice
+
     def bind(
-        self, function: Backend, previous: Backend | None, call: AttentionCall, used: set[str]
+        self, choice: BackendChoice, previous: Backend | None, call: AttentionCall, used: set[str]
     ) -> Callable[..., Tensor]:
-        """The inner attention for one call: `function` is the host's backend, `previous` another pack's override.
+        """Return the inner attention for one call; `previous` is another pack's override.
 
         Every retrieval of the call goes to the same backend, the doubled head dim included, because their difference
         is what β enlarges. The names of what did the work are added to `used`.
         """
-        doubled, name = 2 * call.q.shape[-1], name_of(function)
-        backend = function
-        if doubled > LARGEST_HEAD_DIM.get(name, doubled):
-            backend = self.pytorch_instead_of(name, doubled)
-            name = name_of(backend)
-        key = (name if previous is None else name_of(previous), doubled)
-        uses_scale = False
-        if previous is None:
-            for each in self.using_scale:
-                uses_scale = uses_scale or backend is each
+        backend = choice.backend
+        key = (choice.name if previous is None else name_of(previous), 2 * call.q.shape[-1])
+        uses_scale = previous is None and choice.uses_scale
         keyword = dict(call.keyword)
         for flag in LAYOUT_FLAGS:
             keyword.pop(flag, None)
@@ -195,11 +227,6 @@ def _uses_scale(function: Backend, q: Tensor) -> bool:
 def name_of(function: Backend) -> str:
     """A name for messages, such as `attention_pytorch`."""
     return getattr(function, "__name__", type(function).__name__)
-
-
-def is_exact(function: Backend) -> bool:
-    """Whether `function` is one of the host's exact attentions, not a quantised one or one of another pack."""
-    return getattr(function, "__name__", None) in EXACT
 
 
 def allows_triton() -> bool:

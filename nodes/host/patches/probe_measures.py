@@ -36,6 +36,7 @@ def gamma_of(seen: ObservedCall) -> float | None:
     return seen.previous.gamma if isinstance(seen.previous, SkewOverride) else None
 
 
+@torch.no_grad()
 def input_patterns(seen: ObservedCall, x: Tensor) -> list[Tensor]:
     """What the attention of a call retrieves from the block input x, in pieces of the head dim, each `(B, H, L, d)`.
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import torch
@@ -138,8 +139,8 @@ class ProbePatch(SitePatch):
                 return forward(module, *args, **kwargs)
             site_call = SiteCall(args, kwargs, state.seen_lengths)
             observer = Observer(
-                look=lambda seen: self._measure(state, site, site_call, seen),
-                failed=lambda error: self._failed(site, error),
+                look=partial(self._measure, state, site, site_call),
+                failed=partial(self._failed, site),
                 previous=options.get(OVERRIDE),
             )
             return forward(module, *args, **{**kwargs, "transformer_options": {**options, OVERRIDE: observer}})
@@ -156,12 +157,14 @@ class ProbePatch(SitePatch):
         if image_tokens is None:
             return self._left_alone(site, site.rule.skip_reason)
         q, k = seen.q[:, :, image_tokens], seen.k[:, :, image_tokens]
-        with torch.no_grad():
-            parts = [part[:, :, image_tokens] for part in self._patterns(site, site_call, seen)]
-            state.found.append((site.address, [(state.batch.take(q, k, part), part.shape[-1]) for part in parts]))
-            state.gammas.add(None if compiling else gamma_of(seen))
-            if site.address in self.settings.mapped and site.address not in state.maps:
-                self._map(state, site, q, k, seen.out[:, :, image_tokens])
+        pieces = []
+        for patterns in self._patterns(site, site_call, seen):
+            part = patterns[:, :, image_tokens]
+            pieces.append((state.batch.take(q, k, part, compiling=compiling), part.shape[-1]))
+        state.found.append((site.address, pieces))
+        state.gammas.add(None if compiling else gamma_of(seen))
+        if site.address in self.settings.mapped and site.address not in state.maps:
+            self._map(state, site, q, k, seen.out[:, :, image_tokens])
         return None
 
     def _patterns(self, site: Site, site_call: SiteCall, seen: ObservedCall) -> list[Tensor]:
@@ -177,6 +180,7 @@ class ProbePatch(SitePatch):
         self._note(f"{site.address}: {reason}; measured by the values.")
         return [seen.out]
 
+    @torch.no_grad()
     def _map(self, state: ProbeCallState, site: Site, q: Tensor, k: Tensor, patterns: Tensor) -> None:
         grid = token_grid(q.shape[2], *state.latent)
         if grid is None:

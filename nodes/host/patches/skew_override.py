@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from ....sad_core import adapt, average, modal_skew_attention, skew_attention, symmetricity
-from ....sad_core.joint_attention import JOINT_NORMS
+from ....sad_core import adapt, average, symmetricity
+from ....sad_core.attention import check_norm, retrieve_skewed
+from ....sad_core.inner_attention import Attend, PreparedCall
+from ....sad_core.joint_attention import JOINT_NORMS, retrieve_modal
+from ....sad_core.parameters import is_untraced
 from ..models.site_rules import SiteCall
 from ..models.sites import Site
 from ..prompts import Prompt
 from ..run_report import RunRecord, SiteTally
 from ..settings import NEUTRAL, Gammas, SkewSettings
 from ..shared import Shared
-from .attention_backend import AttentionCall, Backend, HostAttention, allows_triton, is_exact
+from .attention_backend import AttentionCall, Backend, HostAttention
 from .site_patch import MOST_SAMPLES
 
 GAMMA_IS_1 = "γ is 1 among the image tokens, and no others are there"
@@ -55,6 +58,7 @@ class OverrideContext:
         gamma_tensor: γ among the image tokens as a 0-d tensor on the model's device, which compiled graphs read.
         prompts: the prompts of equal parts of the batch; none where γ acts on all of them.
         attention: the host's own attention.
+        has_kernel: whether our fused kernel may be asked on the model's device.
         log: what the sites did.
     """
 
@@ -63,6 +67,7 @@ class OverrideContext:
     gammas: Gammas = NEUTRAL
     gamma_tensor: Tensor | None = None
     prompts: tuple[Prompt, ...] = ()
+    has_kernel: bool = False
     log: CallLog = field(default_factory=CallLog)
 
     def unguarded(self) -> OverrideContext:
@@ -117,11 +122,13 @@ class SkewOverride(Shared):
             if self.previous is not None:
                 return self.previous(function, q, k, v, heads, mask=mask, **keyword)
             return function(q, k, v, heads, mask=mask, **keyword)
-        attend = self.context.attention.bind(function, self.previous, call, self.tally.backends)
-        allows_tiles = self.previous is None and is_exact(function)
+        attention = self.context.attention
+        choice = attention.choose(function, 2 * call.q.shape[-1], compiling)
+        attend = attention.bind(choice, self.previous, call, self.tally.backends)
+        is_free = self.previous is None and choice.is_exact
         if is_whole:
             self.tally.calls += 1
-            return call.write(self._skewed(call, image_tokens, ALL_SAMPLES, attend, allows_tiles, compiling))
+            return call.write(self._skewed(call, image_tokens, ALL_SAMPLES, attend, is_free, compiling))
         for other in (self, *self.earlier):  # compared one by one, because PyTorch 2.8 compiles no dict of overrides
             if any(owner is other for _, _, owner in ranges):
                 other.tally.calls += 1
@@ -134,7 +141,7 @@ class SkewOverride(Shared):
             part = call.rows(start, stop)
             if owner is not None:
                 rows = slice(start, stop)
-                parts.append(owner._skewed(part, image_tokens, rows, attend, allows_tiles, compiling))
+                parts.append(owner._skewed(part, image_tokens, rows, attend, is_free, compiling))
             else:
                 parts.append(attend(part.q, part.k, part.v, part.mask, part.scale))
         return call.write(parts[0] if len(parts) == 1 else torch.cat(parts))
@@ -194,56 +201,73 @@ class SkewOverride(Shared):
         return ranges
 
     def _skewed(
-        self,
-        call: AttentionCall,
-        image_tokens: slice,
-        rows: slice,
-        attend: Callable[..., Tensor],
-        allows_tiles: bool,
-        compiling: bool,
+        self, call: AttentionCall, image_tokens: slice, rows: slice, attend: Attend, is_free: bool, compiling: bool
     ) -> Tensor:
         """Return the retrieval of the samples `rows` of the whole call, which are `call`, by our settings.
 
-        With `allows_tiles`, tiles of our own may do the work of `attend` on the CPU, and our fused kernel on a card.
+        With `is_free`, tiles of our own may do the work of `attend` on the CPU, and our fused kernel on a card. In an
+        adaptive share a sample that turns out neutral may come from the kernel. A γ that changes from step to step is
+        a tensor in a compiled graph and is never 1 there, unless a γ of other tokens acts.
         """
-        context, settings = self.context, self.context.settings
-        gamma: float | Tensor = (
-            context.gammas.image if not compiling or context.gamma_tensor is None else context.gamma_tensor
-        )
+        context, settings, backends = self.context, self.context.settings, self.tally.backends
+        gamma: float | Tensor = context.gammas.image
         beta: float | Tensor = settings.beta
+        if compiling and context.gamma_tensor is not None:
+            gamma = context.gamma_tensor
         if settings.adaptive != "off":
             gamma, beta = self._adapted(call, image_tokens, gamma, compiling)
-        norm = settings.norm
-        if norm not in JOINT_NORMS and not self.site.shows_input:
-            norm = "value"
-        x = None if norm in JOINT_NORMS else self.site.rule.block_input(self.call)
-        x = None if x is None else x[rows]
-        common: dict[str, Any] = {"norm": norm, "scale": call.scale, "mask": call.mask, "attend": attend}
-        common.update(self._fused(allows_tiles, compiling))
-        if image_tokens == slice(0, call.q.shape[2]):
-            common.update(tiles=allows_tiles, on_tiles=lambda: self.tally.backends.add(TILES))
-            return skew_attention(call.q, call.k, call.v, gamma, beta, x=x, **common)
-        common.update(gamma_text=settings.gamma_text, gamma_cross=settings.gamma_cross)
-        return modal_skew_attention(call.q, call.k, call.v, gamma, beta, inner=image_tokens, **common)
-
-    def _fused(self, is_allowed: bool, compiling: bool) -> dict[str, Any]:
-        """Return the arguments that let our fused kernel do the work of the inner attention where it can.
-
-        In an adaptive share a sample that turns out neutral may come from the kernel. A γ that changes from step to
-        step is a tensor in a compiled graph and is never 1 there, unless a γ of other tokens acts.
-        """
-        settings = self.context.settings
+        elif isinstance(gamma, Tensor):
+            gamma = gamma.reshape(1, 1, 1, 1)
+        norm, x = settings.norm, None
+        if norm not in JOINT_NORMS:
+            norm, x = self._input_norm(call.v, rows)
+        in_place = not compiling and is_untraced(call.q, call.k, call.v, call.mask, gamma, beta, x)
+        prepared = PreparedCall(call.mask, call.scale, attend, in_place)
+        kernel = is_free and context.has_kernel
         may_round = settings.adaptive != "off" or (compiling and not settings.is_modal)
-        return {
-            "kernel": is_allowed and allows_triton(),
-            "on_kernel": lambda: self.tally.backends.add(FUSED),
-            "neutral_bits": not may_round,
-        }
+        if image_tokens == slice(0, call.q.shape[2]):
+            return retrieve_skewed(
+                call.q,
+                call.k,
+                call.v,
+                gamma,
+                beta,
+                prepared,
+                norm=norm,
+                x=x,
+                tiles=is_free,
+                on_tiles=lambda: backends.add(TILES),
+                kernel=kernel,
+                on_kernel=lambda: backends.add(FUSED),
+                neutral_bits=not may_round,
+            )
+        return retrieve_modal(
+            call.q,
+            call.k,
+            call.v,
+            (gamma, settings.gamma_text, settings.gamma_cross),
+            beta,
+            prepared,
+            image_tokens,
+            norm=norm,
+            kernel=kernel,
+            on_kernel=lambda: backends.add(FUSED),
+            neutral_bits=not may_round,
+        )
+
+    def _input_norm(self, v: Tensor, rows: slice) -> tuple[str, Tensor | None]:
+        """Return a norm that needs the input, and the input of the samples `rows`; "value" where it cannot be seen."""
+        if not self.site.shows_input:
+            return "value", None
+        norm, x = self.context.settings.norm, self.site.rule.block_input(self.call)
+        x = None if x is None else x[rows]
+        check_norm(norm, x, v)
+        return norm, x
 
     def _adapted(
         self, call: AttentionCall, image_tokens: slice, gamma: float | Tensor, compiling: bool
     ) -> tuple[Tensor, Tensor]:
-        """Return γ and β of every sample of this call, weighed by how symmetric its logits are."""
+        """Return γ and β of every sample of this call, weighed by how symmetric its logits are; both `(B, 1, 1, 1)`."""
         context, settings = self.context, self.context.settings
         eta = average(symmetricity(call.q[:, :, image_tokens], call.k[:, :, image_tokens]), over="sample")
         gamma, beta = adapt(gamma, settings.beta, eta, adapt_beta=settings.adaptive == "gamma and beta")
@@ -252,4 +276,4 @@ class SkewOverride(Shared):
             if eta.shape[0] > MOST_SAMPLES:
                 told = eta.mean()[None], torch.stack(gamma.aminmax())
             context.log.adaptive.append((self.site.address, *told))
-        return gamma, beta
+        return gamma[:, None, None, None], beta[:, None, None, None]

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ....sad_core.kernels.eligibility import has_kernel
 from ..browser import log_and_show
 from ..models.site_rules import SiteCall
 from ..models.sites import Site
@@ -20,7 +21,7 @@ from ..noise_level import NoiseLevel
 from ..prompts import UNREAD, CallPrompts
 from ..run_report import RunRecord, SiteTally, SkewReport, UnreadCall
 from ..settings import NEUTRAL, SkewSettings
-from .attention_backend import HostAttention
+from .attention_backend import HostAttention, allows_triton
 from .object_patches import Forward
 from .observer import Observer
 from .site_patch import OVERRIDE, CallState, SitePatch
@@ -80,8 +81,9 @@ class SkewPatch(SitePatch):
         active = self.settings.acts_in(prompts.chunks) and gammas != NEUTRAL
         # Filled on the device: a number that is copied there waits for it.
         gamma_tensor = torch.full((), gammas.image, dtype=torch.float32, device=x.device) if active else None
+        asks_kernel = active and allows_triton() and has_kernel(x.device)
         log = CallLog(self.run)
-        context = OverrideContext(self.settings, self.attention, gammas, gamma_tensor, prompts.chunks, log)
+        context = OverrideContext(self.settings, self.attention, gammas, gamma_tensor, prompts.chunks, asks_kernel, log)
         marks = tuple(options.get("cond_or_uncond", ()))
         return SkewCallState(active, context=context, marks=marks, prompts=prompts)
 
