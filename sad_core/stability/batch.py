@@ -79,18 +79,17 @@ class StabilityBatch:
         for measure in self.measures:
             check_choice("measure", measure, TRACE_MEASURES)
 
-    def take(self, q: Tensor, k: Tensor, patterns: Tensor, *, compiling: bool = False) -> int:
+    def take(self, q: Tensor, k: Tensor, patterns: Tensor) -> int:
         """Take the sums of one retrieval.
 
         Args:
             q, k: `(B, H, L, d)`.
             patterns: `(B, H, L, P)`, what was retrieved.
-            compiling: whether a graph is being compiled, `torch.compiler.is_compiling()`.
 
         Returns:
             The index of the retrieval in `results`.
         """
-        table = empty_table(q, patterns)
+        table, compiling = empty_table(q, patterns), torch.compiler.is_compiling()
         (take_sums_in_graph if compiling else take_sums)(q, k, patterns, table)
         batch, heads, tokens, head_dim = q.shape
         self._retrievals.append(_Retrieved(batch, heads, tokens, head_dim, table))

@@ -18,6 +18,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from .measures import largest_on_tangents, overlap_of, swapped
@@ -27,7 +28,7 @@ BLOCK = 2  # eigenvalues come in pairs where a model turns its queries and keys 
 BASIS = 32  # vectors; beyond this PyTorch computes eigenvectors on a GPU one matrix after the other
 TURNS = 2  # how often the first block is multiplied by M² before, which turns it towards the ends of the spectrum
 SHORTEST = 0.05  # square of the length of what is new in a vector of the basis
-HALVINGS = 14
+HALVINGS = 13
 LARGEST_CHUNK = 2**23  # numbers in one tensor of the search for the curvature
 # What depth and curvature may be wrong by, as a share of λ₁ − λ_min, before they are called uncertain.
 DEPTH_ERROR, CURVATURE_ERROR = 1e-3, 1e-2
@@ -137,37 +138,44 @@ def _krylov(gram: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """A basis of coefficients, `(N, 2d, p)`, its product with G, and the square of what M leads out of it."""
     width = gram.shape[-1]
     steps = min(BASIS, width) // BLOCK
-    basis, images = (gram.new_zeros(len(gram), width, steps * BLOCK) for _ in range(2))
+    both = gram.new_empty(len(gram), 2 * width, steps * BLOCK)  # the basis, and below it its product with G
+    basis, images = both[:, :width], both[:, width:]
+    least = torch.eye(BLOCK, dtype=gram.dtype, device=gram.device) * (16 * torch.finfo(gram.dtype).eps) ** 2
     block = _first_block(lengths)
     for _ in range(TURNS):
         block = swapped(gram @ swapped(gram @ block))
-        norms = (block * (gram @ block)).sum(dim=-2, keepdim=True)
-        block = _orthonormal(gram, block * norms.clamp_min(torch.finfo(norms.dtype).tiny).rsqrt())
+        block = _orthonormal(gram, F.normalize(block, dim=-2, eps=torch.finfo(block.dtype).tiny), least)[:, :width]
     for start in range(0, steps * BLOCK, BLOCK):
         stop = start + BLOCK
-        basis[..., start:stop] = _orthonormal(gram, block)
-        images[..., start:stop] = gram @ basis[..., start:stop]
+        both[..., start:stop] = _orthonormal(gram, block, least)
         block = swapped(images[..., start:stop])
         for _ in range(2):
             block = torch.baddbmm(block, basis[..., :stop], images[..., :stop].mT @ block, alpha=-1)
     return basis, images, block.mT @ (gram @ block) / 4
 
 
-def _orthonormal(gram: Tensor, block: Tensor) -> Tensor:
+def _orthonormal(gram: Tensor, block: Tensor, least: Tensor) -> Tensor:
     """Other coefficients of the plane that `block` spans, those of two vectors at right angles and of unit length.
 
     G has the trace 1, so xᵀG x is wrong by about the rounding of |x|², and what is left of x once its parts along other
     vectors were taken off by the rounding of 1. A vector that is not clearly longer than both becomes 0.
+
+    Args:
+        gram: G.
+        block: `(N, 2d, 2)`.
+        least: the rounding of 1, squared, on the diagonal of a matrix `(2, 2)`.
+
+    Returns:
+        `(N, 4d, 2)`: the coefficients, and below them their product with G.
     """
-    eps = torch.finfo(block.dtype).eps
-    products = block.mT @ (gram @ block)
-    doubtful = block.square().sum(dim=-2).mul_(16 * eps).add_(256 * eps**2)
-    products.diagonal(dim1=-2, dim2=-1).add_(doubtful)
-    root = torch.linalg.cholesky_ex(products).L
-    is_known = root.diagonal(dim1=-2, dim2=-1).square() > 4 * doubtful
-    other: Tensor = torch.linalg.solve_triangular(root.mT, block, upper=True, left=False)
-    kept: Tensor = other * is_known[:, None]
-    return kept
+    eps, width = torch.finfo(block.dtype).eps, block.shape[-2]
+    both = torch.cat([block, gram @ block], dim=-2)
+    doubtful = torch.addcmul(least, block.mT @ block, least, value=1 / (16 * eps))
+    root = torch.linalg.cholesky_ex(torch.baddbmm(doubtful, block.mT, both[:, width:])).L
+    lengths, doubts = (each.diagonal(dim1=-2, dim2=-1) for each in (root, doubtful))
+    is_doubtful = torch.addcmul(doubts, lengths, lengths, value=-0.25) >= 0  # not longer than twice its doubt
+    other: Tensor = torch.linalg.solve_triangular(root.mT, both, upper=True, left=False)
+    return other.masked_fill_(is_doubtful[:, None], 0.0)
 
 
 def _first_block(lengths: Tensor) -> Tensor:

@@ -252,9 +252,9 @@ def largest_on_tangents(
     parts = torch.cat([weights, (1 - weights.sum(dim=-2, keepdim=True)).clamp_min(0.0)], dim=-2)
     high, low = (value[..., None].expand_as(parts[..., 0, :]) for value in top.unbind(dim=-1))
     tiny = torch.finfo(parts.dtype).tiny
-    for _ in range(halvings):
-        middle = (low + high) / 2
+    width = high - low
+    for halving in range(1, halvings + 1):
+        middle = torch.add(low, width, alpha=0.5**halving)
         gap = (values - middle[..., None, :]).add_(tiny)  # never 0, and the same number wherever it was not
-        is_above = (parts / gap).sum(dim=-2) > 0
-        low, high = torch.where(is_above, low, middle), torch.where(is_above, middle, high)
-    return (low + high) / 2
+        low = torch.where((parts / gap).sum(dim=-2) > 0, low, middle)
+    return torch.add(low, width, alpha=0.5 ** (halvings + 1))

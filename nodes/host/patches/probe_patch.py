@@ -160,7 +160,7 @@ class ProbePatch(SitePatch):
         pieces = []
         for patterns in self._patterns(site, site_call, seen):
             part = patterns[:, :, image_tokens]
-            pieces.append((state.batch.take(q, k, part, compiling=compiling), part.shape[-1]))
+            pieces.append((state.batch.take(q, k, part), part.shape[-1]))
         state.found.append((site.address, pieces))
         state.gammas.add(None if compiling else gamma_of(seen))
         if site.address in self.settings.mapped and site.address not in state.maps:
