@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -109,9 +109,10 @@ def _check(call: FusedCall, variant: Variant) -> bool:
 
 
 def imitation(call: FusedCall) -> FusedCall:
-    """A small call of the same form with made-up numbers: strides, mask, groups, and the kinds of γ and β are kept.
+    """A small call of the same form with made-up numbers: order of memory, mask, groups, and the kinds of γ and β.
 
-    Its number of tokens is no multiple of any block. No random numbers of the process are used up.
+    Its number of tokens is no multiple of any block. No random numbers of the process are used up, and no memory that
+    grows with the call.
     """
     generator = torch.Generator(call.q.device).manual_seed(0)
     batch, heads = (min(size, CHECKED_HEADS) for size in call.q.shape[:2])
@@ -122,11 +123,7 @@ def imitation(call: FusedCall) -> FusedCall:
 
     def draw(like: Tensor, tokens: int, spread: float) -> Tensor:
         shape = (batch, heads, tokens, like.shape[3])
-        made: Tensor
-        if all(stride > 0 for stride in like.stride()):
-            made = torch.empty_strided(shape, like.stride(), dtype=like.dtype, device=like.device)
-        else:  # its samples or heads share their memory
-            made = torch.empty(shape, dtype=like.dtype, device=like.device)
+        made = torch.empty_strided(shape, smaller_strides(shape, like.stride()), dtype=like.dtype, device=like.device)
         return made.normal_(0.0, spread, generator=generator)
 
     def number(like: FloatOrTensor, low: float, high: float) -> FloatOrTensor:
@@ -159,6 +156,23 @@ def imitation(call: FusedCall) -> FusedCall:
         call.norm,
         call.scale,
     )
+
+
+def smaller_strides(shape: Sequence[int], strides: Sequence[int]) -> list[int]:
+    """Strides for a smaller tensor whose numbers lie in the same order, close together.
+
+    Each differs from the one in `strides` by a multiple of 16, because kernels are compiled for strides that are
+    multiples of 16 and for others. Dimensions that share their memory, whose stride is 0, do not share it here.
+
+    Args:
+        shape: of the smaller tensor.
+        strides: of the tensor it stands for.
+    """
+    result, extent = list(strides), 1
+    for place in sorted(range(len(shape)), key=lambda place: (strides[place] == 0, strides[place], -place)):
+        result[place] = extent + (strides[place] - extent) % 16
+        extent = result[place] * shape[place]
+    return result
 
 
 def _give_up(variant: Variant, what: str, error: BaseException | None) -> None:

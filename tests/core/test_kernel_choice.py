@@ -19,7 +19,7 @@ from sad_core.kernels import choice, eligibility, operation
 from sad_core.kernels.call import FusedCall
 from sad_core.kernels.choice import Blocks, block_sizes, chosen, padded
 from sad_core.kernels.eligibility import ineligibility, unsuitability
-from sad_core.kernels.operation import fused_retrieve, imitation
+from sad_core.kernels.operation import fused_retrieve, imitation, smaller_strides
 from sad_core.kernels.unfused import retrieve_unfused
 
 CACHED = (choice._wish, choice.choices, eligibility._unsuitability, eligibility.import_error)
@@ -374,7 +374,9 @@ def test_a_check_has_the_form_of_the_call(packed, length):
     state = torch.get_rng_state()
     made_up = imitation(call)
     assert torch.equal(torch.get_rng_state(), state)
-    assert made_up.q.stride() == q.stride()
+    order = [sorted(range(4), key=lambda place: x.stride(place)) for x in (made_up.q, q)]
+    assert order[0] == order[1]
+    assert all((new - old) % 16 == 0 for new, old in zip(made_up.q.stride(), q.stride(), strict=True))
     assert (made_up.q.dtype, made_up.mask.dtype, made_up.prefix > 0) == (torch.float16, torch.bool, True)
     keys = made_up.k.shape[2]
     assert keys <= length
@@ -383,3 +385,33 @@ def test_a_check_has_the_form_of_the_call(packed, length):
     assert made_up.gamma.shape == (2, 2, made_up.q.shape[2], 1)
     assert operation.variant_of(made_up) == operation.variant_of(call)
     assert bool(retrieve_unfused(made_up).isfinite().all())
+
+
+@pytest.mark.parametrize("order", ["tokens before heads", "heads before tokens", "q, k and v together", "shared"])
+def test_a_check_takes_no_memory_of_the_size_of_the_call(order):
+    """A whole sample of this one would be 300 MB; nothing of it is allocated."""
+    heads, length, head_dim = 40, 30000, 128
+    strides = {
+        "tokens before heads": (length * heads * head_dim, head_dim, heads * head_dim, 1),
+        "heads before tokens": (heads * length * head_dim, length * head_dim, head_dim, 1),
+        "q, k and v together": (3 * length * heads * head_dim, head_dim, 3 * heads * head_dim, 1),
+        "shared": (0, head_dim, heads * head_dim, 1),
+    }[order]
+    like = torch.empty(1, dtype=torch.float16, device="meta").as_strided((2, heads, length, head_dim), strides)
+    shape = (2, 2, 193, head_dim)
+    made = torch.empty_strided(shape, smaller_strides(shape, like.stride()))
+    assert made.untyped_storage().nbytes() < 2 * 4 * 2 * 2 * 193 * head_dim
+    assert made.stride(3) == 1
+    assert all((new - old) % 16 == 0 for new, old in zip(made.stride(), strides, strict=True))
+    places = (torch.arange(size) * stride for size, stride in zip(shape, made.stride(), strict=True))
+    assert len({sum(place) for place in torch.cartesian_prod(*(each[:3] for each in places)).tolist()}) == 2 * 2 * 3 * 3
+
+
+@pytest.mark.parametrize("strides", [(35, 5, 7, 1), (3000, 21, 7, 1), (999, 1, 3, 9)])
+def test_smaller_strides_never_let_two_numbers_share_a_place(strides):
+    shape = (2, 3, 5, 4)
+    made = smaller_strides(shape, strides)
+    places = torch.empty(shape, dtype=torch.int64)
+    for index in torch.cartesian_prod(*map(torch.arange, shape)).tolist():
+        places[tuple(index)] = sum(place * stride for place, stride in zip(index, made, strict=True))
+    assert len(places.unique()) == places.numel()
