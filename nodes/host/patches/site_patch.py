@@ -120,8 +120,8 @@ class SitePatch(SideRuns, Shared):
         """Record the model call that has ended without an error, from `state`."""
         raise NotImplementedError
 
-    def _leave_call(self) -> None:
-        """Forget what the sites left behind in a model call that has ended, in whatever way."""
+    def _leave_call(self, ended: Any) -> None:
+        """Forget what the sites left behind in a model call that has ended, in whatever way; `ended` was its state."""
 
     # On a patcher
 
@@ -213,8 +213,9 @@ class SitePatch(SideRuns, Shared):
             acting._end_call(level)
             return result
         finally:
-            acting.state = outer
-            acting._leave_call()
+            ended, acting.state = acting.state, outer
+            if ended is not outer:
+                acting._leave_call(ended)
             if is_outermost:
                 options.pop(LEVEL, None)
 

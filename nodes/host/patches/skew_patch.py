@@ -6,7 +6,7 @@ in the slot and are called by ours.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -36,11 +36,14 @@ class SkewCallState(CallState):
         context: what the overrides of this model call share.
         marks: ComfyUI's `cond_or_uncond` marks of the call, for the record.
         prompts: the prompts of the call; none where γ acts on all of them.
+        interrupted: what each tally held of the model call in which this one is made, such as that of a ControlNet or
+            a guider; empty where there is none.
     """
 
     context: OverrideContext | None = None
     marks: tuple[int, ...] = ()
     prompts: CallPrompts = UNREAD
+    interrupted: Sequence[tuple[int, set[str]]] = ()
 
 
 class SkewPatch(SitePatch):
@@ -85,7 +88,13 @@ class SkewPatch(SitePatch):
         log = CallLog(self.run)
         context = OverrideContext(self.settings, self.attention, gammas, gamma_tensor, prompts.chunks, asks_kernel, log)
         marks = tuple(options.get("cond_or_uncond", ()))
-        return SkewCallState(active, context=context, marks=marks, prompts=prompts)
+        interrupted: list[tuple[int, set[str]]] = []
+        if self.state.context is not None:
+            interrupted = [(tally.calls, set(tally.backends)) for tally in self.tallies]
+            self._clear_tallies()
+        return SkewCallState(
+            active, context=context, marks=marks, prompts=prompts, interrupted=interrupted
+        )
 
     def _end_call(self, level: NoiseLevel) -> None:
         call, context = self.state, self.state.context
@@ -99,7 +108,13 @@ class SkewPatch(SitePatch):
         unread = UnreadCall(level, context.gammas, call.marks, calls, adapted, numbers, call.prompts)
         self.run.add(unread, self.tallies)
 
-    def _leave_call(self) -> None:
+    def _leave_call(self, ended: SkewCallState) -> None:
+        self._clear_tallies()
+        for tally, (calls, backends) in zip(self.tallies, ended.interrupted, strict=False):
+            tally.calls = calls
+            tally.backends.update(backends)
+
+    def _clear_tallies(self) -> None:
         for tally in self.tallies:
             tally.calls = 0
             tally.backends.clear()
