@@ -118,6 +118,7 @@ def retrieve_skewed(
     on_tiles: Callable[[], object] | None = None,
     kernel: bool = False,
     on_kernel: Callable[[], object] | None = None,
+    on_fallback: Callable[[str], object] | None = None,
     neutral_bits: bool = True,
 ) -> Tensor:
     """`skew_attention` of arguments that need no check, for those who call it many times with the same settings.
@@ -126,6 +127,7 @@ def retrieve_skewed(
         q, k, v, norm, x, tolerance, on_tiles, on_kernel, neutral_bits: as for `skew_attention`.
         gamma, beta: as `parameters.per_head` gives them.
         call: mask, scale and kernel.
+        on_fallback: as for `kernels.operation.fused_retrieve`.
         tiles, kernel: whether tiles and the fused kernel may stand in for the kernel of `call`.
 
     Returns:
@@ -135,7 +137,7 @@ def retrieve_skewed(
         return call.retrieve(q, k, v)
     if kernel:
         fused_call = FusedCall.of(q, k, v, gamma, beta, norm=norm, scale=call.scale, mask=call.mask)
-        fused = fused_retrieve(fused_call, neutral_bits=neutral_bits, on_kernel=on_kernel)
+        fused = fused_retrieve(fused_call, neutral_bits=neutral_bits, on_kernel=on_kernel, on_fallback=on_fallback)
         if fused is not None:
             return fused
     blends, value_dim, stored = not is_exactly(beta, 1.0), v.shape[-1], v

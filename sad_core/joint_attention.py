@@ -134,6 +134,7 @@ def retrieve_modal(
     norm: str,
     kernel: bool = False,
     on_kernel: Callable[[], object] | None = None,
+    on_fallback: Callable[[str], object] | None = None,
     neutral_bits: bool = True,
 ) -> Tensor:
     """`modal_skew_attention` of arguments that need no check, as `attention.retrieve_skewed`.
@@ -142,6 +143,7 @@ def retrieve_modal(
         q, k, v, norm, on_kernel, neutral_bits: as for `modal_skew_attention`.
         gammas, beta: γ, γ_text and γ_cross, and β, as `parameters.per_head` gives them.
         call: mask, scale and kernel.
+        on_fallback: as for `kernels.operation.fused_retrieve`.
         image_tokens: with its start and stop.
         kernel: whether the fused kernel may stand in for the kernel of `call`.
 
@@ -155,7 +157,7 @@ def retrieve_modal(
     if kernel:
         options: dict[str, Any] = {"norm": norm, "scale": call.scale, "mask": call.mask, "image_tokens": image_tokens}
         fused_call = FusedCall.of(q, k, v, gamma, beta, gamma_text=gamma_text, gamma_cross=gamma_cross, **options)
-        fused = fused_retrieve(fused_call, neutral_bits=neutral_bits, on_kernel=on_kernel)
+        fused = fused_retrieve(fused_call, neutral_bits=neutral_bits, on_kernel=on_kernel, on_fallback=on_fallback)
         if fused is not None:
             return fused
     if is_image_only:

@@ -14,6 +14,7 @@ from .choice import ALWAYS, KERNEL, NEVER, VARIABLE, architecture_of, chosen, co
 DTYPES = (torch.float16, torch.bfloat16, torch.float32)
 LARGEST_HEAD_DIM = 256
 LARGEST_OFFSET = 2**31 - 1  # numbers between the first and the last token of a head
+NO_TRITON = "Triton cannot be imported"
 AMD_ARCHITECTURES = re.compile(r"gfx(1[12]\w+|9(08|0a|4\w|5\w))$")  # RDNA3 and newer, CDNA
 
 
@@ -54,8 +55,16 @@ def ineligibility(call: FusedCall) -> str | None:
 
 
 def has_kernel(device: torch.device) -> bool:
-    """Return True on a device for which there is a kernel at all: CUDA, ROCm, and the CPU for Triton's interpreter."""
-    return device.type == "cuda" or (device.type == "cpu" and wish() == ALWAYS)
+    """Return True where the kernel is to be asked at all: on CUDA and ROCm, elsewhere only if the user wishes it.
+
+    On the CPU Triton's interpreter may run it, for tests.
+    """
+    return device.type == "cuda" or wish() == ALWAYS
+
+
+def is_wanted(reason: str) -> bool:
+    """Return True if the kernel would compute a call but for `reason`: the user or the table has chosen it."""
+    return wish() == ALWAYS or reason.startswith(NO_TRITON)
 
 
 @constant_in_graphs
@@ -68,11 +77,10 @@ def unsuitability(device_type: str, index: int, head_dim: int, blends: bool, is_
 def _unsuitability(device_type: str, index: int, head_dim: int, blends: bool, is_half: bool) -> str | None:
     if wish() == NEVER:
         return f"the environment variable {VARIABLE} is {NEVER}"
-    if device_type == "cpu":
-        error = import_error()
-        if error is None and is_interpreted():
-            return None
-        return "the tensors are on cpu; the kernel needs CUDA or ROCm"
+    if device_type == "cpu" and import_error() is None and is_interpreted():
+        return None
+    if device_type != "cuda":
+        return f"the tensors are on {device_type}; the kernel needs CUDA or ROCm"
     architecture = architecture_of(index)
     if torch.version.hip is not None and AMD_ARCHITECTURES.match(architecture) is None:
         return f"the kernel is not used on {architecture}, only on RDNA3 and newer and on CDNA"
@@ -81,7 +89,7 @@ def _unsuitability(device_type: str, index: int, head_dim: int, blends: bool, is
     if wish() != ALWAYS and (not is_half or chosen(architecture, head_dim, blends) != KERNEL):
         return f"the doubled heads are used for head dim {head_dim} on {architecture}"
     error = import_error()  # last, so that Triton is imported only where it will be used
-    return None if error is None else f"Triton cannot be imported ({error})"
+    return None if error is None else f"{NO_TRITON} ({error})"
 
 
 @functools.cache

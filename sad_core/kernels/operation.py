@@ -15,7 +15,7 @@ from ..operation_names import operation_namespace
 from ..parameters import FloatOrTensor
 from .call import FusedCall
 from .choice import INTERPRETED_BLOCKS, SMALLEST_SHARED_MEMORY, Blocks, block_sizes, padded, shared_memory_of
-from .eligibility import import_error, ineligibility
+from .eligibility import import_error, ineligibility, is_wanted
 from .unfused import retrieve_unfused
 
 LOG2_E = 1.4426950408889634
@@ -23,16 +23,22 @@ CHECKED_TOKENS, CHECKED_HEADS = 193, 2
 SPREAD = 1.5  # of the numbers in q and k of a check, so that γ matters
 # ‖kernel − unfused‖ / ‖unfused‖ of a check; the numbers of another γ are off by a third.
 TOLERANCES = {torch.float32: 1e-3, torch.float16: 1e-2, torch.bfloat16: 4e-2}
+STOOD_IN = "queries and keys of twice the head dim took its place"
 INSTEAD = "queries and keys of twice the head dim take its place until ComfyUI is started again. Only speed is lost."
 
 Variant = tuple[Any, ...]
 
 _works: dict[Variant, bool] = {}  # by variant, since this process started
+_failures: dict[Variant, str] = {}  # what became of those that do not work
 _lock = threading.RLock()  # several GPUs may be at work in threads of their own
 
 
 def fused_retrieve(
-    call: FusedCall, *, neutral_bits: bool = False, on_kernel: Callable[[], object] | None = None
+    call: FusedCall,
+    *,
+    neutral_bits: bool = False,
+    on_kernel: Callable[[], object] | None = None,
+    on_fallback: Callable[[str], object] | None = None,
 ) -> Tensor | None:
     """The retrieval by the fused kernel, or None where the caller has to compute it otherwise.
 
@@ -41,6 +47,7 @@ def fused_retrieve(
         neutral_bits: whether samples and heads of a tensor at γ = 1 or β = 0 have to keep the bits of the plain
             retrieval, which are not the kernel's; calls with a tensor are then left to the caller.
         on_kernel: called where the kernel has computed the retrieval.
+        on_fallback: called with a sentence where the kernel was chosen or asked for and does not compute the retrieval.
 
     Returns:
         `(B, H, M, d)` in the dtype of q, with the heads of a token side by side in memory, as ComfyUI wants them; or
@@ -52,12 +59,18 @@ def fused_retrieve(
     values = (call.gamma, call.gamma_text, call.gamma_cross, call.beta)
     if neutral_bits and any(isinstance(x, Tensor) for x in values):
         return None
-    if ineligibility(call) is not None:
+    reason = ineligibility(call)
+    if reason is not None:
+        if on_fallback is not None and is_wanted(reason):
+            on_fallback(f"the fused kernel was not used, because {reason}; {STOOD_IN}")
         return None
     is_traced = torch.compiler.is_compiling() or type(call.q) is not Tensor
     result = _in_a_graph(call) if is_traced else _compute(call)
     if result is not None and on_kernel is not None:
         on_kernel()
+    elif result is None and on_fallback is not None:
+        what = _failures.get(variant_of(call), "cannot be checked while a graph is captured")
+        on_fallback(f"the fused kernel {what}; {STOOD_IN}")
     return result
 
 
@@ -179,6 +192,7 @@ def _give_up(variant: Variant, what: str, error: BaseException | None) -> None:
     """Never use the kernel of this variant again in this process. Say so once, with the traceback."""
     is_first = all(_works.values())
     _works[variant] = False
+    _failures[variant] = what
     words = (
         f"The fused kernel of skew attention {what} for {variant[2]}, head dim {variant[3]} on {variant[0]}; {INSTEAD}"
     )

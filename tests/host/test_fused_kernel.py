@@ -120,6 +120,12 @@ def amd_of_rdna2(monkeypatch) -> None:
     monkeypatch.setattr(eligibility, "architecture_of", lambda index: "gfx1030")
 
 
+def amd_without_triton(monkeypatch) -> None:
+    no_triton(monkeypatch)
+    monkeypatch.setattr(torch.version, "hip", "7.0")
+    monkeypatch.setattr(eligibility, "architecture_of", lambda index: "gfx1100")
+
+
 def card_that_nobody_measured(monkeypatch) -> None:
     monkeypatch.setattr(eligibility, "import_error", lambda: None)
     monkeypatch.setattr(eligibility, "architecture_of", lambda index: "sm_89")
@@ -150,8 +156,13 @@ def test_a_broken_kernel_costs_no_picture_and_one_traceback(sd15, monkeypatch, l
         want = sd15.sample(patched)
     monkeypatch.setattr(operation, "launch", broken)
     assert torch.equal(sd15.sample(patched), want)
-    assert f"Attention by {own_backend()}." in report.describe()
+    described = report.describe()
+    assert f"Attention by {own_backend()}." in described
+    assert described.count("Fallback: the fused kernel failed (RuntimeError: ptxas was not found); ") == 1
+    assert described.endswith("; queries and keys of twice the head dim took its place.")
     assert caplog.text.count("Traceback") == 1
+    sd15.sample(patched)  # a later run of the same process falls back too, and says so
+    assert report.describe().partition("Fallback")[1:] == described.partition("Fallback")[1:]
     assert "ptxas was not found" in caplog.text
 
 
@@ -165,3 +176,44 @@ def test_out_of_memory_in_the_kernel_is_the_hosts(sd15, monkeypatch, launches):
         sd15.sample(patched)
     assert report.runs[-1].status == "failed (OutOfMemoryError)"
     assert not report.runs[-1].fallbacks
+
+
+NO_TRITON = "Triton cannot be imported (ModuleNotFoundError: No module named 'triton')"
+MACHINES = {
+    "Windows with a card, without Triton": ("cuda", no_triton, NO_TRITON),
+    "AMD without Triton": ("cuda", amd_without_triton, NO_TRITON),
+    "a Mac": ("mps", lambda monkeypatch: None, "the tensors are on mps; the kernel needs CUDA or ROCm"),
+    "an older AMD card": ("cuda", amd_of_rdna2, "the kernel is not used on gfx1030"),
+}
+
+
+@pytest.mark.parametrize("machine", MACHINES)
+@pytest.mark.parametrize("name", ["SD15", "Flux"])
+def test_a_kernel_that_was_asked_for_and_is_not_there_is_named(families, name, monkeypatch, launches, machine):
+    family, (kind, simulate, reason) = families[name], MACHINES[machine]
+    asked = eligibility._unsuitability.__wrapped__
+    monkeypatch.setattr(eligibility, "wish", lambda: "always")
+    monkeypatch.setattr(eligibility, "unsuitability", lambda _, *rest: asked(kind, *rest))
+    simulate(monkeypatch)
+    patched, report = skew(family.model, beta=3.0)
+    picture = family.sample(patched)
+    assert not launches
+    described = report.describe()
+    assert f"Attention by {own_backend()}." in described
+    assert described.count("Fallback: ") == 1
+    assert f"Fallback: the fused kernel was not used, because {reason}" in described
+    assert described.endswith("; queries and keys of twice the head dim took its place.")
+    monkeypatch.undo()
+    assert family.sample(patched).equal(picture)
+
+
+def test_a_card_of_the_table_without_triton_is_named_without_a_wish(sd15, monkeypatch, launches):
+    asked = eligibility._unsuitability.__wrapped__
+    monkeypatch.setattr(eligibility, "chosen", lambda *of_the_card: "kernel")
+    monkeypatch.setattr(
+        eligibility, "unsuitability", lambda kind, index, dim, blends, half: asked("cuda", 0, dim, 1, 1)
+    )
+    no_triton(monkeypatch)
+    patched, report = skew(sd15.model)
+    sd15.sample(patched)
+    assert f"Fallback: the fused kernel was not used, because {NO_TRITON}; " in report.describe()

@@ -239,6 +239,7 @@ class SkewOverride(Shared):
                 on_tiles=lambda: backends.add(TILES),
                 kernel=kernel,
                 on_kernel=lambda: backends.add(FUSED),
+                on_fallback=context.attention.on_fallback,
                 neutral_bits=not may_round,
             )
         return retrieve_modal(
@@ -252,6 +253,7 @@ class SkewOverride(Shared):
             norm=norm,
             kernel=kernel,
             on_kernel=lambda: backends.add(FUSED),
+            on_fallback=context.attention.on_fallback,
             neutral_bits=not may_round,
         )
 
