@@ -191,8 +191,8 @@ METHOD = (
     ),
     Mutant(
         CORE + "stability/measures.py",
-        "low, high = torch.where(is_above, low, middle), torch.where(is_above, middle, high)",
-        "low, high = torch.where(is_above, middle, low), torch.where(is_above, high, middle)",
+        "low = torch.where((parts / gap).sum(dim=-2) > 0, low, middle)",
+        "low = torch.where((parts / gap).sum(dim=-2) > 0, middle, low)",
         "curvature ends at the wrong end",
         ("stability/test_stability_measures.py",),
     ),
@@ -306,8 +306,8 @@ HOST_LAYER = (
     ),
     Mutant(
         PATCHES + "site_patch.py",
-        "            acting.state = outer\n",
-        "            pass\n",
+        "            ended, acting.state = acting.state, outer\n",
+        "            ended = acting.state\n",
         "the sites stay active after a model call",
         ("host/test_lifecycle.py",),
     ),
