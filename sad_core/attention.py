@@ -2,6 +2,10 @@
 
 A = scale·q kᵀ = S + C        P_γ = softmax(S + γ·C + mask)        R_γ = P_γ v
 R = R₁ + β(R_γ − R₁)          out = ρ·R                            (ρ: norm_guard.py)
+
+Where only the last M of the L tokens have a query, A is M×L, and its last M columns are square. γ acts in that square:
+
+Aᵢⱼ = Sᵢⱼ + γᵢ·Cᵢⱼ  for columns j that have a query,   Aᵢⱼ as it is for the columns before
 """
 
 from __future__ import annotations
@@ -13,7 +17,7 @@ import torch
 from torch import Tensor
 
 from .blending import blend, keep_neutral
-from .decomposition import double_head_dim
+from .decomposition import after_plain_keys, double_head_dim, triple_head_dim
 from .inner_attention import Attend, PreparedCall, prepare
 from .kernels.call import FusedCall
 from .kernels.eligibility import has_kernel
@@ -51,20 +55,23 @@ def skew_attention(
     β = 0; this one does not.)
 
     Args:
-        q, k: `(B, H, L, d)`, after projection, QK-norm and positions. Any float dtype; sums in float32 at least.
+        q, k: `(B, H, L, d)`, after projection, QK-norm and positions. Any float dtype; sums in float32 at least. q may
+            also be only the last M of the L tokens, `(B, H, M, d)`, as where keys of earlier tokens were kept: γ then
+            acts among the last M tokens, and the columns before them keep their logits.
         v: `(B, H, L, dv)`, any dv.
         gamma: circulation. 1 leaves the model as it is, 0 keeps the energy part alone, −1 swaps q and k.
-            A float, a 0-d tensor, `(B,)` per sample, `(B, H)` per head or `(B, H, 1, 1)`.
+            A float, a 0-d tensor, `(B,)` per sample, `(B, H)` per head, `(B, H, 1, 1)`, or `(B, H, M)` per query row,
+            which takes an inner attention of three times the head dim instead of twice.
         beta: blending, same shapes. 1 gives R_γ itself, above 1 goes further along R_γ − R₁.
         norm: patterns whose length ρ keeps: "value", "projected", "input" (the paper's) or "none" (ρ = 1).
         x: `(B, L, C)`, the block's normalised input; needed by "projected" and "input".
         scale: softmax scale, default 1/√d.
-        mask: added to the logits after the skew mix, or bool (True attends); broadcasts to `(B, H, L, L)`, so a mask
-            per sample is `(B, 1, L, L)`.
+        mask: added to the logits after the skew mix, or bool (True attends); broadcasts to `(B, H, M, L)`, so a mask
+            per sample is `(B, 1, M, L)`.
         attend: the inner attention `attend(q, k, v, mask, scale)`; default PyTorch's. It is called with equal head dims
             for q, k and v, 2d for the skewed retrieval (d for the plain one), and with an additive mask or None.
         tiles: whether our own tiles of rows may stand in for `attend` on the CPU (see `tiled_attention`);
-            by default where no `attend` is given.
+            by default where no `attend` is given. They take no γ or β per query row and no fewer queries than keys.
         tolerance: relative error of ρ that "projected" aims at, see `norm_guard.projection_rank`.
         on_tiles: called when tiles of rows do stand in for `attend`, before they do; for a report of what ran.
         kernel: whether our own fused kernel may stand in for `attend` on a card (see `kernels.eligibility`);
@@ -74,16 +81,16 @@ def skew_attention(
             Without, they may come from the fused kernel, which gives the plain retrieval to rounding.
 
     Returns:
-        `(B, H, L, dv)` in the dtype of v.
+        `(B, H, M, dv)` in the dtype of v; M is L where every token has a query.
 
     Raises:
-        ValueError: q, k, v or x of shapes that do not belong together, an unknown norm, "projected" or "input" without
-            x, γ or β not finite or of another shape.
+        ValueError: q, k, v or x of shapes that do not belong together, more queries than keys, an unknown norm,
+            "projected" or "input" without x, γ or β not finite or of another shape.
     """
     call = prepare(q, k, v, scale, mask, attend, gamma, beta, x)
-    batch, heads = q.shape[:2]
-    gamma = per_head(gamma, "gamma", batch, heads, q.device)
-    beta = per_head(beta, "beta", batch, heads, q.device)
+    batch, heads, queries, _ = q.shape
+    gamma = per_head(gamma, "gamma", batch, heads, q.device, queries)
+    beta = per_head(beta, "beta", batch, heads, q.device, queries)
     check_norm(norm, x, v)
     return retrieve_skewed(
         q,
@@ -144,12 +151,19 @@ def retrieve_skewed(
     if blends and x is not None and norm not in ("value", "none"):
         stored = torch.cat([v, _norm_patterns(norm, x, q.shape[1], tolerance).to(v.dtype)], dim=-1)
 
-    if tiles and call.in_place and runs_in_tiles(q, k, v, call.mask):
+    if tiles and call.in_place and runs_in_tiles(q, k, v, call.mask, gamma, beta):
         if on_tiles is not None:
             on_tiles()
         result = tiled_skew_attention(q, k, stored, gamma, beta, call.scale, value_dim, norm)
         return keep_neutral(result, call.retrieve(q, k, v), gamma, beta) if _any_neutral(gamma, beta) else result
-    skewed = call.retrieve(*double_head_dim(q, k, gamma, in_place=call.in_place), stored)
+    own_keys = k[:, :, k.shape[2] - q.shape[2] :]
+    if isinstance(gamma, Tensor) and gamma.shape[2] > 1:
+        queries, keys = triple_head_dim(q, own_keys, gamma)
+    else:
+        queries, keys = double_head_dim(q, own_keys, gamma, in_place=call.in_place)
+    if q.shape[2] < k.shape[2]:
+        keys = after_plain_keys(k, keys)
+    skewed = call.retrieve(queries, keys, stored)
     if not blends and not isinstance(gamma, Tensor):
         return skewed
     plain = call.retrieve(q, k, stored)

@@ -85,6 +85,42 @@ def double_head_dim(
     return queries, keys
 
 
+def triple_head_dim(q: Tensor, k: Tensor, gamma: Tensor) -> tuple[Tensor, Tensor]:
+    """Queries and keys of three times the head dim whose plain product is the skewed logits, with a γ for every row.
+
+        q̃ k̃ᵀ = q kᵀ + c₋·(k qᵀ − q kᵀ),    q̃ᵢ = [qᵢ, (c₋ᵢ/s)·kᵢ, −(c₋ᵢ/s)·qᵢ],  k̃ = [k, s·q, s·k]
+
+    with s² the largest |c₋| of the head. The first part has no c₋, so that keys `[k, 0, 0]` keep their plain logits.
+
+    Args:
+        q, k: `(B, H, L, d)`.
+        gamma: `(B, H, L, 1)` in float32 or wider.
+
+    Returns:
+        `(q̃, k̃)`, each `(B, H, L, 3d)` in the dtype of q.
+    """
+    _, c_minus = skew_coefficients(gamma)
+    largest = c_minus.abs().amax(dim=-2, keepdim=True)
+    share = torch.where(largest == 0, 1.0, largest).sqrt()
+    rows = c_minus / share
+    queries = torch.cat([q, scaled(k, rows), scaled(q, -rows)], dim=-1)
+    return queries, torch.cat([k, scaled(q, share), scaled(k, share)], dim=-1)
+
+
+def after_plain_keys(k: Tensor, keys: Tensor) -> Tensor:
+    """The keys k̃ of the last M tokens behind those of all tokens before, `[k, 0]`, whose logits stay plain.
+
+    Args:
+        k: `(B, H, L, d)`, the keys of all tokens.
+        keys: k̃, `(B, H, M, …)`.
+
+    Returns:
+        `(B, H, L, …)`.
+    """
+    before = k[:, :, : k.shape[2] - keys.shape[2]]
+    return torch.cat([torch.constant_pad_nd(before, (0, keys.shape[-1] - k.shape[-1])), keys], dim=-2)
+
+
 def share_out(c_minus: FloatOrTensor) -> tuple[FloatOrTensor, FloatOrTensor]:
     """`(√|c₋|, ±√|c₋|)`, the share of c₋ that goes to the queries and, with its sign, the one that goes to the keys."""
     if isinstance(c_minus, Tensor):

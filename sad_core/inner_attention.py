@@ -67,7 +67,7 @@ def prepare(
     attend: Attend | None,
     *others: FloatOrTensor | None,
 ) -> PreparedCall:
-    """Check the arguments of one self-attention call, and fill in its defaults.
+    """Check the arguments of one self-attention call, or of its last queries, and fill in its defaults.
 
     Args:
         q, k, v, scale, mask, attend: as for `attention.skew_attention`.
@@ -76,7 +76,10 @@ def prepare(
     Raises:
         ValueError: shapes that do not belong together, a mask of whole numbers.
     """
-    check_tokens(q, k, v)
+    if q.dim() == k.dim() == 4 and q.shape[2] < k.shape[2]:
+        check_tokens(q, k[:, :, k.shape[2] - q.shape[2] :], v[:, :, k.shape[2] - q.shape[2] :])
+    else:
+        check_tokens(q, k, v)
     # Not `attend or …`: the truth of a function breaks a compiled graph on PyTorch 2.11.
     attend = pytorch_attend if attend is None else attend
     in_place = writes_in_place(q, k, v, mask, *others)

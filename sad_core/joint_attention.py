@@ -26,7 +26,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .blending import blend, keep_neutral
-from .decomposition import double_head_dim, scaled, skew_coefficients
+from .decomposition import after_plain_keys, double_head_dim, scaled, skew_coefficients
 from .inner_attention import Attend, PreparedCall, prepare
 from .kernels.call import FusedCall
 from .kernels.eligibility import has_kernel
@@ -88,7 +88,8 @@ def modal_skew_attention(
     """`joint_skew_attention` with a γ of their own for the logits of the other tokens and those between the groups.
 
     Args:
-        q, k, v, gamma, beta, inner, norm, scale, mask, attend: as for `joint_skew_attention`.
+        q, k, v, gamma, beta, inner, norm, scale, mask, attend: as for `joint_skew_attention`. Where q is only the last
+            M of the L tokens, the image tokens are still counted among all L. No γ or β here is per query row.
         kernel, on_kernel, neutral_bits: as for `skew_attention`.
         gamma_text: circulation among the tokens outside `inner`.
         gamma_cross: circulation between those and the image tokens.
@@ -100,10 +101,10 @@ def modal_skew_attention(
         ValueError: as `joint_skew_attention`, and for a γ that is not finite or of another shape.
     """
     call = prepare(q, k, v, scale, mask, attend, gamma, beta, gamma_text, gamma_cross)
-    batch, heads, tokens, _ = q.shape
+    batch, heads = q.shape[:2]
     gamma = per_head(gamma, "gamma", batch, heads, q.device)
     beta = per_head(beta, "beta", batch, heads, q.device)
-    image_tokens = token_range(inner, tokens)
+    image_tokens = token_range(inner, k.shape[2])
     check_joint_norm(norm)
     gamma_text = per_head(gamma_text, "gamma_text", batch, heads, q.device)
     gamma_cross = per_head(gamma_cross, "gamma_cross", batch, heads, q.device)
@@ -160,6 +161,9 @@ def retrieve_modal(
         fused = fused_retrieve(fused_call, neutral_bits=neutral_bits, on_kernel=on_kernel, on_fallback=on_fallback)
         if fused is not None:
             return fused
+    if q.shape[2] < k.shape[2]:  # from here on the image tokens are counted among those that have a query
+        prefix = k.shape[2] - q.shape[2]
+        image_tokens = slice(max(0, image_tokens.start - prefix), max(0, image_tokens.stop - prefix))
     if is_image_only:
         return _skew_image_tokens(q, k, v, gamma, beta, image_tokens, norm, call)
     return _skew_each_group(q, k, v, gammas, beta, image_tokens, norm, call)
@@ -176,8 +180,13 @@ def _skew_image_tokens(
     call: PreparedCall,
 ) -> Tensor:
     """The retrieval with γ only among the image tokens."""
+    if image_tokens.start == image_tokens.stop:
+        return call.retrieve(q, k, v)
     before, after = slice(0, image_tokens.start), slice(image_tokens.stop, q.shape[2])
-    queries, keys = _double_image_tokens(q, k, gamma, image_tokens, in_place=call.in_place)
+    own_keys = k[:, :, k.shape[2] - q.shape[2] :]
+    queries, keys = _double_image_tokens(q, own_keys, gamma, image_tokens, in_place=call.in_place)
+    if q.shape[2] < k.shape[2]:
+        keys = after_plain_keys(k, keys)
     skewed = call.retrieve(queries, keys, v, image_tokens)
     blends = not is_exactly(beta, 1.0)
     if not blends and not isinstance(gamma, Tensor):
@@ -227,6 +236,7 @@ def _skew_each_group(
     gamma, gamma_text, gamma_cross = gammas
     before, after = slice(0, image_tokens.start), slice(image_tokens.stop, q.shape[2])
     segments = (before, image_tokens, after)
+    own_keys = k[:, :, k.shape[2] - q.shape[2] :]
     # The rows of a group, the γ among them, and the γ of the columns, segment by segment.
     groups = (
         ((image_tokens,), gamma, (gamma_cross, gamma, gamma_cross)),
@@ -242,7 +252,9 @@ def _skew_each_group(
         elif is_exactly(gamma_among, 1.0) and is_exactly(gamma_cross, 1.0):
             parts.append(call.retrieve(_take(q, rows), k, v, *rows) if plain is None else _take(plain, rows))
         else:
-            queries, keys = _double_head_dim(q, k, rows, segments, column_gammas, in_place=call.in_place)
+            queries, keys = _double_head_dim(q, own_keys, rows, segments, column_gammas, in_place=call.in_place)
+            if q.shape[2] < k.shape[2]:
+                keys = after_plain_keys(k, keys)
             result = call.retrieve(queries, keys, v, *rows)
             if plain is not None:
                 plain_rows = _take(plain, rows)

@@ -14,13 +14,19 @@ FloatOrTensor = float | Tensor  # a γ or a β; as a tensor in one of the shapes
 
 
 def per_head(
-    value: FloatOrTensor, name: str, batch: int, heads: int, device: torch.device | None = None
+    value: FloatOrTensor,
+    name: str,
+    batch: int,
+    heads: int,
+    device: torch.device | None = None,
+    queries: int | None = None,
 ) -> FloatOrTensor:
     """`value` in a form that multiplies `(B, H, L, d)` without broadcasting by luck.
 
     A float stays a float. A tensor may be 0-d, `(B,)` per sample, `(B, H)` per head or `(B, H, 1, 1)`; it comes back
     as `(1, 1, 1, 1)`, `(B, 1, 1, 1)` or `(B, H, 1, 1)`, so `(B,)` with B equal to H or d is still per sample. It is
-    moved to `device` where one is given.
+    moved to `device` where one is given. Where a number of `queries` M is given, it may also be `(B, H, M)` or
+    `(B, H, M, 1)`, by query row, and comes back as the latter.
 
     Raises:
         ValueError: a float that is not finite, or a tensor of any other shape.
@@ -38,10 +44,18 @@ def per_head(
         return value.reshape(batch, 1, 1, 1)
     if shape in ((batch, heads), (batch, heads, 1, 1)):
         return value.reshape(batch, heads, 1, 1)
+    if queries is not None and shape in ((batch, heads, queries), (batch, heads, queries, 1)):
+        return value.reshape(batch, heads, queries, 1)
+    by_row = "" if queries is None else f", or ({batch}, {heads}, {queries}) per query row"
     raise ValueError(
         f"{name} has shape {shape}, but for {batch} samples and {heads} heads it must be one number, "
-        f"({batch},) per sample, ({batch}, {heads}) per head or ({batch}, {heads}, 1, 1)."
+        f"({batch},) per sample, ({batch}, {heads}) per head or ({batch}, {heads}, 1, 1){by_row}."
     )
+
+
+def is_by_row(value: FloatOrTensor) -> bool:
+    """Return True if a γ or β of `per_head` has a number for every query row."""
+    return isinstance(value, Tensor) and value.shape[2] > 1
 
 
 def is_exactly(value: FloatOrTensor, number: float) -> bool:

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from .blending import blend
 from .decomposition import skew_coefficients
-from .parameters import FloatOrTensor, is_exactly
+from .parameters import FloatOrTensor, is_by_row, is_exactly
 
 LARGEST_LOGIT = 30.0  # exp(±30) is 1e13 and 1e-13, which leaves float32 room for sums over tokens and for the values
 TILE_NUMBERS = 2**20  # of logits in a tile, 4 MB in float32; more only where FEWEST_ROWS of one head have more
@@ -28,10 +28,13 @@ MOST_ROWS, FEWEST_ROWS = 256, 64
 FEWEST_TOKENS = 128  # for fewer, one call of a fused kernel for all samples and heads is quicker than a loop
 
 
-def runs_in_tiles(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> bool:
+def runs_in_tiles(
+    q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, gamma: FloatOrTensor = 0.0, beta: FloatOrTensor = 1.0
+) -> bool:
     """Return True if tiles can take the place of the fused kernel: on the CPU, in full precision, without a mask.
 
-    Half precision and autocast are left to the fused kernels, and so are few tokens. Tiles also need
+    Half precision and autocast are left to the fused kernels, and so are few tokens, a γ or β per query row, and fewer
+    queries than keys. Tiles also need
     `parameters.writes_in_place`: the choice for every head fits into no graph, gradient or transform of `torch.func`.
     """
     return (
@@ -39,7 +42,9 @@ def runs_in_tiles(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> bool:
         and q.dtype == k.dtype == v.dtype
         and q.dtype in (torch.float32, torch.float64)
         and mask is None
-        and q.shape[2] >= FEWEST_TOKENS
+        and FEWEST_TOKENS <= q.shape[2] == k.shape[2]
+        and not is_by_row(gamma)
+        and not is_by_row(beta)
         and not torch.is_autocast_enabled("cpu")
     )
 

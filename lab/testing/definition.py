@@ -7,11 +7,15 @@ from torch import Tensor
 
 
 def skewed_logits(q: Tensor, k: Tensor, gamma: Tensor | float, scale: float | None = None) -> Tensor:
-    """S + Γ∘C; `gamma` is γ or a matrix Γ, and broadcasts over `(B, H, L, L)`."""
+    """S + Γ∘C; `gamma` is γ or a matrix Γ, and broadcasts over `(B, H, M, M)`.
+
+    q may be that of the last M tokens. S and C are then those of the last M columns; the columns before stay.
+    """
     scale = q.shape[-1] ** -0.5 if scale is None else scale
-    logits = scale * torch.einsum("bhid,bhjd->bhij", q.double(), k.double())
-    transposed = scale * torch.einsum("bhjd,bhid->bhij", q.double(), k.double())
-    return (logits + transposed) / 2 + gamma * (logits - transposed) / 2
+    whole = scale * torch.einsum("bhid,bhjd->bhij", q.double(), k.double())
+    before, logits = whole.split([k.shape[2] - q.shape[2], q.shape[2]], dim=-1)
+    transposed = logits.mT
+    return torch.cat([before, (logits + transposed) / 2 + gamma * (logits - transposed) / 2], dim=-1)
 
 
 def weights(logits: Tensor, mask: Tensor | None = None) -> Tensor:
@@ -38,7 +42,7 @@ def skew_attention(
     scale: float | None = None,
     mask: Tensor | None = None,
 ) -> Tensor:
-    """Skew attention; gamma broadcasts over `(B, H, L, L)`, beta over `(B, H, 1, 1)`; β = 0 is neutral."""
+    """Skew attention; gamma broadcasts over `(B, H, M, M)`, beta over `(B, H, M, 1)`; β = 0 is neutral."""
     plain_weights = weights(skewed_logits(q, k, 1.0, scale), mask)
     skew_weights = weights(skewed_logits(q, k, gamma, scale), mask)
 

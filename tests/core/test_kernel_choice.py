@@ -415,3 +415,13 @@ def test_smaller_strides_never_let_two_numbers_share_a_place(strides):
     for index in torch.cartesian_prod(*map(torch.arange, shape)).tolist():
         places[tuple(index)] = sum(place * stride for place, stride in zip(index, made, strict=True))
     assert len(places.unique()) == places.numel()
+
+
+@pytest.mark.parametrize("queries", [8, 20])
+def test_rows_and_last_queries_go_to_the_kernel_where_rounding_is_allowed(launches, queries):
+    drawn = tokens(length=20).to(torch.float32)
+    gamma = 1 + torch.linspace(-1, 1, queries).expand(2, 3, queries)
+    arguments = (drawn.q[:, :, -queries:], drawn.k, drawn.v, gamma, 3.0)
+    out = skew_attention(*arguments, neutral_bits=False)
+    assert launches
+    torch.testing.assert_close(out, skew_attention(*arguments, kernel=False), rtol=1e-4, atol=1e-5)
