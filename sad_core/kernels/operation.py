@@ -30,6 +30,7 @@ Variant = tuple[Any, ...]
 
 _works: dict[Variant, bool] = {}  # by variant, since this process started
 _failures: dict[Variant, str] = {}  # what became of those that do not work
+_told_by_graphs: set[str] = set()  # since `fallbacks_of_graphs` was called
 _lock = threading.RLock()  # several GPUs may be at work in threads of their own
 
 
@@ -322,8 +323,23 @@ def skew_attention_operation(
     left = iter(numbers)
     gamma, text, cross, beta = (x if known else next(left) for x, known in zip(constants, is_constant, strict=True))
     call = FusedCall(q, k, v, mask, gamma, text, cross, beta, start, stop, norm, scale)
-    result = _compute(call) if import_error() is None else None
-    return _empty_out(q).copy_(retrieve_unfused(call)) if result is None else result
+    error = import_error()
+    result = _compute(call) if error is None else None
+    if result is not None:
+        return result
+    what = _failures.get(variant_of(call), "did not run") if error is None else f"cannot be imported ({error})"
+    _told_by_graphs.add(f"the fused kernel {what}; ordinary matrix products took its place in a compiled graph")
+    return _empty_out(q).copy_(retrieve_unfused(call))
+
+
+def fallbacks_of_graphs() -> list[str]:
+    """Return what compiled graphs could not tell: a sentence for each way in which the kernel in them did not run.
+
+    Each is returned once, so that it belongs to the sampling run that asks at its end.
+    """
+    sentences = sorted(_told_by_graphs)
+    _told_by_graphs.clear()
+    return sentences
 
 
 @skew_attention_operation.register_fake

@@ -217,3 +217,38 @@ def test_a_card_of_the_table_without_triton_is_named_without_a_wish(sd15, monkey
     patched, report = skew(sd15.model)
     sd15.sample(patched)
     assert f"Fallback: the fused kernel was not used, because {NO_TRITON}; " in report.describe()
+
+
+@pytest.mark.parametrize("is_wished", [True, False])
+def test_a_wish_for_the_kernel_is_answered_where_others_compute(sd15, monkeypatch, launches, is_wished):
+    monkeypatch.setattr(eligibility, "wish", lambda: "always" if is_wished else None)
+    sentence = "Fallback: the fused kernel was not used, because {} computes the attention."
+    patched, report = skew(sd15.model, beta=3.0)
+    with backend(QuantisedAttention()):
+        sd15.sample(patched)
+    assert (sentence.format("attention_sage") in report.describe()) == is_wished
+    patched, report = skew(with_override_of_another_pack(sd15.model))
+    sd15.sample(patched)
+    assert (sentence.format("attention_of_another_pack") in report.describe()) == is_wished
+    assert not launches
+
+
+def test_a_kernel_that_breaks_in_a_compiled_model_is_named(flux, monkeypatch, launches):
+    if own_backend() != "attention_pytorch":
+        pytest.skip("only PyTorch's attention is compiled with the sites")
+
+    def broken(call):
+        raise RuntimeError("ptxas was not found")
+
+    patched, report = skew(flux.model, beta=3.0)
+    want = flux.sample(patched)
+    assert "Fallback" not in report.describe()
+    monkeypatch.setattr(operation, "_works", {})
+    monkeypatch.setattr(operation, "launch", broken)
+    assert_near(flux.sample(compiled(patched, fullgraph=True)), want)
+    assert report.describe().endswith(
+        "Fallback: the fused kernel failed (RuntimeError: ptxas was not found); ordinary matrix products took its "
+        "place in a compiled graph."
+    )
+    flux.sample(patched.clone(), steps=1)
+    assert "compiled graph" not in report.describe()

@@ -13,6 +13,7 @@ from ....sad_core import adapt, average, symmetricity
 from ....sad_core.attention import check_norm, retrieve_skewed
 from ....sad_core.inner_attention import Attend, PreparedCall
 from ....sad_core.joint_attention import JOINT_NORMS, retrieve_modal
+from ....sad_core.kernels.eligibility import is_wanted
 from ....sad_core.parameters import is_untraced
 from ..models.site_rules import SiteCall
 from ..models.sites import Site
@@ -20,7 +21,7 @@ from ..prompts import Prompt
 from ..run_report import RunRecord, SiteTally
 from ..settings import NEUTRAL, Gammas, SkewSettings
 from ..shared import Shared
-from .attention_backend import AttentionCall, Backend, HostAttention
+from .attention_backend import AttentionCall, Backend, HostAttention, name_of
 from .site_patch import MOST_SAMPLES
 
 GAMMA_IS_1 = "γ is 1 among the image tokens, and no others are there"
@@ -126,6 +127,8 @@ class SkewOverride(Shared):
         choice = attention.choose(function, 2 * call.q.shape[-1], compiling)
         attend = attention.bind(choice, self.previous, call, self.tally.backends)
         is_free = self.previous is None and choice.is_exact
+        if not is_free and self.context.has_kernel:
+            self._without_kernel(function)
         if is_whole:
             self.tally.calls += 1
             return call.write(self._skewed(call, image_tokens, ALL_SAMPLES, attend, is_free, compiling))
@@ -145,6 +148,12 @@ class SkewOverride(Shared):
             else:
                 parts.append(attend(part.q, part.k, part.v, part.mask, part.scale))
         return call.write(parts[0] if len(parts) == 1 else torch.cat(parts))
+
+    def _without_kernel(self, function: Backend) -> None:
+        """Report that the kernel does not run although the user asks for it, because others compute the attention."""
+        if is_wanted(""):
+            name = name_of(function if self.previous is None else self.previous)
+            self.context.attention.on_fallback(f"the fused kernel was not used, because {name} computes the attention")
 
     def unguarded(self) -> SkewOverride:
         """Return an override for the same retrieval with ρ = 1, of which nothing is recorded."""

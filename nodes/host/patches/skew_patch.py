@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from ....sad_core.kernels.eligibility import has_kernel
+from ....sad_core.kernels.operation import fallbacks_of_graphs
 from ..browser import log_and_show
 from ..models.site_rules import SiteCall
 from ..models.sites import Site
@@ -70,6 +71,8 @@ class SkewPatch(SitePatch):
 
     def _end_run(self, run: RunRecord) -> None:
         self.attention.forget_refusals()  # every run asks its backend again and records its own fallbacks
+        for sentence in fallbacks_of_graphs():
+            run.fell_back(sentence)
         log_and_show(run.describe(), self.node_id, warning=run.warning is not None)
 
     def _join(self, run: RunRecord | None) -> None:
