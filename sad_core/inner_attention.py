@@ -77,7 +77,7 @@ def prepare(
         ValueError: shapes that do not belong together, a mask of whole numbers.
     """
     if q.dim() == k.dim() == 4 and q.shape[2] < k.shape[2]:
-        check_tokens(q, k[:, :, k.shape[2] - q.shape[2] :], v[:, :, k.shape[2] - q.shape[2] :])
+        check_last_tokens(q, k, v)
     else:
         check_tokens(q, k, v)
     # Not `attend or …`: the truth of a function breaks a compiled graph on PyTorch 2.11.
@@ -117,6 +117,20 @@ def mask_of_rows(mask: Tensor | None, *rows: slice) -> Tensor | None:
         return mask
     parts = [mask[..., part, :] for part in rows]
     return parts[0] if len(parts) == 1 else torch.cat(parts, dim=-2)
+
+
+def check_last_tokens(q: Tensor, k: Tensor, v: Tensor) -> None:
+    """Refuse tensors that are not the last queries of one self-attention call, with fewer queries than keys.
+
+    Raises:
+        ValueError: naming the shapes.
+    """
+    batch, heads, _, head_dim = q.shape
+    if k.shape != (batch, heads, k.shape[2], head_dim) or v.dim() != 4 or v.shape[:3] != k.shape[:3]:
+        raise ValueError(
+            f"q has shape {tuple(q.shape)}, k {tuple(k.shape)} and v {tuple(v.shape)}, but self-attention of the last "
+            "M tokens needs q (B, H, M, d), k (B, H, L, d) and v (B, H, L, dv)."
+        )
 
 
 def check_tokens(q: Tensor, k: Tensor, v: Tensor) -> None:

@@ -107,5 +107,5 @@ def test_more_queries_than_keys_are_refused():
     call = tokens()
     with pytest.raises(ValueError, match="q has shape"):
         skew_attention(call.q, call.k[:, :, 1:], call.v[:, :, 1:], 0.6)
-    with pytest.raises(ValueError, match="v has shape"):
+    with pytest.raises(ValueError, match="q has shape"):
         skew_attention(call.q[:, :, 1:], call.k, call.v[:, :, 1:], 0.6)
