@@ -7,7 +7,7 @@ import comfy_extras.nodes_custom_sampler as custom_sampler
 import pytest
 import torch
 from comfy.patcher_extension import WrappersMP
-from symmetric_attention.nodes.host.patches.site_patch import KEY
+from symmetric_attention.nodes.host.patches.side_runs import KEY
 
 from lab.testing.prompted import AREA, TEXTS, assert_acts_on, cfg_guider, dual_cfg, sample_by, watch_texts
 from lab.testing.recorder import distance, effect, plainly

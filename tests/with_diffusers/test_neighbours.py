@@ -24,7 +24,7 @@ UNET, IF = BY_NAME["UNet2DConditionModel"], BY_NAME["UNet2DConditionModel of Dee
 SINGLE_SD3 = replace(BY_NAME["SD3Transformer2DModel"], build=lambda: sd3((), None), layers=3)
 
 
-def ip_adapter_weights(model: nn.Module) -> dict[str, Any]:
+def ip_adapter_weights(model: Any) -> dict[str, Any]:
     """An IP-Adapter for every cross-attention of a UNet, as its file has it."""
     weights, number = {}, 1
     for name in model.attn_processors:

@@ -38,7 +38,7 @@ def scheduler() -> Any:
 
 def vocoder() -> Any:
     torch.manual_seed(3)
-    shape = {"upsample_rates": [2, 2], "upsample_kernel_sizes": [4, 4], "resblock_kernel_sizes": [3, 7]}
+    shape: dict[str, Any] = {"upsample_rates": [2, 2], "upsample_kernel_sizes": [4, 4], "resblock_kernel_sizes": [3, 7]}
     config = transformers.SpeechT5HifiGanConfig(
         model_in_dim=16,
         upsample_initial_channel=16,
@@ -84,7 +84,12 @@ def deepfloyd_if() -> tuple[Any, Callable[[], Tensor]]:
 
 def audioldm() -> tuple[Any, Callable[[], Tensor]]:
     torch.manual_seed(4)
-    text = {"hidden_size": 16, "intermediate_size": 16, "num_attention_heads": 2, "num_hidden_layers": 1}
+    text: dict[str, Any] = {
+        "hidden_size": 16,
+        "intermediate_size": 16,
+        "num_attention_heads": 2,
+        "num_hidden_layers": 1,
+    }
     encoder = transformers.ClapTextModelWithProjection(
         transformers.ClapTextConfig(vocab_size=64, projection_dim=12, **text)
     )
@@ -104,7 +109,8 @@ def audioldm2() -> tuple[Any, Callable[[], Tensor]]:
     torch.manual_seed(4)
     config = transformers.T5Config(vocab_size=64, d_model=24, d_kv=8, d_ff=16, num_layers=1, num_heads=2)
     names = ("text_encoder", "projection_model", "tokenizer", "tokenizer_2", "feature_extractor")
-    language = transformers.GPT2Config(n_embd=16, n_head=2, n_layer=1, vocab_size=64, n_ctx=99)
+    sizes: dict[str, Any] = {"n_embd": 16, "n_head": 2, "n_layer": 1, "vocab_size": 64, "n_ctx": 99}
+    language = transformers.GPT2Config(**sizes)
     pipeline = diffusers.AudioLDM2Pipeline(
         vae=autoencoder(1),
         text_encoder_2=transformers.T5EncoderModel(config),

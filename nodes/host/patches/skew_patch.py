@@ -95,9 +95,7 @@ class SkewPatch(SitePatch):
         if self.state.context is not None:
             interrupted = [(tally.calls, set(tally.backends)) for tally in self.tallies]
             self._clear_tallies()
-        return SkewCallState(
-            active, context=context, marks=marks, prompts=prompts, interrupted=interrupted
-        )
+        return SkewCallState(active, context=context, marks=marks, prompts=prompts, interrupted=interrupted)
 
     def _end_call(self, level: NoiseLevel) -> None:
         call, context = self.state, self.state.context
