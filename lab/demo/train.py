@@ -106,7 +106,7 @@ def velocity_error(
     share = alphas[timesteps]
     signal_scale, noise_scale = share.sqrt()[:, None, None, None], (1 - share).sqrt()[:, None, None, None]
     noise = torch.randn(latents.shape, generator=generator).to(device)
-    noisy = signal_scale * latents + noise_scale * noise
+    noisy = (signal_scale * latents + noise_scale * noise).contiguous(memory_format=torch.channels_last)
     labels = labels.where(torch.rand(count, generator=generator).to(device) >= CATEGORY_DROPOUT, NO_CATEGORY)
     enabled = has_bfloat16(device.type)
     with torch.autocast(device.type, torch.bfloat16, enabled, cache_enabled=False):  # the cache is for one thread
@@ -153,11 +153,13 @@ class Trainer:
             self.model.load_state_dict(load_model(model_file, network).state_dict())
         self.average = network().to(device).eval().requires_grad_(False)
         self.average.load_state_dict(self.model.state_dict())
-        self.optimiser = torch.optim.AdamW(self.model.parameters(), weight_decay=0.01, fused=True)
+        # Not fused: that reads weights, gradients and moments as if all lay in memory in the same order.
+        self.optimiser = torch.optim.AdamW(self.model.parameters(), weight_decay=0.01, foreach=True)
         self.optimiser_steps = 0
         if self.checkpoint_file.exists():
             self.load_checkpoint()
         self.model.unet.set_attn_processor(AttnProcessor())  # on CPUs faster than the fused attention, backwards
+        self.model.to(memory_format=torch.channels_last)  # a third faster on CPUs
         if compiled:
             self.model.unet.compile()  # in place: the names of the weights stay
         self.steps_this_session = 0
@@ -172,6 +174,8 @@ class Trainer:
         self.model.load_state_dict(state["model"])
         self.average.load_state_dict(state["average"])
         self.optimiser.load_state_dict(state["optimiser"])
+        for group in self.optimiser.param_groups:  # older checkpoints ask for the fused one
+            group.update(fused=None, foreach=True)
         self.optimiser_steps = state["optimiser_steps"]
 
     def save(self) -> None:

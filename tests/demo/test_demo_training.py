@@ -62,6 +62,30 @@ def test_the_full_checkpoint_gives_back_every_number(tmp_path, latents):
     assert second.optimiser.state_dict()["state"].keys() == first.optimiser.state_dict()["state"].keys()
 
 
+def test_a_step_follows_the_rule_of_adam_after_going_on_too(tmp_path, latents):
+    first = make_trainer(tmp_path)
+    take_steps(first, latents, 2)
+    first.save()
+    trainer = make_trainer(tmp_path)
+    weights = dict(trainer.model.named_parameters())
+    before = {name: weight.detach().clone() for name, weight in weights.items()}
+    moments = {
+        name: [state[key].clone() for key in ("exp_avg", "exp_avg_sq")]
+        for name, state in ((name, trainer.optimiser.state[weight]) for name, weight in weights.items())
+    }
+    take_steps(trainer, latents, 1)
+    (group,) = trainer.optimiser.param_groups
+    for name, weight in weights.items():
+        mean, square = moments[name]
+        mean = 0.9 * mean + 0.1 * weight.grad
+        square = 0.999 * square + 0.001 * weight.grad.square()
+        move = (mean / (1 - 0.9**3)) / ((square / (1 - 0.999**3)).sqrt() + group["eps"])
+        want = before[name] * (1 - group["lr"] * group["weight_decay"]) - group["lr"] * move
+        torch.testing.assert_close(
+            weight.detach(), want, rtol=1e-4, atol=1e-7, msg=lambda told, name=name: f"{name}: {told}"
+        )
+
+
 def test_an_older_checkpoint_gives_way_to_the_model_file(tmp_path, latents):
     trainer = make_trainer(tmp_path)
     trainer.save()
