@@ -35,7 +35,22 @@ def is_error(message: Any) -> bool:
 
 def open_page(browser: Any, server: ComfyUIServer, width: int = 1600, height: int = 1000) -> Any:
     """A page of its own, as another user has it, with ComfyUI loaded; `page.problems` collects its errors."""
-    page = browser.new_page(viewport={"width": width, "height": height})
+    return load_editor(browser.new_page(viewport={"width": width, "height": height}), server)
+
+
+def open_page_again(context: Any, server: ComfyUIServer) -> Any:
+    """A page as `open_page` gives, in a context that has loaded ComfyUI before: its scripts come from the cache.
+
+    What the editor has stored in this context is forgotten.
+    """
+    page = context.new_page()
+    page.goto(f"{server.address}/system_stats")
+    page.evaluate("() => { localStorage.clear(); sessionStorage.clear(); }")
+    return load_editor(page, server)
+
+
+def load_editor(page: Any, server: ComfyUIServer) -> Any:
+    """The page with ComfyUI loaded and our nodes registered; `page.problems` collects its errors from now on."""
     page.problems = []
     page.on("pageerror", lambda error: page.problems.append(str(error)))
     page.on("console", lambda message: page.problems.append(message.text) if is_error(message) else None)

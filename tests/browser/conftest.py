@@ -12,7 +12,7 @@ import pytest
 from lab.demo.comfyui_server import PACKS, ComfyUIServer
 from lab.generate.workflows import put_empty_models
 from lab.testing.checkpoint_substitutes import FIXTURES
-from lab.testing.editor import FLAGS, NODES_2, find_chromium, open_page
+from lab.testing.editor import FLAGS, NODES_2, find_chromium, open_page_again
 from lab.testing.hosts import find_host
 
 sync_api = pytest.importorskip("playwright.sync_api")
@@ -34,7 +34,7 @@ def server() -> Iterator[ComfyUIServer]:
 
 @pytest.fixture(scope="session")
 def browser() -> Iterator:
-    """One Chromium for all tests; every page has its own cookies and storage."""
+    """One Chromium for all tests; every test has a page of its own."""
     chromium = find_chromium()
     if chromium is None:
         pytest.skip("NO CHROMIUM: the browser was not tested; install Debian's chromium")
@@ -44,12 +44,22 @@ def browser() -> Iterator:
         browser.close()
 
 
+@pytest.fixture(scope="session")
+def context(browser) -> Iterator:
+    """A user's browser, which keeps the editor's scripts from test to test."""
+    context = browser.new_context(viewport={"width": 1600, "height": 1000})
+    yield context
+    context.close()
+
+
 @pytest.fixture
-def page(server: ComfyUIServer, browser, tmp_path: Path) -> Iterator:
-    """`open_page`, in the classic rendering. Leaves a screenshot in its folder."""
+def page(server: ComfyUIServer, browser, context, tmp_path: Path) -> Iterator:
+    """The editor as it is when opened for the first time, in the classic rendering. Leaves a screenshot."""
     server.post("/settings", {NODES_2: False})
-    page = open_page(browser, server)
+    page = open_page_again(context, server)
     yield page
     page.screenshot(path=tmp_path / "page.png")
-    for context in browser.contexts:  # also those of pages that the test opened
-        context.close()
+    page.close()
+    for other in browser.contexts:  # those of pages that the test opened as another user
+        if other is not context:
+            other.close()

@@ -17,12 +17,28 @@ SAVE = "() => JSON.stringify(window.app.graph.serialize())"
 LOAD = "graph => window.app.loadGraphData(graph, true, true)"
 
 
-@pytest.mark.parametrize("renderer", RENDERERS)
 @pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.stem)
-def test_a_shared_workflow_opens_keeps_its_values_and_runs(page, server, path, renderer):
-    """Opened, saved, opened again and queued; a newer version may only add widgets after those that were saved."""
-    render(page, renderer)
+def test_a_shared_workflow_opens_keeps_its_values_and_runs(page, server, path):
+    """In both renderers it opens, is saved and opens again, with the same prompt, and that prompt runs."""
     graph = json.loads(path.read_text(encoding="utf-8"))
+    prompts = []
+    for renderer in RENDERERS:
+        render(page, renderer)
+        check_opened_and_saved(page, graph, renderer)
+        prompts.append(
+            json.loads(page.evaluate("async () => JSON.stringify((await window.app.graphToPrompt()).output)"))
+        )
+    assert prompts[0] == prompts[1]
+    told_before = len(server.log)
+    outputs = server.run(with_stand_ins(prompts[0], seed=WORKFLOWS.index(path)))
+    sites = SITES[family_of(prompts[0])]
+    assert f"{sites} of {sites} chosen sites reached" in server.log[told_before:]
+    assert outputs
+    assert page.problems == []
+
+
+def check_opened_and_saved(page, graph: dict, renderer: str) -> None:
+    """Open a graph, save it and open it again; a newer version may only add widgets after those that were saved."""
     opened(page, graph)
     in_html = len(graph["nodes"]) if renderer == "nodes 2.0" else 0
     page.wait_for_function(f"document.querySelectorAll('.lg-node[data-node-id]').length === {in_html}")
@@ -38,13 +54,6 @@ def test_a_shared_workflow_opens_keeps_its_values_and_runs(page, server, path, r
             assert values[node["id"]][: len(kept)] == kept, node["type"]
         links = {tuple(link) for link in saved["links"]}
         assert links == {tuple(link) for link in graph["links"]}
-    prompt = json.loads(page.evaluate("async () => JSON.stringify((await window.app.graphToPrompt()).output)"))
-    told_before = len(server.log)
-    outputs = server.run(with_stand_ins(prompt, seed=list(RENDERERS).index(renderer)))
-    sites = SITES[family_of(prompt)]
-    assert f"{sites} of {sites} chosen sites reached" in server.log[told_before:]
-    assert outputs
-    assert page.problems == []
 
 
 def opened(page, graph: dict) -> None:

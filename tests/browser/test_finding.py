@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 
-import pytest
-
 from lab.folders import ROOT
 
 COMMAND = "id => { window.app.extensionManager.command.execute(id) }"
@@ -30,26 +28,29 @@ SELECTED = """
 """
 
 
-@pytest.mark.parametrize(
-    ("words", "name"),
-    [
-        ("diversity", "Skew Attention (SAD)"),
-        ("fidelity", "Skew Attention (SAD)"),
-        ("hopfield", "Stability Probe (SAD)"),
-        ("sweep", "Gamma Sweep (SAD)"),
-        ("vendi", "Diversity and Fidelity Report (SAD)"),
-        ("skew attention", "Skew Attention (SAD)"),
-    ],
-)
-def test_nodes_are_found_by_what_users_type(page, words, name):
-    page.evaluate("() => window.app.graph.clear()")
-    page.evaluate(COMMAND, "Workspace.SearchBox.Toggle")
-    box = page.locator("input:focus")
-    box.wait_for()
-    box.fill(words)
-    page.get_by_text(name).first.wait_for(timeout=20_000)
-    if words in ("diversity", "fidelity"):  # only the nodes that change or measure it
-        assert page.get_by_text("Report (SAD)", exact=True).count() == 0
+# What a user types, and the node that has to be among what is found.
+WORDS = {
+    "diversity": "Skew Attention (SAD)",
+    "fidelity": "Skew Attention (SAD)",
+    "hopfield": "Stability Probe (SAD)",
+    "sweep": "Gamma Sweep (SAD)",
+    "vendi": "Diversity and Fidelity Report (SAD)",
+    "skew attention": "Skew Attention (SAD)",
+}
+
+
+def test_nodes_are_found_by_what_users_type(page):
+    for words, name in WORDS.items():
+        page.evaluate("() => window.app.graph.clear()")
+        page.evaluate(COMMAND, "Workspace.SearchBox.Toggle")
+        box = page.locator("input:focus")
+        box.wait_for()
+        box.fill(words)
+        page.get_by_text(name).first.wait_for(timeout=20_000)
+        if words in ("diversity", "fidelity"):  # only the nodes that change or measure it
+            assert page.get_by_text("Report (SAD)", exact=True).count() == 0
+        page.keyboard.press("Escape")
+        box.wait_for(state="detached")
     assert page.problems == []
 
 
