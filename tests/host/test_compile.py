@@ -17,6 +17,7 @@ from lab.testing.recorder import distance
 from lab.testing.run_nodes import compiled, execute, skew
 
 STEPS = 3
+pytestmark = pytest.mark.newest
 MODES = {
     "γ": {},
     "γ and β": {"beta": 3.0},

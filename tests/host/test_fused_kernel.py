@@ -66,6 +66,7 @@ def test_gamma_of_1_calls_no_kernel(sd15, launches):
     assert not launches
 
 
+@pytest.mark.newest
 def test_a_compiled_model_holds_the_kernel(flux, launches):
     patched, _ = skew(flux.model, beta=3.0)
     want = flux.sample(patched)

@@ -88,6 +88,7 @@ def test_frame_by_frame_sampling_with_a_cache_is_left_alone():
     assert rule.skip_reason == "the keys are those of earlier frames too"
 
 
+@pytest.mark.newest
 def test_a_compiled_model_is_told_too():
     row = HOSTED["Hunyuan3Dv2"]
     torch._dynamo.reset()

@@ -184,6 +184,7 @@ def test_adaptive_gamma_is_gamma_alone(flux):
     assert distance(one, other) <= 1e-3 * distance(one, flux.picture)
 
 
+@pytest.mark.newest
 def test_a_compiled_model_has_them_and_the_schedule_still_moves(flux):
     from dataclasses import replace
 

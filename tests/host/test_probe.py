@@ -390,6 +390,7 @@ def test_two_probes_of_a_plain_model_record_the_same(sd15):
         assert torch.equal(step.values, same.values)
 
 
+@pytest.mark.newest
 @pytest.mark.parametrize(
     ("is_skewed", "widgets"), [(False, {}), (True, {"depth_and_curvature": True, "map_site": "single.0"})]
 )

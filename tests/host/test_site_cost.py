@@ -39,9 +39,12 @@ OPERATIONS_OF_A_MODEL_CALL = {
 }
 # An attention of the host that ignores `scale=`, as that of the oldest one, costs an operation more for each scale.
 FOLDED = 0 if any(each is attention_pytorch for each in backends_using_scale()) else 1
-pytestmark = pytest.mark.skipif(
-    os.environ.get("SAD_ATTENTION", "pytorch") != "pytorch", reason="the budgets are those of attention_pytorch"
-)
+pytestmark = [
+    pytest.mark.newest,
+    pytest.mark.skipif(
+        os.environ.get("SAD_ATTENTION", "pytorch") != "pytorch", reason="the budgets are those of attention_pytorch"
+    ),
+]
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)

@@ -94,6 +94,7 @@ def test_a_run_less_itself_has_no_colour_and_two_runs_are_compared():
     assert alone.equal(draw_message(NOTHING_TO_COMPARE))
 
 
+@pytest.mark.newest
 def test_curves_are_blue_and_orange_and_apart_by_pass():
     def has(picture, colour):
         wanted = torch.tensor([int(colour[place : place + 2], 16) for place in (1, 3, 5)]) / 255
@@ -125,6 +126,7 @@ def test_a_pass_that_was_not_there_is_said_and_not_drawn(layout, monkeypatch):
     assert plot(trace, layout=layout, passes="cond")[0].shape[2] == 1024
 
 
+@pytest.mark.newest
 def test_undefined_numbers_are_drawn_as_grey():
     run = run_with(torch.tensor([0.5, float("nan"), 0.9]), chunks=("cond",))
     for layout in ("heat map", "curves", "heads"):
