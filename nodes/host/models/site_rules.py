@@ -21,6 +21,7 @@ from torch import Tensor, nn
 SELF, JOINT, TEXT_REFINER = "self", "joint", "text refiner"
 # γ acts among the image tokens. Refiners of the text see none of them, so they are left alone until they are named.
 OPT_IN_KINDS = (TEXT_REFINER,)
+UNREADABLE = "this version of ComfyUI calls the block in a way that is not known"
 
 
 @dataclass(frozen=True)
@@ -143,7 +144,9 @@ def last_video_segment(call: SiteCall, tokens: int) -> slice | None:
     The row is three times the row of the timestep plus the modality, of which video is 0 (comfy/ldm/minimax/model.py).
     """
     start, stop, row = (call.argument("mod_segments", 2) or ((0, 0, 1),))[-1]
-    return slice(start, stop) if row % 3 == 0 and start < stop == tokens else None
+    # With a noise mask the row is a tensor, one number a token, which only video and audio have, and video comes last.
+    is_video = isinstance(row, Tensor) or row % 3 == 0
+    return slice(start, stop) if is_video and start < stop == tokens else None
 
 
 def no_input(call: SiteCall) -> Tensor | None:
@@ -174,10 +177,14 @@ class LengthSensor:
     is_first: bool = False
 
     def observe(self, call: SiteCall, seen_lengths: dict[str, int]) -> None:
-        """Write the length of the argument into `seen_lengths`."""
-        length = call.length(*self.argument)
+        """Write the length of the argument into `seen_lengths`; nothing where it cannot be read."""
         if self.is_first:
             seen_lengths.clear()
+        try:
+            length = call.length(*self.argument)
+        except Exception:  # a newer host calls the module in another way; the rule then finds no length and says so
+            seen_lengths.pop(self.name, None)
+            return
         if length is not None:
             seen_lengths[self.name] = length
 
@@ -211,6 +218,40 @@ class Rule:
     skip_reason: str = "the image tokens could not be told from the text tokens"
     flag: str | None = None
     stream: str | None = None
+
+    def find_tokens(self, call: SiteCall, tokens: int) -> tuple[slice | None, str]:
+        """Return the tokens of a call that γ acts among, or None and the reason to leave the call alone.
+
+        A call that the rule cannot read, as that of a newer host, is left alone too. Nothing is raised.
+        """
+        if self.image_tokens is all_tokens:
+            return slice(0, tokens), ""
+        try:
+            found = self.image_tokens(call, tokens)
+            if found is None:
+                return None, self.skip_reason
+            start, stop = int(found.start), int(found.stop)
+        except Exception as error:
+            return None, f"{UNREADABLE} ({type(error).__name__})"
+        if not 0 <= start < stop <= tokens:
+            return None, self.skip_reason
+        return slice(start, stop), ""
+
+    def find_input(self, call: SiteCall, rows: slice, v: Tensor) -> Tensor | None:
+        """Return the `(B, L, C)` input of the attention, or None where the call does not show it.
+
+        Args:
+            rows: the samples that are wanted.
+            v: `(B, H, L, d)`, their values.
+        """
+        try:
+            x = self.block_input(call)
+        except Exception:
+            return None
+        if not isinstance(x, Tensor) or x.dim() != 3:
+            return None
+        x = x[rows]
+        return x if (x.shape[0], x.shape[1]) == (v.shape[0], v.shape[2]) else None
 
 
 def class_name(module: nn.Module) -> str:

@@ -153,9 +153,9 @@ class ProbePatch(SitePatch):
             self.run.reached = True
         if seen.q.shape != seen.k.shape:
             return self._left_alone(site, "queries and keys are not the same tokens")
-        image_tokens = site.rule.image_tokens(site_call, seen.q.shape[2])
+        image_tokens, reason = site.rule.find_tokens(site_call, seen.q.shape[2])
         if image_tokens is None:
-            return self._left_alone(site, site.rule.skip_reason)
+            return self._left_alone(site, reason)
         q, k = seen.q[:, :, image_tokens], seen.k[:, :, image_tokens]
         pieces = []
         for patterns in self._patterns(site, site_call, seen):
@@ -171,7 +171,7 @@ class ProbePatch(SitePatch):
         """Return what was retrieved, `(B, H, L, P)` in pieces: of the values, or of the input where it can be seen."""
         if self.settings.patterns == "value":
             return [seen.out]
-        x = site.rule.block_input(site_call)
+        x = site.rule.find_input(site_call, slice(None), seen.q)
         other = seen.previous.previous if isinstance(seen.previous, SkewOverride) else seen.previous
         if x is not None and other is None:
             return input_patterns(seen, x)

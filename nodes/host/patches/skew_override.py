@@ -15,7 +15,8 @@ from ....sad_core.inner_attention import Attend, PreparedCall
 from ....sad_core.joint_attention import JOINT_NORMS, retrieve_modal
 from ....sad_core.kernels.eligibility import is_wanted
 from ....sad_core.parameters import is_untraced
-from ..models.site_rules import SiteCall
+from ..memory import is_out_of_memory
+from ..models.site_rules import UNREADABLE, SiteCall
 from ..models.sites import Site
 from ..prompts import Prompt
 from ..run_report import RunRecord, SiteTally
@@ -27,6 +28,7 @@ from .site_patch import MOST_SAMPLES
 GAMMA_IS_1 = "γ is 1 among the image tokens, and no others are there"
 NOT_BY_PASS = "the batch does not split into cond and uncond"
 TAKEN = "a later Skew Attention node acts on this site"
+NO_INPUT = 'the input of the attention cannot be seen in this call, so norm "value" is used'
 TILES = "tiles of rows"  # what the report calls our own attention (sad_core/tiled_attention.py)
 FUSED = "fused kernel"  # and our own kernel for cards (sad_core/kernels)
 
@@ -113,16 +115,20 @@ class SkewOverride(Shared):
         self, function: Backend, q: Tensor, k: Tensor, v: Tensor, heads: int, mask: Tensor | None = None, **keyword: Any
     ) -> Tensor:
         """The host's attention call (wrap_attn in comfy/ldm/modules/attention.py), skewed where it can be."""
-        call = AttentionCall.read(q, k, v, heads, mask, keyword)
         compiling = torch.compiler.is_compiling()
+        try:
+            call = AttentionCall.read(q, k, v, heads, mask, keyword)
+        except Exception as error:
+            if is_out_of_memory(error):
+                raise
+            self.context.log.left_alone(f"{UNREADABLE} ({type(error).__name__})")
+            return self._left_alone(function, q, k, v, heads, mask=mask, **keyword)
         reason, image_tokens, acting = self._acting(call, compiling)
         is_whole = not self.earlier and self.context.settings.apply_to == "both"
         ranges = [] if is_whole or not acting else self._by_pass(call.q.shape[0], acting)
         if image_tokens is None or not (ranges or (is_whole and acting)):
             self.context.log.left_alone(reason or NOT_BY_PASS)
-            if self.previous is not None:
-                return self.previous(function, q, k, v, heads, mask=mask, **keyword)
-            return function(q, k, v, heads, mask=mask, **keyword)
+            return self._left_alone(function, q, k, v, heads, mask=mask, **keyword)
         attention = self.context.attention
         choice = attention.choose(function, 2 * call.q.shape[-1], compiling)
         attend = attention.bind(choice, self.previous, call, self.tally.backends)
@@ -155,6 +161,12 @@ class SkewOverride(Shared):
             name = name_of(function if self.previous is None else self.previous)
             self.context.attention.on_fallback(f"the fused kernel was not used, because {name} computes the attention")
 
+    def _left_alone(self, function: Backend, *arguments: Any, **keyword: Any) -> Tensor:
+        """Return what the call would give without us."""
+        if self.previous is not None:
+            return self.previous(function, *arguments, **keyword)
+        return function(*arguments, **keyword)
+
     def unguarded(self) -> SkewOverride:
         """Return an override for the same retrieval with ρ = 1, of which nothing is recorded."""
         result = SkewOverride(self.context.unguarded(), self.site, self.call, self.previous)
@@ -182,9 +194,9 @@ class SkewOverride(Shared):
         if call.q.shape != call.k.shape:
             return "queries and keys are not the same tokens", None, ()
         tokens = call.q.shape[2]
-        image_tokens = self.site.rule.image_tokens(self.call, tokens)
+        image_tokens, reason = self.site.rule.find_tokens(self.call, tokens)
         if image_tokens is None:
-            return self.site.rule.skip_reason, None, ()
+            return reason, None, ()
         if compiling:
             return "", image_tokens, (self, *self.earlier)
         is_joined = image_tokens != slice(0, tokens)
@@ -270,8 +282,11 @@ class SkewOverride(Shared):
         """Return a norm that needs the input, and the input of the samples `rows`; "value" where it cannot be seen."""
         if not self.site.shows_input:
             return "value", None
-        norm, x = self.context.settings.norm, self.site.rule.block_input(self.call)
-        x = None if x is None else x[rows]
+        norm, x = self.context.settings.norm, self.site.rule.find_input(self.call, rows, v)
+        if x is None:
+            if not torch.compiler.is_compiling():
+                self.context.attention.on_fallback(f"{self.site.address}: {NO_INPUT}")
+            return "value", None
         check_norm(norm, x, v)
         return norm, x
 
