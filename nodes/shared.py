@@ -41,6 +41,11 @@ def progress_widget(name: str, *, default: float, tooltip: str, **options: Any) 
     return io.Float.Input(name, default=default, min=0.0, max=1.0, step=0.01, round=0.001, tooltip=tooltip, **options)
 
 
+def unverified_widget(tooltip: str) -> io.Input:
+    """Return the switch for attention of which it is not verified that queries and keys are the same tokens."""
+    return io.Boolean.Input("act_where_unverified", default=False, tooltip=tooltip, optional=True, advanced=True)
+
+
 def after_input(tooltip: str) -> io.Input:
     """Return the input of a node that waits for the sampler: its LATENT, or an IMAGE made from it.
 

@@ -10,7 +10,16 @@ from ..sad_core import NORMS, GammaSchedule
 from .host.apply import install_skew_attention
 from .host.browser import show_on_node
 from .host.settings import ADAPTIVE_MODES, APPLY_TO, SkewSettings
-from .shared import CATEGORY, GOAL_ALIASES, SEARCH_ALIASES, Report, Schedule, gamma_widget, progress_widget
+from .shared import (
+    CATEGORY,
+    GOAL_ALIASES,
+    SEARCH_ALIASES,
+    Report,
+    Schedule,
+    gamma_widget,
+    progress_widget,
+    unverified_widget,
+)
 
 
 class SkewAttentionNode(io.ComfyNode):
@@ -135,6 +144,14 @@ class SkewAttentionNode(io.ComfyNode):
                         "the text's look at the image. 1 leaves it as it is; it can change how a prompt is followed."
                     ),
                 ),
+                unverified_widget(
+                    tooltip=(
+                        "Also act where it is not verified that queries and keys are the same tokens: in a model this "
+                        "pack does not know, and where another node changes queries and keys in a way it does not know "
+                        "(attn1_patch), such as attention to another frame. Off, those calls stay as they are, and the "
+                        "report counts them."
+                    )
+                ),
             ],
             outputs=[
                 io.Model.Output(tooltip="The patched model, for the sampler."),
@@ -161,6 +178,7 @@ class SkewAttentionNode(io.ComfyNode):
         schedule: GammaSchedule | None = None,
         gamma_text: float = 1.0,
         gamma_cross: float = 1.0,
+        act_where_unverified: bool = False,
     ) -> io.NodeOutput:
         """Return a patched clone of `model`, the plan in words and the report handle."""
         gamma_schedule = GammaSchedule.from_preset("constant", gamma) if schedule is None else schedule
@@ -174,6 +192,7 @@ class SkewAttentionNode(io.ComfyNode):
             apply_to=apply_to,
             gamma_text=gamma_text,
             gamma_cross=gamma_cross,
+            act_where_unverified=act_where_unverified,
         )
         patched, report = install_skew_attention(model, settings, blocks, cls.hidden.unique_id)
         if report.neutral:  # no run will show a report, and that of an earlier run must not stay on the node

@@ -9,7 +9,7 @@ from comfy_api.latest import io
 from ..sad_core.stability.measures import DEFAULT_MEASURES, TRACE_MEASURES
 from .host.apply import install_stability_probe
 from .host.settings import PATTERNS, ProbeSettings
-from .shared import CATEGORY, SEARCH_ALIASES, Trace
+from .shared import CATEGORY, SEARCH_ALIASES, Trace, unverified_widget
 
 
 class StabilityProbeNode(io.ComfyNode):
@@ -78,6 +78,13 @@ class StabilityProbeNode(io.ComfyNode):
                         'the picture retrieval is unstable: layout "map" of Stability Plot. Empty: none.'
                     ),
                 ),
+                unverified_widget(
+                    tooltip=(
+                        "Also measure where it is not verified that queries and keys are the same tokens: in a model "
+                        "this pack does not know, and where another node changes queries and keys in a way it does not "
+                        "know (attn1_patch). Off, those calls are not measured, and the trace says so."
+                    )
+                ),
             ],
             outputs=[
                 io.Model.Output(tooltip="The model for the sampler; it gives the same picture."),
@@ -97,7 +104,13 @@ class StabilityProbeNode(io.ComfyNode):
         depth_and_curvature: bool = False,
         patterns: str = "value",
         map_site: str = "",
+        act_where_unverified: bool = False,
     ) -> io.NodeOutput:
         """Return a clone of `model` with a probe, and the trace that its runs will fill."""
-        settings = ProbeSettings(TRACE_MEASURES if depth_and_curvature else DEFAULT_MEASURES, every_nth_step, patterns)
+        settings = ProbeSettings(
+            TRACE_MEASURES if depth_and_curvature else DEFAULT_MEASURES,
+            every_nth_step,
+            patterns,
+            act_where_unverified=act_where_unverified,
+        )
         return io.NodeOutput(*install_stability_probe(model, settings, blocks, map_site, cls.hidden.unique_id))

@@ -42,6 +42,8 @@ class SkewSettings:
         apply_to: one of `APPLY_TO`.
         gamma_text, gamma_cross: γ in joint attention among the tokens beside the image, and between those and the
             image, the same from `start` to `end`; `gamma_schedule` and `adaptive` drive γ among the image tokens alone.
+        act_where_unverified: whether γ also acts where it is not verified that queries and keys are the same tokens: in
+            a model that no rule knows, and beside functions of other nodes that may hand over other keys.
 
     Raises:
         ValueError: no schedule, β or a γ not finite, start and end out of order, or a value that is not among the named
@@ -57,6 +59,7 @@ class SkewSettings:
     apply_to: str = "both"
     gamma_text: float = 1.0
     gamma_cross: float = 1.0
+    act_where_unverified: bool = False
 
     def __post_init__(self) -> None:
         if not isinstance(self.gamma_schedule, GammaSchedule):
@@ -124,6 +127,7 @@ class ProbeSettings:
         patterns: one of `PATTERNS`: what the retrieved patterns are taken of. "input" is the block's normalised input,
             the paper's choice; sites whose input cannot be seen are measured by "value".
         mapped: addresses of the sites whose alignment is also kept by place in the picture.
+        act_where_unverified: as in `SkewSettings`, for what is measured.
 
     Raises:
         ValueError: no measure, `every` below 1, or a value that is not among the named ones.
@@ -133,6 +137,7 @@ class ProbeSettings:
     every: int = 1
     patterns: str = "value"
     mapped: tuple[str, ...] = ()
+    act_where_unverified: bool = False
 
     def __post_init__(self) -> None:
         for measure in self.measures:

@@ -35,8 +35,9 @@ PROMISED = {
             ("schedule", "SAD_SCHEDULE", None),
             ("gamma_text", "FLOAT", 1.0),
             ("gamma_cross", "FLOAT", 1.0),
+            ("act_where_unverified", "BOOLEAN", False),
         ],
-        "optional": {"schedule", "gamma_text", "gamma_cross"},
+        "optional": {"schedule", "gamma_text", "gamma_cross", "act_where_unverified"},
         "outputs": ["MODEL", "STRING", "SAD_REPORT"],
     },
     "SADGammaSchedule": {
@@ -80,8 +81,9 @@ PROMISED = {
             ("depth_and_curvature", "BOOLEAN", False),
             ("patterns", "COMBO", "value"),
             ("map_site", "STRING", ""),
+            ("act_where_unverified", "BOOLEAN", False),
         ],
-        "optional": set(),
+        "optional": {"act_where_unverified"},
         "outputs": ["MODEL", "SAD_TRACE"],
     },
     "SADStabilityPlot": {
@@ -223,7 +225,10 @@ def test_every_input_but_the_model_has_a_tooltip(nodes, node_id):
 def test_rare_widgets_are_advanced_and_the_first_ones_are_not(nodes):
     inputs = nodes["SADSkewAttention"].GET_SCHEMA().inputs
     advanced = {each.id for each in inputs if each.advanced}
-    assert advanced == {"norm", "blocks", "start_percent", "end_percent", "apply_to", "gamma_text", "gamma_cross"}
+    assert advanced == {
+        *("norm", "blocks", "start_percent", "end_percent", "apply_to", "gamma_text", "gamma_cross"),
+        "act_where_unverified",
+    }
 
 
 def test_the_nodes_that_show_something_know_their_own_id(nodes):

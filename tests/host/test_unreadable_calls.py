@@ -55,7 +55,7 @@ values = st.deferred(
 options = st.dictionaries(st.sampled_from(["img_slice", "patches", "block_index", "sigmas"]), values, max_size=2)
 
 
-@hypothesis.settings(max_examples=800, derandomize=True, deadline=None)
+@hypothesis.settings(max_examples=500, derandomize=True, deadline=None)
 @given(
     rule=st.sampled_from(RULES),
     args=st.lists(values, max_size=3),

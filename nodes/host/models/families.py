@@ -36,6 +36,8 @@ UNET = (
         "{side}.{number}.{index}",
         SELF,
         block_input=first_argument,
+        takes_patches=True,
+        keys="context",
     ),
     Rule(
         "modules.attention.CrossAttention",
@@ -43,6 +45,8 @@ UNET = (
         "{side}.{number}.{index}.time",
         SELF,
         block_input=first_argument,
+        takes_patches=True,
+        keys="context",
     ),
 )
 SD3 = (
@@ -62,6 +66,7 @@ FLUX = (
         "double.{index}",
         JOINT,
         after_text(text=("txt", 1), image=("img", 0)),
+        takes_patches=True,
     ),
     Rule(
         "flux.layers.SingleStreamBlock",
@@ -72,8 +77,16 @@ FLUX = (
         after_seen("text"),
         sensors=(LengthSensor("text", "double_blocks.0", ("txt", 1)),),
         network="hunyuan3d.model.Hunyuan3Dv2",
+        takes_patches=True,
     ),
-    Rule("flux.layers.SingleStreamBlock", numbered("single_blocks.#"), "single.{index}", JOINT, image_slice),
+    Rule(
+        "flux.layers.SingleStreamBlock",
+        numbered("single_blocks.#"),
+        "single.{index}",
+        JOINT,
+        image_slice,
+        takes_patches=True,
+    ),
     Rule(
         "hunyuan_video.model.TokenRefinerBlock",
         numbered("txt_in.individual_token_refiner.blocks.#"),
@@ -160,7 +173,14 @@ HIDREAM = (
 )
 TWO_STREAMS = (
     # Qwen-Image, Qwen-Image-Edit and MageFlow
-    Rule("qwen_image.model.Attention", numbered("transformer_blocks.#.attn"), "blocks.{index}", JOINT, TEXT_AND_IMAGE),
+    Rule(
+        "qwen_image.model.Attention",
+        numbered("transformer_blocks.#.attn"),
+        "blocks.{index}",
+        JOINT,
+        TEXT_AND_IMAGE,
+        takes_patches=True,
+    ),
     Rule("cogvideo.model.CogVideoXBlock", numbered("blocks.#"), "blocks.{index}", JOINT, TEXT_AND_IMAGE),
     Rule(
         "lens.model.LensJointAttention", numbered("transformer_blocks.#.attn"), "blocks.{index}", JOINT, IMAGE_AND_TEXT
@@ -189,7 +209,7 @@ TWO_STREAMS = (
     Rule("pixeldit.modules.RotaryAttention", numbered("pixel_blocks.#.attn"), "pixels.{index}", SELF),
 )
 ONE_STREAM = (
-    Rule("krea2.model.Attention", numbered("blocks.#.attn"), "blocks.{index}", JOINT, image_slice),
+    Rule("krea2.model.Attention", numbered("blocks.#.attn"), "blocks.{index}", JOINT, image_slice, takes_patches=True),
     Rule("krea2.model.Attention", numbered("txtfusion.refiner_blocks.#.attn"), "text_refiner.{index}", TEXT_REFINER),
     Rule(
         "ideogram4.model.Ideogram4Attention",
@@ -240,7 +260,15 @@ SELF_AND_CROSS = (
         without_cache,
         skip_reason="the keys are those of earlier frames too",
     ),
-    Rule("cosmos.predict2.Attention", numbered("blocks.#.self_attn"), "blocks.{index}", SELF, flag="is_selfattn"),
+    Rule(
+        "cosmos.predict2.Attention",
+        numbered("blocks.#.self_attn"),
+        "blocks.{index}",
+        SELF,
+        flag="is_selfattn",
+        takes_patches=True,
+        keys="context",
+    ),
     Rule(
         "cosmos.blocks.Attention",
         re.compile(r"blocks\.block(?P<number>\d+)\.blocks\.(?P<index>\d+)\.block\.attn"),

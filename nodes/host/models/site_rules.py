@@ -205,6 +205,9 @@ class Rule:
         skip_reason: what the report says of calls for which `image_tokens` is None.
         flag: attribute of the module that must be true, where one class serves self- and cross-attention.
         stream: "video" or "audio" in models that have sites of both.
+        takes_patches: whether the queries, keys and values of this attention go through the `attn1_patch` functions of
+            other nodes, which may hand over those of other tokens. Wan calls such functions with the result alone.
+        keys: the keyword by which the block around may hand over other keys; None where there is none.
     """
 
     module: str
@@ -218,6 +221,8 @@ class Rule:
     skip_reason: str = "the image tokens could not be told from the text tokens"
     flag: str | None = None
     stream: str | None = None
+    takes_patches: bool = False
+    keys: str | None = None
 
     def find_tokens(self, call: SiteCall, tokens: int) -> tuple[slice | None, str]:
         """Return the tokens of a call that γ acts among, or None and the reason to leave the call alone.

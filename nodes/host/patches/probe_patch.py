@@ -29,6 +29,7 @@ from ..models.sites import Site
 from ..noise_level import NoiseLevel
 from ..run_origin import current_origin
 from ..settings import ProbeSettings
+from .given_keys import GivenKeys
 from .object_patches import Forward
 from .observer import ObservedCall, Observer
 from .probe_measures import gamma_of, image_size, input_patterns, token_grid
@@ -97,7 +98,10 @@ class ProbePatch(SitePatch):
         passes = tuple(prompt.label for prompt in prompts.chunks)
         samples = batch // len(passes) if batch % len(passes) == 0 and batch <= MOST_SAMPLES else 1
         batch_of_call = StabilityBatch(self.settings.measures)
-        return ProbeCallState(True, passes=passes, samples=samples, latent=image_size(x), batch=batch_of_call)
+        keys = GivenKeys.read(options, self.settings.act_where_unverified)
+        return ProbeCallState(
+            True, keys=keys, passes=passes, samples=samples, latent=image_size(x), batch=batch_of_call
+        )
 
     def _end_call(self, level: NoiseLevel) -> None:
         run, call = self.run, self.state
@@ -132,11 +136,17 @@ class ProbePatch(SitePatch):
 
     def _at_site(self, site: Site, forward: Forward) -> Forward:
         """Return `forward` with an observer in the options of the call, when there is something to measure."""
+        rule = site.rule
 
         def measured_forward(module: Any, /, *args: Any, **kwargs: Any) -> Any:
             options, state = kwargs.get("transformer_options"), self.state
-            if not state.active or options is None:
+            if not state.active or not isinstance(options, dict):
                 return forward(module, *args, **kwargs)
+            if state.keys.reason or (rule.keys is not None and kwargs.get(rule.keys) is not None):
+                reason = state.keys.reason_at(rule, args, kwargs)
+                if reason:
+                    self._left_alone(site, reason)
+                    return forward(module, *args, **kwargs)
             site_call = SiteCall(args, kwargs, state.seen_lengths)
             observer = Observer(
                 look=partial(self._measure, state, site, site_call),

@@ -25,6 +25,7 @@ from ..progress import ModelSampling
 from ..prompts import NOBODY, PLACES, CallPrompts, RunPrompts, prompts_of_guider
 from ..shared import Shared
 from .attention_backend import compiles_whole
+from .given_keys import GivenKeys
 from .object_patches import (
     UNDOING,
     Forward,
@@ -49,10 +50,12 @@ class CallState:
     Attributes:
         active: whether the sites do anything; False outside a model call.
         seen_lengths: lengths of the parts of joined sequences, by the name of the sensor that saw them.
+        keys: what functions of other nodes may do to the keys.
     """
 
     active: bool = False
     seen_lengths: dict[str, int] = field(default_factory=dict)
+    keys: GivenKeys = field(default_factory=GivenKeys)
 
 
 class SitePatch(SideRuns, Shared):

@@ -23,6 +23,7 @@ from ..prompts import UNREAD, CallPrompts
 from ..run_report import RunRecord, SiteTally, SkewReport, UnreadCall
 from ..settings import NEUTRAL, SkewSettings
 from .attention_backend import HostAttention, allows_triton
+from .given_keys import GivenKeys
 from .object_patches import Forward
 from .observer import Observer
 from .site_patch import OVERRIDE, CallState, SitePatch
@@ -95,7 +96,8 @@ class SkewPatch(SitePatch):
         if self.state.context is not None:
             interrupted = [(tally.calls, set(tally.backends)) for tally in self.tallies]
             self._clear_tallies()
-        return SkewCallState(active, context=context, marks=marks, prompts=prompts, interrupted=interrupted)
+        keys = GivenKeys.read(options, self.settings.act_where_unverified)
+        return SkewCallState(active, keys=keys, context=context, marks=marks, prompts=prompts, interrupted=interrupted)
 
     def _end_call(self, level: NoiseLevel) -> None:
         call, context = self.state, self.state.context
@@ -132,14 +134,20 @@ class SkewPatch(SitePatch):
         """Return `forward` with our override in the options of the call."""
         tally = SiteTally(site.address)
         self.tallies.append(tally)
+        rule = site.rule
 
         def skewed_forward(module: Any, /, *args: Any, **kwargs: Any) -> Any:
             options, context = kwargs.get("transformer_options"), self.state.context
             if not self.state.active or context is None:
                 return forward(module, *args, **kwargs)
-            if options is None:
+            if not isinstance(options, dict):
                 context.log.left_alone("the model called the block without transformer_options")
                 return forward(module, *args, **kwargs)
+            if self.state.keys.reason or (rule.keys is not None and kwargs.get(rule.keys) is not None):
+                reason = self.state.keys.reason_at(rule, args, kwargs)
+                if reason:
+                    context.log.left_alone(reason)
+                    return forward(module, *args, **kwargs)
             slot = options.get(OVERRIDE)
             # A probe stays outside, so that it measures what really leaves the site.
             probe = slot.innermost if isinstance(slot, Observer) else None
