@@ -56,8 +56,14 @@ Nothing is patched, and the node says: Skew Attention (SAD) cannot work on …, 
 | --- | --- | --- |
 """
 TAIL = """
-Models that are in neither table are refused with a sentence that names them. Calls in which queries and keys are not
-the same tokens are left as they are, and the report counts them.
+A model that is in neither table stays as it is. Where its code hands `transformer_options` to ComfyUI's attention, the
+node lists these sites as not verified, and `act_where_unverified` lets γ act there, among all tokens of a call. Else it
+is refused with a sentence that names it.
+
+Calls in which queries and keys are not the same tokens are left as they are, and the report counts them. So are calls
+that another node may give keys of other tokens, by an `attn1_patch` that this pack does not know; SD1.5, SDXL, Flux,
+Qwen-Image, Krea 2, Cosmos and what is built from their blocks ask such functions. `act_where_unverified` overrides
+that.
 
 Families whose attention is called without options could be reached only by running a copy of ComfyUI's own forward
 function with another attention in it. Such a copy would hide what other nodes change in that file, cannot be compiled,

@@ -10,8 +10,10 @@ from comfy.model_patcher import ModelPatcher
 
 from ...sad_core import StabilityTrace
 from ...sad_core.joint_attention import JOINT_NORMS
-from .models.site_rules import JOINT, OPT_IN_KINDS
+from .browser import show_on_node
+from .models.site_rules import JOINT, OPT_IN_KINDS, UNVERIFIED
 from .models.sites import Site, find_sites, list_addresses, reason_of_refusal, select_sites
+from .models.unverified import find_unverified_sites
 from .patches.object_patches import object_path, own_object
 from .patches.probe_patch import PROBE, ProbePatch
 from .patches.site_patch import model_name
@@ -23,12 +25,17 @@ MOST_MAPS = 4
 LEFT_OUT = "Left out, because another node has replaced these modules"
 
 
+class NotVerified(ValueError):
+    """A model that no rule knows, with sites that may work: the sentence names them and the switch for them."""
+
+
 def install_skew_attention(
     model: ModelPatcher, settings: SkewSettings, blocks: str = "", node_id: str | None = None
 ) -> tuple[ModelPatcher, SkewReport]:
     """A clone of `model` with skew attention at the chosen blocks; `model` itself is never changed.
 
-    Neutral settings give a plain clone: no patch, no cost, the same bits.
+    Neutral settings give a plain clone: no patch, no cost, the same bits. So does a model that no rule knows, unless
+    the settings ask for its sites.
 
     Args:
         model: ComfyUI's MODEL.
@@ -40,7 +47,10 @@ def install_skew_attention(
         ValueError: the model is one of `families.REFUSALS`, it has no site this pack can read, or `blocks` names one
             that does not exist.
     """
-    chosen, held, available = choose_sites(model, blocks, "Skew Attention (SAD)")
+    try:
+        chosen, held, available = choose_sites(model, blocks, "Skew Attention (SAD)", settings.act_where_unverified)
+    except NotVerified as sentence:
+        return model.clone(), SkewReport(str(sentence), neutral=True)
     name = model_name(model.model)
     notes = []
     if settings.is_modal and not any(site.kind == JOINT for site in chosen):
@@ -64,15 +74,19 @@ def install_skew_attention(
     return patched, report
 
 
-def choose_sites(model: ModelPatcher, blocks: str, node: str) -> tuple[list[Site], list[Site], list[Site]]:
+def choose_sites(
+    model: ModelPatcher, blocks: str, node: str, act_where_unverified: bool = False
+) -> tuple[list[Site], list[Site], list[Site]]:
     """The sites of `model` that `blocks` asks for: those to patch, those another node holds, and all there are.
 
     Args:
         model: ComfyUI's MODEL.
         blocks: see `sites.select_sites`; empty means all but the refiners of the text.
         node: display name of the node that asks, for messages.
+        act_where_unverified: whether a model that no rule knows is patched where its code reaches the host's attention.
 
     Raises:
+        NotVerified: no rule knows the model, it has sites all the same, and nobody asked for them.
         ValueError: the model is one of `families.REFUSALS`, it has no site this pack can read, `blocks` names one that
             does not exist, or another node holds all of them.
     """
@@ -80,7 +94,14 @@ def choose_sites(model: ModelPatcher, blocks: str, node: str) -> tuple[list[Site
     reason = reason_of_refusal(network)
     if reason is not None:
         raise ValueError(f"{node} cannot work on {model_name(model.model)}, because {reason}.")
-    sites = find_sites(network, replaced_modules(model))
+    originals = replaced_modules(model)
+    sites = find_sites(network, originals) or find_unverified_sites(network, originals)
+    if sites and sites[0].kind == UNVERIFIED and not act_where_unverified:
+        raise NotVerified(
+            f"{model_name(model.model)} is not among the models that {node} knows, so nothing was patched. "
+            f"It has {len(sites)} attention sites that are not verified: {list_addresses(sites)}. Switch on "
+            "act_where_unverified to use them."
+        )
     if not sites:
         raise ValueError(
             f"{model_name(model.model)} has no self-attention that {node} can read, so nothing was "
@@ -111,7 +132,11 @@ def install_stability_probe(
     Raises:
         ValueError: as `choose_sites`, and for too many sites to map.
     """
-    chosen, held, _ = choose_sites(model, blocks, PROBE)
+    try:
+        chosen, held, _ = choose_sites(model, blocks, PROBE, settings.act_where_unverified)
+    except NotVerified as sentence:
+        show_on_node(str(sentence), node_id)
+        return model.clone(), StabilityTrace()
     mapped = select_sites(map_site, chosen, "map_site") if map_site.strip() else []
     if len(mapped) > MOST_MAPS:
         raise ValueError(
@@ -165,6 +190,11 @@ def describe_plan(
         f"({', '.join(f'{count} {kind}' for kind, count in kinds.items())}): {list_addresses(chosen)}.",
         f"{settings.describe()}.",
     ]
+    if kinds[UNVERIFIED]:
+        lines.append(
+            "The model is not verified: γ acts among all tokens of each call, text included, unless the model says "
+            "where the image is."
+        )
     if held:
         lines.append(f"{LEFT_OUT}: {list_addresses(held)}.")
     opt_in = [site for site in sites if site.kind in OPT_IN_KINDS and site not in (*chosen, *held, *spared)]

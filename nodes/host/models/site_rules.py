@@ -19,6 +19,7 @@ from typing import Any
 from torch import Tensor, nn
 
 SELF, JOINT, TEXT_REFINER = "self", "joint", "text refiner"
+UNVERIFIED = "not verified"  # of a network that no rule knows
 # γ acts among the image tokens. Refiners of the text see none of them, so they are left alone until they are named.
 OPT_IN_KINDS = (TEXT_REFINER,)
 UNREADABLE = "this version of ComfyUI calls the block in a way that is not known"

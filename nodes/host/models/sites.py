@@ -49,7 +49,7 @@ def find_sites(diffusion_model: nn.Module, originals: Mapping[str, nn.Module] | 
         diffusion_model: the network, as it stands in memory.
         originals: by path, the modules in whose place another clone's replacements stand until the next run.
     """
-    return list(_walk(diffusion_model, dict(_own_modules(diffusion_model, originals or {}))))
+    return list(_walk(diffusion_model, dict(own_modules(diffusion_model, originals or {}))))
 
 
 def reason_of_refusal(diffusion_model: nn.Module) -> str | None:
@@ -57,7 +57,7 @@ def reason_of_refusal(diffusion_model: nn.Module) -> str | None:
     return REFUSALS.get(class_name(diffusion_model))
 
 
-def _own_modules(network: nn.Module, originals: Mapping[str, nn.Module]) -> Iterator[tuple[str, nn.Module]]:
+def own_modules(network: nn.Module, originals: Mapping[str, nn.Module]) -> Iterator[tuple[str, nn.Module]]:
     """Path and module of everything in the network, each once, with the originals in their places."""
     seen: set[nn.Module] = set()
 
