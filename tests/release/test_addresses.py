@@ -89,7 +89,7 @@ def test_every_address_is_built_from_that_of_the_repository():
     content = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
     urls, comfy = content["project"]["urls"], content["tool"]["comfy"]
     assert urls["Documentation"] == address_of("docs/tour.md", slug())
-    assert urls["Bug Tracker"] == f"{urls['Repository']}/issues"
+    assert urls["Issues"] == urls["Bug Tracker"] == f"{urls['Repository']}/issues"
     assert comfy["Icon"] == address_of("docs/images/icon.png", slug())
     assert comfy["Banner"] == address_of("docs/images/banner.png", slug())
     assert comfy["PublisherId"]

@@ -138,6 +138,21 @@ def test_the_texts_of_every_language_ship(archive):
     assert {path.parent.name for path in (archive / "locales").rglob("nodeDefs.json")} == LANGUAGES
 
 
+def test_the_registry_reads_all_of_what_pyproject_says():
+    """Of addresses, systems and versions comfy-cli drops, with no more than a warning, what it does not know."""
+    content = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    given, comfy = content["project"], content["tool"]["comfy"]
+    assert {"Repository", "Documentation", "Issues"} <= set(given["urls"])
+    assert all(address.startswith("https://") for address in given["urls"].values())
+    systems = [each for each in given["classifiers"] if each.startswith("Operating System :: ")]
+    assert systems == ["Operating System :: OS Independent"]
+    assert not any(each.startswith("Environment :: ") for each in given["classifiers"])  # no card is asked for
+    assert re.fullmatch(r">=\d+\.\d+\.\d+", comfy["requires-comfyui"])
+    assert re.fullmatch(r"\d+\.\d+\.\d+", given["version"])
+    assert set(given["license"]) == {"file"}
+    assert set(comfy) == {"PublisherId", "DisplayName", "Icon", "Banner", "requires-comfyui"}
+
+
 def test_icon_and_banner_fit_the_registry():
     """Square and at most 400×400; 21:9. The addresses end in files that are there."""
     comfy = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["comfy"]
