@@ -63,7 +63,7 @@ options = st.dictionaries(st.sampled_from(["img_slice", "patches", "block_index"
     seen=st.dictionaries(st.sampled_from(NAMES), st.one_of(st.integers(-2, 2 * TOKENS), values), max_size=3),
     norm=st.sampled_from(["value", "input"]),
 )
-def test_whatever_a_block_is_called_with_is_skewed_or_left_alone_with_a_reason(rule, args, kwargs, seen, norm):
+def test_any_call_of_a_block_is_skewed_or_left_alone_with_a_reason(rule, args, kwargs, seen, norm):
     q, k, v = (draw(name, (BATCH, HEADS, TOKENS, HEAD_DIM)) for name in "qkv")
     run = RunRecord("a model", ("one",))
     settings = SkewSettings(GammaSchedule.from_preset("constant", 1.5), norm=norm)
@@ -89,7 +89,7 @@ def test_whatever_a_block_is_called_with_is_skewed_or_left_alone_with_a_reason(r
     args=st.lists(values, max_size=3),
     kwargs=st.dictionaries(st.sampled_from(NAMES), values, max_size=3),
 )
-def test_whatever_a_sensor_sees_it_raises_nothing_and_keeps_no_old_length(sensor, args, kwargs):
+def test_whatever_a_sensor_sees_nothing_is_raised(sensor, args, kwargs):
     lengths: dict[str, Any] = {sensor.name: 5}
     call = SiteCall(tuple(args), kwargs)
     sensor.observe(call, lengths)
@@ -158,7 +158,7 @@ def test_the_video_of_minimax_is_found_with_a_row_for_each_token(row, found):
     assert SEGMENTS.find_tokens(call, 6)[0] == found
 
 
-def test_a_norm_without_its_input_falls_back_to_value_and_the_report_says_so(sd15):
+def test_a_norm_without_its_input_is_value_and_the_report_says_so(sd15):
     """The input is handed over under another name, as a newer host may do."""
     wanted = sd15.sample(skew(sd15.model, beta=3.0, norm="value")[0])
     model, report = skew(sd15.model, beta=3.0, norm="input")

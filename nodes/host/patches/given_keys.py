@@ -58,7 +58,7 @@ class GivenKeys:
         if not unknown:
             return cls(stand=is_trusted or bool(functions))
         names = " and ".join(dict.fromkeys(map(_shown, unknown)))
-        return cls(reason=f"{ATTN1_PATCH} of {names}, which may hand over keys of other tokens")
+        return cls(reason=f"attn1_patch of {names}, which may hand over keys of other tokens")
 
     def reason_at(self, rule: Rule, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> str:
         """Return why a call of a site may have the keys of other tokens; empty where nothing says so.
