@@ -1,0 +1,203 @@
+"""The way in which newer hosts call their attention, from ComfyUI 0.40 on, stood in for here.
+
+Every attention module owns a child without weights that may name another backend for this layer, and queries, keys and
+values arrive in containers that give their tensor away once. An override still comes first and gets plain tensors,
+unless it says that it takes containers. What is written here follows what is known of the contract, not its code.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any
+from unittest.mock import patch
+
+import comfy.ldm.modules.attention
+import pytest
+import torch
+from torch import Tensor, nn
+
+from lab.testing.neighbours import ORDERS, in_order, louder, with_override
+from lab.testing.recorder import attention_names, distance, effect, plainly, stated, watch_attention
+from lab.testing.run_nodes import probe, skew
+
+NAMES = ["SD15", "SD3 with image-only attention", "Flux"]
+MARKER, SLOT = "_inside_attn_wrapper", "optimized_attention_override"
+
+
+class TensorContainer:
+    """A tensor with one owner."""
+
+    def __init__(self, tensor: Tensor):
+        self.tensor: Tensor | None = tensor
+
+    def peek(self) -> Tensor:
+        assert self.tensor is not None, "this tensor was taken before"
+        return self.tensor
+
+    def take(self) -> Tensor:
+        tensor, self.tensor = self.peek(), None
+        return tensor
+
+
+class LayerAttention(nn.Module):
+    """The child of an attention module; `function` is the backend that a checkpoint asks for in this layer."""
+
+    function: Callable[..., Tensor] | None = None
+
+
+def by_contract(backend: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """Return `backend` as a host calls it: the override first, then the backend of the layer, then this one."""
+
+    @functools.wraps(backend)
+    def wrapped(*given: Any, preferred_attention: LayerAttention | None = None, **named: Any) -> Tensor:
+        options = named.get("transformer_options") or {}
+        is_outermost = MARKER not in named
+        override = options.get(SLOT) if is_outermost else None
+        named[MARKER] = True
+        if override is not None and not hasattr(override, "container_function"):
+            return override(backend, *unpacked(given), **named)
+        if override is not None:
+            return override.container_function(*given, **named)
+        if is_outermost and preferred_attention is not None and preferred_attention.function is not None:
+            return preferred_attention.function(*given, **named)
+        return backend(*unpacked(given), **named)
+
+    return wrapped
+
+
+def unpacked(given: tuple[Any, ...]) -> tuple[Any, ...]:
+    return tuple(each.take() if isinstance(each, TensorContainer) else each for each in given)
+
+
+def of_the_layer(*given: Any, **named: Any) -> Tensor:
+    """A backend that a layer prefers, as attention in eight bits is; it differs from the others."""
+    named.pop(MARKER, None)
+    return 0.9 * comfy.ldm.modules.attention.attention_pytorch(*unpacked(given), **named)
+
+
+@contextmanager
+def newer_host(family, preferred: Callable[..., Tensor] | None = None) -> Iterator[list[tuple[Any, ...]]]:
+    """The models of the host call its attention by the contract, with containers; yields what every call got."""
+    network, received = family.model.model.diffusion_model, []
+    layer = LayerAttention()
+    layer.function = preferred
+    attend = by_contract(comfy.ldm.modules.attention.optimized_attention.__wrapped__)
+
+    def optimized_attention(q: Tensor, k: Tensor, v: Tensor, *rest: Any, **named: Any) -> Tensor:
+        containers = tuple(map(TensorContainer, (q, k, v)))
+        received.append(containers)
+        return attend(*containers, *rest, preferred_attention=layer, **named)
+
+    with ExitStack() as stack:
+        for name, module in list(network.named_modules()):
+            if name.endswith(("attn", "attn1", "attn2")):
+                module.comfy_attention = layer
+                stack.callback(delattr, module, "comfy_attention")
+        for file, name in attention_names():
+            stack.enter_context(patch.object(file, name, optimized_attention))
+        yield received
+
+
+def assert_stated(family, calls, beta: float = 1.0, times: float = 1.0) -> None:
+    assert len(calls) >= len(family.sites)
+    for seen in calls:
+        want = plainly(seen) if seen.is_cross else stated(family, seen, 1.5, beta)
+        close = 1e-5 * want.norm() if seen.is_cross else 1e-3 * effect(family, seen, 1.5)
+        assert distance(seen.out, times * want) <= close, seen.path
+
+
+@pytest.mark.parametrize("beta", [1.0, 3.0])
+@pytest.mark.parametrize("name", NAMES)
+def test_every_site_gives_what_the_definition_says(families, name, beta):
+    family = families[name]
+    with newer_host(family) as received:
+        patched, report = skew(family.model, beta=beta)
+        with watch_attention(patched) as calls:
+            family.sample(patched, steps=1)
+        assert_stated(family, calls, beta)
+        assert all(each.tensor is None for containers in received for each in containers)
+        assert set(report.runs[-1].site_calls) == set(family.sites)
+        assert report.runs[-1].warning is None
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_plain_model_and_gamma_1_have_the_bits_they_had(families, name):
+    family = families[name]
+    before = family.picture
+    with newer_host(family):
+        assert family.sample().equal(before)
+        assert family.sample(skew(family.model, gamma=1.0)[0]).equal(before)
+        family.sample(skew(family.model)[0])
+        assert family.sample().equal(before)
+    assert family.sample().equal(before)
+
+
+@pytest.mark.parametrize("order", ORDERS)
+@pytest.mark.parametrize("name", NAMES)
+def test_an_override_of_another_pack_attends_in_both_orders(families, name, order):
+    family = families[name]
+    with newer_host(family):
+        patched, _ = in_order(order, family.model, lambda model: with_override(model, louder))
+        with watch_attention(patched) as calls:
+            family.sample(patched, steps=1)
+    assert_stated(family, calls, times=1.1)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_an_override_that_takes_containers_works_in_both_orders(families, name):
+    """It gets containers where it stands alone, as in cross-attention, and plain tensors from ours."""
+    family, kinds = families[name], set()
+
+    def theirs(function: Callable[..., Tensor], *given: Any, **named: Any) -> Tensor:
+        kinds.add(type(given[0]))
+        return louder(function, *given, **named)
+
+    def with_containers(*given: Any, **named: Any) -> Tensor:
+        kinds.add(type(given[0]))
+        return louder(comfy.ldm.modules.attention.attention_pytorch, *unpacked(given), **named)
+
+    theirs.container_function = with_containers
+    pictures = []
+    with newer_host(family):
+        for order in ORDERS:
+            patched, report = in_order(order, family.model, lambda model: with_override(model, theirs))
+            with watch_attention(patched) as calls:
+                pictures.append(family.sample(patched, steps=1))
+            assert_stated(family, calls, times=1.1)
+            assert set(report.runs[-1].site_calls) == set(family.sites)
+    assert pictures[0].equal(pictures[1])
+    assert torch.Tensor in kinds
+    assert (TensorContainer in kinds) == any(seen.is_cross for seen in calls)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_backend_that_a_layer_asks_for_gives_way_to_gamma(families, name):
+    """An override comes first, so a site with γ attends by the host's own backend; without it the layer has its own."""
+    family = families[name]
+    with newer_host(family, of_the_layer):
+        plain = family.sample()
+        assert distance(plain, family.picture) > 1e-3 * plain.norm()
+        assert family.sample(skew(family.model, gamma=1.0)[0]).equal(plain)
+        patched, report = skew(family.model)
+        with watch_attention(patched) as calls:
+            family.sample(patched, steps=1)
+        for seen in calls:
+            want = 0.9 * plainly(seen) if seen.is_cross else stated(family, seen, 1.5)
+            close = 1e-5 * want.norm() if seen.is_cross else 1e-3 * effect(family, seen, 1.5)
+            assert distance(seen.out, want) <= close, seen.path
+        assert set(report.runs[-1].site_calls) == set(family.sites)
+        assert family.sample().equal(plain)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_probe_changes_no_bit_and_measures(families, name):
+    family = families[name]
+    with newer_host(family):
+        model, trace = probe(family.model)
+        assert family.sample(model).equal(family.picture)
+        assert {address.partition("#")[0] for address in trace.runs[-1].addresses} == set(family.sites)
+        together, trace = probe(skew(family.model)[0])
+        assert family.sample(together).equal(family.sample(skew(family.model)[0]))
+        assert not trace.is_empty
