@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import importlib
 import importlib.util
 import inspect
 from collections.abc import Callable
 from functools import partial
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -112,6 +112,8 @@ def loaded_by_path(file: str) -> Any:
     """A file of the host's nodes as the host loads it: by its path, which is the name of the module."""
     path = HOST / "comfy_extras" / file
     spec = importlib.util.spec_from_file_location(str(path.with_suffix("")), path)
+    assert spec is not None
+    assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
@@ -192,7 +194,7 @@ def test_the_table_says_which_families_ask_such_functions():
     for rule in RULES:
         file = rule.module.rpartition(".")[0]
         try:
-            source = inspect.getsource(importlib.import_module(f"comfy.ldm.{file}"))
+            source = inspect.getsource(import_module(f"comfy.ldm.{file}"))
         except ModuleNotFoundError:
             continue  # newer than this host
         if "attn1_patch" in source and rule.kind != TEXT_REFINER and not file.startswith("wan."):
