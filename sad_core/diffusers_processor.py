@@ -63,7 +63,8 @@ def set_skew_attention(
     found = list(family.layers(model))
     if not found:
         raise ValueError(f"{type(model).__name__} has no self-attention layer, so there is nothing to set.")
-    chosen = [layer for layer in found if not layers or layer.name.startswith(f"{layers}.")]
+    begins = f"{layers.rstrip('.')}."
+    chosen = [layer for layer in found if not layers or f"{layer.name}.processor.".startswith(begins)]
     if not chosen:
         parts = ", ".join(dict.fromkeys(layer.name.partition(".")[0] for layer in found))
         raise ValueError(f'layers: the name of no self-attention begins with "{layers}"; here they begin with {parts}.')

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from .progress import ModelSampling, progress_at
+from .shared import Shared
 
 LEVEL = "symmetric_attention_noise_level"  # the key in the options of a model call
 
@@ -35,7 +36,7 @@ class NoiseScale:
         return self._known[sigma]
 
 
-class NoiseLevel:
+class NoiseLevel(Shared):
     """The noise level of one model call.
 
     Attributes:

@@ -16,6 +16,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .shared import Shared
+
 PLACES = "symmetric_attention.places"  # where the options of an evaluation hold its `Places`
 POSITIVE, NEGATIVE = SIDES = ("positive", "negative")
 UNKNOWN = "pass unknown"
@@ -84,7 +86,7 @@ UNREAD = CallPrompts(())  # where nothing depends on the prompts
 NOBODY = CallPrompts((Prompt(UNKNOWN),), NO_GUIDER)
 
 
-class RunPrompts:
+class RunPrompts(Shared):
     """The prompts of one sampling run by name.
 
     Args:
@@ -102,18 +104,21 @@ class RunPrompts:
         executor: Callable[..., Any],
         model: Any,
         conds: Sequence[Sequence[Mapping[str, Any]] | None],
-        x: Tensor,
+        x_in: Tensor,
         timestep: Tensor,
         model_options: dict[str, Any],
     ) -> Any:
-        """Evaluate lists of prompts as ComfyUI's `calc_cond_batch` does, with their names in the options."""
+        """Evaluate lists of prompts as ComfyUI's `calc_cond_batch` does, with their names in the options.
+
+        The arguments have its names, because other packs may hand them over by name.
+        """
         ids = self._ids()
         names = tuple(_names_of(_ids_of(prompts or ()), ids) for prompts in conds)
         options = model_options["transformer_options"]
         outer = options.get(PLACES)
-        options[PLACES] = Places(names, len(x), self)  # in place: others keep their state in these options too
+        options[PLACES] = Places(names, len(x_in), self)  # in place: others keep their state in these options too
         try:
-            return executor(model, conds, x, timestep, model_options)
+            return executor(model, conds, x_in, timestep, model_options)
         finally:
             options.pop(PLACES)
             if outer is not None:

@@ -69,7 +69,11 @@ def not_made_by(node: str) -> str:
 def current_origin() -> Origin | None:
     """Return the origin of a run that begins now; None where ComfyUI runs no node, as in a script."""
     executing = _executing()
-    return None if executing is None else origin_of(*executing)
+    try:
+        return None if executing is None else origin_of(*executing)
+    except Exception:  # of a value that cannot be written down; a sentence of the report is not worth a run
+        log.debug("the place of a run could not be read", exc_info=True)
+        return None
 
 
 def upstream_of_input(name: str) -> Upstream | None:

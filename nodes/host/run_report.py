@@ -207,10 +207,8 @@ class RunRecord(Shared):
         if self.apply_to != "both" and not any(self.prompts.values()):
             if self.unplaced:
                 return f"{self._unplaced()} The picture is that of the plain model."
-            return (
-                f"This run had no {self.apply_to} pass, so the picture is that of the plain model. "
-                "ComfyUI leaves uncond out where CFG is 1."
-            )
+            why = " ComfyUI leaves uncond out where CFG is 1." if self.apply_to == "uncond" else ""
+            return f"This run had no {self.apply_to} pass, so the picture is that of the plain model.{why}"
         if self.untouched:
             return f"No attention call of {self.model} was skewed, all were left alone: {_counted(self.untouched)}."
         return (

@@ -56,10 +56,11 @@ class SkewSite:
                 out = self._plain(*args, **kwargs)
             else:
                 out = getattr(sys.modules[type(processor).__module__], equal)()(self.attention, *args, **kwargs)
-        if interception.skewed == 0:
+        may_be_left_out = self.inner is not None and equal is None  # by another package's hook, as a cache of steps
+        if interception.skewed == 0 and not may_be_left_out:
             raise RuntimeError(
                 f"γ cannot act in {self.name}, because {type(processor).__name__} did not call PyTorch's attention "
-                f"there. Call reset_attention_backend() of the model, or take γ away with "
+                f'there. Call set_attention_backend("native") of the model, or take γ away with '
                 "set_skew_attention(model, gamma=1.0)."
             )
         return out

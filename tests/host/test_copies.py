@@ -12,9 +12,11 @@ import io
 import comfy.samplers
 import pytest
 import torch
+from comfy.patcher_extension import WrappersMP
 
 from lab.testing.families.building import on_cpu
 from lab.testing.families.rows import STEPS
+from lab.testing.prompted import cfg_guider, sample_by
 from lab.testing.run_nodes import patches_of, probe, skew, through
 
 NODES = {
@@ -91,6 +93,51 @@ def test_options_are_copied_in_the_middle_of_a_run(family, node):
         copying.set_model_attn2_patch(at_a_block)
     assert family.sample(copying).equal(wanted)
     assert len(copies) > STEPS
+
+
+class NotCopied:
+    """What another pack may keep beside a prompt or in a schedule of noise."""
+
+    def __deepcopy__(self, memo):
+        raise TypeError("cannot be copied")
+
+
+@pytest.mark.parametrize("node", NODES)
+def test_a_copy_of_the_options_copies_nothing_of_other_packs(sd15, node, monkeypatch):
+    monkeypatch.setattr(sd15.model.model.model_sampling, "of_another_pack", NotCopied(), raising=False)
+    prompts = [sd15.conditioning(name) for name in ("cond", "uncond")]
+    for (_, extra), *_ in prompts:
+        extra["of_another_pack"] = NotCopied()
+    model, _ = NODES[node](sd15.model)
+    copies = []
+
+    def copying(executor, *args, **kwargs):
+        options = kwargs.get("transformer_options") or next(each for each in args if isinstance(each, dict))
+        copies.append(copy.deepcopy({name: each for name, each in options.items() if "symmetric" in str(name)}))
+        return executor(*args, **kwargs)
+
+    model = model.clone()
+    model.add_wrapper_with_key(WrappersMP.DIFFUSION_MODEL, "a pack", copying)
+    sample_by(sd15, cfg_guider(model, *prompts))
+    assert any(copies)
+
+
+@pytest.mark.parametrize("node", NODES)
+def test_options_that_are_not_of_the_run_stay_as_they_are(sd15, node):
+    """As the default argument of the host's guider, which is one dictionary for all that ever run."""
+    model, _ = NODES[node](sd15.model)
+    other = {}
+
+    class Guider(comfy.samplers.CFGGuider):
+        def predict_noise(self, x, timestep, model_options={}, seed=None):  # noqa: B006, as the host has it
+            super().predict_noise(x, timestep, other)
+            return super().predict_noise(x, timestep, model_options, seed)
+
+    guider = Guider(model)
+    guider.set_conds(sd15.conditioning("cond"), sd15.conditioning("uncond"))
+    guider.set_cfg(3.0)
+    sample_by(sd15, guider)
+    assert other == {}
 
 
 @pytest.mark.parametrize("copied", [copy.copy, copy.deepcopy])

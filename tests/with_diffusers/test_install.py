@@ -83,7 +83,7 @@ def test_it_asks_for_pytorch_alone(installed):
     _, site = installed
     text = next(site.glob("symmetric_attention_core-*.dist-info")).joinpath("METADATA").read_text(encoding="utf-8")
     required = re.findall(r"^Requires-Dist: (.+)$", text, re.MULTILINE)
-    assert [each for each in required if "extra ==" not in each] == ["torch>=2.7"]
+    assert [each for each in required if "extra ==" not in each] == ["torch>=2.8"]
     assert {re.match(r"\w+", each).group() for each in required if "extra ==" in each} == {"diffusers", "safetensors"}
 
 

@@ -248,7 +248,9 @@ def test_another_attention_backend_is_named_and_not_passed_over(monkeypatch):
     from diffusers.models.transformers import transformer_flux
 
     monkeypatch.setattr(transformer_flux, "dispatch_attention_fn", lambda query, key, value, **_: value)
-    with pytest.raises(RuntimeError, match=r"did not call PyTorch's attention there\. Call reset_attention_backend"):
+    with pytest.raises(
+        RuntimeError, match=r"did not call PyTorch's attention there\. Call set_attention_backend\(\"native\"\)"
+    ):
         predict(row, model)
 
 

@@ -145,6 +145,8 @@ class ProbePatch(SitePatch):
             if state.keys.reason or (rule.keys is not None and kwargs.get(rule.keys) is not None):
                 reason = state.keys.reason_at(rule, args, kwargs)
                 if reason:
+                    if self.run is not None and not torch.compiler.is_compiling():
+                        self.run.reached = True
                     self._left_alone(site, reason)
                     return forward(module, *args, **kwargs)
             site_call = SiteCall(args, kwargs, state.seen_lengths)

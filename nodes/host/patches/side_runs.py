@@ -79,16 +79,14 @@ class SideRuns:
     def _remark_shared(self, guider: Any) -> None:
         """Say where the guider has other MODELs of our checkpoint, which share what our node does."""
         own = getattr(guider, "model_patcher", None)
-        others = {name: each for name, each in vars(guider).items() if isinstance(each, ModelPatcher)}
-        found = [
-            name
-            for name, each in others.items()
-            if own is not None and each is not own and each.is_clone(own) and self._of_our_node(each) is None
-        ]
-        if found:
+        others = [each for each in getattr(guider, "__dict__", {}).values() if isinstance(each, ModelPatcher)]
+        if any(
+            own is not None and each is not own and each.is_clone(own) and self._of_our_node(each) is None
+            for each in others
+        ):
             self._remark(
-                f"The sampler was given another MODEL of the same checkpoint without this node ({', '.join(found)}). "
-                "ComfyUI applies one set of patches to both, so what this node does holds for both"
+                "The sampler was given another MODEL of the same checkpoint without this node. ComfyUI applies one set "
+                "of patches to both, so what this node does holds for both"
             )
 
     # Runs aside
@@ -104,10 +102,12 @@ class SideRuns:
                 WrappersMP.PREPARE_SAMPLING, KEY, self._prompts_given, patcher.model_options, is_model_options=True
             )
 
-    def _prompts_given(self, executor: Callable[..., Any], model: Any, shape: Any, conds: Any, **rest: Any) -> Any:
+    def _prompts_given(
+        self, executor: Callable[..., Any], model: Any, noise_shape: Any, conds: Any, *args: Any, **kwargs: Any
+    ) -> Any:
         if self.run is None or self._is_aside:
             self._conds = dict(conds)
-        return executor(model, shape, conds, **rest)
+        return executor(model, noise_shape, conds, *args, **kwargs)
 
     def _prepared(self, patcher: ModelPatcher) -> None:
         if self.run is not None and not self._is_aside:
@@ -118,7 +118,9 @@ class SideRuns:
         self._error_before = sys.exc_info()[1]
 
     def _step_begins(self, patcher: ModelPatcher, timestep: Any, model_options: dict[str, Any] | None = None) -> None:
-        if model_options is None:  # older hosts do not show them, and have no guider with two MODELs
+        if model_options is None:  # older hosts do not show them
+            return
+        if not self._is_prepared:  # the guider's own MODEL, whose calls already have our wrapper
             return
         following = get_wrappers_with_key(WrappersMP.APPLY_MODEL, KEY, model_options, is_model_options=True)
         if not any(each.__self__.handle is self.handle for each in following):

@@ -231,10 +231,11 @@ class SkewOverride(Shared):
         a tensor in a compiled graph and is never 1 there, unless a γ of other tokens acts.
         """
         context, settings, backends = self.context, self.context.settings, self.tally.backends
-        gamma: float | Tensor = context.gammas.image
         beta: float | Tensor = settings.beta
-        if compiling and context.gamma_tensor is not None:
-            gamma = context.gamma_tensor
+        # Not the number first and then the tensor: PyTorch 2.8 makes a graph for every value of a number that it reads.
+        gamma: float | Tensor = (
+            context.gammas.image if not compiling or context.gamma_tensor is None else context.gamma_tensor
+        )
         if settings.adaptive != "off":
             gamma, beta = self._adapted(call, image_tokens, gamma, compiling)
         elif isinstance(gamma, Tensor):
