@@ -85,11 +85,15 @@ def test_options_are_copied_in_the_middle_of_a_run(family, node):
         copies.append(copy.deepcopy(extra_options))
         return q, k, v
 
+    def after_a_block(out, extra_options):
+        copies.append(copy.deepcopy(extra_options))
+        return out
+
     copying = model.clone()
     copying.set_model_sampler_post_cfg_function(after_cfg)
     copying.set_model_unet_function_wrapper(around_the_model)
     if family.name == "SD15":
-        copying.set_model_attn1_patch(at_a_block)
+        copying.set_model_attn1_output_patch(after_a_block)
         copying.set_model_attn2_patch(at_a_block)
     assert family.sample(copying).equal(wanted)
     assert len(copies) > STEPS
