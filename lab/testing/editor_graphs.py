@@ -30,3 +30,13 @@ def numbered(prompt: dict[str, Any]) -> dict[str, Any]:
         number[name]: {**node, "inputs": {key: renamed(value) for key, value in node["inputs"].items()}}
         for name, node in prompt.items()
     }
+
+
+def put_probe(prompt: dict[str, Any]) -> None:
+    """Put a Stability Probe between `skew` and `sampler` of an API prompt of `lab.demo.gamma_sweep.workflow`."""
+    prompt["probe"] = {
+        "class_type": "SADStabilityProbe",
+        "inputs": {"model": ["skew", 0], "blocks": "", "every_nth_step": 1, "depth_and_curvature": False}
+        | {"patterns": "value", "map_site": ""},
+    }
+    prompt["sampler"]["inputs"]["model"] = ["probe", 0]

@@ -9,7 +9,7 @@ import pytest
 
 from lab.demo.gamma_sweep import workflow
 from lab.testing.editor import RENDERERS, render
-from lab.testing.editor_graphs import OPEN, numbered
+from lab.testing.editor_graphs import OPEN, numbered, put_probe
 
 fresh = itertools.count(70_000)
 PATIENCE, OFTEN = 200_000, 200  # milliseconds
@@ -40,12 +40,7 @@ PATCHES = ("SADSkewAttention", "SADStabilityProbe")
 
 def prompt(steps: int) -> dict[str, Any]:
     nodes = workflow(1.5, "food", 2, steps=steps, nonce=next(fresh))
-    nodes["probe"] = {
-        "class_type": "SADStabilityProbe",
-        "inputs": {"model": ["skew", 0], "blocks": "", "every_nth_step": 1, "depth_and_curvature": False}
-        | {"patterns": "value", "map_site": ""},
-    }
-    nodes["sampler"]["inputs"]["model"] = ["probe", 0]
+    put_probe(nodes)
     wired = {"after": ["decode", 0]}
     nodes["report"] = {"class_type": "SADReport", "inputs": {"report": ["skew", 2], **wired}}
     nodes["plot"] = {

@@ -8,7 +8,7 @@ import pytest
 
 from lab.demo.gamma_sweep import workflow
 from lab.testing.editor import READY, RENDERERS, open_page, render
-from lab.testing.editor_graphs import OPEN, numbered
+from lab.testing.editor_graphs import OPEN, numbered, put_probe
 
 fresh = itertools.count(1000)
 PATIENCE, OFTEN = 200_000, 200  # milliseconds; asking at every frame would take the time from the sampler
@@ -51,12 +51,7 @@ def is_ours(told) -> bool:
 def prompt(steps: int) -> dict:
     """The demo model behind a schedule and in front of a probe, never seen before by the server."""
     nodes = workflow(1.5, "food", 2, steps=steps, nonce=next(fresh))
-    nodes["probe"] = {
-        "class_type": "SADStabilityProbe",
-        "inputs": {"model": ["skew", 0], "blocks": "", "every_nth_step": 1, "depth_and_curvature": False}
-        | {"patterns": "value", "map_site": ""},
-    }
-    nodes["sampler"]["inputs"]["model"] = ["probe", 0]
+    put_probe(nodes)
     nodes["schedule"] = {
         "class_type": "SADGammaSchedule",
         "inputs": {"shape": "linear", "start_gamma": 1.3, "end_gamma": 0.8, "start": 0.0, "end": 1.0}

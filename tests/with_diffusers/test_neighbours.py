@@ -181,11 +181,14 @@ def test_a_hook_of_diffusers_that_skips_the_scores_still_skips_them():
         assert torch.equal(layer(tokens), skewed), "γ is gone after the hook"
 
 
-def test_gamma_over_the_hook_of_somebody_else_says_when_it_goes():
-    class Passing(ModelHook):
-        def new_forward(self, module: Any, *args: Any, **kwargs: Any) -> Any:
-            return self.fn_ref.original_forward(*args, **kwargs)
+class Passing(ModelHook):
+    """A hook that calls the layer as it is."""
 
+    def new_forward(self, module: Any, *args: Any, **kwargs: Any) -> Any:
+        return self.fn_ref.original_forward(*args, **kwargs)
+
+
+def test_gamma_over_the_hook_of_somebody_else_says_when_it_goes():
     model = UNET.build()
     plain = predict(UNET, model)
     set_skew_attention(model, 1.5, 2.0)
@@ -202,10 +205,6 @@ def test_gamma_over_the_hook_of_somebody_else_says_when_it_goes():
 
 
 def test_gamma_under_the_hook_of_somebody_else_can_be_taken_away():
-    class Passing(ModelHook):
-        def new_forward(self, module: Any, *args: Any, **kwargs: Any) -> Any:
-            return self.fn_ref.original_forward(*args, **kwargs)
-
     model = UNET.build()
     plain = predict(UNET, model)
     set_skew_attention(model, 1.5, 2.0)

@@ -184,8 +184,7 @@ class SitePatch(SideRuns, Shared):
                 self._remark_shared(executor.class_obj)
                 return executor(*args, **kwargs)
         finally:
-            for patch in self._joined:
-                patch.run = patch.prompts = None
+            self._forget_run()
             self.run, self.prompts, self._scale, self._joined = outer
             with log_exceptions(self.undescribed):
                 self._end_run(run)
@@ -238,6 +237,7 @@ class SitePatch(SideRuns, Shared):
         return self._scale
 
     def _forget_run(self) -> None:
+        """End the run here and at the patches that took part in it."""
         for patch in self._joined:
             patch.run = patch.prompts = None
         self.run, self.prompts, self._scale, self._joined = None, None, None, []
