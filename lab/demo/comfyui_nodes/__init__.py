@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import sys
 import uuid
+from collections.abc import Mapping
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import comfy.latent_formats
 import comfy.model_base
@@ -52,11 +53,15 @@ class DemoConfig(comfy.supported_models.SD15):
         return False
 
 
-def load_demo_model(path: Path = MODEL_FILE) -> ModelPatcher:
-    """The demo UNet in float32 on the CPU, its weights renamed from diffusers' names to ComfyUI's."""
+def load_demo_model(
+    path: Path = MODEL_FILE,
+    kind: type[DemoConfig] = DemoConfig,
+    unet_config: Mapping[str, Any] = COMFYUI_UNET_CONFIG,
+) -> ModelPatcher:
+    """A UNet of the demo's kind in float32 on the CPU, its weights renamed from diffusers' names to ComfyUI's."""
     weights = load_file(path)
-    names = comfy.utils.unet_to_diffusers(COMFYUI_UNET_CONFIG)
-    config = DemoConfig(dict(COMFYUI_UNET_CONFIG))
+    names = comfy.utils.unet_to_diffusers(unet_config)
+    config = kind(dict(unet_config))
     config.set_inference_dtype(torch.float32, None)
     model = config.get_model({}, "")
     unet = {names[name.removeprefix("unet.")]: weights[name].float() for name in weights if name.startswith("unet.")}
