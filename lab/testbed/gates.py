@@ -83,8 +83,13 @@ class Real:
     test_features: Tensor
 
 
-def kept_samples(path: Path, seeds: Sequence[int], draw_some: Callable[[Sequence[int]], Tensor]) -> Tensor:
-    """Samples (N, 1, 28, 28) in [0, 1] of the seeds, in steps of 1/255. Those that `path` holds are not drawn again."""
+def kept_samples(
+    path: Path, seeds: Sequence[int], draw_some: Callable[[Sequence[int]], Tensor], name: str = ""
+) -> Tensor:
+    """Samples (N, 1, 28, 28) in [0, 1] of the seeds, in steps of 1/255. Those that `path` holds are not drawn again.
+
+    What is drawn is told of by `name`, or by that of the file.
+    """
     pixels = load_file(path)["pixels"] if path.exists() else torch.empty(0, 1, 28, 28, dtype=torch.uint8)
     while len(pixels) < len(seeds):
         some = draw_some(seeds[len(pixels) : len(pixels) + DRAWN_AT_A_TIME])
@@ -92,7 +97,7 @@ def kept_samples(path: Path, seeds: Sequence[int], draw_some: Callable[[Sequence
         unfinished = path.with_suffix(".unfinished")
         save_file({"pixels": pixels}, unfinished)
         os.replace(unfinished, path)
-        print(f"{path.stem}: {len(pixels)} of {len(seeds)} samples", flush=True)
+        print(f"{name or path.stem}: {len(pixels)} of {len(seeds)} samples", flush=True)
     return pixels[: len(seeds)].float() / 255
 
 
