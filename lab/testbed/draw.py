@@ -1,6 +1,6 @@
 """Draw the samples of the test bed's arms that are missing, in a ComfyUI of each process.
 
-    python -m lab.testbed.draw                              # every arm, 2,000 seeds each; about seven hours on two cores
+    python -m lab.testbed.draw                              # every arm, 2,000 seeds each, in some seven hours
     python -m lab.testbed.draw --only "γ" CFG --count 200   # the arms of some knobs
 
 It may be stopped at any moment and goes on from there: what is drawn is kept a hundred samples at a time.
@@ -35,16 +35,24 @@ FOLDER = cache_folder() / "testbed-samples"
 
 @dataclass(frozen=True)
 class Source:
-    """The files that samples come from, and the folder that keeps them. Samples of other weights lie elsewhere."""
+    """The files that samples come from, the folder that keeps them, and the first of the seeds.
+
+    Samples of other weights or of other seeds lie elsewhere.
+    """
 
     model: Path = MODEL_FILE
     early: Path | None = None
     folder: Path = FOLDER
+    first_seed: int = 0
 
     @property
     def place(self) -> Path:
         """The folder of the samples of this model."""
-        return self.folder / hashlib.sha256(self.model.read_bytes()).hexdigest()[:16]
+        return self.folder / f"{hashlib.sha256(self.model.read_bytes()).hexdigest()[:16]}-{self.first_seed}"
+
+    def seeds(self, count: int) -> range:
+        """The first `count` seeds."""
+        return range(self.first_seed, self.first_seed + count)
 
     def file(self, arm: Arm) -> Path:
         """The file of the samples of an arm, there or not."""
@@ -69,8 +77,8 @@ def _bed(source: Source):  # type: ignore[no-untyped-def]  # its module cannot b
 
 
 def draw_arm(arm: Arm, source: Source, count: int) -> str:
-    """Draw what is missing of an arm, the seeds 0 ... count - 1; the name of the arm."""
-    kept_samples(source.file(arm), range(count), partial(pictures, source, arm), name=arm.name)
+    """Draw what is missing of an arm's first `count` seeds; the name of the arm."""
+    kept_samples(source.file(arm), source.seeds(count), partial(pictures, source, arm), name=arm.name)
     return arm.name
 
 
@@ -95,6 +103,7 @@ def main() -> None:
     parser.add_argument("--early", type=expand_path, help="an early checkpoint of it, for autoguidance")
     parser.add_argument("--folder", type=expand_path, default=FOLDER, help="where samples are kept")
     parser.add_argument("--only", nargs="+", metavar="KNOB", help="the arms of these knobs")
+    parser.add_argument("--first-seed", type=int, default=0, help="1000000 for the seeds that strengths are chosen on")
     parser.add_argument("--count", type=int, default=COUNT, help=f"samples of each arm (default {COUNT})")
     parser.add_argument("--processes", type=int, default=2, help="of one thread each (default 2)")
     options = parser.parse_args()
@@ -105,7 +114,7 @@ def main() -> None:
     host = find_host()
     if host is None:
         parser.error("The arms are drawn in a ComfyUI, and none was found. Name its folder in COMFYUI_PATH.")
-    source = Source(options.model, options.early, options.folder)
+    source = Source(options.model, options.early, options.folder, options.first_seed)
     if source.early is None:
         arms = [arm for arm in arms if not arm.away_from_early]
     draw(source, arms, options.count, host, options.processes)

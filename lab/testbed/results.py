@@ -1,0 +1,185 @@
+"""The numbers of the test bed: of every arm, of every knob's curve, and of the strengths that other seeds chose.
+
+    python -m lab.testbed.results --model M --judges J      # after lab.testbed.draw; writes numbers.json
+
+Seeds 0, 1, 2 ... are reported. The strength of a knob is chosen on the seeds from `FIRST_CHOICE_SEED` on, against the
+validation part, by the rule that is written down here before anything is drawn: of the arms whose fidelity is no worse
+than the plain model's, the one with the largest gain in diversity. Only its two numbers on the reported seeds are said.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from lab.demo.classifier import Classifier
+from lab.evidence.bootstrap import Estimate
+from lab.evidence.results import write_json
+from lab.folders import expand_path
+from lab.testbed.arms import PLAIN, Arm, all_arms, with_ancestral_noise
+from lab.testbed.data import add_data_option, divide, download, load_split
+from lab.testbed.draw import COUNT, FOLDER, Source
+from lab.testbed.frontier import curve_of, dominated_area, gain_at_equal
+from lab.testbed.gates import CHOICE_COUNT, FIRST_CHOICE_SEED
+from lab.testbed.judges import features_of, load_judge
+from lab.testbed.model import classes_of
+from lab.testbed.scores import DIVERSITY, FIDELITY, Measured, as_numbers, better, look_at, scores
+from lab.testbed.shape import MODEL_FILE
+
+NUMBERS = Path(__file__).with_name("numbers.json")
+NEUTRAL: dict[str, float | None] = {
+    **{"CFG": 2.0, "CFG off at first": 0.0, "Epsilon Scaling": 1.0, "CADS": 0.9, "noise on the class": 0.0},
+    **dict.fromkeys(("PAG", "PAG, middle", "SEG", "SAG"), 0.0),
+    **dict.fromkeys(("CFG in an interval", "APG", "RescaleCFG", "autoguidance"), None),
+}  # of knobs that do nothing at another strength than 1, or at none
+AXES = (FIDELITY, DIVERSITY)
+
+
+@dataclass(frozen=True)
+class Against:
+    """What samples are held against: as many test pictures, and the guide's features (M, d) of all of them."""
+
+    test: Measured
+    everything: Tensor
+    guide: Classifier
+    judge: Classifier
+
+
+def estimates(
+    source: Source, arm: Arm, plain: Measured | None, against: Against, count: int
+) -> tuple[dict[str, Estimate], Measured]:
+    """The measures of the first `count` samples of an arm, and the samples as they were looked at."""
+    pixels = load_file(source.file(arm))["pixels"]
+    if len(pixels) < count:
+        raise ValueError(f"{arm.name} has {len(pixels)} samples of {count}; draw the rest with lab.testbed.draw.")
+    samples = look_at(pixels[:count].float() / 255, classes_of(source.seeds(count)), against.guide, against.judge)
+    return scores(samples, against.test, against.everything, plain), samples
+
+
+def changes_of(found: Mapping[str, Estimate], plain: Mapping[str, Estimate]) -> dict[str, Estimate]:
+    """The arm less the plain model, paired by seed."""
+    return {name: estimate - plain[name] for name, estimate in found.items() if name in plain}
+
+
+def plane_of(changes: Mapping[str, Estimate]) -> Tensor:
+    """(1 + R, 2): the changes of fidelity and diversity, more is better: the value, then what it is on R resamples."""
+    columns = []
+    for name in AXES:
+        whole = torch.cat([torch.tensor([changes[name].value], dtype=torch.float64), changes[name].resampled])
+        columns.append(better(name, whole))
+    return torch.stack([torch.as_tensor(column) for column in columns], dim=-1)
+
+
+def summary(numbers: Tensor) -> list[float]:
+    """(1 + R,) -> [value, low, high]."""
+    low, high = numbers[1:].quantile(torch.tensor([0.025, 0.975], dtype=torch.float64)).tolist()
+    return [float(f"{number:.5g}") for number in (float(numbers[0]), low, high)]
+
+
+def of_knobs(planes: Mapping[str, Tensor], arms: Sequence[Arm]) -> dict[str, dict[str, list[float]]]:
+    """The three numbers of each knob's curve, by name; see `frontier`. The corner is the worst of all changes."""
+    by_knob: dict[str, list[Arm]] = defaultdict(list)
+    for arm in arms:
+        if arm.name in planes:
+            by_knob[arm.knob].append(arm)
+    corner = torch.stack([plane[0] for plane in planes.values()]).amin(dim=0).clamp(max=0)
+    found = {}
+    for knob, members in by_knob.items():
+        changes = torch.stack([planes[arm.name] for arm in members], dim=-2)
+        neutral = NEUTRAL.get(knob.removesuffix(", ancestral"), 1.0)
+        curve = curve_of([arm.strength for arm in members], changes, neutral)
+        found[knob] = {
+            "diversity at equal fidelity": summary(gain_at_equal(curve, kept=0)),
+            "fidelity at equal diversity": summary(gain_at_equal(curve, kept=1)),
+            "dominated area": summary(dominated_area(curve, corner)),
+        }
+    return found
+
+
+def chosen(planes: Mapping[str, Tensor], arms: Iterable[Arm]) -> dict[str, str]:
+    """The arm of each knob that the rule above chooses by these planes; a knob whose every arm loses has none."""
+    best: dict[str, tuple[float, str]] = {}
+    for arm in arms:
+        if arm.name not in planes:
+            continue
+        fidelity, diversity = planes[arm.name][0].tolist()
+        if fidelity >= 0 and diversity > best.get(arm.knob, (0.0, ""))[0]:
+            best[arm.knob] = (diversity, arm.name)
+    return {knob: name for knob, (_, name) in best.items()}
+
+
+def plain_of(arm: Arm) -> Arm:
+    """The plain model under the arm's sampler."""
+    return PLAIN if arm.sampler == PLAIN.sampler else with_ancestral_noise(PLAIN)
+
+
+def measure_arms(source: Source, arms: Sequence[Arm], against: Against, count: int) -> dict[str, dict[str, Estimate]]:
+    """The measures of each arm by name, the plain models' among them; told of as they come."""
+    found: dict[str, dict[str, Estimate]] = {}
+    plain: dict[str, Measured] = {}
+    for arm in sorted(arms, key=lambda each: each.knob.partition(",")[0] != PLAIN.knob):
+        found[arm.name], samples = estimates(source, arm, plain.get(arm.sampler), against, count)
+        if arm == plain_of(arm):
+            plain[arm.sampler] = samples
+        print(f"{arm.name}: measured; {len(found)} of {len(arms)} arms", flush=True)
+    return found
+
+
+def numbers_of(
+    found: Mapping[str, Mapping[str, Estimate]], arms: Sequence[Arm]
+) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """Every arm's measures and changes from its plain model as JSON, and the planes of the arms that are not plain."""
+    rows, planes = {}, {}
+    for arm in arms:
+        rows[arm.name] = {"knob": arm.knob, "strength": arm.strength, "measures": as_numbers(found[arm.name])}
+        if arm != plain_of(arm):
+            changes = changes_of(found[arm.name], found[plain_of(arm).name])
+            rows[arm.name]["changes"] = as_numbers(changes)
+            planes[arm.name] = plane_of(changes)
+    return rows, planes
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add_data_option(parser)
+    parser.add_argument("--model", type=expand_path, default=MODEL_FILE)
+    parser.add_argument("--early", type=expand_path, help="the early checkpoint that lab.testbed.draw had")
+    parser.add_argument("--judges", type=expand_path, default=MODEL_FILE.parent, help="folder of the classifiers")
+    parser.add_argument("--folder", type=expand_path, default=FOLDER, help="where samples are kept")
+    parser.add_argument("--count", type=int, default=COUNT, help=f"samples of each arm (default {COUNT})")
+    parser.add_argument("--choice-count", type=int, default=CHOICE_COUNT, help="the same for the choice of strengths")
+    parser.add_argument("--output", type=expand_path, default=NUMBERS)
+    options = parser.parse_args()
+    data = options.data or download()
+    guide, judge = (load_judge(name, options.judges) for name in ("guide", "judge"))
+    validation = divide(load_split(data, "training")).validation
+    parts = {FIRST_CHOICE_SEED: (validation, options.choice_count), 0: (load_split(data, "test"), options.count)}
+    planes: dict[int, dict[str, Tensor]] = {}
+    rows: dict[str, Any] = {}
+    for first, (real, count) in parts.items():
+        source = Source(options.model, options.early, options.folder, first)
+        arms = [arm for arm in all_arms() if source.file(arm).exists()]
+        some = real.only(slice(count))
+        looked_at = look_at(some.images(), some.labels, guide, judge)
+        against = Against(looked_at, features_of(guide, real.images()), guide, judge)
+        rows, planes[first] = numbers_of(measure_arms(source, arms, against, count), arms)
+    picked = chosen(planes[FIRST_CHOICE_SEED], all_arms())
+    reported = {
+        knob: dict(zip(AXES, map(summary, planes[0][name].mT), strict=True)) | {"arm": name}
+        for knob, name in picked.items()
+    }
+    numbers = {"count": options.count, "arms": rows, "knobs": of_knobs(planes[0], all_arms()), "chosen": reported}
+    write_json(options.output, numbers)
+    print(f"Written: {options.output}")
+
+
+if __name__ == "__main__":
+    main()
