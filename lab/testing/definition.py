@@ -105,39 +105,39 @@ def landscape(q: Tensor, k: Tensor) -> Tensor:
 
 
 def hopfield_stability(q: Tensor, k: Tensor, patterns: Tensor, *, eigenvalues: bool = True) -> dict[str, Tensor]:
-    """All measures of every pattern, one after the other, from the dense M; each `(B, H, P)`.
+    """All measures of every pattern from the dense M; each `(B, H, P)`, and 0 for a constant pattern but for spread.
 
     Without `eigenvalues`, which take nearly all of the time, depth, curvature and spread are left out.
     """
-    matrices = landscape(q, k)
-    batch, heads, _, count = patterns.shape
-    names = ("energy", "instability", "alignment", *(("depth", "curvature", "spread") if eigenvalues else ()))
-    measures = {name: torch.zeros(batch, heads, count, dtype=torch.float64) for name in names}
-    for sample, head in torch.cartesian_prod(torch.arange(batch), torch.arange(heads)).tolist():
-        matrix = matrices[sample, head]
-        spectrum = torch.linalg.eigvalsh(matrix) if eigenvalues else None
-        for index in range(count):
-            found = _of_a_pattern(matrix, spectrum, patterns[sample, head, :, index].double())
-            for name, value in found.items():
-                measures[name][sample, head, index] = value
-    return measures
+    matrices, patterns = landscape(q, k), patterns.double()
+    centred = patterns - patterns.mean(dim=-2, keepdim=True)
+    is_constant = centred.norm(dim=-2) <= 1e-12 * patterns.norm(dim=-2)
+    unit = centred / centred.norm(dim=-2, keepdim=True)
+    field = matrices @ unit
+    found = {
+        "energy": -(unit * field).sum(dim=-2) / 2,
+        "instability": (unit * field < 0).double().mean(dim=-2),
+        "alignment": ((unit * field).sum(dim=-2) / field.norm(dim=-2)).where(field.norm(dim=-2) > 0, 0.0),
+    }
+    spread = None
+    if eigenvalues:
+        spectra = torch.linalg.eigvalsh(matrices)[..., None]
+        spread = (spectra[..., -1, :] - spectra[..., 0, :]).expand_as(is_constant).contiguous()
+        height = (unit * field).sum(dim=-2)
+        found["depth"] = ((height - spectra[..., -1, :]) / spread).where(spread > 0, 0.0)
+        found["curvature"] = height - _largest_across(matrices, unit.masked_fill(is_constant[:, :, None], 1.0))
+    measures = {name: value.masked_fill(is_constant, 0.0) for name, value in found.items()}
+    return measures if spread is None else {**measures, "spread": spread}
 
 
-def _of_a_pattern(matrix: Tensor, spectrum: Tensor | None, pattern: Tensor) -> dict[str, Tensor]:
-    """The measures of one pattern on M, of which `spectrum` are the eigenvalues; none where the pattern is constant."""
-    spread = None if spectrum is None else spectrum[-1] - spectrum[0]
-    found = {} if spread is None else {"spread": spread}
-    centred = pattern - pattern.mean()
-    if centred.norm() <= 1e-12 * pattern.norm():
-        return found
-    unit = centred / centred.norm()
-    field = matrix @ unit
-    found["energy"] = -unit @ field / 2
-    found["instability"] = (unit * field < 0).double().mean()
-    found["alignment"] = unit @ field / field.norm() if field.norm() > 0 else torch.tensor(0.0)
-    if spectrum is not None and spread is not None:
-        every_direction = torch.cat([unit[:, None], torch.eye(len(pattern), dtype=torch.float64)], dim=1)
-        tangents = torch.linalg.qr(every_direction).Q[:, 1:]
-        found["depth"] = (unit @ field - spectrum[-1]) / spread if spread > 0 else torch.tensor(0.0)
-        found["curvature"] = unit @ field - torch.linalg.eigvalsh(tangents.T @ matrix @ tangents)[-1]
-    return found
+def _largest_across(matrices: Tensor, unit: Tensor) -> Tensor:
+    """The largest eigenvalue of M among the directions across each unit pattern, `(B, H, P)`."""
+    largest = torch.zeros(unit.shape[0], unit.shape[1], unit.shape[3], dtype=torch.float64)
+    if unit.shape[2] == 1:  # a single token has no direction across it
+        return largest
+    identity = torch.eye(unit.shape[2], dtype=torch.float64)
+    for sample, head in torch.cartesian_prod(torch.arange(len(unit)), torch.arange(unit.shape[1])).tolist():
+        columns = unit[sample, head].mT[..., None]
+        tangents = torch.linalg.qr(torch.cat([columns, identity.expand(len(columns), -1, -1)], dim=2)).Q[..., 1:]
+        largest[sample, head] = torch.linalg.eigvalsh(tangents.mT @ matrices[sample, head] @ tangents)[..., -1]
+    return largest
