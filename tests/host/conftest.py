@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import nullcontext
+from dataclasses import replace
 
 import pytest
 import torch
@@ -25,8 +26,10 @@ if HOST is None:
 else:
     pack_in_host(HOST, ATTENTION)
 
+from lab.testing.families.building import build  # noqa: E402
+from lab.testing.families.configs import FLUX  # noqa: E402
 from lab.testing.families.family import Family  # noqa: E402
-from lab.testing.families.rows import FAMILIES, HOSTED  # noqa: E402
+from lab.testing.families.rows import FAMILIES, HOSTED, ONE_DOUBLE_ONE_SINGLE  # noqa: E402
 from lab.testing.families.runs import Runs, in_this_host  # noqa: E402
 from lab.testing.run_nodes import little_memory  # noqa: E402
 
@@ -114,6 +117,13 @@ def sd3() -> Family:
 @pytest.fixture
 def flux() -> Family:
     return FAMILIES["Flux"]
+
+
+@pytest.fixture(scope="session")
+def small_flux() -> Family:
+    """A Flux of one block of each class, which is enough wherever a model is compiled."""
+    config = {**FLUX, "depth": 1, "depth_single_blocks": 1}
+    return replace(FAMILIES["Flux"], build=lambda: build("Flux", config), paths=ONE_DOUBLE_ONE_SINGLE, calls=2)
 
 
 @pytest.fixture(params=["joined", "split"])

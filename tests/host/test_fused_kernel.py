@@ -67,12 +67,12 @@ def test_gamma_of_1_calls_no_kernel(sd15, launches):
 
 
 @pytest.mark.newest
-def test_a_compiled_model_holds_the_kernel(flux, launches):
-    patched, _ = skew(flux.model, beta=3.0)
-    want = flux.sample(patched)
+def test_a_compiled_model_holds_the_kernel(small_flux, launches):
+    patched, _ = skew(small_flux.model, beta=3.0)
+    want = small_flux.sample(patched)
     launches.clear()
     if own_backend() == "attention_pytorch":
-        assert_near(flux.sample(compiled(patched, fullgraph=True)), want)
+        assert_near(small_flux.sample(compiled(patched, fullgraph=True)), want)
         assert launches
 
 
@@ -234,22 +234,23 @@ def test_a_wish_for_the_kernel_is_answered_where_others_compute(sd15, monkeypatc
     assert not launches
 
 
-def test_a_kernel_that_breaks_in_a_compiled_model_is_named(flux, monkeypatch, launches):
+@pytest.mark.newest
+def test_a_kernel_that_breaks_in_a_compiled_model_is_named(small_flux, monkeypatch, launches):
     if own_backend() != "attention_pytorch":
         pytest.skip("only PyTorch's attention is compiled with the sites")
 
     def broken(call):
         raise RuntimeError("ptxas was not found")
 
-    patched, report = skew(flux.model, beta=3.0)
-    want = flux.sample(patched)
+    patched, report = skew(small_flux.model, beta=3.0)
+    want = small_flux.sample(patched)
     assert "Fallback" not in report.describe()
     monkeypatch.setattr(operation, "_works", {})
     monkeypatch.setattr(operation, "launch", broken)
-    assert_near(flux.sample(compiled(patched, fullgraph=True)), want)
+    assert_near(small_flux.sample(compiled(patched, fullgraph=True)), want)
     assert report.describe().endswith(
         "Fallback: the fused kernel failed (RuntimeError: ptxas was not found); ordinary matrix products took its "
         "place in a compiled graph."
     )
-    flux.sample(patched.clone(), steps=1)
+    small_flux.sample(patched.clone(), steps=1)
     assert "compiled graph" not in report.describe()

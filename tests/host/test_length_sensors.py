@@ -95,7 +95,6 @@ def test_a_compiled_model_is_told_too():
     plain = row.sample()
     patched, report = skew(row.model, 0.2)
     wanted = row.sample(patched)
-    assert row.sample(compiled(row.model, fullgraph=False)).allclose(plain, atol=1e-4)
     got = row.sample(compiled(patched, fullgraph=False))
     assert distance(got, wanted) < 1e-3 * distance(wanted, plain)
     assert f"{len(row.paths)} of {len(row.paths)} chosen sites reached" in report.describe()

@@ -9,11 +9,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from lab.testing.families.building import build
-from lab.testing.families.configs import FLUX
-from lab.testing.families.rows import HOSTED, ONE_DOUBLE_ONE_SINGLE
+from lab.testing.families.rows import HOSTED
 from lab.testing.recorder import distance, effect, plainly, stated, watch_attention
-from lab.testing.run_nodes import compiled, execute, skew
+from lab.testing.run_nodes import execute, skew
 
 JOINT = [name for name, row in HOSTED.items() if row.image_tokens is not None]
 FACTORS = {"gamma": 1.5, "text": -0.8, "cross": 2.2}
@@ -182,25 +180,6 @@ def test_adaptive_gamma_is_gamma_alone(flux):
     fixed, _ = skew(flux.model, 1.0, gamma_text=0.4, gamma_cross=1.6)
     one, other = flux.sample(adaptive), flux.sample(fixed)
     assert distance(one, other) <= 1e-3 * distance(one, flux.picture)
-
-
-@pytest.mark.newest
-def test_a_compiled_model_has_them_and_the_schedule_still_moves(flux):
-    from dataclasses import replace
-
-    from symmetric_attention.nodes.gamma_schedule import GammaScheduleNode
-
-    config = {**FLUX, "depth": 1, "depth_single_blocks": 1}
-    small = replace(flux, build=lambda: build("Flux", config), paths=ONE_DOUBLE_ONE_SINGLE)
-    curve, _ = execute(GammaScheduleNode, shape="linear", start_gamma=2.0, end_gamma=0.2, start=0.0, end=1.0)
-    torch._dynamo.reset()
-    patched, _ = skew(small.model, schedule=curve, gamma_text=0.4, gamma_cross=1.6)
-    plain, wanted = small.sample(steps=4), small.sample(patched, steps=4)
-    got = small.sample(compiled(patched, fullgraph=False), steps=4)
-    assert distance(got, wanted) < 1e-3 * distance(wanted, plain)
-    again = small.sample(compiled(small.model, fullgraph=False), steps=4)
-    assert distance(again, plain) < 1e-3 * distance(wanted, plain)
-    torch._dynamo.reset()
 
 
 @pytest.mark.parametrize("order", [("video", "audio"), ("audio", "video")])

@@ -19,9 +19,7 @@ from symmetric_attention.sad_core.stability.batch import StabilityBatch
 
 from lab.testing import definition
 from lab.testing.devices import on_two_devices
-from lab.testing.families.building import build
-from lab.testing.families.configs import FLUX
-from lab.testing.families.rows import ONE_DOUBLE_ONE_SINGLE, STEPS
+from lab.testing.families.rows import STEPS
 from lab.testing.neighbours import louder, with_override
 from lab.testing.recorder import watch_attention
 from lab.testing.run_nodes import compiled, execute, little_memory, patches_of, probe, skew, stop_at, through
@@ -394,16 +392,14 @@ def test_two_probes_of_a_plain_model_record_the_same(sd15):
 @pytest.mark.parametrize(
     ("is_skewed", "widgets"), [(False, {}), (True, {"depth_and_curvature": True, "map_site": "single.0"})]
 )
-def test_a_compiled_model_is_measured_like_an_uncompiled_one(flux, is_skewed, widgets):
-    config = {**FLUX, "depth": 1, "depth_single_blocks": 1}
-    small = dataclasses.replace(flux, build=lambda: build("Flux", config), paths=ONE_DOUBLE_ONE_SINGLE)
+def test_a_compiled_model_is_measured_like_an_uncompiled_one(small_flux, is_skewed, widgets):
     torch._dynamo.reset()
-    base = skew(small.model, 0.2)[0] if is_skewed else small.model
-    wanted = small.sample(compiled(base, fullgraph=compiles_whole()))
+    base = skew(small_flux.model, 0.2)[0] if is_skewed else small_flux.model
+    wanted = small_flux.sample(base)
     model, trace = probe(base, **widgets)
-    sampled = small.sample(compiled(model, fullgraph=compiles_whole()))
+    sampled = small_flux.sample(compiled(model, fullgraph=compiles_whole()))
     torch.testing.assert_close(sampled, wanted, rtol=1e-4, atol=1e-4)
-    assert small.sample(model).equal(small.sample(base))
+    assert small_flux.sample(model).equal(wanted)
     in_graph, plain = trace.runs
     assert (in_graph.addresses, in_graph.measures) == (plain.addresses, plain.measures)
     assert len(in_graph.steps) == len(plain.steps) == STEPS

@@ -82,7 +82,8 @@ def test_means_a_hundred_deviations_away_lose_nothing(deviations):
     generator = torch.Generator().manual_seed(3)
     shifts = deviations * torch.randn(3, 2, 3, 1, 16, generator=generator, dtype=torch.float64)
     q, k, patterns = (x.float() + s.float() for x, s in zip((call.q, call.k, call.v), shifts, strict=True))
-    found, want = measures_of_sums(sums_of(q, k, patterns)), definition.hopfield_stability(q, k, patterns)
+    found = measures_of_sums(sums_of(q, k, patterns))
+    want = definition.hopfield_stability(q, k, patterns, eigenvalues=False)
     for name in ("energy", "alignment"):
         assert relative_error(found[name].unflatten(0, (2, 3)), want[name]) < 1e-4, name
     eta = found["symmetricity"].unflatten(0, (2, 3))[..., 0]
@@ -183,7 +184,7 @@ def test_constant_patterns_and_flat_landscapes_give_zeros():
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_half_precision_is_summed_in_float32_also_under_autocast(dtype):
-    call = tokens(length=200, head_dim=16).to(dtype)
+    call = tokens(length=60, head_dim=16).to(dtype)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         (found,) = batched([(call.q, call.k, call.v)])
     want = stated(call.q, call.k, call.v)
