@@ -12,7 +12,9 @@ def skewed_logits(q: Tensor, k: Tensor, gamma: Tensor | float, scale: float | No
     q may be that of the last M tokens. S and C are then those of the last M columns; the columns before stay.
     """
     scale = q.shape[-1] ** -0.5 if scale is None else scale
-    whole = scale * torch.einsum("bhid,bhjd->bhij", q.double(), k.double())
+    whole = scale * (q.double() @ k.double().mT)
+    if isinstance(gamma, float) and gamma == 1.0:  # S + C, the logits as they are
+        return whole
     before, logits = whole.split([k.shape[2] - q.shape[2], q.shape[2]], dim=-1)
     transposed = logits.mT
     return torch.cat([before, (logits + transposed) / 2 + gamma * (logits - transposed) / 2], dim=-1)
@@ -46,19 +48,18 @@ def skew_attention(
     plain_weights = weights(skewed_logits(q, k, 1.0, scale), mask)
     skew_weights = weights(skewed_logits(q, k, gamma, scale), mask)
 
-    def both(patterns: Tensor) -> tuple[Tensor, Tensor]:
+    def retrieved(patterns: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         plain, skewed = plain_weights @ patterns.double(), skew_weights @ patterns.double()
-        return skewed, plain + beta * (skewed - plain)
+        return plain, skewed, plain + beta * (skewed - plain)
 
-    _, out = both(v)
+    plain, skewed, out = retrieved(v)
+    blended = out
+    if norm not in ("none", "value"):
+        assert x is not None  # what every other norm is taken of
+        _, skewed, blended = retrieved(x[:, None].expand(-1, q.shape[1], -1, -1))
     if norm != "none":
-        patterns = v
-        if norm != "value":
-            assert x is not None  # what every other norm is taken of
-            patterns = x[:, None].expand(-1, q.shape[1], -1, -1)
-        skewed, blended = both(patterns)
         out = out * (length(skewed) / length(blended)).clamp(0.25, 4.0)
-    return torch.where(torch.as_tensor(beta) == 0, plain_weights @ v.double(), out)
+    return torch.where(torch.as_tensor(beta) == 0, plain, out)
 
 
 def gamma_matrix(

@@ -11,6 +11,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from types import ModuleType
 from typing import Any
 from unittest.mock import patch
@@ -59,6 +60,18 @@ class Seen:
     @property
     def is_cross(self) -> bool:
         return self.path.endswith("attn2")
+
+    @cached_property
+    def plain(self) -> Tensor:
+        """Plain attention for this call, in float64; square or not."""
+        q, k, v = (x.double() for x in (self.q, self.k, self.v))
+        mask = 0 if self.mask is None else self.mask.double()
+        return torch.softmax(q @ k.mT * q.shape[-1] ** -0.5 + mask, dim=-1) @ v
+
+    @cached_property
+    def effects(self) -> dict[tuple[str, float], float]:
+        """What `effect` has found for this call."""
+        return {}
 
 
 @contextmanager
@@ -148,10 +161,8 @@ def stated(
 
 
 def plainly(seen: Seen) -> Tensor:
-    """Plain attention for this call, in float64; square or not."""
-    q, k, v = (x.double() for x in (seen.q, seen.k, seen.v))
-    mask = 0 if seen.mask is None else seen.mask.double()
-    return torch.softmax(q @ k.mT * q.shape[-1] ** -0.5 + mask, dim=-1) @ v
+    """Plain attention for this call, in float64; not to be written to."""
+    return seen.plain
 
 
 def distance(one: Tensor, other: Tensor) -> float:
@@ -159,8 +170,10 @@ def distance(one: Tensor, other: Tensor) -> float:
 
 
 def effect(family: Family, seen: Seen, gamma: float) -> float:
-    """‖R_γ − R₁‖ of this call."""
-    return distance(stated(family, seen, gamma), plainly(seen))
+    """‖R_γ − R₁‖ of this call, computed once."""
+    if (family.name, gamma) not in seen.effects:
+        seen.effects[family.name, gamma] = distance(stated(family, seen, gamma), plainly(seen))
+    return seen.effects[family.name, gamma]
 
 
 class FussyAttention:

@@ -127,15 +127,22 @@ def test_refiners_of_the_text_act_when_they_are_named(runs):
             assert distance(seen.out, plainly(seen)) < 1e-5 * plainly(seen).norm(), seen.path
 
 
+@pytest.mark.rows(lambda row: row.with_input)
 @pytest.mark.parametrize("norm", ["input", "projected"])
-def test_the_norm_of_the_input_is_that_of_the_values_where_unseen(runs, norm):
-    patched, report = skew(runs.row.model, 1.3, 3.0, norm=norm)
-    calls = runs.acting(runs.watched(patched))
-    assert ('use "value" instead' in report.plan) != runs.row.with_input
-    for seen in calls:
-        scale = effect(runs.row, seen, 1.3)
-        want = stated(runs.row, seen, 1.3, 3.0, "input" if runs.row.with_input else "value")
-        assert distance(seen.out, want) <= TOLERANCE * scale, seen.path
+def test_the_norm_of_the_input_is_taken_where_it_is_seen(runs, norm):
+    assert 'use "value" instead' not in skew(runs.row.model, 1.3, 3.0, norm=norm)[1].plan
+    for seen in runs.acting(runs.skewed(1.3, 3.0, norm=norm)):
+        want = stated(runs.row, seen, 1.3, 3.0, "input")
+        assert distance(seen.out, want) <= TOLERANCE * effect(runs.row, seen, 1.3), seen.path
+
+
+@pytest.mark.rows(lambda row: not row.with_input)
+def test_the_norm_of_the_input_is_that_of_the_values_where_unseen(runs):
+    for norm in ("input", "projected"):
+        assert 'use "value" instead' in skew(runs.row.model, 1.3, 3.0, norm=norm)[1].plan
+    for seen in runs.acting(runs.skewed(1.3, 3.0, norm="projected")):
+        want = stated(runs.row, seen, 1.3, 3.0, "value")
+        assert distance(seen.out, want) <= TOLERANCE * effect(runs.row, seen, 1.3), seen.path
 
 
 # Small as they are, ComfyUI's own loader recognises these by the names and shapes of their weights.

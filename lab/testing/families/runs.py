@@ -29,9 +29,17 @@ class Runs:
     def picture(self) -> torch.Tensor:
         return self.row.sample()
 
+    @cached_property
+    def _skewed(self) -> dict[str, list[Seen]]:
+        return {}
+
     def skewed(self, gamma: float, beta: float = 1.0, **widgets: Any) -> list[Seen]:
-        patched, _ = skew(self.row.model, gamma, beta, **widgets)
-        return self.watched(patched)
+        """The calls of a run with these widgets, made once."""
+        key = f"{gamma}, {beta}, {widgets}"
+        if key not in self._skewed:
+            patched, _ = skew(self.row.model, gamma, beta, **widgets)
+            self._skewed[key] = self.watched(patched)
+        return self._skewed[key]
 
     def watched(self, model: Any, **options: Any) -> list[Seen]:
         with watch_attention(model) as calls:
