@@ -43,6 +43,8 @@ SECONDS_BETWEEN_LINES = 60
 # Threads that wait sleep instead of spinning, which matters wherever two processes share the cores.
 QUIET_THREADS = {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "0"}
 PARTS = ("lint", "check", "host", "torch", "release", "all")
+# The files that go through all families of a host. They are about half of its tests, so two workers share them.
+FAMILIES = "host/test_families.py host/test_family_batches.py host/test_family_precisions.py host/test_modal_factors.py"
 # Run with every older PyTorch: the method, and the host files in which models are compiled.
 WITH_OLDER_TORCH = "core host/test_compile.py host/test_other_modules.py host/test_attention_calls.py"
 
@@ -135,14 +137,16 @@ def type_check(python: str) -> Iterator[Suite]:
 def tests(python: str, part: str, newest: Path | None, oldest: Path | None) -> Iterator[Suite]:
     """Yield the suites of pytest that belong to a part."""
 
-    def suite(title: str, minutes: float, folders: str, but: str = "long", **variables: str) -> Suite:
-        paths = [f"tests/{folder}" for folder in folders.split()]
+    def suite(title: str, minutes: float, paths: str, without: str = "", but: str = "long", **variables: str) -> Suite:
         chosen = [] if part == "all" else ["-m", f"not ({but})"]
-        return Suite(title, [python, "-m", "pytest", "-c", "tests/pytest.ini", *chosen, *paths], variables, minutes)
+        chosen += [f"--ignore=tests/{path}" for path in without.split()]
+        chosen += [f"tests/{path}" for path in paths.split()]
+        return Suite(title, [python, "-m", "pytest", "-c", "tests/pytest.ini", *chosen], variables, minutes)
 
     # A path where no ComfyUI is makes the tests of a missing host show up as skipped.
     on_newest, on_oldest = (
-        {"COMFYUI_PATH": str(host or f"no-{name}-ComfyUI")} for name, host in (("newest", newest), ("oldest", oldest))
+        {"COMFYUI_PATH": str(host or f"no-{name}-ComfyUI"), "SAD_ATTENTION": "pytorch"}
+        for name, host in (("newest", newest), ("oldest", oldest))
     )
     if part in ("lint", "torch"):
         return
@@ -151,17 +155,17 @@ def tests(python: str, part: str, newest: Path | None, oldest: Path | None) -> I
         yield suite("stability, evaluation, release", 1.1, "stability evaluation release")
         yield suite("fused kernel", 0.8, "kernels")  # alone, because Triton is interpreted there
     if part != "check":
-        yield suite("host, newest, PyTorch attention", 12, "host", SAD_ATTENTION="pytorch", **on_newest)
+        yield suite("newest host: the families", 5, FAMILIES, **on_newest)
+        yield suite("newest host: all else", 6, "host", FAMILIES, **on_newest)
     if part in ("release", "all"):
         yield suite("demo, evidence and test bed", 4, "demo evidence testbed")
         yield suite("diffusers", 8, "with_diffusers")
         yield suite("server, newest", 1.5, "server", **on_newest)
         yield suite("browser", 8, "browser", **on_newest)
-        of_oldest = "long or newest"
-        yield suite("host, oldest, PyTorch attention", 9, "host", of_oldest, SAD_ATTENTION="pytorch", **on_oldest)
+        yield suite("oldest host", 6, "host", but="long or newest", **on_oldest)
         yield suite("server, oldest", 1.5, "server", **on_oldest)
     if part == "all":
-        yield suite("host, newest, sub-quadratic attention", 12, "host", SAD_ATTENTION="sub_quad", **on_newest)
+        yield suite("newest host, sub-quadratic attention", 10, "host", **{**on_newest, "SAD_ATTENTION": "sub_quad"})
 
 
 def tests_with_torch(torch: str, newest: Path | None) -> Suite:
