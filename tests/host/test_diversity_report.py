@@ -331,6 +331,7 @@ def test_the_text_of_a_clip_l_is_in_no_shared_space():
 BROKEN = torch.full((3, 20, 24, 3), math.nan)
 
 
+@pytest.mark.newest
 @pytest.mark.parametrize(
     ("images", "gamma"),
     [
@@ -357,6 +358,7 @@ def test_gammas_close_to_each_other_leave_the_room_to_one():
     assert diversity_plots._ticks([2.0]) == [2.0]
 
 
+@pytest.mark.newest
 def test_the_plot_changes_with_the_numbers(vision, sweep):
     plain = plot(*sweep)
     assert torch.equal(plain, plot(*sweep))
