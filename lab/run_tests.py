@@ -163,7 +163,7 @@ def tests(python: str, part: str, newest: Path | None, oldest: Path | None) -> I
         yield suite("server, newest", 1.5, "server", **on_newest)
         yield suite("browser", 8, "browser", **on_newest)
         yield suite("oldest host", 6, "host", but="long or newest", **on_oldest)
-        yield suite("server, oldest", 1.5, "server", **on_oldest)
+        yield suite("server, oldest", 1.5, "server", but="long or newest", **on_oldest)
     if part == "all":
         yield suite("newest host, sub-quadratic attention", 10, "host", **{**on_newest, "SAD_ATTENTION": "sub_quad"})
 

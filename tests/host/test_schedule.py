@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import numpy as np
 import pytest
 import torch
@@ -26,18 +28,24 @@ def family(request, families):
     return families[request.param]
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def schedule():
     text = ", ".join(f"{progress}:{gamma}" for progress, gamma in POINTS)
     shape = {"shape": "keyframes", "start_gamma": 1.0, "end_gamma": 1.0, "start": 0.0, "end": 1.0, "keyframes": text}
     return execute(GammaScheduleNode, **shape)[0]
 
 
+PROGRESS = np.linspace(0, 1, 1999).clip(1e-7, 1 - 1e-7)  # its ends are special in ComfyUI and left out
+
+
+@functools.lru_cache(maxsize=8)
+def noise_levels(model_sampling) -> np.ndarray:
+    return np.log([float(model_sampling.percent_to_sigma(place)) for place in PROGRESS])
+
+
 def progress_of(model_sampling, sigmas) -> np.ndarray:
-    """The p with `percent_to_sigma(p) = sigma`, from a table; its ends are special in ComfyUI and left out."""
-    places = np.linspace(0, 1, 1999).clip(1e-7, 1 - 1e-7)
-    table = [float(model_sampling.percent_to_sigma(place)) for place in places]
-    return np.interp(np.log(sigmas), np.log(table[::-1]), places[::-1])
+    """The p with `percent_to_sigma(p) = sigma`, from a table."""
+    return np.interp(np.log(sigmas), noise_levels(model_sampling)[::-1], PROGRESS[::-1])
 
 
 def curve(progress) -> np.ndarray:

@@ -44,7 +44,14 @@ def test_gamma_one_is_the_plain_picture_bit_for_bit(server):
     assert torch.equal(picture_of(server, prompt(1.0, beta=3.0)), picture_of(server, prompt(None)))
 
 
-@pytest.mark.parametrize(("gamma", "beta"), [(-1.0, 1.0), (0.5, 1.0), (2.0, 1.0), (1.05, 3.0), (1.2, 5.0)])
+@pytest.mark.parametrize(
+    ("gamma", "beta"),
+    [
+        (2.0, 1.0),
+        (1.05, 3.0),
+        *(pytest.param(*each, marks=pytest.mark.newest) for each in ((-1.0, 1.0), (0.5, 1.0), (1.2, 5.0))),
+    ],
+)
 def test_comfyui_and_diffusers_draw_the_same_picture(server, gamma, beta):
     model = load_model()
     plain = sample(model, [ANIMALS], [4], steps=STEPS, guidance=GUIDANCE)[0]
