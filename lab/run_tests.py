@@ -131,7 +131,7 @@ def type_check(python: str) -> Iterator[Suite]:
         for package in ("sad_core", "nodes", "tests"):
             command += ["-p", f"symmetric_attention.{package}"]
         command += ["-p", "lab"]
-        yield Suite("types", command, {"MYPYPATH": folder}, minutes=1)
+        yield Suite("types", command, {"MYPYPATH": folder}, minutes=1.3)
 
 
 def tests(python: str, part: str, newest: Path | None, oldest: Path | None) -> Iterator[Suite]:
@@ -151,9 +151,9 @@ def tests(python: str, part: str, newest: Path | None, oldest: Path | None) -> I
     if part in ("lint", "torch"):
         return
     if part != "host":
-        yield suite("core", 1.2, "core")
-        yield suite("stability, evaluation, release", 1.1, "stability evaluation release")
-        yield suite("fused kernel", 0.8, "kernels")  # alone, because Triton is interpreted there
+        yield suite("core", 1, "core")
+        yield suite("stability, evaluation, release", 0.6, "stability evaluation release")
+        yield suite("fused kernel", 0.6, "kernels")  # alone, because Triton is interpreted there
     if part != "check":
         yield suite("newest host: the families", 5, FAMILIES, **on_newest)
         yield suite("newest host: all else", 6, "host", FAMILIES, **on_newest)
