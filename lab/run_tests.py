@@ -3,14 +3,15 @@
 
     python3 -m lab.run_tests lint       # style, format, types
     python3 -m lab.run_tests check      # lint, types, the core and the web files: two minutes
-    python3 -m lab.run_tests host       # the newest ComfyUI, PyTorch attention
-    python3 -m lab.run_tests release    # `make test`: all of the above, the oldest ComfyUI, server, browser, demo
+    python3 -m lab.run_tests host       # the newest ComfyUI, PyTorch attention: six minutes
+    python3 -m lab.run_tests release    # `make test`: all of these, the oldest ComfyUI, server, browser, demo: twenty
     python3 -m lab.run_tests torch --torch 2.8.0   # an older PyTorch: the core and what touches torch.compile
     python3 -m lab.run_tests all        # what a nightly runs: also sub-quadratic attention and the older PyTorch
 
-ComfyUI keeps its backend and its version for the life of a process, so every combination is a process of its own. Two
-of them run at a time. Where no host can be had the host tests are still collected, and show up as skipped with the
-reason. Needs only the standard library; the environment it makes brings the rest.
+ComfyUI keeps its backend and its version for the life of a process, so every combination is a process of its own, and
+that of the newest ComfyUI is two of like length. Two run at a time; the times are those of two cores that do nothing
+else. Where no host can be had the host tests are still collected, and show up as skipped with the reason. Needs only
+the standard library; the environment it makes brings the rest.
 """
 
 from __future__ import annotations
