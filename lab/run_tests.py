@@ -9,9 +9,9 @@
     python3 -m lab.run_tests all        # what a nightly runs: also sub-quadratic attention and the older PyTorch
 
 ComfyUI keeps its backend and its version for the life of a process, so every combination is a process of its own, and
-that of the newest ComfyUI is two of like length. Two run at a time; the times are those of two cores that do nothing
-else. Where no host can be had the host tests are still collected, and show up as skipped with the reason. Needs only
-the standard library; the environment it makes brings the rest.
+that of the newest ComfyUI is two, its families and all else. Two run at a time; the times are those of two cores that
+do nothing else. Where no host can be had the host tests are still collected, and show up as skipped with the reason.
+Needs only the standard library; the environment it makes brings the rest.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ SECONDS_BETWEEN_LINES = 60
 # Threads that wait sleep instead of spinning, which matters wherever two processes share the cores.
 QUIET_THREADS = {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "0"}
 PARTS = ("lint", "check", "host", "torch", "release", "all")
-# The files that go through all families of a host. They are about half of its tests, so two workers share them.
+# The files that go through all families of a host, in a process of their own: a model is built once for all of them.
 FAMILIES = "host/test_families.py host/test_family_batches.py host/test_family_precisions.py host/test_modal_factors.py"
 # Run with every older PyTorch: the method, and the host files in which models are compiled.
 WITH_OLDER_TORCH = "core host/test_compile.py host/test_other_modules.py host/test_attention_calls.py"
@@ -156,15 +156,15 @@ def tests(python: str, part: str, newest: Path | None, oldest: Path | None) -> I
         yield suite("stability, evaluation, release", 0.6, "stability evaluation release")
         yield suite("fused kernel", 0.6, "kernels")  # alone, because Triton is interpreted there
     if part != "check":
-        yield suite("newest host: the families", 5, FAMILIES, **on_newest)
+        yield suite("newest host: the families", 2.5, FAMILIES, **on_newest)
         yield suite("newest host: all else", 6, "host", FAMILIES, **on_newest)
     if part in ("release", "all"):
-        yield suite("demo, evidence and test bed", 4, "demo evidence testbed")
-        yield suite("diffusers", 8, "with_diffusers")
-        yield suite("server, newest", 1.5, "server", **on_newest)
-        yield suite("browser", 8, "browser", **on_newest)
-        yield suite("oldest host", 6, "host", but="long or newest", **on_oldest)
-        yield suite("server, oldest", 1.5, "server", but="long or newest", **on_oldest)
+        yield suite("demo, evidence and test bed", 2, "demo evidence testbed")
+        yield suite("diffusers", 1, "with_diffusers")
+        yield suite("server, newest", 2, "server", **on_newest)
+        yield suite("browser", 10, "browser", **on_newest)
+        yield suite("oldest host", 5, "host", but="long or newest", **on_oldest)
+        yield suite("server, oldest", 2, "server", but="long or newest", **on_oldest)
     if part == "all":
         yield suite("newest host, sub-quadratic attention", 10, "host", **{**on_newest, "SAD_ATTENTION": "sub_quad"})
 
