@@ -38,7 +38,10 @@ the change. No checkpoint and no picture stands behind this page, only the atten
 - **text, cross** says whether the model has joint attention, where those two act.
 - **norms**: *all*, or *value* where the input of the attention cannot be seen; *projected* and *input* then mean
   *value*.
-- **since** is the older of the two versions that has the family; versions before {OLDEST} are not tested.
+- **since** is the older of the two versions that has the family, or a later one; versions before {OLDEST} are not
+  tested. Rows of 0.34 are run in a ComfyUI of August 2026, the newest that was at hand. Rows with *stand-in* are of
+  newer versions: the tests run a network of their own with the calls of the real one, or the real network called as
+  that version calls it.
 
 | family | since | sites | calls | γ acts among | text, cross | norms | asked for | notes |
 | --- | --- | --- | --- | --- | --- | --- | --- | --- |
@@ -50,7 +53,8 @@ Other classes of ComfyUI built from the same blocks are recognised by them, but 
 REFUSED_HEAD = """
 ## Refused
 
-Nothing is patched, and the node says: Skew Attention (SAD) cannot work on …, because
+Nothing is patched, and the node says: Skew Attention (SAD) cannot work on …, because … A family that has a row above as
+well is refused only by the versions of ComfyUI before the one named there.
 
 | family | since | reason |
 | --- | --- | --- |
@@ -60,25 +64,28 @@ A model that is in neither table stays as it is. Where its code hands `transform
 node lists these sites as not verified, and `act_where_unverified` lets γ act there, among all tokens of a call. Else it
 is refused with a sentence that names it.
 
-Calls in which queries and keys are not the same tokens are left as they are, and the report counts them. So are calls
+Calls in which queries and keys are not the same tokens are left as they are, and the report counts them, unless the
+queries are known to be the last of the keys' tokens, as in HiDream-O1. Left alone are also calls
 that another node may give keys of other tokens, by an `attn1_patch` that this pack does not know; SD1.5, SDXL, Flux,
 Qwen-Image, Krea 2, Cosmos and what is built from their blocks ask such functions. `act_where_unverified` overrides
 that.
 
 Families whose attention is called without options could be reached only by running a copy of ComfyUI's own forward
 function with another attention in it. Such a copy would hide what other nodes change in that file, cannot be compiled,
-and could go wrong in silence where ComfyUI's code moves, so they are refused until ComfyUI passes the options on.
+and could go wrong in silence where ComfyUI's code moves. So they are refused until ComfyUI's code gives a way in:
+options that it passes on, or since 0.40 the child of an attention module that names the attention of its layer. Which
+of the two there is, is read from the code that runs, not from its version.
 """
 
 
-def since(name: str, newer: frozenset[str]) -> str:
-    """The older of the two tested hosts that has the class."""
-    return NEWEST if name in newer else OLDEST
+def since(name: str, newer: Mapping[str, str]) -> str:
+    """The older of the tested hosts that has the class."""
+    return newer.get(name, OLDEST)
 
 
 def factors(row: Family) -> str:
     """Whether the γ of text and the γ across act in a family."""
-    return "yes" if row.image_tokens else "no"
+    return "yes" if row.is_joint else "no"
 
 
 def ranges(addresses: Iterable[str]) -> str:
@@ -97,13 +104,14 @@ def ranges(addresses: Iterable[str]) -> str:
 
 
 def render(
-    rows: Iterable[Family], refused: Mapping[str, str], newer: frozenset[str], reasons: Mapping[str, str]
+    rows: Iterable[Family], refused: Mapping[str, str], newer: Mapping[str, str], reasons: Mapping[str, str]
 ) -> str:
     """The page, from the rows of the tiny models and the reasons of the pack."""
     lines, others = [], []
     for row in rows:
         norms = "all" if row.with_input else "value"
-        cells = (since(row.config_class, newer), ranges(row.sites), str(row.calls), row.acts_on, factors(row), norms)
+        known_since = f"{row.stands_in_for} (stand-in)" if row.stands_in_for else since(row.config_class, newer)
+        cells = (known_since, ranges(row.sites), str(row.calls), row.acts_on, factors(row), norms)
         lines.append(f"| {row.name} | {' | '.join(cells)} | {ranges(row.asked)} | {row.notes} |")
         if row.covers:
             others.append(f"- {row.name}: {', '.join(row.covers)}")
@@ -116,10 +124,11 @@ def render(
 def page() -> str:
     """The page as it should be; in a process without ComfyUI stand-ins take its place."""
     without_host()
-    from lab.testing.families.rows import FAMILIES, HOSTED, NEWER, REFUSED
+    from lab.testing.families.rows import FAMILIES, HOSTED, LATEST, NEWER, REFUSED, STAND_INS
 
+    newer = {**dict.fromkeys(NEWER, NEWEST), **LATEST}
     reasons = table_of_pack("nodes.host.models.families").REFUSALS
-    return render((*FAMILIES.values(), *HOSTED.values()), REFUSED, NEWER, reasons)
+    return render((*FAMILIES.values(), *HOSTED.values(), *STAND_INS.values()), REFUSED, newer, reasons)
 
 
 def main() -> int:

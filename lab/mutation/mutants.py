@@ -355,8 +355,8 @@ HOST_LAYER = (
     ),
     Mutant(
         PATCHES + "site_patch.py",
-        "if not compiles_whole():",
-        "if compiles_whole():",
+        "if not compiles_whole() or not is_reached:",
+        "if compiles_whole() or not is_reached:",
         "every site breaks the graph of a compiled model",
         ("host/test_other_modules.py",),
     ),
@@ -383,10 +383,24 @@ HOST_LAYER = (
     ),
     Mutant(
         MODELS + "site_rules.py",
-        "        if not 0 <= start < stop <= tokens:\n",
-        "        if not start < stop:\n",
+        "        if not 0 <= start <= with_query < stop <= tokens:\n",
+        "        if not start <= with_query < stop:\n",
         "γ acts among tokens that a call does not have",
         ("host/test_unreadable_calls.py",),
+    ),
+    Mutant(
+        MODELS + "site_rules.py",
+        "0 < queries == tokens - before and keys >= tokens",
+        "0 < queries == tokens - before",
+        "γ acts in a text that is as long as the image",
+        ("host/test_last_queries.py",),
+    ),
+    Mutant(
+        PATCHES + "slots.py",
+        "            slot.content = before\n",
+        "            pass\n",
+        "the override of one block acts in all that come after it",
+        ("host/test_last_queries.py",),
     ),
     Mutant(
         MODELS + "unverified.py",

@@ -25,13 +25,16 @@ from lab.testing import definition
 from lab.testing.families.family import Family
 
 FUNCTIONS = ("optimized_attention", "optimized_attention_masked")
+STAND_INS = "lab.testing.families.stand_ins"  # calls by a contract of its own
 
 
 def attention_names() -> list[tuple[ModuleType, str]]:
     """Every name in the host's model files under which the attention it has chosen is called."""
     chosen = [getattr(comfy.ldm.modules.attention, name) for name in FUNCTIONS]
     files = [module for name, module in sorted(sys.modules.items()) if name.startswith("comfy.ldm.")]
-    return [(file, name) for file in files for name in FUNCTIONS if getattr(file, name, None) in chosen]
+    named = [(file, name) for file in files for name in FUNCTIONS if getattr(file, name, None) in chosen]
+    stand_ins = sys.modules.get(STAND_INS)
+    return named if stand_ins is None else [*named, (stand_ins, FUNCTIONS[0])]
 
 
 @dataclass(frozen=True)

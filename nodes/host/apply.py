@@ -91,11 +91,11 @@ def choose_sites(
             does not exist, or another node holds all of them.
     """
     network = own_object(model, "diffusion_model")
-    reason = reason_of_refusal(network)
-    if reason is not None:
-        raise ValueError(f"{node} cannot work on {model_name(model.model)}, because {reason}.")
     originals = replaced_modules(model)
-    sites = find_sites(network, originals) or find_unverified_sites(network, originals)
+    sites, reason = find_sites(network, originals), reason_of_refusal(network)
+    if reason is not None and not sites:
+        raise ValueError(f"{node} cannot work on {model_name(model.model)}, because {reason}.")
+    sites = sites or find_unverified_sites(network, originals)
     if sites and sites[0].kind == UNVERIFIED and not act_where_unverified:
         raise NotVerified(
             f"{model_name(model.model)} is not among the models that {node} knows, so nothing was patched. "
@@ -207,6 +207,11 @@ def describe_plan(
         )
     elif kinds[JOINT]:
         lines.append("In joint attention γ acts among the image tokens; text rows and text columns stay as they are.")
+    if any(site.rule.last_queries for site in chosen):
+        lines.append(
+            "The image also looks at text that does not look back at it: γ acts among the image tokens, and the "
+            "columns before them stay as they are."
+        )
     without_input = Counter(site.kind for site in chosen if not site.shows_input)
     if without_input and settings.norm not in JOINT_NORMS:
         lines.append(

@@ -14,7 +14,7 @@ from symmetric_attention.nodes.host.models.sites import find_sites
 
 from lab.testing import definition
 from lab.testing.families.building import host_class
-from lab.testing.families.rows import FAMILIES, HOSTED, NEWER, REFUSED, names_of_the_host
+from lab.testing.families.rows import FAMILIES, HOSTED, LATEST, NEWER, REFUSED, names_of_the_host
 from lab.testing.families.runs import Runs, in_this_host
 from lab.testing.recorder import distance, effect, plainly, stated
 from lab.testing.run_nodes import skew
@@ -25,10 +25,11 @@ TOLERANCE = 1e-3
 
 def test_the_sites_of_a_model_are_those_of_its_row(runs):
     found = find_sites(runs.row.model.model.diffusion_model)
-    assert {site.address: site.path for site in found} == {**runs.row.paths, **runs.row.asked}
+    told = {**runs.row.paths, **runs.row.other_stages, **runs.row.asked}
+    assert {site.address: site.path for site in found} == told
     assert {site.address for site in found if site.kind == "text refiner"} == set(runs.row.asked)
     _, report = skew(runs.row.model)
-    assert f"{len(runs.row.paths)} of {len(found)} attention sites" in report.plan
+    assert f"{len(runs.row.sites)} of {len(found)} attention sites" in report.plan
 
 
 def test_every_site_makes_its_calls_and_the_report_counts_them(runs):
@@ -69,7 +70,7 @@ def test_every_site_gives_what_the_definition_says_and_for_no_other_gamma(runs, 
 
 def test_all_other_attention_stays_plain(runs):
     for seen in runs.skewed(1.5):
-        if runs.site(seen) not in runs.row.paths:
+        if not runs.acts_in(seen):
             assert distance(seen.out, plainly(seen)) < 1e-5 * plainly(seen).norm(), seen.path
 
 
@@ -218,7 +219,7 @@ def test_every_class_the_host_lists_is_in_the_table_and_no_other():
     told |= {*REFUSED, *(name for family in FAMILIES.values() for name in (family.name.split()[0], *family.covers))}
     listed = set(names_of_the_host())
     assert listed <= told
-    assert told - listed in (set(), set(NEWER))
+    assert told - listed in (set(), set(LATEST), {*NEWER, *LATEST})
 
 
 def test_every_refusal_is_tried():

@@ -13,7 +13,7 @@ from lab.testing.families.rows import HOSTED
 from lab.testing.recorder import distance, effect, plainly, stated, watch_attention
 from lab.testing.run_nodes import execute, skew
 
-JOINT = [name for name, row in HOSTED.items() if row.image_tokens is not None]
+JOINT = [name for name, row in HOSTED.items() if row.is_joint]
 FACTORS = {"gamma": 1.5, "text": -0.8, "cross": 2.2}
 # Every Γ that could be taken for the right one: a factor left out, a little weak, or in the place of another.
 MISTAKEN = [

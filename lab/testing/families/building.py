@@ -161,6 +161,18 @@ def each(stem: str, path: str, count: int) -> dict[str, str]:
     return {f"{stem}.{index}": path.replace("#", str(index)) for index in range(count)}
 
 
+def hidream_o1_tokens(name: str) -> Tensor:
+    """A text of HiDream-O1 in tokens, the last of which stands for the timestep; another one for every name."""
+    words = draw(f"words {name}", (1, 9)).mul(100).long().abs()
+    return torch.cat([words, torch.tensor([[151673]])], dim=1)
+
+
+def voxels(count: int) -> Tensor:
+    """Coordinates of so many voxels, each another: the sample and three places."""
+    order = torch.arange(count)
+    return torch.stack([torch.zeros_like(order), order % 8, order // 8 % 8, order * 3 % 8], dim=1)
+
+
 def mask_of_ones(length: int) -> Callable[[str], dict[str, Any]]:
     """Conditioning whose mask keeps all of the text."""
     return lambda name: {"attention_mask": torch.ones(1, length, dtype=torch.long)}

@@ -451,6 +451,19 @@ MINIMAX: dict[str, Any] = {
     "time_embed_hidden_size": 64,
     "time_embed_dim": 32,
 }
+HIDREAM_O1: dict[str, Any] = {
+    "image_model": "hidream_o1",
+    "text_config_overrides": {
+        "hidden_size": 64,
+        "intermediate_size": 64,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "head_dim": 32,
+        "rope_dims": [6, 5, 5],
+    },
+    "vision_config_overrides": {"hidden_size": 32, "num_heads": 2, "intermediate_size": 32, "depth": 1},
+}
 AURA: dict[str, Any] = {
     "dim": 64,
     "n_heads": 2,
@@ -503,4 +516,75 @@ STABLE_AUDIO_3: dict[str, Any] = {
     "local_add_cond_dim": 9,
     "global_cond_shared_embed": True,
     "global_cond_type": "adaLN",
+}
+TRELLIS: dict[str, Any] = {
+    "image_model": "trellis2",
+    "resolution": 8,
+    "in_channels": 8,
+    "out_channels": 8,
+    "model_channels": 64,
+    "cond_channels": 48,
+    "num_blocks": 2,
+    "num_heads": 2,
+    "mlp_ratio": 2,
+    "init_txt_model": True,
+}
+# Of networks whose attention is reached from ComfyUI 0.40 on.
+PIXART: dict[str, Any] = {
+    "image_model": "pixart_sigma",
+    "patch_size": 4,
+    "pe_interpolation": 1.0,
+    "hidden_size": 64,
+    "num_heads": 4,
+    "depth": 2,
+    "caption_channels": 48,
+    "model_max_length": 30,
+    "micro_condition": False,
+}
+HUNYUAN_DIT: dict[str, Any] = {
+    "image_model": "hydit",
+    "hidden_size": 64,
+    "num_heads": 2,
+    "depth": 2,
+    "text_states_dim": 48,
+    "text_states_dim_t5": 64,
+    "text_len": 10,
+    "text_len_t5": 12,
+}
+HUNYUAN_3D_21: dict[str, Any] = {
+    "image_model": "hunyuan3d2_1",
+    "hidden_size": 128,
+    "num_heads": 4,
+    "depth": 2,
+    "context_dim": 48,
+    "num_moe_layers": 1,
+    "num_experts": 2,
+    "guidance_cond_proj_dim": 64,
+}
+ERNIE: dict[str, Any] = {
+    "image_model": "ernie",
+    "hidden_size": 128,
+    "num_attention_heads": 2,
+    "num_layers": 2,
+    "ffn_hidden_size": 64,
+    "text_in_dim": 48,
+    "rope_axes_dim": (16, 24, 24),
+}
+ACE_15: dict[str, Any] = {
+    "audio_model": "ace1.5",
+    "hidden_size": 64,
+    "num_heads": 4,
+    "num_kv_heads": 2,
+    "head_dim": 16,
+    "num_dit_layers": 2,
+    "num_lyric_layers": 1,
+    "num_timbre_layers": 1,
+    "num_tokenizer_layers": 1,
+    "text_hidden_dim": 48,
+    "intermediate_size": 64,
+    "fsq_dim": 64,
+    "sliding_window": 4,
+    "encoder_hidden_size": 64,
+    "encoder_intermediate_size": 64,
+    "encoder_num_heads": 4,
 }

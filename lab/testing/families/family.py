@@ -29,6 +29,7 @@ class Family:
         config_class: in `comfy.supported_models`.
         paths: by address, the module whose attention calls are the site's.
         asked: addresses of sites that act only when they are named, and their modules.
+        other_stages: addresses of sites that the run does not reach, and their modules.
         calls: skewed attention calls of one model call.
         image_first: whether the image comes before the text in the sequence of a joint site.
         acts_on: what γ acts among, for docs/support.md.
@@ -40,11 +41,14 @@ class Family:
         cfg: 1 where the family has no unconditional pass.
         edge: how many tokens that do not depend on the text stand between it and the image at the first joint site;
             None where no site sees both.
+        image_alone: whether calls of the sites without the image among their queries stay plain.
+        has_queries_of_text: whether the text is among the queries of the sites, so that γ of text and across can act.
         text_modulates: whether the text moves the image tokens before any attention, as a mean over its tokens.
         with_input: whether the sites show their input, so that every norm works.
         frames: samples of a latent that are the frames of one video.
         from_picture: whether sampling starts from the latent instead of from noise.
         least_deviation: of the logits; 1 wherever the weights can bring them there.
+        stands_in_for: the version of ComfyUI whose network is not at hand, where `build` gives a stand-in.
         textless_uncond: whether the unconditional pass gets no text at all.
     """
 
@@ -57,6 +61,7 @@ class Family:
     config_class: str = ""
     paths: Mapping[str, str] = field(default_factory=dict)
     asked: Mapping[str, str] = field(default_factory=dict)
+    other_stages: Mapping[str, str] = field(default_factory=dict)
     calls: int = 0
     image_first: bool = False
     acts_on: str = "every token"
@@ -67,17 +72,25 @@ class Family:
     steps: int = 1
     cfg: float = 3.0
     edge: int | None = None
+    image_alone: bool = False
+    has_queries_of_text: bool = True
     text_modulates: bool = False
     with_input: bool = False
     frames: int = 1
     from_picture: bool = False
     least_deviation: float = 1.0
     textless_uncond: bool = False
+    stands_in_for: str = ""
 
     @property
     def sites(self) -> tuple[str, ...]:
         """Addresses of the sites that act unasked."""
-        return tuple(self.paths)
+        return (*self.paths, *self.other_stages)
+
+    @property
+    def is_joint(self) -> bool:
+        """Whether γ of text and across act at a site."""
+        return self.image_tokens is not None and self.has_queries_of_text
 
     @property
     def has_reference(self) -> bool:

@@ -6,22 +6,25 @@ to be skewed, and where the image is among their tokens. docs/support.md is writ
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import comfy.supported_models
 import torch
 
-from lab.testing.families import configs
+from lab.testing.families import configs, stand_ins
 from lab.testing.families.building import (
     a_reference,
     build,
     each,
+    hidream_o1_tokens,
     hosted,
     load,
     mask_of_ones,
     number_conditioner,
     padded,
     vision,
+    voxels,
 )
 from lab.testing.families.family import Family, by_name, draw
 
@@ -538,6 +541,35 @@ HOSTED = by_name(
         edge=None,
     ),
     hosted(
+        "HiDreamO1",
+        configs.HIDREAM_O1,
+        paths=each("layers", "language_model.layers.#", 2),
+        latent=(3, 128, 128),
+        image_tokens=16,
+        extra=lambda name: {"text_input_ids": hidream_o1_tokens(name)},
+        edge=1,  # the token of the timestep
+        has_queries_of_text=False,
+        acts_on=TEXT,
+        notes="reference images count as image; the text does not look at the image",
+    ),
+    hosted(
+        "Trellis2",
+        configs.TRELLIS,
+        paths=each("shape", "img2shape.blocks.#.self_attn", 2),
+        other_stages={
+            **each("texture", "shape2txt.blocks.#.self_attn", 2),
+            **each("shape_512", "img2shape_512.blocks.#.self_attn", 2),
+            **each("structure", "structure_model.blocks.#.self_attn", 2),
+        },
+        latent=(8, 20, 1),
+        extra=lambda name: {
+            "embeds": draw(f"picture {name}", (1, 10, 48)),
+            "trellis2_coords": voxels(20),
+            "trellis2_generation_mode": "shape_generation",
+        },
+        notes="also Pixal3D; the run reaches the sites of its stage",
+    ),
+    hosted(
         "Lens",
         configs.LENS,
         paths=each("blocks", "transformer_blocks.#.attn", 2),
@@ -637,6 +669,88 @@ HOSTED = by_name(
     ),
 )
 
+
+def hosted_by_layer(config_class: str, attention: str, config: dict[str, Any], **row: Any) -> Family:
+    """A row of a network that is reached from ComfyUI 0.40 on, by the child of each of its `attention` modules."""
+    family = hosted(config_class, config, **row)
+    return replace(family, build=stand_ins.by_layer(family.build, attention), stands_in_for="0.40")
+
+
+# Networks and calls of newer versions than the ones at hand, stood in for (lab/testing/families/stand_ins.py).
+STAND_INS = by_name(
+    Family(
+        "QwenImage21",
+        stand_ins.qwen_image_21,
+        latent=(4, 6, 8),
+        text=(20, 48),
+        image_tokens=48,
+        config_class="QwenImage21",
+        paths=each("blocks", "transformer_blocks.#.attn", 2),
+        calls=2,
+        acts_on=TEXT,
+        notes="reference images count as text, as their keys are kept; the text does not look at the image",
+        edge=0,
+        image_alone=True,
+        has_queries_of_text=False,
+        stands_in_for="0.37",
+    ),
+    hosted_by_layer(
+        "PixArtSigma",
+        "AttentionKVCompress",
+        configs.PIXART,
+        paths=each("blocks", "blocks.#.attn", 2),
+        latent=(4, 36, 36),
+        text=(30, 48),
+        sharpen=r"\.attn\.qkv\.",
+        covers=("PixArtAlpha",),
+        with_input=True,
+    ),
+    hosted_by_layer(
+        "HunyuanDiT",
+        "Attention",
+        configs.HUNYUAN_DIT,
+        paths=each("blocks", "blocks.#.attn1", 2),
+        latent=(4, 8, 8),
+        covers=("HunyuanDiT1",),
+        extra=lambda name: {
+            **mask_of_ones(10)(name),
+            "conditioning_mt5xl": draw(f"mt5xl {name}", (1, 12, 64)),
+            "attention_mask_mt5xl": torch.ones(1, 12, dtype=torch.long),
+        },
+        with_input=True,
+    ),
+    hosted_by_layer(
+        "Hunyuan3Dv2_1",
+        "Attention",
+        configs.HUNYUAN_3D_21,
+        paths=each("blocks", "blocks.#.attn1", 2),
+        latent=(64, 32),
+        image_tokens=32,
+        acts_on="the shape's latent tokens, the token of the timestep aside",
+        notes="that token is alone, so `gamma_text` does nothing",
+        edge=None,
+    ),
+    hosted_by_layer(
+        "ErnieImage",
+        "ErnieImageAttention",
+        configs.ERNIE,
+        paths=each("layers", "layers.#.self_attention", 2),
+        latent=(128, 4, 4),
+        image_tokens=16,
+        image_first=True,
+        acts_on=TEXT,
+    ),
+    hosted_by_layer(
+        "ACEStep15",
+        "AceStepAttention",
+        configs.ACE_15,
+        paths=each("layers", "decoder.layers.#.self_attn", 2),
+        latent=(64, 30),
+        extra=lambda name: {"conditioning_lyrics": draw(f"lyrics {name}", (1, 7, 48))},
+        with_input=True,
+    ),
+)
+
 # Not in the oldest host that is tested.
 NEWER = frozenset(
     (
@@ -654,6 +768,8 @@ NEWER = frozenset(
         *("TripoSplat", "WAN21_CausalAR_T2V", "WAN21_SCAIL2", "WAN22_WanDancer", "WAN_Animate2"),
     )
 )
+# Not in 0.33.0 either, with the version that has it.
+LATEST = {"Trellis2": "0.34"}
 # Refused, with the diffusion model that is the reason.
 REFUSED = {
     "ACEStep": "ace.model.ACEStepTransformer2DModel",
@@ -661,7 +777,6 @@ REFUSED = {
     "Stable_Cascade_B": "cascade.stage_b.StageB",
     "Stable_Cascade_C": "cascade.stage_c.StageC",
     "ErnieImage": "ernie.model.ErnieImageModel",
-    "HiDreamO1": "hidream_o1.model.HiDreamO1Transformer",
     "Hunyuan3Dv2_1": "hunyuan3dv2_1.hunyuandit.HunYuanDiTPlain",
     "HunyuanDiT": "hydit.models.HunYuanDiT",
     "HunyuanDiT1": "hydit.models.HunYuanDiT",

@@ -51,7 +51,12 @@ class Runs:
         return self.row.site_of(seen.path)
 
     def acting(self, calls: list[Seen]) -> list[Seen]:
-        return [seen for seen in calls if self.site(seen) in self.row.paths]
+        return [seen for seen in calls if self.acts_in(seen)]
+
+    def acts_in(self, seen: Seen) -> bool:
+        """Whether γ acts in a call."""
+        has_image = not self.row.image_alone or seen.q.shape[2] == self.row.image_tokens
+        return self.site(seen) in self.row.paths and has_image
 
 
 def in_this_host(classes: Iterable[str]) -> list[str]:

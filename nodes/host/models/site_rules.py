@@ -22,6 +22,12 @@ SELF, JOINT, TEXT_REFINER = "self", "joint", "text refiner"
 UNVERIFIED = "not verified"  # of a network that no rule knows
 # γ acts among the image tokens. Refiners of the text see none of them, so they are left alone until they are named.
 OPT_IN_KINDS = (TEXT_REFINER,)
+NOT_SAME_TOKENS = "queries and keys are not the same tokens"
+OF_OTHERS = ""  # the reason for calls that are none of the image, as cross-attention is none; nothing is told of them
+# How an override gets from a site to its attention call: in the options that the block is given, in those that the
+# whole forward of the network shares, or through the child of the module that names the attention of its layer.
+OPTIONS, NETWORK, LAYER = "options", "network", "layer"
+FOUND = "found"  # by options or by layer, whichever the code of the host's module shows; no site where it shows neither
 UNREADABLE = "this version of ComfyUI calls the block in a way that is not known"
 
 
@@ -57,6 +63,8 @@ class SiteCall:
 Argument = tuple[str, int]  # name and position
 # From a call and its number of tokens to those γ acts among, or None where the two do not fit together.
 ImageTokens = Callable[[SiteCall, int], "slice | None"]
+# From a call and its numbers of queries and of keys to whether the queries are the last of the keys' tokens.
+LastQueries = Callable[[SiteCall, int, int], bool]
 BlockInput = Callable[[SiteCall], "Tensor | None"]
 
 
@@ -134,6 +142,31 @@ def after_seen(sensor: str, whole: str | None = None) -> ImageTokens:
     return token_range
 
 
+def before_seen(sensor: str) -> ImageTokens:
+    """[image, text] in one stream; the text is as long as the sensor saw it."""
+
+    def token_range(call: SiteCall, tokens: int) -> slice | None:
+        text = call.seen_lengths.get(sensor)
+        return slice(0, tokens - text) if text is not None and text < tokens else None
+
+    return token_range
+
+
+def every_query(call: SiteCall, queries: int, keys: int) -> bool:
+    """Every attention call of the site has the last tokens for its queries, or all of them."""
+    return queries <= keys
+
+
+def queries_of_the_image(call: SiteCall, queries: int, keys: int) -> bool:
+    """[text and reference images, image] in pieces, each of which looks at itself and at what comes before it.
+
+    The image is the last piece. The block gets the number of tokens before the image, which is 0 where their keys come
+    from a cache (Qwen-Image 2.1). γ acts in no earlier piece, as its keys are kept from one step to the next.
+    """
+    before, tokens = call.argument("prefix_len", 3), call.length("x", 0)
+    return tokens is not None and 0 < queries == tokens - before and keys >= tokens
+
+
 def without_cache(call: SiteCall, tokens: int) -> slice | None:
     """Every token, unless the keys are those of earlier chunks too: then the first chunk alone would be square."""
     return slice(0, tokens) if call.argument("kv_cache", 2) is None else None
@@ -209,6 +242,10 @@ class Rule:
         takes_patches: whether the queries, keys and values of this attention go through the `attn1_patch` functions of
             other nodes, which may hand over those of other tokens. Wan calls such functions with the result alone.
         keys: the keyword by which the block around may hand over other keys; None where there is none.
+        last_queries: tells the calls whose queries are the last of the keys' tokens, and in which γ acts among the
+            image tokens that have a query; None where γ acts in calls with as many queries as keys alone.
+        pads_samples: whether samples of different lengths are padded, and then have a mask of the keys.
+        reach: how an override gets to the attention call: `OPTIONS`, `NETWORK`, `LAYER`, or `FOUND`.
     """
 
     module: str
@@ -224,24 +261,39 @@ class Rule:
     stream: str | None = None
     takes_patches: bool = False
     keys: str | None = None
+    last_queries: LastQueries | None = None
+    pads_samples: bool = False
+    reach: str = OPTIONS
 
-    def find_tokens(self, call: SiteCall, tokens: int) -> tuple[slice | None, str]:
+    def find_tokens(self, call: SiteCall, tokens: int, queries: int | None = None) -> tuple[slice | None, str]:
         """Return the tokens of a call that γ acts among, or None and the reason to leave the call alone.
 
         A call that the rule cannot read, as that of a newer host, is left alone too. Nothing is raised.
+        The reason of a call that is none of the image's is `OF_OTHERS`.
+
+        Args:
+            tokens: of the keys, among which the found ones are counted.
+            queries: how many of them, the last ones, have a query; all where None.
         """
-        if self.image_tokens is all_tokens:
+        if self.image_tokens is all_tokens and self.last_queries is None and queries is None:
             return slice(0, tokens), ""
+        queries = tokens if queries is None else queries
         try:
+            if self.last_queries is None:
+                if queries != tokens:
+                    return None, NOT_SAME_TOKENS
+            elif not self.last_queries(call, queries, tokens):
+                return None, OF_OTHERS
             found = self.image_tokens(call, tokens)
             if found is None:
                 return None, self.skip_reason
             start, stop = int(found.start), int(found.stop)
         except Exception as error:
             return None, f"{UNREADABLE} ({type(error).__name__})"
-        if not 0 <= start < stop <= tokens:
+        with_query = max(start, tokens - queries)
+        if not 0 <= start <= with_query < stop <= tokens:
             return None, self.skip_reason
-        return slice(start, stop), ""
+        return slice(with_query, stop), ""
 
     def find_input(self, call: SiteCall, rows: slice, v: Tensor) -> Tensor | None:
         """Return the `(B, L, C)` input of the attention, or None where the call does not show it.

@@ -9,7 +9,8 @@ from torch import nn
 
 from ....sad_core.schedule import split_entries
 from .families import REFUSALS, RULES
-from .site_rules import OPT_IN_KINDS, Rule, class_name, no_input
+from .reach import reach_of
+from .site_rules import FOUND, OPT_IN_KINDS, OPTIONS, Rule, class_name, no_input
 
 
 @dataclass(frozen=True)
@@ -20,11 +21,13 @@ class Site:
         address: how users name it, such as `input.4.1`, `double.7`.
         path: the module's path below `diffusion_model`.
         rule: how it was recognised.
+        reach: how an override gets to its attention call: `site_rules.OPTIONS`, `NETWORK` or `LAYER`.
     """
 
     address: str
     path: str
     rule: Rule
+    reach: str = OPTIONS
 
     @property
     def kind(self) -> str:
@@ -74,14 +77,20 @@ def own_modules(network: nn.Module, originals: Mapping[str, nn.Module]) -> Itera
 
 
 def _walk(network: nn.Module, modules: Mapping[str, nn.Module]) -> Iterator[Site]:
-    rules = [rule for rule in RULES if rule.network in (None, class_name(network))]
+    rules = [
+        rule
+        for rule in RULES
+        if rule.network in (None, class_name(network)) and all(sensor.path in modules for sensor in rule.sensors)
+    ]
     for path, module in modules.items():
         name = class_name(module)
         for rule in rules:
             match = rule.path.fullmatch(path) if rule.module == name else None
             if match is not None and _is_self_attention(rule, path, modules):
-                fields = {key: value or "0" for key, value in match.groupdict().items()}
-                yield Site(rule.address.format(**fields), path, rule)
+                reach = reach_of(module) if rule.reach == FOUND else rule.reach
+                if reach is not None:
+                    fields = {key: value or "0" for key, value in match.groupdict().items()}
+                    yield Site(rule.address.format(**fields), path, rule, reach)
                 break
 
 

@@ -34,8 +34,8 @@ class AttentionCall:
     """One call of the host's attention, taken apart.
 
     Attributes:
-        q, k, v: `(B, H, L, d)`, grouped keys and values already repeated.
-        mask: additive, broadcasting to `(B, H, L, L)`, or None.
+        q, k, v: `(B, H, L, d)`, grouped keys and values already repeated; of q fewer or more tokens in some calls.
+        mask: additive, broadcasting to the logits of q and k, or None.
         scale: the softmax scale of the call.
     """
 
@@ -79,6 +79,11 @@ class AttentionCall:
         if self.keyword.get("skip_output_reshape", False):
             return out
         return out.transpose(1, 2).flatten(2)
+
+
+def may_be_last_queries(q: Tensor, k: Tensor) -> bool:
+    """Whether q may be that of the last of the tokens of k: fewer, of the same samples, heads and channels."""
+    return q.shape[:2] == k.shape[:2] and q.shape[2] < k.shape[2] and q.shape[3] == k.shape[3]
 
 
 class BackendChoice(NamedTuple):

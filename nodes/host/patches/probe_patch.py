@@ -24,18 +24,20 @@ from ....sad_core.stability.step import Sample
 from ..browser import log, show_on_node
 from ..live_chart import charts
 from ..memory import is_out_of_memory
-from ..models.site_rules import SiteCall
+from ..models.site_rules import NOT_SAME_TOKENS, OF_OTHERS, SiteCall
 from ..models.sites import Site
 from ..noise_level import NoiseLevel
 from ..run_origin import current_origin
 from ..settings import ProbeSettings
+from .attention_backend import may_be_last_queries
 from .given_keys import GivenKeys
 from .object_patches import Forward
 from .observer import ObservedCall, Observer
 from .probe_measures import gamma_of, image_size, input_patterns, token_grid
 from .probe_run import ProbeCallState, ProbedRun
-from .site_patch import MOST_SAMPLES, OVERRIDE, SitePatch
+from .site_patch import MOST_SAMPLES, SitePatch
 from .skew_override import SkewOverride
+from .slots import OVERRIDE
 
 PROBE = "Stability Probe (SAD)"
 LARGEST_MAP = 64  # rows and columns of a map; larger ones are averaged down
@@ -43,6 +45,7 @@ UNCERTAIN = (
     "in some heads the highest or lowest eigenvalues lie so close together that depth may be off by more than 0.001 "
     "and curvature by more than 0.01."
 )
+PADDED = "the samples have different numbers of tokens, and the padding would be measured with them"
 NOTHING_REACHED = "No attention site was reached: another patch replaces the attention of these blocks."
 
 
@@ -163,20 +166,28 @@ class ProbePatch(SitePatch):
         compiling = torch.compiler.is_compiling()  # then nothing of the run is written, which is no part of a graph
         if self.run is not None and not compiling:
             self.run.reached = True
+        tokens, queries = seen.k.shape[2], None
         if seen.q.shape != seen.k.shape:
-            return self._left_alone(site, "queries and keys are not the same tokens")
-        image_tokens, reason = site.rule.find_tokens(site_call, seen.q.shape[2])
+            if not may_be_last_queries(seen.q, seen.k):
+                return self._left_alone(site, NOT_SAME_TOKENS)
+            queries = seen.q.shape[2]
+        image_tokens, reason = site.rule.find_tokens(site_call, tokens, queries)
         if image_tokens is None:
-            return self._left_alone(site, reason)
-        q, k = seen.q[:, :, image_tokens], seen.k[:, :, image_tokens]
+            return None if reason == OF_OTHERS else self._left_alone(site, reason)
+        if site.rule.pads_samples and seen.mask is not None:
+            return self._left_alone(site, PADDED)
+        # Tokens without a query are part of what was retrieved; what is measured are the logits among the image.
+        before = tokens - seen.q.shape[2]
+        rows = slice(image_tokens.start - before, image_tokens.stop - before)
+        q, k = seen.q[:, :, rows], seen.k[:, :, image_tokens]
         pieces = []
         for patterns in self._patterns(site, site_call, seen):
-            part = patterns[:, :, image_tokens]
+            part = patterns[:, :, rows]
             pieces.append((state.batch.take(q, k, part), part.shape[-1]))
         state.found.append((site.address, pieces))
         state.gammas.add(None if compiling else gamma_of(seen))
         if site.address in self.settings.mapped and site.address not in state.maps:
-            self._map(state, site, q, k, seen.out[:, :, image_tokens])
+            self._map(state, site, q, k, seen.out[:, :, rows])
         return None
 
     def _patterns(self, site: Site, site_call: SiteCall, seen: ObservedCall) -> list[Tensor]:

@@ -18,7 +18,7 @@ from comfy.patcher_extension import CallbacksMP, WrappersMP
 from torch import Tensor
 
 from ..browser import log_exceptions
-from ..models.site_rules import LengthSensor, SiteCall
+from ..models.site_rules import NETWORK, OPTIONS, LengthSensor, SiteCall
 from ..models.sites import Site
 from ..noise_level import LEVEL, NoiseLevel, NoiseScale, level_of
 from ..progress import ModelSampling
@@ -37,8 +37,8 @@ from .object_patches import (
     patched_forward_of,
 )
 from .side_runs import KEY, SideRuns, forget_aside, status_after
+from .slots import NetworkSlot, close_slot, entering, handing, open_slot
 
-OVERRIDE = "optimized_attention_override"
 MOST_SAMPLES = 64  # video models fold frames or pixels into the batch; of more than these only a mean is kept
 Wrapped = Callable[..., Any]
 
@@ -51,11 +51,13 @@ class CallState:
         active: whether the sites do anything; False outside a model call.
         seen_lengths: lengths of the parts of joined sequences, by the name of the sensor that saw them.
         keys: what functions of other nodes may do to the keys.
+        slot: where the overrides of sites stand whose attention reads the options of the whole forward.
     """
 
     active: bool = False
     seen_lengths: dict[str, int] = field(default_factory=dict)
     keys: GivenKeys = field(default_factory=GivenKeys)
+    slot: NetworkSlot | None = None
 
 
 class SitePatch(SideRuns, Shared):
@@ -152,10 +154,17 @@ class SitePatch(SideRuns, Shared):
 
     def patched(self, place: Site | LengthSensor, forward: Forward) -> Forward:
         """Return `forward` of a site or a sensor with our part in it, as long as there is something to do."""
-        function = self._sensing(place, forward) if isinstance(place, LengthSensor) else self._at_site(place, forward)
-        if not compiles_whole():
+        is_reached = isinstance(place, LengthSensor) or place.reach == OPTIONS
+        if isinstance(place, LengthSensor):
+            function = self._sensing(place, forward)
+        elif is_reached:
+            function = self._at_site(place, forward)
+        else:
+            function = entering(self._at_site(place, handing(forward)), place.reach, lambda: self.state.slot)
+        if not compiles_whole() or not is_reached:
             # A graph break inside a site leaves compiled pieces behind that a plain model would run into later, so only
-            # an attention without breaks is compiled (host: comfy/ldm/modules/attention.py, chosen at start).
+            # an attention without breaks is compiled (host: comfy/ldm/modules/attention.py, chosen at start). Where an
+            # override is put into the model and taken out again, that is left out of any graph too.
             function = torch.compiler.disable(function)
         function.patched_forward = PatchedForward(self, place, forward, function)  # type: ignore[attr-defined]
         function.__name__ = "forward"  # a method is saved by its name: what is loaded is the class's own
@@ -208,14 +217,18 @@ class SitePatch(SideRuns, Shared):
             acting._join(self.run)
             acting.prompts = self.prompts
             self._joined.append(acting)
-        outer = acting.state
+        outer, has_opened = acting.state, False
         try:
             acting.state = acting._begin_call(level, x, options)
+            if acting.state.active and any([site.reach == NETWORK for site in acting.sites]):
+                acting.state.slot, has_opened = open_slot(options)
             result = executor(x, t, *args, **kwargs)
             acting._end_call(level)
             return result
         finally:
             ended, acting.state = acting.state, outer
+            if has_opened:
+                close_slot(options)
             if ended is not outer:
                 acting._leave_call(ended)
             if is_outermost:

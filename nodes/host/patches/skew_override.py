@@ -16,13 +16,13 @@ from ....sad_core.joint_attention import JOINT_NORMS, retrieve_modal
 from ....sad_core.kernels.eligibility import is_wanted
 from ....sad_core.parameters import is_untraced
 from ..memory import is_out_of_memory
-from ..models.site_rules import UNREADABLE, SiteCall
+from ..models.site_rules import NOT_SAME_TOKENS, OF_OTHERS, UNREADABLE, SiteCall
 from ..models.sites import Site
 from ..prompts import Prompt
 from ..run_report import RunRecord, SiteTally
 from ..settings import NEUTRAL, Gammas, SkewSettings
 from ..shared import Shared
-from .attention_backend import AttentionCall, Backend, HostAttention, name_of
+from .attention_backend import AttentionCall, Backend, HostAttention, may_be_last_queries, name_of
 from .site_patch import MOST_SAMPLES
 
 GAMMA_IS_1 = "γ is 1 among the image tokens, and no others are there"
@@ -127,7 +127,8 @@ class SkewOverride(Shared):
         is_whole = not self.earlier and self.context.settings.apply_to == "both"
         ranges = [] if is_whole or not acting else self._by_pass(call.q.shape[0], acting)
         if image_tokens is None or not (ranges or (is_whole and acting)):
-            self.context.log.left_alone(reason or NOT_BY_PASS)
+            if image_tokens is not None or reason != OF_OTHERS:
+                self.context.log.left_alone(reason or NOT_BY_PASS)
             return self._left_alone(function, q, k, v, heads, mask=mask, **keyword)
         attention = self.context.attention
         choice = attention.choose(function, 2 * call.q.shape[-1], compiling)
@@ -191,15 +192,17 @@ class SkewOverride(Shared):
         An override acts where a γ of its own other than 1 bears on the call, and always in a graph that is compiled,
         where γ is a tensor.
         """
+        tokens, queries = call.k.shape[2], None
         if call.q.shape != call.k.shape:
-            return "queries and keys are not the same tokens", None, ()
-        tokens = call.q.shape[2]
-        image_tokens, reason = self.site.rule.find_tokens(self.call, tokens)
+            if not may_be_last_queries(call.q, call.k):
+                return NOT_SAME_TOKENS, None, ()
+            queries = call.q.shape[2]
+        image_tokens, reason = self.site.rule.find_tokens(self.call, tokens, queries)
         if image_tokens is None:
             return reason, None, ()
         if compiling:
             return "", image_tokens, (self, *self.earlier)
-        is_joined = image_tokens != slice(0, tokens)
+        is_joined = image_tokens != slice(0 if queries is None else tokens - queries, tokens)
         acting = []
         for each in (self, *self.earlier):
             if each.context.gammas.image != 1.0 or (is_joined and each.context.settings.is_modal):
@@ -247,7 +250,8 @@ class SkewOverride(Shared):
         prepared = PreparedCall(call.mask, call.scale, attend, in_place)
         kernel = is_free and context.has_kernel
         may_round = settings.adaptive != "off" or (compiling and not settings.is_modal)
-        if image_tokens == slice(0, call.q.shape[2]):
+        tokens = call.k.shape[2]
+        if image_tokens == slice(tokens - call.q.shape[2], tokens):
             return retrieve_skewed(
                 call.q,
                 call.k,
@@ -296,7 +300,9 @@ class SkewOverride(Shared):
     ) -> tuple[Tensor, Tensor]:
         """Return γ and β of every sample of this call, weighed by how symmetric its logits are; both `(B, 1, 1, 1)`."""
         context, settings = self.context, self.context.settings
-        eta = average(symmetricity(call.q[:, :, image_tokens], call.k[:, :, image_tokens]), over="sample")
+        before = call.k.shape[2] - call.q.shape[2]  # tokens without a query
+        queries = call.q[:, :, image_tokens.start - before : image_tokens.stop - before]
+        eta = average(symmetricity(queries, call.k[:, :, image_tokens]), over="sample")
         gamma, beta = adapt(gamma, settings.beta, eta, adapt_beta=settings.adaptive == "gamma and beta")
         if not compiling:
             told = eta, gamma

@@ -26,8 +26,9 @@ from .attention_backend import HostAttention, allows_triton
 from .given_keys import GivenKeys
 from .object_patches import Forward
 from .observer import Observer
-from .site_patch import OVERRIDE, CallState, SitePatch
+from .site_patch import CallState, SitePatch
 from .skew_override import CallLog, OverrideContext, SkewOverride
+from .slots import OVERRIDE
 
 
 @dataclass

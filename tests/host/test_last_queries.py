@@ -1,0 +1,221 @@
+"""Calls whose queries are the last of the keys' tokens, and sites that the options of their block do not reach."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from comfy.ldm.modules.attention import attention_pytorch
+from symmetric_attention.nodes.host.models.families import RULES
+from symmetric_attention.nodes.host.models.site_rules import NOT_SAME_TOKENS, OF_OTHERS, SiteCall
+
+from lab.testing import definition
+from lab.testing.families.rows import HOSTED, STAND_INS
+from lab.testing.families.runs import Runs, in_this_host
+from lab.testing.neighbours import ORDERS, in_order, louder, with_override
+from lab.testing.newer_contract import LayerAttention, unpacked
+from lab.testing.recorder import distance, effect, plainly, stated
+from lab.testing.run_nodes import compiled, probe, skew
+
+ROWS = {**HOSTED, **STAND_INS}
+NETWORK = [*in_this_host(["HiDreamO1"]), "QwenImage21"]
+LAYER = ["PixArtSigma", "ErnieImage"]
+pytestmark = pytest.mark.newest
+
+
+@pytest.fixture(params=NETWORK)
+def last(request):
+    """A model whose image looks at text that does not look back, its keys forgotten."""
+    yield from one(request.param)
+
+
+@pytest.fixture(params=[*NETWORK, *LAYER])
+def row(request):
+    yield from one(request.param)
+
+
+def one(name):
+    yield ROWS[name]
+    ROWS[name].forget()
+
+
+def keys_kept(row, kept: bool) -> None:
+    """Have the next run of the plain or of a patched model keep no keys, or begin with those of the run before."""
+    network = row.model.model.diffusion_model
+    if row.name == "HiDreamO1":
+        if not kept:
+            network.clear_kv_cache()
+    else:
+        network.keeps_keys = kept
+
+
+def assert_stated(row, calls, gamma: float = 1.5, times: float = 1.0, **settings: float) -> None:
+    runs = Runs(row)
+    assert runs.acting(calls)
+    for seen in calls:
+        acts = runs.acts_in(seen)
+        want = stated(row, seen, gamma, **settings) if acts else plainly(seen)
+        close = 1e-3 * effect(row, seen, gamma) if acts else 1e-5 * want.norm()
+        assert distance(seen.out, times * want) <= close, seen.path
+
+
+@pytest.mark.parametrize("kept", [False, True], ids=["all tokens", "kept keys"])
+def test_the_picture_is_that_of_the_definition_with_kept_keys_and_without(last, kept):
+    keys_kept(last, kept=False)
+    plain, wanted = last.sample(), last.sample(skew(last.model, beta=3.0)[0])
+    keys_kept(last, kept)
+    last.sample()
+    patched, report = skew(last.model, beta=3.0)
+    calls = Runs(last).watched(patched)
+    assert {seen.q.shape[2] < seen.k.shape[2] for seen in Runs(last).acting(calls)} == {True}
+    assert_stated(last, calls, beta=3.0)
+    assert distance(last.sample(patched), wanted) <= 1e-4 * distance(wanted, plain)
+    assert distance(last.sample(), plain) <= 1e-5 * plain.norm()
+    assert set(report.runs[-1].site_calls) == set(last.paths)
+    assert not report.runs[-1].untouched
+
+
+def test_gamma_leaves_no_trace_in_the_keys_that_are_kept(last):
+    """They are kept from a run with γ, and the plain model has the bits that it has with keys of its own."""
+    keys_kept(last, kept=True)
+    last.sample()
+    plain = last.sample()
+    last.forget()
+    keys_kept(last, kept=True)
+    last.sample(skew(last.model)[0])
+    assert last.sample().equal(plain)
+
+
+def test_the_adaptive_gamma_is_that_of_the_image_alone(last):
+    calls = Runs(last).acting(Runs(last).skewed(1.5, adaptive="gamma"))
+    for seen in calls:
+        image = last.image(seen.q.shape[2])
+        keys = seen.k[:, :, -seen.q.shape[2] :][:, :, image]
+        eta = definition.symmetricity(seen.q[:, :, image], keys).mean(1)[:, None, None, None]
+        want = stated(last, seen, 1 + 0.5 * eta)
+        assert distance(seen.out, want) <= 1e-3 * distance(want, plainly(seen)), seen.path
+
+
+def test_the_probe_measures_the_square_of_the_image(row):
+    model, trace = probe(row.model)
+    plain = row.sample()
+    with_probe = Runs(row).acting(Runs(row).watched(model))
+    assert row.sample(model).equal(plain)
+    (step,) = trace.runs[0].steps
+    assert not trace.runs[0].notes
+    for seen in with_probe:
+        image = row.image(seen.q.shape[2])
+        q, k, out = seen.q[:, :, image], seen.k[:, :, -seen.q.shape[2] :][:, :, image], seen.out[:, :, image]
+        want = definition.hopfield_stability(q, k, out, eigenvalues=False)["energy"].mean(-1)
+        column = trace.runs[0].measures.index("energy")
+        got = step.of(Runs(row).site(seen))[:, column].double()
+        torch.testing.assert_close(got, want, rtol=0, atol=1e-4 * float(want.abs().max()))
+
+
+@pytest.mark.parametrize("order", ["skew first", "probe first"])
+def test_a_probe_beside_gamma_changes_no_bit_in_both_orders(row, order):
+    wanted = row.sample(skew(row.model)[0])
+    if order == "skew first":
+        model, trace = probe(skew(row.model)[0])
+    else:
+        model, trace = probe(row.model)
+        model, _ = skew(model)
+    assert row.sample(model).equal(wanted)
+    assert set(trace.runs[-1].addresses) == set(row.paths)
+    assert trace.runs[-1].gamma == "γ 1.5"
+
+
+def test_the_later_of_two_nodes_wins_and_each_reports_its_own(row):
+    wanted = row.sample(skew(row.model, gamma=0.5)[0])
+    first, of_first = skew(row.model, gamma=1.5)
+    model, of_second = skew(first, gamma=0.5)
+    assert row.sample(model).equal(wanted)
+    assert set(of_second.runs[-1].site_calls) == set(row.paths)
+    assert not of_first.runs[-1].site_calls
+
+
+@pytest.mark.parametrize("order", ORDERS)
+def test_an_override_of_another_pack_attends_in_both_orders(last, order):
+    model, _ = in_order(order, last.model, lambda model: with_override(model, louder))
+    assert_stated(last, Runs(last).watched(model), times=1.1)
+
+
+def test_cond_alone_leaves_the_rows_of_uncond(row):
+    calls = Runs(row).acting(Runs(row).watched(skew(row.model, apply_to="cond")[0]))
+    for seen in calls:  # uncond is the first row
+        want = torch.stack([plainly(seen)[0], stated(row, seen, 1.5)[1]])
+        assert distance(seen.out, want) <= 1e-3 * effect(row, seen, 1.5), seen.path
+
+
+def test_what_ends_a_block_ends_the_run_and_leaves_nothing_behind(row):
+    plain = row.sample()
+    network = row.model.model.diffusion_model
+    patched, report = skew(row.model)
+
+    def stop(*_):
+        raise RuntimeError("the block failed")
+
+    before = {key: value for key, value in patched.model_options["transformer_options"].items() if key != "wrappers"}
+    hook = network.get_submodule(list(row.paths.values())[-1]).register_forward_hook(stop)
+    with pytest.raises(RuntimeError, match="the block failed"):
+        row.sample(patched)
+    hook.remove()
+    assert report.runs[-1].status == "failed (RuntimeError)"
+    after = {key: value for key, value in patched.model_options["transformer_options"].items() if key != "wrappers"}
+    assert after == before
+    assert all(getattr(each, "function", None) is None for each in network.modules())
+    assert row.sample().equal(plain)
+
+
+@pytest.mark.parametrize("name", ["QwenImage21", pytest.param("ErnieImage", marks=pytest.mark.long)])
+def test_a_compiled_model_is_right_in_every_order(name):
+    row = ROWS[name]
+    torch._dynamo.reset()
+    plain, wanted = row.sample(), row.sample(skew(row.model)[0])
+    for model, want in ((row.model, plain), (skew(row.model)[0], wanted), (row.model, plain)):
+        got = row.sample(compiled(model, fullgraph=False))
+        assert distance(got, want) <= 1e-3 * distance(plain, wanted)
+    assert row.sample().equal(plain)
+    torch._dynamo.reset()
+    row.forget()
+
+
+def test_an_attention_that_a_checkpoint_asks_for_gives_way_to_gamma():
+    row = ROWS["ErnieImage"]
+
+    def of_the_layer(*given, **named):
+        return 0.9 * attention_pytorch(*unpacked(given), **named)
+
+    children = [each for each in row.model.model.diffusion_model.modules() if isinstance(each, LayerAttention)]
+    for child in children:
+        child.function = of_the_layer
+    plain = row.sample()
+    assert_stated(row, Runs(row).skewed(1.5))
+    assert {child.function for child in children} == {of_the_layer}
+    assert row.sample().equal(plain)
+    row.forget()
+
+
+QWEN = next(rule for rule in RULES if rule.module == "qwen_image21.model.Attention")
+
+
+@pytest.mark.parametrize(
+    ("tokens", "prefix", "queries", "keys", "found"),
+    [
+        (30, 20, 10, 30, slice(20, 30)),  # the image, with all before it
+        (10, 0, 10, 30, slice(20, 30)),  # the image, the keys before it kept
+        (10, 0, 10, 10, slice(0, 10)),  # without text
+        (30, 20, 10, 10, OF_OTHERS),  # a text as long as the image, at the start
+        (30, 20, 10, 20, OF_OTHERS),  # a reference image as long as the image
+        (30, 20, 5, 15, OF_OTHERS),
+        (20, 20, 20, 20, OF_OTHERS),  # all before the image, by itself
+        (30, 20, 12, 30, OF_OTHERS),
+    ],
+)
+def test_the_calls_of_the_image_are_told_from_those_of_text_as_long(tokens, prefix, queries, keys, found):
+    call = SiteCall((torch.zeros(1, tokens, 4), None, None, prefix, {}), {})
+    assert QWEN.find_tokens(call, keys, queries) == ((found, "") if found else (None, OF_OTHERS))
+
+
+def test_fewer_queries_are_left_alone_where_the_rule_does_not_know_such_calls():
+    rule = next(rule for rule in RULES if rule.module == "modules.attention.CrossAttention")
+    assert rule.find_tokens(SiteCall((), {}), 30, 10) == (None, NOT_SAME_TOKENS)
