@@ -390,8 +390,8 @@ HOST_LAYER = (
     ),
     Mutant(
         MODELS + "site_rules.py",
-        "0 < queries == tokens - before and keys >= tokens",
-        "0 < queries == tokens - before",
+        'prefix_len", 3) and keys >= tokens)',
+        'prefix_len", 3))',
         "γ acts in a text that is as long as the image",
         ("host/test_last_queries.py",),
     ),

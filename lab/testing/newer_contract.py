@@ -48,10 +48,13 @@ def by_contract(backend: Callable[..., Tensor]) -> Callable[..., Tensor]:
         is_outermost = MARKER not in named
         override = options.get(SLOT) if is_outermost else None
         named[MARKER] = True
+        result: Tensor
         if override is not None and not hasattr(override, "container_function"):
-            return override(backend, *unpacked(given), **named)
+            result = override(backend, *unpacked(given), **named)
+            return result
         if override is not None:
-            return override.container_function(*given, **named)
+            result = override.container_function(*given, **named)
+            return result
         if is_outermost and preferred_attention is not None and preferred_attention.function is not None:
             return preferred_attention.function(*given, **named)
         return backend(*unpacked(given), **named)

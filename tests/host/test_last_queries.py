@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import pytest
 import torch
-from comfy.ldm.modules.attention import attention_pytorch
+from comfy.ldm.modules.attention import attention_pytorch, optimized_attention
 from symmetric_attention.nodes.host.models.families import RULES
-from symmetric_attention.nodes.host.models.site_rules import NOT_SAME_TOKENS, OF_OTHERS, SiteCall
+from symmetric_attention.nodes.host.models.reach import reach_of
+from symmetric_attention.nodes.host.models.site_rules import LAYER as BY_LAYER
+from symmetric_attention.nodes.host.models.site_rules import NOT_SAME_TOKENS, OF_OTHERS, OPTIONS, UNREADABLE, SiteCall
+from symmetric_attention.nodes.host.models.sites import find_sites, reason_of_refusal
+from torch import nn
 
 from lab.testing import definition
 from lab.testing.families.rows import HOSTED, STAND_INS
@@ -195,6 +199,49 @@ def test_an_attention_that_a_checkpoint_asks_for_gives_way_to_gamma():
     row.forget()
 
 
+class Options(nn.Module):
+    def forward(self, x, transformer_options=None):
+        return optimized_attention(x, x, x, 1, transformer_options=transformer_options)
+
+
+class Child(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.comfy_attention = LayerAttention()
+
+    def forward(self, x):
+        return optimized_attention(x, x, x, 1, preferred_attention=self.comfy_attention)
+
+
+class Childless(nn.Module):
+    comfy_attention = None
+
+    def forward(self, x):
+        return optimized_attention(x, x, x, 1, preferred_attention=self.comfy_attention)
+
+
+class Neither(Child):
+    def forward(self, x):
+        return optimized_attention(x, x, x, 1)
+
+
+@pytest.mark.parametrize(
+    ("module", "reach"), [(Options, OPTIONS), (Child, BY_LAYER), (Childless, None), (Neither, None)]
+)
+def test_what_a_module_is_reached_by_is_read_from_its_code(module, reach):
+    assert reach_of(module()) == reach
+
+
+@pytest.mark.parametrize(("module", "reach"), [(Options, OPTIONS), (Child, BY_LAYER), (Neither, None)])
+def test_a_family_is_refused_only_where_its_code_gives_no_way_in(module, reach):
+    """The same class of the same network, by the code of its forward."""
+    attention = type("AttentionKVCompress", (module,), {"__module__": "comfy.ldm.pixart.blocks"})()
+    network = type("PixArtMS", (nn.Module,), {"__module__": "comfy.ldm.pixart.pixartms"})()
+    network.blocks = nn.ModuleList([nn.ModuleDict({"attn": attention})])
+    assert [(site.address, site.reach) for site in find_sites(network)] == ([("blocks.0", reach)] if reach else [])
+    assert reason_of_refusal(network)
+
+
 QWEN = next(rule for rule in RULES if rule.module == "qwen_image21.model.Attention")
 
 
@@ -214,6 +261,22 @@ QWEN = next(rule for rule in RULES if rule.module == "qwen_image21.model.Attenti
 def test_the_calls_of_the_image_are_told_from_those_of_text_as_long(tokens, prefix, queries, keys, found):
     call = SiteCall((torch.zeros(1, tokens, 4), None, None, prefix, {}), {})
     assert QWEN.find_tokens(call, keys, queries) == ((found, "") if found else (None, OF_OTHERS))
+
+
+@pytest.mark.parametrize("call", [SiteCall((), {}), SiteCall((torch.zeros(1, 30, 4), None, None, {}), {})])
+def test_calls_that_cannot_be_read_are_told(call):
+    image, reason = QWEN.find_tokens(call, 30, 10)
+    assert image is None
+    assert reason.startswith(UNREADABLE)
+
+
+def test_queries_of_a_part_of_the_image_are_told():
+    rule = next(rule for rule in RULES if rule.module == "comfy.text_encoders.llama.TransformerBlock")
+    call = SiteCall((), {}, {"image": 16})
+    assert rule.find_tokens(call, 30, 17) == (slice(14, 30), "")
+    assert rule.find_tokens(call, 30, 30) == (slice(14, 30), "")
+    assert rule.find_tokens(call, 30, 8) == (None, f"{UNREADABLE} (ValueError)")
+    assert rule.find_tokens(SiteCall((), {}), 30, 17) == (None, f"{UNREADABLE} (KeyError)")
 
 
 def test_fewer_queries_are_left_alone_where_the_rule_does_not_know_such_calls():

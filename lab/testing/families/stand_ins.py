@@ -11,6 +11,7 @@ from collections.abc import Callable
 from typing import Any
 
 import comfy.ldm.modules.attention
+import comfy.supported_models
 import torch
 from comfy.ldm.common_dit import rms_norm
 from comfy.model_patcher import ModelPatcher

@@ -7,27 +7,22 @@ from __future__ import annotations
 
 import re
 
+from .later_families import FOUND_IN_CODE, LAST_QUERIES, TRELLIS
 from .site_rules import (
-    FOUND,
     JOINT,
-    NETWORK,
     SELF,
     TEXT_REFINER,
     LengthSensor,
     Rule,
     after_seen,
     after_text,
-    before_seen,
     before_text,
-    every_query,
     first_argument,
     first_tokens,
     image_slice,
     last_tokens,
     last_video_segment,
-    no_input,
     numbered,
-    queries_of_the_image,
     without_cache,
 )
 
@@ -318,91 +313,6 @@ SELF_AND_CROSS = (
         numbered("text_transformer_blocks.#.self_attention"),
         "text_refiner.{index}",
         TEXT_REFINER,
-    ),
-)
-# Trellis2 and Pixal3D: one network for each stage
-TRELLIS = tuple(
-    Rule(
-        f"trellis2.model.{attention}",
-        numbered(f"{network}.blocks.#.self_attn"),
-        f"{stage}.{{index}}",
-        SELF,
-        block_input=first_argument if attention == "MultiHeadAttention" else no_input,
-        pads_samples=attention == "SparseMultiHeadAttention",
-    )
-    for stage, network, attention in (
-        ("structure", "structure_model", "MultiHeadAttention"),
-        ("shape_512", "img2shape_512", "SparseMultiHeadAttention"),
-        ("shape", "img2shape", "SparseMultiHeadAttention"),
-        ("texture", "shape2txt", "SparseMultiHeadAttention"),
-    )
-)
-# The image looks at itself and at text that does not look back; its queries are the last of the keys' tokens.
-LAST_QUERIES = (
-    Rule(
-        "qwen_image21.model.Attention",
-        numbered("transformer_blocks.#.attn"),
-        "blocks.{index}",
-        SELF,
-        takes_patches=True,
-        last_queries=queries_of_the_image,
-        reach=NETWORK,
-    ),
-    Rule(
-        "comfy.text_encoders.llama.TransformerBlock",
-        numbered("language_model.layers.#"),
-        "layers.{index}",
-        SELF,
-        last_tokens("image"),  # with the reference images; before them the token of the timestep
-        sensors=(LengthSensor("image", "x_embedder", ("x", 0)),),
-        network="hidream_o1.model.HiDreamO1Transformer",
-        last_queries=every_query,
-        reach=NETWORK,
-    ),
-)
-# ComfyUI calls the attention of these without options; from 0.40 on it can be reached at each layer.
-FOUND_IN_CODE = (
-    Rule(
-        "pixart.blocks.AttentionKVCompress",
-        numbered("blocks.#.attn"),
-        "blocks.{index}",
-        SELF,
-        block_input=first_argument,
-        reach=FOUND,
-    ),
-    Rule(
-        "hydit.attn_layers.Attention",
-        numbered("blocks.#.attn1"),
-        "blocks.{index}",
-        SELF,
-        block_input=first_argument,
-        reach=FOUND,
-    ),
-    Rule(
-        "hunyuan3dv2_1.hunyuandit.Attention",
-        numbered("blocks.#.attn1"),
-        "blocks.{index}",
-        JOINT,
-        last_tokens("latent"),  # before it the token of the timestep
-        sensors=(LengthSensor("latent", "x_embedder", ("input", 0)),),
-        reach=FOUND,
-    ),
-    Rule(
-        "ernie.model.ErnieImageAttention",
-        numbered("layers.#.self_attention"),
-        "layers.{index}",
-        JOINT,
-        before_seen("text"),
-        sensors=(LengthSensor("text", "text_proj", ("input", 0)),),
-        reach=FOUND,
-    ),
-    Rule(
-        "ace.ace_step15.AceStepAttention",
-        numbered("decoder.layers.#.self_attn"),
-        "layers.{index}",
-        SELF,
-        block_input=first_argument,
-        reach=FOUND,
     ),
 )
 RULES = (

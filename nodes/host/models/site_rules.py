@@ -63,7 +63,8 @@ class SiteCall:
 Argument = tuple[str, int]  # name and position
 # From a call and its number of tokens to those γ acts among, or None where the two do not fit together.
 ImageTokens = Callable[[SiteCall, int], "slice | None"]
-# From a call and its numbers of queries and of keys to whether the queries are the last of the keys' tokens.
+# From a call and its numbers of queries and of keys to whether the queries are the last of the keys' tokens, the image
+# among them; an error where the call cannot be read.
 LastQueries = Callable[[SiteCall, int, int], bool]
 BlockInput = Callable[[SiteCall], "Tensor | None"]
 
@@ -152,9 +153,15 @@ def before_seen(sensor: str) -> ImageTokens:
     return token_range
 
 
-def every_query(call: SiteCall, queries: int, keys: int) -> bool:
-    """Every attention call of the site has the last tokens for its queries, or all of them."""
-    return queries <= keys
+def after_what_is_kept(sensor: str) -> LastQueries:
+    """[text, image] in one stream, of which the text's keys may be kept: every call has all of the image's queries."""
+
+    def has_last_queries(call: SiteCall, queries: int, keys: int) -> bool:
+        if not call.seen_lengths[sensor] <= queries <= keys:
+            raise ValueError("queries of a part of the image")
+        return True
+
+    return has_last_queries
 
 
 def queries_of_the_image(call: SiteCall, queries: int, keys: int) -> bool:
@@ -163,8 +170,8 @@ def queries_of_the_image(call: SiteCall, queries: int, keys: int) -> bool:
     The image is the last piece. The block gets the number of tokens before the image, which is 0 where their keys come
     from a cache (Qwen-Image 2.1). γ acts in no earlier piece, as its keys are kept from one step to the next.
     """
-    before, tokens = call.argument("prefix_len", 3), call.length("x", 0)
-    return tokens is not None and 0 < queries == tokens - before and keys >= tokens
+    tokens: Any = call.length("x", 0)
+    return bool(0 < queries == tokens - call.argument("prefix_len", 3) and keys >= tokens)
 
 
 def without_cache(call: SiteCall, tokens: int) -> slice | None:

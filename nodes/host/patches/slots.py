@@ -119,9 +119,11 @@ def open_slot(options: dict[str, Any]) -> tuple[NetworkSlot, bool]:
 
 def close_slot(options: dict[str, Any]) -> None:
     """Put back what stood in the options before `open_slot`."""
-    slot = options.pop(OVERRIDE, None)
-    if isinstance(slot, NetworkSlot) and slot.previous is not None:
-        options[OVERRIDE] = slot.previous
+    slot = options.get(OVERRIDE)
+    if isinstance(slot, NetworkSlot):
+        del options[OVERRIDE]
+        if slot.previous is not None:
+            options[OVERRIDE] = slot.previous
 
 
 def entering(function: Forward, reach: str, slot_of_call: Callable[[], NetworkSlot | None]) -> Forward:
