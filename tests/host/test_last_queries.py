@@ -52,13 +52,13 @@ def keys_kept(row, kept: bool) -> None:
         network.keeps_keys = kept
 
 
-def assert_stated(row, calls, gamma: float = 1.5, times: float = 1.0, **settings: float) -> None:
+def assert_stated(row, calls, beta: float = 1.0, times: float = 1.0) -> None:
     runs = Runs(row)
     assert runs.acting(calls)
     for seen in calls:
         acts = runs.acts_in(seen)
-        want = stated(row, seen, gamma, **settings) if acts else plainly(seen)
-        close = 1e-3 * effect(row, seen, gamma) if acts else 1e-5 * want.norm()
+        want = stated(row, seen, 1.5, beta) if acts else plainly(seen)
+        close = 1e-3 * effect(row, seen, 1.5) if acts else 1e-5 * want.norm()
         assert distance(seen.out, times * want) <= close, seen.path
 
 
@@ -279,6 +279,6 @@ def test_queries_of_a_part_of_the_image_are_told():
     assert rule.find_tokens(SiteCall((), {}), 30, 17) == (None, f"{UNREADABLE} (KeyError)")
 
 
-def test_fewer_queries_are_left_alone_where_the_rule_does_not_know_such_calls():
+def test_fewer_queries_are_left_alone_where_no_rule_knows_such_calls():
     rule = next(rule for rule in RULES if rule.module == "modules.attention.CrossAttention")
     assert rule.find_tokens(SiteCall((), {}), 30, 10) == (None, NOT_SAME_TOKENS)
