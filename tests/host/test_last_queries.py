@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from comfy.ldm.modules.attention import attention_pytorch, optimized_attention
@@ -26,13 +28,13 @@ LAYER = ["PixArtSigma", "ErnieImage"]
 pytestmark = pytest.mark.newest
 
 
-@pytest.fixture(params=NETWORK)
+@pytest.fixture(scope="module", params=NETWORK)
 def last(request):
-    """A model whose image looks at text that does not look back, its keys forgotten."""
+    """A model whose image looks at text that does not look back."""
     yield from one(request.param)
 
 
-@pytest.fixture(params=[*NETWORK, *LAYER])
+@pytest.fixture(scope="module", params=[*NETWORK, *LAYER])
 def row(request):
     yield from one(request.param)
 
@@ -48,8 +50,10 @@ def keys_kept(row, kept: bool) -> None:
     if row.name == "HiDreamO1":
         if not kept:
             network.clear_kv_cache()
-    else:
-        network.keeps_keys = kept
+        return
+    network.keeps_keys = kept
+    if not kept:
+        network.kept.clear()
 
 
 def assert_stated(row, calls, beta: float = 1.0, times: float = 1.0) -> None:
@@ -282,3 +286,15 @@ def test_queries_of_a_part_of_the_image_are_told():
 def test_fewer_queries_are_left_alone_where_no_rule_knows_such_calls():
     rule = next(rule for rule in RULES if rule.module == "modules.attention.CrossAttention")
     assert rule.find_tokens(SiteCall((), {}), 30, 10) == (None, NOT_SAME_TOKENS)
+
+
+@pytest.mark.skipif(not in_this_host(["HiDreamO1"]), reason="this ComfyUI has no HiDream-O1")
+def test_reference_images_of_hidream_o1_count_as_image():
+    row = HOSTED["HiDreamO1"]
+    picture = torch.rand(1, 64, 64, 3, generator=torch.Generator().manual_seed(0))
+    given = replace(row, image_tokens=32, extra=lambda name: {**row.extra(name), "reference_latents": [picture]})
+    calls = Runs(given).acting(Runs(given).skewed(1.5))
+    assert {seen.q.shape[2] for seen in calls} == {1 + 16 + 16}
+    assert_stated(given, calls)
+    row.forget()
+    given.forget()
