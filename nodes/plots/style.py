@@ -67,9 +67,12 @@ def new_figure(width: float, height: float, layout: Literal["constrained", "comp
 
 
 def figure_to_image(figure: Figure) -> Tensor:
-    """Return a figure as a ComfyUI IMAGE, `(1, height, width, 3)` in [0, 1]."""
+    """Return a figure as a ComfyUI IMAGE, `(1, height, width, 3)` in [0, 1]. All texts are drawn as they are."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.text import Text
 
+    for text in figure.findobj(Text):
+        text.set_parse_math(False)  # a name with two "$" in it is no formula
     canvas = FigureCanvasAgg(figure)
     canvas.draw()
     pixels = torch.frombuffer(bytearray(canvas.buffer_rgba()), dtype=torch.uint8)

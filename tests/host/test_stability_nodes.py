@@ -289,3 +289,11 @@ def test_plots_call_passes_as_the_run_does(monkeypatch):
 
 def plot_of(trace, passes: str) -> None:
     stability_layouts.draw_layout(trace, "heat map", passes, "", None)
+
+
+@pytest.mark.newest
+@pytest.mark.parametrize("layout", ["heat map", "curves", "heads", "difference"])
+def test_a_name_with_dollar_signs_is_drawn_as_it_is(layout):
+    run = run_with(torch.tensor([0.1, 0.5, 0.9]), chunks=("$\\bad$", "uncond"))
+    run.model = "$\\frac{$"
+    assert is_coloured(plot(StabilityTrace([run, run]), layout=layout)[0]).any()
