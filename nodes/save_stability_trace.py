@@ -8,6 +8,7 @@ from comfy_api.latest import io
 
 from ..sad_core import StabilityTrace
 from ..sad_core.stability.tables import to_csv, to_json
+from ..sad_core.whole_file import whole_file
 from .host.browser import log, show_on_node
 from .host.output_folder import new_file
 from .host.run_origin import not_made_by, trace_of_maker, upstream_of_input
@@ -87,7 +88,8 @@ class SaveStabilityTraceNode(io.ComfyNode):
             trace.save(path)
         else:
             path, name = new_file(filename_prefix, f".{format.lower()}")
-            path.write_text(TEXT_FORMATS[format](trace), encoding="utf-8")
+            with whole_file(path) as unfinished:
+                unfinished.write_text(TEXT_FORMATS[format](trace), encoding="utf-8")
         show_on_node(f"Saved as {name}.", cls.hidden.unique_id)
         return io.NodeOutput(name)
 

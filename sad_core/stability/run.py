@@ -18,6 +18,7 @@ from .tables import TableRow, describe_measure, step_rows
 KINDS = ("measured", "difference", "z-scores")
 # Bytes of measures: 200 steps × 70 sites × 20 heads × cond and uncond × 6 measures are 13.4 MB.
 LARGEST_RUN = 16 * 2**20
+MOST_STEPS = 4096
 
 
 @dataclass
@@ -31,7 +32,8 @@ class StabilityRun:
         patterns: "value" or "input", what the retrieved patterns were taken of.
         kind: one of `KINDS`; a difference or z-scores come from `comparison`.
         status: "running", "finished", "interrupted" by the user, or "failed (RuntimeError)" and the like.
-        stride: every how many steps one is kept; it doubles whenever the run would grow beyond `LARGEST_RUN`.
+        stride: every how many steps one is kept; it doubles whenever the run would grow beyond `LARGEST_RUN` or
+            `MOST_STEPS`.
         gamma: the γ at work in words, such as "γ 1" or "γ 0.8 … 1.3"; empty where it is not known.
         notes: sentences about what could not be measured, each once.
         origin: where the run began, in whatever words its host has for that; not saved.
@@ -110,7 +112,7 @@ class StabilityRun:
     def _keep(self, step: Step) -> None:
         self._steps.append(step)
         self._bytes += step.nbytes
-        while self._bytes > LARGEST_RUN and len(self._steps) > 1:
+        while (self._bytes > LARGEST_RUN or len(self._steps) > MOST_STEPS) and len(self._steps) > 1:
             self._steps = self._steps[::2]
             self._bytes = sum(step.nbytes for step in self._steps)
             self.stride *= 2

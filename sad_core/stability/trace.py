@@ -5,24 +5,25 @@ A file is safetensors with a JSON header, so reading one runs no code.
 
 from __future__ import annotations
 
-import json
 import threading
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
+from ..whole_file import whole_file
 from .run import LARGEST_RUN, StabilityRun
 from .step import Sample, Step
 from .tables import TableRow
+from .trace_header import VERSION, OtherVersion, read_runs, write_runs
 
 KEPT_RUNS = 8
 LARGEST_TRACE = 28 * 2**20
 HEADER = "stability_trace"
-VERSION = 1
 LARGEST_FILE = 64 * 2**20
+# What reading a damaged header ends in.
+DAMAGE = (KeyError, TypeError, ValueError, ArithmeticError, IndexError, AttributeError, RecursionError)
 EMPTY = (
     "No sampling run went through this probe yet. If a picture came out all the same, its sampler was served from a "
     "cache or used another model."
@@ -90,15 +91,15 @@ class StabilityTrace:
         """Write all runs to a safetensors file with a JSON header; what is there is replaced.
 
         Raises:
-            ValueError: nothing was measured, so there is nothing to keep.
+            ValueError: nothing was measured, so there is nothing to keep, or there is too much for one file.
         """
         from safetensors.torch import save_file
 
         if self.is_empty:
             raise ValueError("This trace is empty, so there is nothing to save; let a sampler run first.")
-        tensors: dict[str, Tensor] = {}
-        runs = [_write_run(number, run, tensors) for number, run in enumerate(self.runs)]
-        save_file(tensors, str(path), metadata={HEADER: json.dumps({"version": VERSION, "runs": runs})})
+        header, tensors = write_runs(self.runs)
+        with whole_file(path) as unfinished:
+            save_file(tensors, str(unfinished), metadata={HEADER: header})
 
     @staticmethod
     def load(path: str | Path) -> StabilityTrace:
@@ -122,23 +123,22 @@ class StabilityTrace:
                 "choose another file."
             )
         not_a_trace = f"{path.name} is not a stability trace of this pack; choose a file saved by Save Stability Trace."
+        damaged = f"{path.name} is damaged and cannot be read; save the trace again."
         try:
             with safe_open(str(path), "pt") as file:
                 header = (file.metadata() or {}).get(HEADER)
                 if header is None:
                     raise ValueError(not_a_trace)
-                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (the file is no dict)
+                try:
+                    return StabilityTrace(read_runs(header, file.get_tensor))
+                except OtherVersion as other:
+                    raise ValueError(
+                        f"{path.name} has format {other}, but this version reads {VERSION}; update the pack."
+                    ) from None
+                except (*DAMAGE, SafetensorError) as error:
+                    raise ValueError(damaged) from error
         except (SafetensorError, OSError) as error:
             raise ValueError(not_a_trace) from error
-        try:
-            content = json.loads(header)
-            if content["version"] == VERSION:
-                return StabilityTrace([_read_run(number, run, tensors) for number, run in enumerate(content["runs"])])
-        except (KeyError, TypeError, ValueError, ArithmeticError, IndexError, AttributeError, RecursionError) as error:
-            raise ValueError(f"{path.name} is damaged and cannot be read; save the trace again.") from error
-        raise ValueError(
-            f"{path.name} has format {content['version']}, but this version reads {VERSION}; update the pack."
-        )
 
     def merged(self, other: StabilityTrace) -> StabilityTrace:
         """A trace with the runs of both, those of `other` last."""
@@ -160,51 +160,3 @@ class StabilityTrace:
         if len(runs) > 1:
             texts = [f"Run {len(runs) - index} of {len(runs)}. {text}" for index, text in enumerate(texts)]
         return "\n\n".join(texts)
-
-
-def _write_run(number: int, run: StabilityRun, tensors: dict[str, Tensor]) -> dict[str, Any]:
-    """The header of a run. Its numbers are added to `tensors`, named by the number of the run."""
-    steps = run.steps  # once: the run may be growing
-    layouts = list(dict.fromkeys(step.columns for step in steps))
-    for index, step in enumerate(steps):
-        tensors[f"{number}.{index}"] = step.values.contiguous().clone()
-        tensors |= {f"{number}.{index}.{address}": each.contiguous() for address, each in step.maps.items()}
-    return {
-        **{name: getattr(run, name) for name in ("model", "patterns", "kind", "status", "stride", "gamma")},
-        **{name: list(getattr(run, name)) for name in ("sites", "measures", "notes")},
-        "layouts": layouts,
-        "steps": [
-            [step.sigma, step.progress, step.samples, layouts.index(step.columns), list(step.maps)] for step in steps
-        ],
-    }
-
-
-def _read_run(number: int, content: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> StabilityRun:
-    layouts = [tuple((str(address), int(heads)) for address, heads in layout) for layout in content["layouts"]]
-    measures = tuple(map(str, content["measures"]))
-    steps = []
-    for index, (sigma, progress, samples, layout, mapped) in enumerate(content["steps"]):
-        values, columns = tensors[f"{number}.{index}"], layouts[layout]
-        shape = (len(samples), len(measures), sum(heads for _, heads in columns))
-        if tuple(values.shape) != shape or values.dtype != torch.float32:
-            raise ValueError(f"step {index} has shape {tuple(values.shape)}, not {shape}")
-        if any(heads < 1 for _, heads in columns):
-            raise ValueError(f"step {index} has a site without heads")
-        maps = {str(address): tensors[f"{number}.{index}.{address}"] for address in mapped}
-        if any(each.dim() != 3 or len(each) != len(samples) or each.dtype != torch.float16 for each in maps.values()):
-            raise ValueError(f"step {index} has a map of another shape")
-        names = tuple(Sample(str(pass_name), int(sample)) for pass_name, sample in samples)
-        steps.append(Step(float(sigma), float(progress), names, columns, values, maps))
-    run = StabilityRun(
-        str(content["model"]),
-        tuple(map(str, content["sites"])),
-        measures,
-        patterns=str(content["patterns"]),
-        kind=str(content["kind"]),
-        status=str(content["status"]),
-        stride=max(int(content["stride"]), 1),
-        gamma=str(content.get("gamma", "")),
-        notes=list(map(str, content["notes"])),
-    )
-    run.restore(steps)
-    return run

@@ -1,0 +1,44 @@
+"""One part of the campaign: `python -m lab.campaign PART [--runs N] [--seconds S] [--seed FIRST]`.
+
+A round with the same seed does the same again, so `--runs 1 --seed N` repeats one. Ends with 1 where there is a fault.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import sys
+
+from lab.campaign.ledger import Budget
+
+# The module of each part, how many rounds docs/develop.md tells of, and what a round is.
+PARTS = {
+    "queue": ("queue_runs", 100, "a prompt through one server: patched, plain, cancelled, failing, unloaded"),
+    "graphs": ("random_graphs", 500, "a random pile of neighbour nodes, held to the definition"),
+    "memory": ("out_of_memory", 20, "a graph in which each allocation of ours fails once"),
+    "kill": ("killed_server", 10, "a server that is killed while it samples and saves, and started again"),
+    "files": ("hostile_files", 2000, "a damaged or hostile file for each kind that the pack reads"),
+    "inputs": ("bad_inputs", 1, "all bad inputs of the nodes, and texts of any characters, over POST /prompt"),
+}
+
+
+def main() -> int:
+    parts = "\n".join(f"  {name:8}{count:6} × {what}" for name, (_, count, what) in PARTS.items())
+    parser = argparse.ArgumentParser(
+        description=f"{__doc__}\n\nParts, with the rounds of a whole campaign:\n{parts}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("part", choices=PARTS)
+    parser.add_argument("--runs", type=int, help="rounds; by default those of a whole campaign")
+    parser.add_argument("--seconds", type=float, default=float("inf"), help="begin no round after so many seconds")
+    parser.add_argument("--seed", type=int, default=0, help="of the first round")
+    options = parser.parse_args()
+    module, runs, _ = PARTS[options.part]
+    budget = Budget(runs if options.runs is None else options.runs, options.seconds, options.seed)
+    ledger = importlib.import_module(f"lab.campaign.{module}").run(budget)
+    print(ledger.describe())
+    return 1 if ledger.faults else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,158 @@
+"""The runs of a trace in the JSON header of its file, which nobody has to believe."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .run import MOST_STEPS, StabilityRun
+from .step import Sample, Step
+
+VERSION = 1
+LARGEST_HEADER = 8 * 2**20
+LONGEST_NAME = 1000  # of a model, a site or a pass
+LONGEST_NOTE = 20_000
+MOST_RUNS = 1000
+Find = Callable[[str], Tensor]
+
+
+class OtherVersion(ValueError):
+    """The header has a format that this version does not read."""
+
+
+def write_runs(runs: Iterable[StabilityRun]) -> tuple[str, dict[str, Tensor]]:
+    """Return the header of these runs, and their numbers by the names that the header has for them.
+
+    Raises:
+        ValueError: there are so many samples and steps that `read_runs` would refuse the header.
+    """
+    tensors: dict[str, Tensor] = {}
+    content = [_write_run(number, run, tensors) for number, run in enumerate(runs)]
+    header = json.dumps({"version": VERSION, "runs": content})
+    if len(header) > LARGEST_HEADER:
+        raise ValueError("This trace has too many samples and steps for one file; save it as CSV or JSON.")
+    return header, tensors
+
+
+def read_runs(header: str, find: Find) -> list[StabilityRun]:
+    """Return the runs of a header.
+
+    Args:
+        header: the text.
+        find: gives the numbers of a name.
+
+    Raises:
+        OtherVersion: the format is another one.
+        KeyError, TypeError, ValueError, ArithmeticError, IndexError, AttributeError, RecursionError: the header is not
+            as `write_runs` has it.
+    """
+    if len(header) > LARGEST_HEADER:
+        raise ValueError("the header is too large")
+    content = json.loads(header)
+    version = content["version"]
+    if version != VERSION:
+        _whole_number(version, 0, 10**6)
+        raise OtherVersion(version)
+    if not isinstance(content["runs"], list) or len(content["runs"]) > MOST_RUNS:
+        raise ValueError("the runs are no list, or too many")
+    return [_read_run(number, run, find) for number, run in enumerate(content["runs"])]
+
+
+def _write_run(number: int, run: StabilityRun, tensors: dict[str, Tensor]) -> dict[str, Any]:
+    """Return the header of a run. Its numbers are added to `tensors`, named by the number of the run."""
+    steps = run.steps  # once: the run may be growing
+    layouts = list(dict.fromkeys(step.columns for step in steps))
+    for index, step in enumerate(steps):
+        tensors[f"{number}.{index}"] = step.values.contiguous().clone()
+        tensors |= {f"{number}.{index}.{address}": each.contiguous() for address, each in step.maps.items()}
+    return {
+        **{name: getattr(run, name) for name in ("model", "patterns", "kind", "status", "stride", "gamma")},
+        **{name: list(getattr(run, name)) for name in ("sites", "measures", "notes")},
+        "layouts": layouts,
+        "steps": [
+            [step.sigma, step.progress, step.samples, layouts.index(step.columns), list(step.maps)] for step in steps
+        ],
+    }
+
+
+def _read_run(number: int, content: Mapping[str, Any], find: Find) -> StabilityRun:
+    layouts = [_columns(layout) for layout in content["layouts"]]
+    measures = _different(map(_name, content["measures"]))
+    if len(content["steps"]) > MOST_STEPS:
+        raise ValueError("there are too many steps")
+    steps = [
+        _read_step(f"{number}.{index}", step, layouts, len(measures), find)
+        for index, step in enumerate(content["steps"])
+    ]
+    run = StabilityRun(
+        _name(content["model"]),
+        tuple(map(_name, content["sites"])),
+        measures,
+        patterns=_name(content["patterns"]),
+        kind=_name(content["kind"]),
+        status=_name(content["status"]),
+        stride=_whole_number(content["stride"], 1, 2**31),
+        gamma=_name(content.get("gamma", "")),
+        notes=[_text(note, LONGEST_NOTE) for note in content["notes"]],
+    )
+    run.restore(steps)
+    return run
+
+
+def _read_step(
+    name: str, content: Sequence[Any], layouts: Sequence[tuple[tuple[str, int], ...]], measures: int, find: Find
+) -> Step:
+    sigma, progress, samples, layout, mapped = content
+    columns = layouts[_whole_number(layout, 0, len(layouts) - 1)]
+    rows = _different(Sample(_name(pass_name), _whole_number(row, 0, 10**6)) for pass_name, row in samples)
+    values = find(name)
+    shape = (len(rows), measures, sum(heads for _, heads in columns))
+    if tuple(values.shape) != shape or values.dtype != torch.float32:
+        raise ValueError(f"step {name} has shape {tuple(values.shape)}, not {shape}")
+    maps = {_name(address): find(f"{name}.{address}") for address in mapped}
+    for each in maps.values():
+        if each.dim() != 3 or len(each) != len(rows) or not each.numel() or each.dtype != torch.float16:
+            raise ValueError(f"step {name} has a map of another shape")
+    return Step(_number(sigma), _number(progress), rows, columns, values, maps)
+
+
+def _columns(layout: Iterable[Any]) -> tuple[tuple[str, int], ...]:
+    columns = tuple((_name(address), _whole_number(heads, 1, 10**6)) for address, heads in layout)
+    _different(address for address, _ in columns)
+    return columns
+
+
+def _different(values: Iterable[Any]) -> tuple[Any, ...]:
+    """Return the values, of which there is at least one and none twice."""
+    found = tuple(values)
+    if not found or len(set(found)) < len(found):
+        raise ValueError("there is nothing, or one thing twice")
+    return found
+
+
+def _number(value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        raise ValueError("a number is not finite, or none")
+    return float(value)
+
+
+def _whole_number(value: Any, low: int, high: int) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
+        raise ValueError(f"a number is not between {low} and {high}")
+    return value
+
+
+def _name(value: Any) -> str:
+    return _text(value, LONGEST_NAME)
+
+
+def _text(value: Any, longest: int) -> str:
+    """Return a text without what would break a line, turn it around or could not be written to a file."""
+    if not isinstance(value, str) or len(value) > longest:
+        raise ValueError("a text is too long, or none")
+    return "".join(each if each.isprintable() else "\N{REPLACEMENT CHARACTER}" for each in value)
