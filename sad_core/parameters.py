@@ -10,6 +10,8 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
+from .shown_text import shown
+
 FloatOrTensor = float | Tensor  # a γ or a β; as a tensor in one of the shapes that `per_head` takes
 
 
@@ -70,7 +72,7 @@ def check_choice(name: str, value: str, allowed: Iterable[str]) -> None:
         ValueError: naming what was given and what is allowed.
     """
     if value not in allowed:
-        raise ValueError(f'{name} is "{value}", but it must be one of {", ".join(allowed)}.')
+        raise ValueError(f'{name} is "{shown(value)}", but it must be one of {", ".join(allowed)}.')
 
 
 def accumulation_dtype(dtype: torch.dtype) -> torch.dtype:

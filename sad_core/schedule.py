@@ -11,6 +11,7 @@ from itertools import pairwise
 from typing import Any
 
 from .parameters import check_choice
+from .shown_text import shown
 
 NEUTRAL_GAMMA = 1.0
 
@@ -42,8 +43,8 @@ def read_values(values: str | Sequence[float] | float) -> list[float]:
         entries = split_entries(entries)
     try:
         return [float(entry) for entry in entries]
-    except (TypeError, ValueError):
-        raise ValueError(f"values: {values!r} is not a list of numbers; write them as 1, 1.05, 1.") from None
+    except (TypeError, ValueError, OverflowError):
+        raise ValueError(f"values: {shown(repr(values))} is not a list of numbers; write them as 1, 1.05, 1.") from None
 
 
 @dataclass(frozen=True)
@@ -158,7 +159,7 @@ class GammaSchedule:
                 progress, gamma = (float(number) for number in entry.split(":"))
             except ValueError:
                 raise ValueError(
-                    f'The keyframe "{entry}" is not understood; write progress:gamma, as in 0:1, 0.3:1.05, 1:1.'
+                    f'The keyframe "{shown(entry)}" is not understood; write progress:gamma, as in 0:1, 0.3:1.05, 1:1.'
                 ) from None
             frames.append((progress, gamma))
         return cls(tuple(frames), easing)
@@ -174,8 +175,8 @@ class GammaSchedule:
         for point in points:
             try:
                 progress, gamma = (float(number) for number in point)
-            except (TypeError, ValueError):
-                raise ValueError(f"The point {point!r} is not a pair (progress, gamma).") from None
+            except (TypeError, ValueError, OverflowError):
+                raise ValueError(f"The point {shown(repr(point))} is not a pair (progress, gamma).") from None
             frames.append((progress, gamma))
         return cls(tuple(frames), easing)
 

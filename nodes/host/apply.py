@@ -10,6 +10,7 @@ from comfy.model_patcher import ModelPatcher
 
 from ...sad_core import StabilityTrace
 from ...sad_core.joint_attention import JOINT_NORMS
+from ...sad_core.shown_text import shown
 from .browser import show_on_node
 from .models.site_rules import JOINT, OPT_IN_KINDS, UNVERIFIED
 from .models.sites import Site, find_sites, list_addresses, reason_of_refusal, select_sites
@@ -140,8 +141,8 @@ def install_stability_probe(
     mapped = select_sites(map_site, chosen, "map_site") if map_site.strip() else []
     if len(mapped) > MOST_MAPS:
         raise ValueError(
-            f'map_site "{map_site}" means {len(mapped)} sites, but at most {MOST_MAPS} can be mapped over the picture; '
-            f"name some of {list_addresses(mapped)}."
+            f'map_site "{shown(map_site)}" means {len(mapped)} sites, but at most {MOST_MAPS} can be mapped over the '
+            f"picture; name some of {list_addresses(mapped)}."
         )
     settings = replace(settings, mapped=tuple(site.address for site in mapped))
     notes = [f"{LEFT_OUT}: {list_addresses(held)}."] if held else []

@@ -6,6 +6,10 @@ from pathlib import Path
 
 import folder_paths
 
+from ...sad_core.shown_text import shown
+
+LONGEST_PART, LONGEST_NAME = 200, 1000  # bytes; file systems take 255 and 4096, and a folder and a number are added
+
 
 def new_file(prefix: str, suffix: str) -> tuple[Path, str]:
     """A new numbered file: its path, and its name below the output folder for people.
@@ -15,11 +19,15 @@ def new_file(prefix: str, suffix: str) -> tuple[Path, str]:
         suffix: such as `.csv`.
 
     Raises:
-        ValueError: a prefix that leads out of the output folder.
+        ValueError: a prefix that leads out of the output folder, or whose folder cannot be made.
     """
     _inside(prefix, "filename_prefix")
     output = folder_paths.get_output_directory()
-    folder, name, counter, _, _ = folder_paths.get_save_image_path(prefix, output)
+    try:
+        folder, name, counter, _, _ = folder_paths.get_save_image_path(prefix, output)
+    except OSError as error:
+        reason = error.strerror or type(error).__name__
+        raise ValueError(f'filename_prefix is "{shown(prefix)}", but its folder cannot be made ({reason}).') from error
     path = Path(folder) / f"{name}_{counter:05}_{suffix}"
     return path, path.resolve().relative_to(Path(output).resolve()).as_posix()
 
@@ -36,10 +44,18 @@ def existing_file(name: str) -> Path:
 def _inside(name: str, field: str) -> Path:
     """`name` below the output folder, links followed."""
     output = Path(folder_paths.get_output_directory()).resolve()
-    is_plain = bool(name.strip()) and not set(name) & set("\\\0:") and not name.startswith(("/", "~"))
-    path = (output / name).resolve() if is_plain else output
+    is_plain = bool(name.strip()) and not set(name) & set("\\:") and not name.startswith(("/", "~"))
+    path = (output / name).resolve() if is_plain and _can_be_a_name(name) else output
     if path == output or not path.is_relative_to(output):
         raise ValueError(
-            f'{field} is "{name}", but it must be a name inside ComfyUI\'s output folder, such as stability/trace.'
+            f'{field} is "{shown(name)}", but it must be a name inside ComfyUI\'s output folder, such as '
+            f"stability/trace, with no part longer than {LONGEST_PART} bytes."
         )
     return path
+
+
+def _can_be_a_name(name: str) -> bool:
+    """Whether file systems take a name, and people can read it."""
+    if not name.isprintable() or len(name.encode()) > LONGEST_NAME:
+        return False
+    return all(len(part.encode()) <= LONGEST_PART for part in name.split("/"))

@@ -12,6 +12,7 @@ from typing import Any
 
 from torch import Tensor
 
+from ..shown_text import shown
 from ..whole_file import whole_file
 from .run import LARGEST_RUN, StabilityRun
 from .step import Sample, Step
@@ -111,19 +112,20 @@ class StabilityTrace:
         from safetensors import SafetensorError, safe_open
 
         path = Path(path)
+        name = shown(path.name)
         try:
             size = path.stat().st_size if path.is_file() else None
-        except OSError:  # a name that no file can have
+        except (OSError, ValueError):  # a name that no file can have
             size = None
         if size is None:
-            raise ValueError(f"There is no file {path.name}; choose a stability trace that was saved before.")
+            raise ValueError(f"There is no file {name}; choose a stability trace that was saved before.")
         if size > LARGEST_FILE:
             raise ValueError(
-                f"{path.name} has {size / 2**20:.0f} MB, but a stability trace has at most {LARGEST_FILE // 2**20} MB; "
+                f"{name} has {size / 2**20:.0f} MB, but a stability trace has at most {LARGEST_FILE // 2**20} MB; "
                 "choose another file."
             )
-        not_a_trace = f"{path.name} is not a stability trace of this pack; choose a file saved by Save Stability Trace."
-        damaged = f"{path.name} is damaged and cannot be read; save the trace again."
+        not_a_trace = f"{name} is not a stability trace of this pack; choose a file saved by Save Stability Trace."
+        damaged = f"{name} is damaged and cannot be read; save the trace again."
         try:
             with safe_open(str(path), "pt") as file:
                 header = (file.metadata() or {}).get(HEADER)
@@ -133,7 +135,7 @@ class StabilityTrace:
                     return StabilityTrace(read_runs(header, file.get_tensor))
                 except OtherVersion as other:
                     raise ValueError(
-                        f"{path.name} has format {other}, but this version reads {VERSION}; update the pack."
+                        f"{name} has format {other}, but this version reads {VERSION}; update the pack."
                     ) from None
                 except (*DAMAGE, SafetensorError) as error:
                     raise ValueError(damaged) from error

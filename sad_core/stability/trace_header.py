@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..shown_text import printable
 from .run import MOST_STEPS, StabilityRun
 from .step import Sample, Step
 
@@ -152,7 +153,7 @@ def _name(value: Any) -> str:
 
 
 def _text(value: Any, longest: int) -> str:
-    """Return a text without what would break a line, turn it around or could not be written to a file."""
+    """Return a text that can be shown and written to any file."""
     if not isinstance(value, str) or len(value) > longest:
         raise ValueError("a text is too long, or none")
-    return "".join(each if each.isprintable() else "\N{REPLACEMENT CHARACTER}" for each in value)
+    return printable(value)

@@ -49,7 +49,9 @@ def test_all_sites_are_chosen_where_no_text_is(family):
     assert f"{len(family.sites)} of {len(family.sites)} attention sites" in report.plan
 
 
-@pytest.mark.parametrize("blocks", ["inptu.3", "input.9", "input.1.0.0", "joint", "double.0-9", "input.1, outptu", "1"])
+@pytest.mark.parametrize(
+    "blocks", ["inptu.3", "input.9", "input.1.0.0", "joint", "double.0-9", "input.1, outptu", "1", "input.1-²"]
+)
 def test_an_unknown_block_is_refused_with_a_list_of_what_there_is(sd15, blocks):
     with pytest.raises(ValueError, match="this model has no attention site") as caught:
         skew(sd15.model, blocks=blocks)
@@ -145,6 +147,8 @@ def test_blocks_whose_self_attention_is_switched_off_are_not_sites():
         ({"shape": "values", "values": "1, much"}, "is not a list of numbers"),
         ({"shape": "values", "values": [1.0, math.nan]}, "finite"),
         ({"shape": "values", "values": [1.0, None]}, "is not a list of numbers"),
+        ({"shape": "values", "values": 10**400}, "is not a list of numbers"),
+        ({"shape": "values", "values": "\u202e" + "x" * 9999}, "…"),
         ({"shape": "curve", "curve": None}, "not a drawn curve"),
         ({"shape": "curve", "curve": "a curve"}, "not a drawn curve"),
         ({"shape": "curve", "curve": 1.0}, "not a drawn curve"),

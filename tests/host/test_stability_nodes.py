@@ -231,6 +231,12 @@ def test_an_empty_trace_is_not_saved(output):
         "link/trace",
         ".",
         "",
+        "a\0b",
+        "\ud800",
+        "\u202egnp",
+        "x" * 201,
+        "é" * 101,
+        "a/" * 501,
     ],
 )
 def test_names_that_lead_out_of_the_output_folder_are_refused(output, name):
@@ -245,6 +251,13 @@ def test_names_that_lead_out_of_the_output_folder_are_refused(output, name):
     with pytest.raises(ValueError, match="it must be a name inside ComfyUI's output folder"):
         execute(LoadStabilityTraceNode, file=name)
     assert sorted(path.name for path in output.parent.rglob("*")) == ["link", "output", "outside", "trace", "trace"]
+
+
+def test_a_folder_that_cannot_be_made_is_said_in_a_sentence(output):
+    (output / "table.csv").write_text("in the way")
+    trace = StabilityTrace([run_with(torch.randn(3))])
+    with pytest.raises(ValueError, match=r'^filename_prefix is "table\.csv/trace", but its folder cannot be made \('):
+        execute(SaveStabilityTraceNode, trace=trace, after=None, filename_prefix="table.csv/trace")
 
 
 def test_a_file_that_is_no_trace_is_refused_a_changed_one_read_again(output):

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from lab.campaign.servers import NODES
 from lab.demo.comfyui_server import PACKS, ComfyUIServer
 from lab.testing.checkpoint_substitutes import FIXTURES
 from lab.testing.hosts import find_host
@@ -23,5 +24,5 @@ def comfyui() -> Path:
 
 @pytest.fixture(scope="session")
 def server(comfyui: Path) -> Iterator[ComfyUIServer]:
-    with ComfyUIServer(comfyui, sys.executable, packs={**PACKS, **FIXTURES}) as running:
+    with ComfyUIServer(comfyui, sys.executable, packs={**PACKS, **FIXTURES, **NODES}) as running:
         yield running

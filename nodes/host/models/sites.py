@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from torch import nn
 
 from ....sad_core.schedule import split_entries
+from ....sad_core.shown_text import shown
 from .families import REFUSALS, RULES
 from .reach import reach_of
 from .site_rules import FOUND, OPT_IN_KINDS, OPTIONS, Rule, class_name, no_input
@@ -127,8 +128,8 @@ def select_sites(wanted: str, sites: Sequence[Site], field: str = "blocks") -> l
         if not found:
             groups = sorted({group for site in sites for group in site.groups})
             raise ValueError(
-                f'{field}: {WHO_HAS[field]} no attention site "{entry}". There are {list_addresses(sites)}; the group'
-                f"{'s' if len(groups) > 1 else ''} {', '.join(groups)}; ranges such as 0-3 work. Empty means all"
+                f'{field}: {WHO_HAS[field]} no attention site "{shown(entry)}". There are {list_addresses(sites)}; the '
+                f"group{'s' if len(groups) > 1 else ''} {', '.join(groups)}; ranges such as 0-3 work. Empty means all"
                 f"{' but the text refiners' if opt_in else ''}."
             )
         chosen |= found
@@ -164,6 +165,11 @@ def _is_below(address: str, entry: str) -> bool:
 
 def _part_fits(part: str, wanted: str) -> bool:
     first, dash, last = wanted.partition("-")
-    if dash and part.isdigit() and first.isdigit() and last.isdigit():
+    if dash and part.isdigit() and _is_number(first) and _is_number(last):
         return int(first) <= int(part) <= int(last)
     return part == wanted
+
+
+def _is_number(text: str) -> bool:
+    """Whether Python reads a text as a whole number, which no site has more than nine digits of."""
+    return text.isdecimal() and len(text) <= 9
