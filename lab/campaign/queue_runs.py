@@ -70,23 +70,16 @@ class Watch:
         (first, least), (last, most) = settled[0], settled[-1]
         grown = {name: (first.get(name, 0), count) for name, count in last.items() if count > first.get(name, 0)}
         # What each look has more than the one before is a leak; what comes and goes with the last prompt is not.
-        steady = [
-            name for name in grown if all(one[0].get(name, 0) <= other[0].get(name, 0) for one, other in pairs(settled))
-        ]
+        seen = {name: [objects.get(name, 0) for objects, _ in settled] for name in grown}
+        steady = {name: grown[name] for name, counts in seen.items() if counts == sorted(counts)}
         if steady and len(settled) > 3:
-            self.ledger.fault(f"objects that only grow: { {name: grown[name] for name in steady} }")
+            self.ledger.fault(f"objects that only grow: {steady}")
         if most - least > GROWTH:
             self.ledger.fault(f"the process has grown by {(most - least) / 1e6:.0f} MB")
-        self.ledger.figures["live objects of the pack"] = (
-            f"{sum(first.values())} settled, {sum(last.values())} at the end"
-        )
+        counts = sum(first.values()), sum(last.values())
+        self.ledger.figures["live objects of the pack"] = f"{counts[0]} settled, {counts[1]} at the end"
         self.ledger.figures["memory"] = f"{least / 1e6:.0f} MB settled, {most / 1e6:.0f} MB at the end"
         self.ledger.figures["pictures compared"] = ", ".join(sorted(self.pictures))
-
-
-def pairs(values: list[Any]) -> list[tuple[Any, Any]]:
-    """Neighbours in a list."""
-    return list(zip(values, values[1:], strict=False))
 
 
 def plain_run(watch: Watch, draw: random.Random) -> None:

@@ -63,6 +63,12 @@ class ComfyUIServer:
             (base / "custom_nodes" / name).symlink_to(folder, target_is_directory=True)
         self.output = base / "output"
         self.log_file = base / "server.log"
+        self.start()
+        return self
+
+    def start(self) -> None:
+        """Start the process in the server's folder, with a log of its own, and wait until it answers."""
+        base = Path(self._folder.name)
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             self.port = free.getsockname()[1]
@@ -84,7 +90,6 @@ class ComfyUIServer:
         except BaseException:
             self.__exit__(None, None, None)
             raise
-        return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
