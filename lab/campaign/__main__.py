@@ -10,6 +10,8 @@ import importlib
 import sys
 
 from lab.campaign.ledger import Budget
+from lab.testing.hosts import find_host
+from lab.testing.in_process_host import pack_in_host
 
 # The module of each part, how many rounds docs/develop.md tells of, and what a round is.
 PARTS = {
@@ -20,6 +22,7 @@ PARTS = {
     "files": ("hostile_files", 2000, "a damaged or hostile file for each kind that the pack reads"),
     "inputs": ("bad_inputs", 1, "all bad inputs of the nodes, and texts of any characters, over POST /prompt"),
 }
+IN_PROCESS = ("graphs", "memory")  # parts that load ComfyUI and the pack themselves
 
 
 def main() -> int:
@@ -35,6 +38,11 @@ def main() -> int:
     options = parser.parse_args()
     module, runs, _ = PARTS[options.part]
     budget = Budget(runs if options.runs is None else options.runs, options.seconds, options.seed)
+    if options.part in IN_PROCESS:
+        host = find_host()
+        if host is None:
+            sys.exit("This part needs a ComfyUI: set COMFYUI_PATH to its folder.")
+        pack_in_host(host)
     ledger = importlib.import_module(f"lab.campaign.{module}").run(budget)
     print(ledger.describe())
     return 1 if ledger.faults else 0

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import random
+
 from lab.campaign.bad_inputs import BAD, FIELDS, TEXTS, try_bad_inputs, try_texts
 from lab.campaign.ledger import Ledger
+from lab.campaign.queue_runs import Watch, cancelled_run, failing_run, plain_run, two_clients_run, unloaded_run
 
 
 def test_every_bad_input_is_answered_with_a_sentence(server):
@@ -19,3 +22,13 @@ def test_texts_of_any_characters_are_accepted_or_refused_in_a_sentence(server):
     try_texts(server, ledger, cases)
     assert not ledger.faults
     assert "Logging error" not in server.log
+
+
+def test_prompts_of_all_sorts_leave_the_plain_picture_as_it_was(server):
+    ledger = Ledger()
+    watch = Watch(server, ledger)
+    draw = random.Random(0)
+    for kind in (plain_run, failing_run, plain_run, two_clients_run, unloaded_run, cancelled_run, plain_run):
+        kind(watch, draw)
+    assert not ledger.faults
+    assert all(sum(objects.values()) for objects, _ in watch.looks)
