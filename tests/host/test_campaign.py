@@ -9,8 +9,8 @@ from lab.campaign.out_of_memory import try_graph
 from lab.campaign.random_graphs import drawn
 from lab.campaign.random_graphs import try_graph as try_random_graph
 
-# Of SD1.5, each: guidance that calls the model again, tiles, γ in one pass, two of our nodes, three prompts.
-SEEDS = (7, 18, 21, 39)
+# Of SD1.5: tiles and an adaptive γ in one pass; two of our nodes and three prompts.
+SEEDS = (18, 21)
 
 
 @pytest.mark.newest
@@ -23,9 +23,9 @@ def test_a_random_pile_of_neighbours_is_what_the_definition_says(seed):
 
 
 @pytest.mark.newest
-@pytest.mark.parametrize("name", ["γ and β", "a probe of everything"])
+@pytest.mark.parametrize("name", ["γ and β", "γ and a probe"])
 def test_where_memory_runs_out_the_host_sees_it_and_nothing_stays(name):
     ledger = Ledger()
-    assert try_graph(name, ledger, every=23) > 23
+    assert try_graph(name, ledger, most=4) > 4
     assert not ledger.faults
     assert ledger.counts["errors that reached the host"]
