@@ -110,7 +110,9 @@ def _read_step(
 ) -> Step:
     sigma, progress, samples, layout, mapped = content
     columns = layouts[_whole_number(layout, 0, len(layouts) - 1)]
-    rows = _different(Sample(_name(pass_name), _whole_number(row, 0, 10**6)) for pass_name, row in samples)
+    rows = tuple(Sample(_name(pass_name), _whole_number(row, 0, 10**6)) for pass_name, row in samples)
+    if not rows:
+        raise ValueError(f"step {name} has no samples")
     values = find(name)
     shape = (len(rows), measures, sum(heads for _, heads in columns))
     if tuple(values.shape) != shape or values.dtype != torch.float32:
