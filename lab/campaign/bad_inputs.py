@@ -94,7 +94,7 @@ TEXTS = (
     *("‚‘’„“”…", "\u2028\u2029", "İıſß", "٠:١", "NaN", "-", ".", "..", "0-", "-0", "1.2.3-4-5", ",,,", ":", "0:"),
     *("²³¼", "a" + "\u0300" * 500),
 )
-FIELDS = (
+FIELDS: tuple[tuple[str, dict[str, Any], str], ...] = (
     ("SADSkewAttention", {}, "blocks"),
     ("SADStabilityProbe", {}, "map_site"),
     ("SADGammaSchedule", {"shape": "keyframes"}, "keyframes"),

@@ -72,7 +72,7 @@ class FailingAt(TorchDispatchMode):
     """
 
     def __init__(self, number: int | None):
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.number = number
         self.count = 0
         self.place: str | None = None
@@ -127,7 +127,8 @@ def try_graph(name: str, ledger: Ledger, most: int) -> int:
         problem = try_at(number, family, lambda: make(family.model, SITES[family_name]), plain, wanted, ledger)
         if problem:
             ledger.fault(f"{name}, operation {number}: {problem}")
-    return counting.count
+    count: int = counting.count
+    return count
 
 
 def try_at(

@@ -86,10 +86,10 @@ def reference(family: Family, model: ModelPatcher, nodes: list[Skew], texts: tup
             for node in reversed(nodes):
                 gamma = node.gamma_at(now)
                 if site in node.sites and WANTED[node.apply_to] in (None, name) and gamma != 1.0:
-                    parts = [each[row : row + 1] for each in by_heads]
+                    row_q, row_k, row_v = (each[row : row + 1] for each in by_heads)
                     masked = None if mask is None else _row(mask, row)
                     given = None if x is None else x[row : row + 1]
-                    result[row] = skewed(family, node, gamma, *parts, masked, given)[0].to(result.dtype)
+                    result[row] = skewed(family, node, gamma, row_q, row_k, row_v, masked, given)[0]
                     break
         return result if is_split_out else result.transpose(1, 2).flatten(2)
 
@@ -131,14 +131,14 @@ class Progress:
     """The p at which `percent_to_sigma(p)` gives a σ, found by halving."""
 
     def __init__(self, model: ModelPatcher):
-        self.sampling = model.get_model_object("model_sampling")
+        self.sampling: Any = model.get_model_object("model_sampling")
         self.known: dict[float, float] = {}
 
     def at(self, sigma: float) -> float:
         """The progress of a noise level."""
         if sigma not in self.known:
             low, high = 0.0, 1.0
-            for _ in range(40):
+            for _each in range(40):
                 middle = (low + high) / 2
                 low, high = (middle, high) if float(self.sampling.percent_to_sigma(middle)) > sigma else (low, middle)
             self.known[sigma] = (low + high) / 2
@@ -146,7 +146,8 @@ class Progress:
 
 
 def _by_heads(packed: Tensor, heads: int) -> Tensor:
-    return packed.unflatten(2, (heads, -1)).transpose(1, 2)
+    by_heads: Tensor = packed.unflatten(2, (heads, -1)).transpose(1, 2)
+    return by_heads
 
 
 def _first(given: tuple[Any, ...]) -> Tensor | None:
