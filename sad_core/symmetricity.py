@@ -9,6 +9,7 @@ from .parameters import FloatOrTensor, accumulation_dtype, autocast_disabled, ch
 
 RULES = ("deviation", "scale")
 AVERAGES = ("sample", "head", "batch")
+CHEAP_OPERATIONS = ("cpu",)  # devices on which arithmetic costs more than the operations that do it
 
 
 def symmetricity(q: Tensor, k: Tensor) -> Tensor:
@@ -16,8 +17,7 @@ def symmetricity(q: Tensor, k: Tensor) -> Tensor:
 
         η = Σᵢⱼ (kᵀq)ᵢⱼ (kᵀq)ⱼᵢ / Σᵢⱼ (qᵀq)ᵢⱼ (kᵀk)ᵢⱼ
 
-    Frobenius norms, no softmax; the scale of the logits cancels. Only d×d matrices are formed: O(L·d²). All of
-    them are parts of one Gram matrix, that of `[q, k]`.
+    Frobenius norms, no softmax; the scale of the logits cancels. Only d×d matrices are formed: O(L·d²).
 
     Args:
         q, k: `(B, H, L, d)`.
@@ -26,14 +26,30 @@ def symmetricity(q: Tensor, k: Tensor) -> Tensor:
         `(B, H)` in [−1, 1], float32 or wider. An all-zero q or k has η = 0.
     """
     precise = accumulation_dtype(q.dtype)
-    head_dim = q.shape[-1]
     with autocast_disabled(q.device):
-        both = torch.cat([q, k], dim=-1).to(precise)
-        gram = (both.mT @ both).unflatten(-1, (2, head_dim))
-        of_q, of_k = gram[..., :head_dim, :, :], gram[..., head_dim:, :, :]  # [qᵀq, qᵀk] and [kᵀq, kᵀk]
-        total, aligned = (of_q * of_k.flip(-2)).sum(dim=(-3, -1)).unbind(-1)
+        if q.device.type in CHEAP_OPERATIONS:
+            total, aligned = _by_three_products(q, k, precise)
+        else:  # the fewest operations: all three matrices are parts of the Gram matrix of [q, k]
+            head_dim = q.shape[-1]
+            both = torch.cat([q, k], dim=-1).to(precise)
+            gram = (both.mT @ both).unflatten(-1, (2, head_dim))
+            of_q, of_k = gram[..., :head_dim, :, :], gram[..., head_dim:, :, :]  # [qᵀq, qᵀk] and [kᵀq, kᵀk]
+            total, aligned = (of_q * of_k.flip(-2)).sum(dim=(-3, -1)).unbind(-1)
     eta: Tensor = (aligned / total.clamp_min(torch.finfo(precise).tiny)).clamp(-1.0, 1.0)
     return eta
+
+
+def _by_three_products(q: Tensor, k: Tensor, precise: torch.dtype) -> tuple[Tensor, Tensor]:
+    """Return both sums of η, `(B, H)` each, with the least arithmetic.
+
+    Flattened first, q and k are copied once each where ComfyUI's layout asks for it, and not once for every product.
+    """
+    heads = q.shape[:2]
+    q, k = q.to(precise).flatten(0, 1), k.to(precise).flatten(0, 1)
+    cross = k.mT @ q
+    total = ((q.mT @ q) * (k.mT @ k)).sum(dim=(-2, -1))
+    aligned = (cross * cross.mT).sum(dim=(-2, -1))
+    return total.view(heads), aligned.view(heads)
 
 
 def adapt(

@@ -236,8 +236,8 @@ HOST_LAYER = (
     ),
     Mutant(
         HOST + "progress.py",
-        "BISECTIONS = 22",
-        "BISECTIONS = 7",
+        "STEPS = 2**22",
+        "STEPS = 2**7",
         "progress is off by up to a hundredth",
         ("host/test_schedule.py",),
     ),

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import sys
+
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from lab.testing import definition
@@ -12,9 +14,17 @@ from lab.testing.strategies import calls, tokens
 from sad_core import adapt, average, skew_attention, symmetricity
 
 ETAS = st.floats(-1.0, 1.0)
+WAYS = sys.modules["sad_core.symmetricity"]  # the package's attribute of this name is the function
 
 
-@settings(max_examples=80)
+@pytest.fixture(params=["on the CPU", "on a card"])
+def either_way(request, monkeypatch):
+    """The two ways to take the sums, whatever the device."""
+    monkeypatch.setattr(WAYS, "CHEAP_OPERATIONS", ("cpu",) if request.param == "on the CPU" else ())
+
+
+@pytest.mark.usefixtures("either_way")
+@settings(max_examples=80, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(call=calls())
 def test_eta_is_the_plain_statement(call):
     eta = symmetricity(call.q, call.k)
@@ -26,6 +36,7 @@ def test_eta_is_the_plain_statement(call):
     ("dtype", "tolerance"),
     [(torch.float64, 1e-13), (torch.float32, 1e-6), (torch.float16, 1e-6), (torch.bfloat16, 1e-6)],
 )
+@pytest.mark.usefixtures("either_way")
 @pytest.mark.parametrize("lean", [-1.0, -0.4, 0.0, 0.4, 1.0])
 def test_a_lean_to_either_side_shows_in_any_precision(lean, dtype, tolerance):
     call = tokens(length=40, head_dim=16)
@@ -53,6 +64,7 @@ def test_a_quarter_turn_between_queries_and_keys_is_skew(length):
     torch.testing.assert_close(symmetricity(q, turned), -torch.ones(2, 3, dtype=torch.float64), rtol=0, atol=1e-12)
 
 
+@pytest.mark.usefixtures("either_way")
 def test_zero_queries_or_keys_have_no_leaning():
     call = tokens()
     nothing = torch.zeros_like(call.q)
@@ -60,6 +72,7 @@ def test_zero_queries_or_keys_have_no_leaning():
         assert torch.equal(symmetricity(q, k), torch.zeros(2, 3, dtype=torch.float64))
 
 
+@pytest.mark.usefixtures("either_way")
 def test_one_zero_head_leaves_the_others_alone():
     call = tokens()
     q = call.q.clone()
@@ -69,6 +82,7 @@ def test_one_zero_head_leaves_the_others_alone():
     torch.testing.assert_close(symmetricity(q, call.k), want, rtol=0, atol=1e-12)
 
 
+@pytest.mark.usefixtures("either_way")
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_large_half_precision_tokens_do_not_overflow(dtype):
     call = tokens(length=500, head_dim=16)
@@ -97,6 +111,22 @@ def test_permuting_the_tokens_and_turning_the_head_space_changes_nothing(seed):
     turn = torch.linalg.qr(torch.randn(8, 8, generator=generator, dtype=torch.float64)).Q
     q, k = (tensor[:, :, order] @ turn for tensor in (call.q, call.k))
     torch.testing.assert_close(symmetricity(q, k), symmetricity(call.q, call.k), rtol=0, atol=1e-12)
+
+
+def in_comfyui_s_layout(x):
+    return x.transpose(1, 2).contiguous().transpose(1, 2)
+
+
+def test_on_the_cpu_queries_and_keys_are_copied_once_or_not_at_all():
+    call = tokens()
+    q, k = in_comfyui_s_layout(call.q), in_comfyui_s_layout(call.k)
+    for given_q, given_k, copies in ((call.q, call.k, 0), (q, k, 2), (q[:1], k[:1], 0)):
+        with torch.profiler.profile() as profiled:
+            eta = symmetricity(given_q, given_k)
+        counts = {event.key: event.count for event in profiled.key_averages()}
+        assert counts["aten::bmm"] == 3
+        assert counts.get("aten::copy_", 0) == copies
+        assert torch.equal(eta, symmetricity(given_q.contiguous(), given_k.contiguous()))
 
 
 def test_batch_mates_never_matter():
