@@ -108,7 +108,7 @@ def read_together(tensors: Sequence[Tensor]) -> list[Tensor]:
 def on_cpu(model_sampling: ModelSampling) -> ModelSampling:
     """Return `model_sampling`, or a copy of it where its tables lie on a device.
 
-    `progress_at` reads them two dozen times for a sigma, and each time would wait for the device.
+    `progress_at` reads them several times for a sigma, and each time would wait for the device.
     """
     if not isinstance(model_sampling, torch.nn.Module):
         return model_sampling

@@ -1,0 +1,69 @@
+"""The progress of a noise level is what bisection finds, for every kind of noise scale, in fewer values of it."""
+
+from __future__ import annotations
+
+import math
+from types import SimpleNamespace
+
+import comfy.model_sampling as kinds
+import pytest
+from symmetric_attention.nodes.host.progress import progress_at
+
+
+def shaped(**settings):
+    return SimpleNamespace(sampling_settings=settings)
+
+
+SCALES = {
+    "discrete": lambda: kinds.ModelSamplingDiscrete(),
+    "zero terminal SNR": lambda: kinds.ModelSamplingDiscrete(zsnr=True),
+    "EDM": lambda: kinds.ModelSamplingContinuousEDM(),
+    "V": lambda: kinds.ModelSamplingContinuousV(shaped(sigma_min=0.03, sigma_max=500.0)),
+    "flow": lambda: kinds.ModelSamplingDiscreteFlow(),
+    "shifted flow": lambda: kinds.ModelSamplingDiscreteFlow(shaped(shift=12.0)),
+    "Flux": lambda: kinds.ModelSamplingFlux(),
+    "Cascade": lambda: kinds.StableCascadeSampling(),
+    "Cosmos": lambda: kinds.ModelSamplingCosmosRFlow(shaped(sigma_min=0.002, sigma_max=80.0)),
+    "a pole": lambda: SimpleNamespace(percent_to_sigma=lambda p: math.inf if p < 0.1 else 1 / p - 1, sigmas=(0.0, 9.0)),
+    "steps": lambda: SimpleNamespace(percent_to_sigma=lambda p: math.floor(10 * (1 - p)), sigmas=(0.0, 9.5)),
+    "two lines": lambda: SimpleNamespace(percent_to_sigma=lambda p: max(1 - p, 1e4 * (0.3 - p)), sigmas=(0.0, 2e3)),
+}
+
+
+def bisected(scale, sigma: float) -> float:
+    low, high = 0.0, 1.0
+    for _ in range(22):
+        middle = (low + high) / 2
+        low, high = (middle, high) if float(scale.percent_to_sigma(middle)) > sigma else (low, middle)
+    return round(high, 6)
+
+
+def levels(scale) -> list[float]:
+    """Noise levels from one end of the scale to the other and beyond, even and even in the logarithm."""
+    bottom, top = float(scale.sigmas[0]), float(scale.sigmas[-1])
+    shares = [index / 12 for index in range(13)]
+    even = [bottom + share * (top - bottom) for share in shares]
+    logarithmic = [max(bottom, 1e-4) ** (1 - share) * top**share for share in shares]
+    return [*even, *logarithmic, 0.0, 2 * top, math.inf]
+
+
+@pytest.mark.parametrize("kind", SCALES)
+def test_the_progress_is_that_of_bisection(kind):
+    scale = SCALES[kind]()
+    sigmas = levels(scale)
+    assert [progress_at(scale, sigma) for sigma in sigmas] == [bisected(scale, sigma) for sigma in sigmas]
+
+
+@pytest.mark.parametrize(
+    ("kind", "mean", "most"), [("discrete", 8, 9), ("EDM", 9, 13), ("Flux", 8, 10), ("steps", 24, 40)]
+)
+def test_few_values_of_the_scale_are_asked_for(kind, mean, most):
+    scale, asked = SCALES[kind](), []
+    counting = SimpleNamespace(percent_to_sigma=lambda p: asked.append(p) or scale.percent_to_sigma(p))
+    counts = []
+    for sigma in levels(scale):
+        asked.clear()
+        progress_at(counting, sigma)
+        counts.append(len(asked))
+    assert sum(counts) / len(counts) <= mean
+    assert max(counts) <= most
