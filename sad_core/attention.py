@@ -23,7 +23,7 @@ from .kernels.call import FusedCall
 from .kernels.eligibility import has_kernel
 from .kernels.operation import fused_retrieve
 from .norm_guard import NORMS, project_input, projection_rank
-from .parameters import FloatOrTensor, check_choice, is_exactly, per_head
+from .parameters import FloatOrTensor, check_choice, is_exactly, per_head, wants_derivative
 from .tiled_attention import runs_in_tiles, tiled_skew_attention
 
 TOLERANCE = 0.01  # of the "projected" norm
@@ -51,8 +51,9 @@ def skew_attention(
     """Self-attention with circulation γ and blending β.
 
     γ = 1 and β = 0 are neutral: the same bits as plain attention. Given as floats they cost nothing; given as tensors
-    the samples or heads at γ = 1 or β = 0 take the plain retrieval untouched. (The authors' code still rescales at
-    β = 0; this one does not.)
+    the samples or heads at γ = 1 or β = 0 take the plain retrieval untouched. At γ = 1 the gradient is that of small
+    steps of γ. At β = 0, where ρ jumps, γ and β get none. (The authors' code still rescales at β = 0; this one does
+    not.)
 
     Args:
         q, k: `(B, H, L, d)`, after projection, QK-norm and positions. Any float dtype; sums in float32 at least. q may
@@ -169,7 +170,8 @@ def retrieve_skewed(
     plain = call.retrieve(q, k, stored)
     if blends:
         skewed = blend(plain, skewed, beta, value_dim, norm, in_place=call.in_place)
-    return keep_neutral(skewed, plain, gamma, beta)
+    differentiable = not call.in_place and wants_derivative(gamma)
+    return keep_neutral(skewed, plain, gamma, beta, differentiable=differentiable)
 
 
 def _any_neutral(gamma: FloatOrTensor, beta: FloatOrTensor) -> bool:

@@ -48,8 +48,16 @@ def go_along(plain: Tensor, skewed: Tensor, beta: FloatOrTensor, *, in_place: bo
     return torch.addcmul(plain, change, beta).to(plain.dtype)
 
 
-def keep_neutral(result: Tensor, plain: Tensor, gamma: FloatOrTensor, beta: FloatOrTensor) -> Tensor:
-    """`result` `(B, H, L, dv)`, with `plain` `(B, H, L, dv or more)` in the samples and heads at γ = 1 or β = 0."""
+def keep_neutral(
+    result: Tensor, plain: Tensor, gamma: FloatOrTensor, beta: FloatOrTensor, *, differentiable: bool = False
+) -> Tensor:
+    """`result` `(B, H, L, dv)`, with `plain` `(B, H, L, dv or more)` in the samples and heads at γ = 1 or β = 0.
+
+    Args:
+        differentiable: whether a derivative in γ is wanted (`parameters.wants_derivative`). Those at γ = 1 then have
+            the derivative of `result`, so that γ can be learned from 1 on. At β = 0, where ρ jumps, it is that of
+            `plain`.
+    """
     is_neutral: Any  # a number is not neutral here, because the caller gave such a call to plain attention
     if isinstance(gamma, Tensor) and isinstance(beta, Tensor):
         # γβ = β at γ = 1 and at β = 0, and there alone: no other γ is so near to 1 that the product rounds to β.
@@ -60,4 +68,9 @@ def keep_neutral(result: Tensor, plain: Tensor, gamma: FloatOrTensor, beta: Floa
         is_neutral = beta == 0.0
     else:
         return result
-    return torch.where(is_neutral, plain[..., : result.shape[-1]], result)
+    plain = plain[..., : result.shape[-1]]
+    if differentiable:
+        change = torch.nan_to_num(result - result.detach(), nan=0.0)  # 0 with the derivative of `result`
+        moved = plain.detach() + change
+        plain = torch.where(beta == 0.0, plain, moved) if isinstance(beta, Tensor) else moved
+    return torch.where(is_neutral, plain, result)

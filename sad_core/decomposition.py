@@ -7,12 +7,12 @@ A_γ = S + γ·C = c₊·A + c₋·Aᵀ,    c₊ = (1 + γ)/2,  c₋ = (1 − γ
 from __future__ import annotations
 
 import math
-from typing import overload
+from typing import Any, overload
 
 import torch
 from torch import Tensor
 
-from .parameters import FloatOrTensor
+from .parameters import FloatOrTensor, wants_derivative
 
 
 def decompose(logits: Tensor) -> tuple[Tensor, Tensor]:
@@ -73,6 +73,8 @@ def double_head_dim(
     c_plus, c_minus = skew_coefficients(gamma)
     root, signed_root = share_out(c_minus)
     if not in_place:
+        if wants_derivative(c_minus):
+            root, signed_root = _differentiable(c_minus, root, signed_root)
         queries = torch.cat([q, scaled(k, root)], dim=-1)
         return queries, torch.cat([scaled(k, c_plus), scaled(q, signed_root)], dim=-1)
     head_dim = q.shape[-1]
@@ -128,6 +130,15 @@ def share_out(c_minus: FloatOrTensor) -> tuple[FloatOrTensor, FloatOrTensor]:
         return root, torch.copysign(root, c_minus)
     number = abs(c_minus) ** 0.5
     return number, math.copysign(number, c_minus)
+
+
+def _differentiable(c_minus: Any, root: Any, signed_root: Any) -> tuple[Tensor, Tensor]:
+    """The same shares of a tensor, with a derivative at c₋ = 0 too, where a root has none.
+
+    All of it goes to the second share. The first is constant, and 1 where c₋ is 0 and the second wipes it out.
+    """
+    root = torch.where(c_minus == 0, 1.0, root.detach())
+    return root, signed_root.detach() + (c_minus - c_minus.detach()) / root
 
 
 def scaled(x: Tensor, factor: FloatOrTensor) -> Tensor:

@@ -31,7 +31,7 @@ from .inner_attention import Attend, PreparedCall, prepare
 from .kernels.call import FusedCall
 from .kernels.eligibility import has_kernel
 from .kernels.operation import fused_retrieve
-from .parameters import FloatOrTensor, is_exactly, per_head
+from .parameters import FloatOrTensor, is_exactly, per_head, wants_derivative
 
 JOINT_NORMS = ("value", "none")
 
@@ -198,7 +198,8 @@ def _skew_image_tokens(
     plain_image = plain[:, :, image_tokens]
     if blends:
         skewed = blend(plain_image, skewed, beta, v.shape[-1], norm, in_place=call.in_place)
-    changed = keep_neutral(skewed, plain_image, gamma, beta)
+    differentiable = not call.in_place and wants_derivative(gamma)
+    changed = keep_neutral(skewed, plain_image, gamma, beta, differentiable=differentiable)
     return torch.cat([plain[:, :, before], changed, plain[:, :, after]], dim=-2)
 
 
@@ -260,7 +261,9 @@ def _skew_each_group(
                 plain_rows = _take(plain, rows)
                 if blends:
                     result = blend(plain_rows, result, beta, v.shape[-1], norm, in_place=call.in_place)
-                result = keep_neutral(result, plain_rows, _one_where_both_are(gamma_among, gamma_cross), beta)
+                at_one = _one_where_both_are(gamma_among, gamma_cross)
+                differentiable = not call.in_place and any(wants_derivative(each) for each in gammas)
+                result = keep_neutral(result, plain_rows, at_one, beta, differentiable=differentiable)
             parts.append(result)
     image, others = parts
     return torch.cat([others[:, :, before], image, others[:, :, image_tokens.start :]], dim=-2)

@@ -101,6 +101,15 @@ def is_untraced(*values: FloatOrTensor | None) -> bool:
     return True
 
 
+def wants_derivative(value: FloatOrTensor) -> bool:
+    """Return True if a derivative with respect to `value` may be wanted, by gradients or by `torch.func`."""
+    if not isinstance(value, Tensor):
+        return False
+    if torch.compiler.is_compiling():
+        return value.requires_grad and torch.is_grad_enabled()
+    return not is_untraced(value)
+
+
 def autocast_disabled(device: torch.device) -> AbstractContextManager[object]:
     """Autocast switched off, for sums that half precision cannot hold. Nothing is done where it is not on."""
     on = torch.is_autocast_enabled(device.type)

@@ -102,6 +102,40 @@ def test_gradients_are_those_of_small_steps(attention):
     )
 
 
+def of_each_row(q, k, v, gamma, beta, norm):
+    by_row = gamma[:, None, None].expand(*q.shape[:3])
+    return skew_attention(q, k, v, by_row, beta, norm=norm, attend=plainly)
+
+
+@pytest.mark.parametrize("beta", [1.0, 3.0, torch.tensor([3.0, 0.4]).double()], ids=str)
+@pytest.mark.parametrize("gamma", [[1.0, 1.3], [1.0, 1.0]], ids=str)
+@pytest.mark.parametrize("attention", [of_every_token, of_image_tokens, of_each_group, of_each_row])
+def test_a_gamma_of_exactly_one_has_the_gradient_of_small_steps(attention, gamma, beta):
+    call = tokens(length=28, head_dim=4)
+    wanted = [x.double().requires_grad_() for x in (call.q, call.k, call.v, torch.tensor(gamma))]
+    assert torch.autograd.gradcheck(
+        lambda *x: attention(*x, beta, "value"), wanted, fast_mode=True, check_forward_ad=True, atol=1e-4
+    )
+    out = attention(*wanted, beta, "value")
+    with torch.no_grad():
+        assert torch.equal(out, attention(*wanted, beta, "value"))
+    (slope,) = torch.autograd.grad(out.square().sum(), wanted[-1])
+    assert (slope != 0).all()
+
+
+@pytest.mark.parametrize("attention", [of_every_token, of_image_tokens, of_each_group, of_each_row])
+def test_a_beta_of_exactly_zero_has_the_gradient_of_plain_attention(attention):
+    call = tokens(length=28, head_dim=4)
+    wanted = [x.double().requires_grad_() for x in (call.q, call.k, call.v, torch.tensor([1.0, 1.4]))]
+    beta = torch.zeros(2, dtype=torch.float64, requires_grad=True)
+    found = torch.autograd.grad(attention(*wanted, beta, "value").square().sum(), [*wanted, beta])
+    plain = torch.nn.functional.scaled_dot_product_attention(*wanted[:3]).square().sum()
+    for one, other in zip(
+        found, [*torch.autograd.grad(plain, wanted[:3]), torch.zeros(2), torch.zeros(2)], strict=True
+    ):
+        torch.testing.assert_close(one, other.double(), rtol=0, atol=1e-12)
+
+
 @pytest.mark.parametrize("where", ["mask", "inner attention"])
 @pytest.mark.parametrize("image_tokens", [slice(0, 6), slice(2, 5)])
 def test_what_the_retrieval_depends_on_beside_q_k_and_v_is_trained(where, image_tokens):
