@@ -12,6 +12,7 @@ from symmetric_attention.sad_core import attention, joint_attention
 from symmetric_attention.sad_core.kernels import eligibility, operation
 from symmetric_attention.sad_core.kernels.unfused import retrieve_unfused
 from torch import Tensor
+from torch._dynamo.utils import counters
 
 from lab.testing.recorder import backend
 from lab.testing.run_nodes import compiled, skew, with_override_of_another_pack
@@ -254,3 +255,23 @@ def test_a_kernel_that_breaks_in_a_compiled_model_is_named(small_flux, monkeypat
     )
     small_flux.sample(patched.clone(), steps=1)
     assert "compiled graph" not in report.describe()
+
+
+@pytest.mark.newest
+@pytest.mark.parametrize("is_others", [True, False])
+def test_a_wish_for_the_kernel_adds_no_graph_to_a_compiled_model(flux, monkeypatch, launches, is_others):
+    if own_backend() != "attention_pytorch":
+        pytest.skip("only PyTorch's attention is compiled with the sites")
+    monkeypatch.setattr(eligibility, "wish", lambda: "always")
+    monkeypatch.setattr(eligibility, "unsuitability", lambda *of_the_device: "it is made up")
+    patched, report = skew(with_override_of_another_pack(flux.model) if is_others else flux.model, beta=3.0)
+    model = compiled(patched, fullgraph=True)
+    torch._dynamo.reset()
+    counters.clear()
+    flux.sample(model, steps=2)
+    told = report.describe()
+    assert counters["stats"]["unique_graphs"] == 1
+    reason = "attention_of_another_pack computes the attention" if is_others else "it is made up"
+    assert told.count("Fallback: ") == told.count(f"Fallback: the fused kernel was not used, because {reason}") == 1
+    flux.sample(model, steps=1)  # a run that compiles nothing says so too
+    assert told.partition("Fallback")[2] == report.describe().partition("Fallback")[2]

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ....sad_core.kernels.choice import constant_in_graphs
 from ....sad_core.kernels.eligibility import has_kernel
 from ....sad_core.kernels.operation import fallbacks_of_graphs
 from ..browser import log_and_show
@@ -63,6 +64,7 @@ class SkewPatch(SitePatch):
         self.attention = HostAttention(self._fell_back)
         self.constant_gammas = settings.constant_gammas
         self.tallies: list[SiteTally] = []
+        self.fallbacks_in_graphs: set[str] = set()
 
     def for_model(self) -> SkewPatch:
         """Return the same patch for another module: same settings, same report, state of its own."""
@@ -73,7 +75,7 @@ class SkewPatch(SitePatch):
 
     def _end_run(self, run: RunRecord) -> None:
         self.attention.forget_refusals()  # every run asks its backend again and records its own fallbacks
-        for sentence in fallbacks_of_graphs():
+        for sentence in [*fallbacks_of_graphs(), *sorted(self.fallbacks_in_graphs)]:
             run.fell_back(sentence)
         log_and_show(run.describe(), self.node_id, warning=run.warning is not None)
 
@@ -128,8 +130,18 @@ class SkewPatch(SitePatch):
             self.run.remarks.append(sentence)
 
     def _fell_back(self, sentence: str) -> None:
-        if self.run is not None:
+        if torch.compiler.is_compiling():
+            self._falls_back_in_graphs(sentence)
+        elif self.run is not None:
             self.run.fell_back(sentence)
+
+    @constant_in_graphs
+    def _falls_back_in_graphs(self, sentence: str) -> None:
+        """Keep a sentence about a graph that is being compiled, for this run and all later ones.
+
+        The record of the run has no part in a graph: what it holds would be one of the conditions of the graph.
+        """
+        self.fallbacks_in_graphs.add(sentence)
 
     def _at_site(self, site: Site, forward: Forward) -> Forward:
         """Return `forward` with our override in the options of the call."""
