@@ -46,8 +46,11 @@ QUIET_THREADS = {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "0"}
 PARTS = ("lint", "check", "host", "torch", "release", "all")
 # The files that go through all families of a host, in a process of their own: a model is built once for all of them.
 FAMILIES = "host/test_families.py host/test_family_batches.py host/test_family_precisions.py host/test_modal_factors.py"
-# Run with every older PyTorch: the method, and the host files in which models are compiled.
-WITH_OLDER_TORCH = "core host/test_compile.py host/test_other_modules.py host/test_attention_calls.py"
+# Run with every older PyTorch: the method, and what compiles models.
+WITH_OLDER_TORCH = (
+    "core host/test_compile.py host/test_other_modules.py host/test_attention_calls.py "
+    "with_diffusers/test_neighbours.py::test_a_compiled_model_is_one_graph_and_follows_gamma"
+)
 
 
 @dataclass
