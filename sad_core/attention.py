@@ -70,7 +70,8 @@ def skew_attention(
         mask: added to the logits after the skew mix, or bool (True attends); broadcasts to `(B, H, M, L)`, so a mask
             per sample is `(B, 1, M, L)`.
         attend: the inner attention `attend(q, k, v, mask, scale)`; default PyTorch's. It is called with equal head dims
-            for q, k and v, 2d for the skewed retrieval (d for the plain one), and with an additive mask or None.
+            for q, k and v, 2d for the skewed retrieval (3d with a γ per query row, d for the plain one), and with an
+            additive mask or None.
         tiles: whether our own tiles of rows may stand in for `attend` on the CPU (see `tiled_attention`);
             by default where no `attend` is given. They take no γ or β per query row and no fewer queries than keys.
         tolerance: relative error of ρ that "projected" aims at, see `norm_guard.projection_rank`.
@@ -139,7 +140,7 @@ def retrieve_skewed(
         tiles, kernel: whether tiles and the fused kernel may stand in for the kernel of `call`.
 
     Returns:
-        `(B, H, L, dv)` in the dtype of v.
+        `(B, H, M, dv)` in the dtype of v; M is L where every token has a query.
     """
     if is_exactly(gamma, 1.0) or is_exactly(beta, 0.0):
         return call.retrieve(q, k, v)

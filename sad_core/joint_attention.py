@@ -58,7 +58,7 @@ def joint_skew_attention(
         norm: "value" or "none". The block input of a joint site is two inputs, so the other modes do not apply.
 
     Returns:
-        `(B, H, L, dv)`. The rows outside `inner` are plain attention.
+        `(B, H, M, dv)`; M is L where every token has a query. The rows outside `inner` are plain attention.
 
     Raises:
         ValueError: as `skew_attention`, and for an `inner` that is not a part of the tokens.
@@ -95,7 +95,7 @@ def modal_skew_attention(
         gamma_cross: circulation between those and the image tokens.
 
     Returns:
-        `(B, H, L, dv)`. Rows in which every γ is 1 are plain attention.
+        `(B, H, M, dv)`; M is L where every token has a query. Rows in which every γ is 1 are plain attention.
 
     Raises:
         ValueError: as `joint_skew_attention`, and for a γ that is not finite or of another shape.
@@ -149,7 +149,7 @@ def retrieve_modal(
         kernel: whether the fused kernel may stand in for the kernel of `call`.
 
     Returns:
-        `(B, H, L, dv)` in the dtype of v.
+        `(B, H, M, dv)` in the dtype of v; M is L where every token has a query.
     """
     gamma, gamma_text, gamma_cross = gammas
     is_image_only = is_exactly(gamma_text, 1.0) and is_exactly(gamma_cross, 1.0)

@@ -267,7 +267,7 @@ class SkewReport(Shared):
 
     Attributes:
         plan: what the node set out to do.
-        neutral: whether nothing was patched because the settings change nothing.
+        neutral: whether nothing was patched, because the settings change nothing or the model is not known.
     """
 
     def __init__(self, plan: str, neutral: bool = False):

@@ -127,6 +127,13 @@ def imitation(call: FusedCall) -> FusedCall:
 
     Its number of tokens is no multiple of any block. No random numbers of the process are used up, and no memory that
     grows with the call.
+
+    Args:
+        call: q `(B, H, M, d)`, k and v `(B, H, L, d)`, on any device.
+
+    Returns:
+        a call with at most `CHECKED_HEADS` samples and heads and `CHECKED_TOKENS` keys, of the same dtype and d.
+        γ and β are floats and tensors where those of `call` are; a float of 1 stays 1.
     """
     generator = torch.Generator(call.q.device).manual_seed(0)
     batch, heads = (min(size, CHECKED_HEADS) for size in call.q.shape[:2])
@@ -213,7 +220,10 @@ def launch(call: FusedCall, blocks: Blocks | None = None) -> Tensor:
         blocks: the size of the blocks; by default those of `choice.block_sizes`.
 
     Returns:
-        `(B, H, M, d)`.
+        `(B, H, M, d)` in the dtype of q, with the heads of a token side by side in memory.
+
+    Raises:
+        Exception: whatever Triton, its compiler or the driver raises.
     """
     from .skew_kernel import IS_INTERPRETED, skew_attention_kernel
 
@@ -319,7 +329,20 @@ def skew_attention_operation(
     norm: str,
     scale: float,
 ) -> Tensor:
-    """The retrieval, by the kernel where it works. γ, γ_text, γ_cross and β are constants or the next of `numbers`."""
+    """The retrieval as one operation, by the kernel where it works and by ordinary products where it does not.
+
+    Args:
+        q, k, v, mask, start, stop, norm, scale: as in `FusedCall`.
+        numbers: those of γ, γ_text, γ_cross and β, in this order, that are tensors.
+        constants: γ, γ_text, γ_cross and β where they are floats; anything where they are tensors.
+        is_constant: which of the four are floats.
+
+    Returns:
+        `(B, H, M, d)` in the dtype of q, with the heads of a token side by side in memory.
+
+    Raises:
+        torch.OutOfMemoryError: which says nothing about the kernel.
+    """
     left = iter(numbers)
     gamma, text, cross, beta = (x if known else next(left) for x, known in zip(constants, is_constant, strict=True))
     call = FusedCall(q, k, v, mask, gamma, text, cross, beta, start, stop, norm, scale)
