@@ -94,6 +94,11 @@ def mode_cost(mode: str, dtype: torch.dtype) -> ModeCost:
     return ModeCost(site, model_call)
 
 
+def operations_of_a_site(mode: str, dtype: torch.dtype) -> float:
+    """Return the operations of `mode` at each site, counted now, so with whatever a test has put in place of ours."""
+    return (_cost(dtype, mode, ALL).operations - _cost(dtype, mode, SOME).operations) / (ALL - SOME)
+
+
 @cache
 def _plain_cost(dtype: torch.dtype) -> Cost:
     return _cost(dtype, None, 0)

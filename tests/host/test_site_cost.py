@@ -11,9 +11,12 @@ import os
 import pytest
 import torch
 from comfy.ldm.modules.attention import attention_pytorch
+from symmetric_attention.nodes.host.patches import skew_patch
 from symmetric_attention.nodes.host.patches.attention_backend import backends_using_scale
+from symmetric_attention.sad_core import attention
+from symmetric_attention.sad_core.kernels import eligibility, operation
 
-from lab.testing.site_cost import CountingOperations, mode_cost
+from lab.testing.site_cost import CountingOperations, mode_cost, operations_of_a_site
 
 DTYPES = [torch.float32, torch.bfloat16]  # in float32 casts are free, so a detour through it does not show
 OPERATIONS_OF_A_SITE = {
@@ -63,6 +66,16 @@ def test_a_site_keeps_its_budget_of_python_calls(mode, dtype):
 @pytest.mark.parametrize("mode", OPERATIONS_OF_A_MODEL_CALL)
 def test_a_model_call_keeps_its_budget_of_operations(mode, dtype):
     assert mode_cost(mode, dtype).model_call.operations <= OPERATIONS_OF_A_MODEL_CALL[mode]
+
+
+@pytest.mark.parametrize(("mode", "beyond_plain"), [("gamma", 0), ("gamma and beta", 0), ("adaptive", 12)])
+def test_the_fused_kernel_takes_the_place_of_one_operation(mode, beyond_plain, monkeypatch):
+    """That of plain attention. The kernel is simulated by an operation. What else is counted is η and the rule."""
+    for module in (attention, eligibility, skew_patch):
+        monkeypatch.setattr(module, "has_kernel", lambda device: True)
+    monkeypatch.setattr(eligibility, "unsuitability", lambda *of_the_device: None)
+    monkeypatch.setattr(operation, "_compute", lambda call: torch.zeros_like(call.q))
+    assert operations_of_a_site(mode, torch.bfloat16) == beyond_plain
 
 
 def counted(function) -> int:
