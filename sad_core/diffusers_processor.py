@@ -13,7 +13,7 @@ import warnings
 from typing import Any
 
 from .diffusers.families import Family, Layer, family_of
-from .diffusers.interception import SkewSettings
+from .diffusers.interception import SkewSettings, numbers_in_graphs
 from .diffusers.layouts import LengthSensor, without_text
 from .diffusers.site import SkewSite, check_processor, site_of
 from .joint_attention import JOINT_NORMS
@@ -37,7 +37,8 @@ def set_skew_attention(
     """Put γ and β on every self-attention of a diffusers model; calling it again replaces the settings.
 
     γ stays when the model's processors are replaced (fused projections, slices, IP-Adapters, PAG), and it is copied and
-    saved whole with the model.
+    saved whole with the model. A model that is compiled as a whole is not compiled again for another γ or β, unless β
+    is 1.
 
     Args:
         model: a model of diffusers, such as `pipeline.unet` or `pipeline.transformer`; `sad_core/diffusers/families.py`
@@ -73,7 +74,8 @@ def set_skew_attention(
     else:
         _check(chosen, family, norm)
         _clear(found)
-        _put(chosen, family, SkewSettings(gamma, beta, norm, adaptive, average_over))
+        in_graphs = numbers_in_graphs(gamma, beta, next(model.parameters()).device)
+        _put(chosen, family, SkewSettings(gamma, beta, norm, adaptive, average_over, in_graphs))
     return [f"{layer.name}.processor" for layer in chosen]
 
 
@@ -95,15 +97,17 @@ def _check(layers: list[Layer], family: Family, norm: str) -> None:
 
 
 def _clear(layers: list[Layer]) -> None:
-    """Take γ from layers: the site goes, or stays without effect where another package put something around it."""
+    """Take γ from layers: the site goes, or stays without effect where another package put something around it.
+
+    It is kept for the next γ.
+    """
     for layer in layers:
         attention = layer.attention
-        kept = attention.__dict__.pop(KEPT_SITE, None)
-        if kept is not None:
-            kept.settings = None
-        site = site_of(attention)
-        if site is not None:
-            del attention.forward
+        for site in (attention.__dict__.get(KEPT_SITE), site_of(attention)):
+            if site is not None:
+                site.settings = None
+        if isinstance(attention.__dict__.get("forward"), SkewSite):
+            site = attention.__dict__.pop("forward")
             if site.inner is not None:
                 attention.forward = site.inner
         if layer.sensed is not None:
@@ -114,21 +118,28 @@ def _clear(layers: list[Layer]) -> None:
 
 
 def _put(layers: list[Layer], family: Family, settings: SkewSettings) -> None:
-    """Put γ on layers that have none."""
+    """Put γ on layers that have none; a site that another package put something around is used again."""
     sensors: dict[int, LengthSensor] = {}
     wrapped = []
     for layer in layers:
         sensor = None
-        if layer.sensed is not None and family.sensor is not None:
+        if layer.sensed is not None and layer.read is not None:
             sensor = sensors.get(id(layer.sensed))
             if sensor is None:
-                sensor = sensors[id(layer.sensed)] = family.sensor()
+                sensor = sensors[id(layer.sensed)] = LengthSensor(layer.read)
                 layer.sensed.register_forward_pre_hook(sensor, with_kwargs=True)
-        site = SkewSite(layer, family, settings, sensor)
+        attention = layer.attention
+        site = site_of(attention)
+        if site is None:
+            # The site of before, if it can be: a compiled graph is of one site, whatever its settings.
+            site, forward = attention.__dict__.get(KEPT_SITE), attention.__dict__.get("forward")
+            if site is None or site.attention is not attention or site.inner is not forward:
+                site = SkewSite(layer, family)
+            attention.forward = site
+        site.settings, site.sensor = settings, sensor
+        attention.__dict__[KEPT_SITE] = site
         if site.inner is not None:
             wrapped.append(layer.name)
-        layer.attention.__dict__[KEPT_SITE] = site
-        layer.attention.forward = site
     if wrapped:
         warnings.warn(
             f"Another package has replaced the forward of {len(wrapped)} attention layers ({wrapped[0]} is the first). "

@@ -103,6 +103,16 @@ def audioldm() -> nn.Module:
     )
 
 
+def gligen() -> nn.Module:
+    """Every block has another attention, of the image and of grounding tokens, behind a gate."""
+    model = unet(attention_type="gated")
+    with torch.no_grad():
+        for name, weight in model.named_parameters():
+            if name.endswith(".alpha_attn"):  # closed at first
+                weight.fill_(1.0)
+    return model
+
+
 def deepfloyd() -> nn.Module:
     return made(
         "UNet2DConditionModel",
@@ -147,6 +157,35 @@ def sd3(dual_attention_layers: tuple[int, ...] = (0,), qk_norm: str | None = "rm
 
 ROWS = (
     DiffusersRow("UNet2DConditionModel", unet, unet_inputs, 4, square(64, 16)),
+    DiffusersRow(
+        "UNet2DConditionModel with blocks without text",
+        lambda: unet(
+            down_block_types=("AttnDownBlock2D", "DownBlock2D"),
+            mid_block_type=None,
+            up_block_types=("UpBlock2D", "AttnUpBlock2D"),
+        ),
+        unet_inputs,
+        3,
+        square(64),
+        norms=("value", "none"),
+    ),
+    DiffusersRow(
+        "UNet2DConditionModel of GLIGEN",
+        gligen,
+        lambda batch: {
+            **unet_inputs(batch),
+            "cross_attention_kwargs": {
+                "gligen": {
+                    "boxes": normal(batch, 5, 4, seed=2),
+                    "positive_embeddings": normal(batch, 5, 16, seed=3),
+                    "masks": torch.ones(batch, 5),
+                }
+            },
+        },
+        8,
+        {**square(64, 16), (69, 69): (0, 64), (21, 21): (0, 16)},
+        norms=("value", "none"),
+    ),
     DiffusersRow(
         "UNet2DConditionModel of AudioLDM",
         audioldm,
@@ -449,12 +488,12 @@ ROWS = (
             axes_lens=[256, 32, 32],
         ),
         lambda batch: {
-            "x": list(normal(batch, 4, 1, 16, 24)),
+            "x": list(normal(batch, 4, 1, 16, 20)),
             "t": torch.full((batch,), 0.5),
             "cap_feats": [normal(1, TEXT + 32 * (row % 2), 16, seed=1)[0] for row in range(batch)],
         },
         3,
-        {(96, 96): (0, 96), (128, 128): (0, 96), (160, 160): (0, 96)},
+        {(96, 96): (0, 80), (128, 128): (0, 80), (160, 160): (0, 80)},  # padded from 80 tokens to 96
         norms=("value", "none"),
         result=lambda out: torch.stack(out.sample),
     ),

@@ -13,13 +13,17 @@ from typing import Any, NamedTuple
 from torch import nn
 
 from .layouts import (
-    LengthSensor,
+    ReadLength,
     Rule,
     after_added_keys,
     after_sensed,
     every_token,
     image_first,
     image_last,
+    length_of_images,
+    length_of_input,
+    length_of_text,
+    length_of_x,
     sensed_first,
     without_text,
 )
@@ -32,13 +36,15 @@ class Layer(NamedTuple):
         name: its name in the model, `transformer_blocks.0.attn1`.
         attention: the module.
         rule: where the image tokens of a call are.
-        sensed: the module whose input says it, for rules that need one.
+        sensed: the module whose arguments say it, for rules that need one.
+        read: how they say it.
     """
 
     name: str
     attention: Any
     rule: Rule
     sensed: Any = None
+    read: ReadLength | None = None
 
 
 @dataclass(frozen=True)
@@ -48,36 +54,48 @@ class Family:
     Attributes:
         layers: finds the layers of a model.
         processors: the classes of diffusers' processors whose attention is known.
-        sensor: makes the sensor that the rules of its layers need.
         shows_input: whether the input of a layer is what its queries, keys and values are made of, as the norms
             "projected" and "input" need.
     """
 
     layers: Callable[[nn.Module], Iterator[Layer]]
     processors: tuple[str, ...]
-    sensor: Callable[[], LengthSensor] | None = None
     shows_input: bool = True
 
 
-def named(pattern: str, rule: Rule, sensed: Callable[[nn.Module, str], Any] | None = None) -> Any:
+def named(
+    pattern: str,
+    rule: Rule,
+    sensed: Callable[[nn.Module, str], Any] | None = None,
+    read: ReadLength | None = None,
+) -> Any:
     """Return a finder of all modules whose whole name fits `pattern`."""
 
     def layers(model: nn.Module) -> Iterator[Layer]:
         for name, module in model.named_modules():
             if re.fullmatch(pattern, name):
-                yield Layer(name, module, rule, None if sensed is None else sensed(model, name))
+                yield Layer(name, module, rule, None if sensed is None else sensed(model, name), read)
 
     return layers
 
 
 def unet_layers(model: nn.Module) -> Iterator[Layer]:
-    """The self-attention of a UNet: attn1, attn2 of layers that may get no text, and attention with added keys."""
+    """The self-attention of a UNet.
+
+    It is attn1, attn2 of layers that may get no text, attention with added keys, that of blocks without text
+    (AttnDownBlock2D), and that of GLIGEN, where the image comes first and grounding tokens after it.
+    """
     for name, module in model.named_modules():
         last = name.rpartition(".")[2]
         if last == "attn1" or (last == "attn2" and module.to_k.in_features == module.to_q.in_features):
             yield Layer(name, module, without_text)
-        elif getattr(module, "added_kv_proj_dim", None) is not None and not module.only_cross_attention:
-            yield Layer(name, module, after_added_keys)
+        elif name.endswith(".fuser.attn"):
+            yield Layer(name, module, sensed_first, parent(model, name), length_of_x)
+        elif getattr(module, "added_kv_proj_dim", None) is not None:
+            if not module.only_cross_attention:
+                yield Layer(name, module, after_added_keys)
+        elif re.search(r"\.attentions\.\d+$", name) and type(module).__name__ == "Attention":
+            yield Layer(name, module, without_text)
 
 
 def each(*finders: Any) -> Any:
@@ -139,26 +157,24 @@ PIXART = Family(named(r"transformer_blocks\.\d+\.attn1", every_token), PLAIN)
 FLUX = Family(
     each(
         named(r"transformer_blocks\.\d+\.attn", image_last),
-        named(r"single_transformer_blocks\.\d+\.attn", after_sensed, parent),
+        named(r"single_transformer_blocks\.\d+\.attn", after_sensed, parent, length_of_text),
     ),
     ("FluxAttnProcessor", "FluxIPAdapterAttnProcessor"),
-    sensor=lambda: LengthSensor(1, "encoder_hidden_states"),
     shows_input=False,
 )
 Z_IMAGE = Family(
-    each(
-        named(r"noise_refiner\.\d+\.attention", every_token),
-        named(r"layers\.\d+\.attention", sensed_first, lambda model, name: model.get_submodule("noise_refiner.0")),
-    ),
+    named(r"(noise_refiner|layers)\.\d+\.attention", sensed_first, lambda model, name: model, length_of_images),
     ("ZSingleStreamAttnProcessor",),
-    # The mask of the refiner, and the marks of references.
-    sensor=lambda: LengthSensor(0, "x", single=((1, "attn_mask"), (4, "noise_mask"))),
     shows_input=False,
 )
 STABLE_AUDIO = Family(
-    named(r"transformer_blocks\.\d+\.attn1", after_sensed, lambda model, name: model.get_submodule("global_proj")),
+    named(
+        r"transformer_blocks\.\d+\.attn1",
+        after_sensed,
+        lambda model, name: model.get_submodule("global_proj"),
+        length_of_input,
+    ),
     ("StableAudioAttnProcessor2_0",),
-    sensor=lambda: LengthSensor(0, "input"),
     shows_input=False,
 )
 
@@ -195,14 +211,14 @@ def family_of(model: nn.Module) -> Family:
     Raises:
         ValueError: the class is not known, or γ cannot act in it.
     """
-    classes = [each.__name__ for each in type(model).__mro__ if is_of_diffusers(each)]
-    for name in classes:
-        if name in REFUSALS:
-            raise ValueError(f"γ cannot act in {name}, because {REFUSALS[name]}.")
-        if name in FAMILIES:
-            return FAMILIES[name]
+    # The nearest class that is diffusers' own: it has subclasses of its classes whose attention is another.
+    name = next((each.__name__ for each in type(model).__mro__ if is_of_diffusers(each)), "")
+    if name in REFUSALS:
+        raise ValueError(f"γ cannot act in {name}, because {REFUSALS[name]}.")
+    if name in FAMILIES:
+        return FAMILIES[name]
     raise ValueError(
-        f"γ cannot act in {type(model).__name__}, because its class is not known. "
+        f"γ cannot act in {name or type(model).__name__}, because its class is not known. "
         f"Give one of diffusers' {', '.join(FAMILIES)}."
     )
 

@@ -17,21 +17,46 @@ from torch.overrides import TorchFunctionMode
 
 from ..attention import skew_attention
 from ..inner_attention import Attend, pytorch_attend
-from ..joint_attention import joint_skew_attention
-from ..parameters import FloatOrTensor
+from ..joint_attention import modal_skew_attention
+from ..parameters import FloatOrTensor, is_exactly
 from ..symmetricity import adapt, average, symmetricity
 from .layouts import Layout
 
 
 @dataclass(frozen=True)
 class SkewSettings:
-    """What `set_skew_attention` was called with."""
+    """What `set_skew_attention` was called with.
+
+    Attributes:
+        in_graphs: γ and β for compiled graphs, by `numbers_in_graphs`; None reads the others there too.
+    """
 
     gamma: FloatOrTensor
     beta: FloatOrTensor
     norm: str = "value"
     adaptive: bool = False
     average_over: str = "sample"
+    in_graphs: tuple[FloatOrTensor, FloatOrTensor] | None = None
+
+
+def numbers_in_graphs(
+    gamma: FloatOrTensor, beta: FloatOrTensor, device: torch.device
+) -> tuple[FloatOrTensor, FloatOrTensor]:
+    """γ and β as compiled graphs read them: as tensors, because a graph is made anew for every value of a number.
+
+    With β = 1 they are left as they are. A γ that is a tensor would cost a second attention there.
+
+    Args:
+        device: of the model; the CPU stands in where its weights are not loaded.
+    """
+    if is_exactly(beta, 1.0):
+        return gamma, beta
+    place = torch.device("cpu") if device.type == "meta" else device
+    numbers = [
+        each if isinstance(each, Tensor) else torch.tensor(float(each), dtype=torch.float32, device=place)
+        for each in (gamma, beta)
+    ]
+    return numbers[0], numbers[1]
 
 
 class Interception(TorchFunctionMode):
@@ -116,23 +141,16 @@ def skewed_call(
     added = layout.keys - layout.queries
     image = slice(added + layout.start, added + layout.stop)
     gamma, beta = settings.gamma, settings.beta
+    if torch.compiler.is_compiling() and settings.in_graphs is not None:
+        gamma, beta = settings.in_graphs
     if settings.adaptive:
         eta = symmetricity(q[:, :, layout.start : layout.stop], k[:, :, image])
         gamma, beta = adapt(gamma, beta, average(eta, settings.average_over))
-    attend = _attend()
+    options: dict[str, Any] = {"norm": settings.norm, "scale": scale, "mask": mask, "attend": _attend()}
+    options["neutral_bits"] = not settings.adaptive
     if layout.is_square:
-        norm, x = settings.norm, None if x is None else x[: q.shape[0]]
-        options: dict[str, Any] = {"scale": scale, "mask": mask, "attend": attend}
-        return skew_attention(q, k, v, gamma, beta, norm=norm, x=x, neutral_bits=not settings.adaptive, **options)
-    if added:
-        # Rows for the added keys, which are dropped again: A has a transpose where it is square.
-        q = torch.cat([torch.zeros_like(k[:, :, :added]), q], dim=2)
-        if mask is not None and mask.dim() >= 2 and mask.shape[-2] > 1:
-            mask = torch.cat([torch.zeros_like(mask[..., :1, :]).expand(*mask.shape[:-2], added, -1), mask], dim=-2)
-    out = joint_skew_attention(
-        q, k, v, gamma, beta, inner=image, norm=settings.norm, scale=scale, mask=mask, attend=attend
-    )
-    return out[:, :, added:]
+        return skew_attention(q, k, v, gamma, beta, x=None if x is None else x[: q.shape[0]], **options)
+    return modal_skew_attention(q, k, v, gamma, beta, inner=image, **options)
 
 
 def _attend() -> Attend | None:

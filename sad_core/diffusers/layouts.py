@@ -6,11 +6,16 @@ It reads shapes and never a value, so that a compiled graph may hold it.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor
+
+# From the arguments of a module, by place and by name, to a number of tokens.
+ReadLength = Callable[[tuple[Any, ...], dict[str, Any]], int]
 
 
 class Layout(NamedTuple):
@@ -33,28 +38,41 @@ class Layout(NamedTuple):
         return self.queries == self.keys == self.stop - self.start
 
 
-@dataclass
 class LengthSensor:
-    """A forward pre-hook that keeps how many tokens entered a module in the current model call.
+    """A forward pre-hook that keeps a number of tokens that it reads in the arguments of a module.
 
-    It is a hook of PyTorch and not a function in place of `forward`, because other packages replace `forward`.
+    It is a hook of PyTorch and not a function in place of `forward`, because other packages replace `forward`. Every
+    thread has a number of its own, because pipelines in several threads may share a model.
 
     Attributes:
-        position, name: the argument that holds the tokens, `(B, L, C)`.
-        single: the name of an argument, and its position, that only calls with one kind of image leave at None.
-        seen: the number of tokens.
-        has_single_kind: whether the argument `single` was None.
+        read: returns the number for the arguments of a call.
+        in_graph: the number of the last call if it was a part of a compiled graph, which cannot write for a thread.
+        last: the number of the last call in any thread, for threads that make none, as those of PyTorch in which
+            checkpointed layers are computed again for their gradient.
     """
 
-    position: int
-    name: str
-    single: tuple[tuple[int, str], ...] = ()
-    seen: int | None = None
-    has_single_kind: bool = True
+    def __init__(self, read: ReadLength) -> None:
+        self.read = read
+        self.in_graph: int | None = None
+        self.last: int | None = None
+        self._of_thread = threading.local()
 
     def __call__(self, module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        self.seen = argument(args, kwargs, self.position, self.name).shape[1]
-        self.has_single_kind = all(argument(args, kwargs, *each) is None for each in self.single)
+        length = self.read(args, kwargs)
+        if torch.compiler.is_compiling():
+            self.in_graph = length
+        else:
+            self._of_thread.seen = self.last = length
+            self.in_graph = None
+
+    @property
+    def seen(self) -> int | None:
+        """The number of the last call in this thread, or in any where it made none; None before the first."""
+        return getattr(self._of_thread, "seen", self.last) if self.in_graph is None else self.in_graph
+
+    def __reduce__(self) -> tuple[type[LengthSensor], tuple[ReadLength]]:
+        """Copy and save the sensor without what it saw."""
+        return LengthSensor, (self.read,)
 
 
 @dataclass(frozen=True)
@@ -64,7 +82,7 @@ class LayerCall:
     Attributes:
         attention: the layer.
         args, kwargs: what it was called with.
-        sensor: what the module before it saw, if its rule needs that.
+        sensor: what a module before it was given, if its rule needs that.
     """
 
     attention: Any
@@ -148,14 +166,41 @@ def _sensed(call: LayerCall) -> int:
     """The number of tokens that the sensor of a layer saw in this model call.
 
     Raises:
-        ValueError: the sensor saw none, or a call with images of several sizes or kinds.
+        ValueError: the sensor saw no call.
     """
     sensor = call.sensor
     if sensor is None or sensor.seen is None:
         raise ValueError("γ cannot act in a block that is called on its own. Call the whole model.")
-    if not sensor.has_single_kind:
+    return sensor.seen
+
+
+def length_of_input(args: tuple[Any, ...], kwargs: dict[str, Any]) -> int:
+    """The tokens of the first argument of a layer of PyTorch, `(B, L, C)`."""
+    return int(argument(args, kwargs, 0, "input").shape[1])
+
+
+def length_of_x(args: tuple[Any, ...], kwargs: dict[str, Any]) -> int:
+    """The tokens of the argument `x`, `(B, L, C)`."""
+    return int(argument(args, kwargs, 0, "x").shape[1])
+
+
+def length_of_text(args: tuple[Any, ...], kwargs: dict[str, Any]) -> int:
+    """The tokens of the text that a block of Flux is given, `(B, L, C)`."""
+    return int(argument(args, kwargs, 1, "encoder_hidden_states").shape[1])
+
+
+def length_of_images(args: tuple[Any, ...], kwargs: dict[str, Any]) -> int:
+    """The patches of each image that Z-Image is given, a list of `(C, F, H, W)`; its padding is not counted.
+
+    Raises:
+        ValueError: images of several sizes, or with references.
+    """
+    images = argument(args, kwargs, 0, "x")
+    if isinstance(images[0], list) or any(image.shape != images[0].shape for image in images):
         raise ValueError(
             "γ cannot act in this call, because its images differ in size or some are references. "
             "Give images of one size and no references, or take γ away with set_skew_attention(model, gamma=1.0)."
         )
-    return sensor.seen
+    _, frames, height, width = images[0].shape
+    patch, patch_frames = argument(args, kwargs, 7, "patch_size") or 2, argument(args, kwargs, 8, "f_patch_size") or 1
+    return int((frames // patch_frames) * (height // patch) * (width // patch))

@@ -24,15 +24,16 @@ class SkewSite:
     Attributes:
         attention: the layer.
         settings: γ, β and the rest; None leaves the layer as it is.
+        sensor: of a module before the layer, if the rule of the layer needs one.
     """
 
-    def __init__(self, layer: Layer, family: Family, settings: SkewSettings, sensor: LengthSensor | None) -> None:
+    def __init__(self, layer: Layer, family: Family) -> None:
         self.name = layer.name
         self.attention = layer.attention
         self.rule = layer.rule
         self.processors = family.processors
-        self.sensor = sensor
-        self.settings: SkewSettings | None = settings
+        self.sensor: LengthSensor | None = None
+        self.settings: SkewSettings | None = None
         # What another package put there before. Where there is nothing, the function of the class and not a bound
         # method: a copy by name would look up `forward`, and find this site.
         self.inner = layer.attention.__dict__.get("forward")
@@ -97,6 +98,8 @@ def check_processor(name: str, processor: Any, known: tuple[str, ...]) -> None:
 
 
 def site_of(attention: nn.Module) -> SkewSite | None:
-    """The site that stands in place of a layer's `forward`, if one does."""
+    """The site that stands in place of a layer's `forward`, or below what other packages put around it."""
     forward = attention.__dict__.get("forward")
+    while forward is not None and not isinstance(forward, SkewSite):
+        forward = getattr(forward, "__wrapped__", None)
     return forward if isinstance(forward, SkewSite) else None

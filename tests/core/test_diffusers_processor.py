@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import torch.nn.functional as F
 from safetensors import safe_open
 
 from lab.testing import definition, reference_cases
@@ -171,12 +172,20 @@ def test_the_queries_of_deepfloyd_are_the_last_rows_of_its_keys():
 
 
 @pytest.mark.parametrize("kind", ["bool", "additive"])
-def test_masks_of_a_call_with_added_keys_keep_their_columns(kind):
+def test_masks_of_a_call_with_added_keys_keep_their_columns(kind, monkeypatch):
     q, k, v = (torch.randn(2, 3, tokens, 8) for tokens in (5, 9, 9))
     attended = torch.rand(2, 1, 5, 9) > 0.3
     attended[..., 0] = True
     mask = attended if kind == "bool" else torch.where(attended, torch.randn(2, 1, 5, 9), -torch.inf)
+    plain, rows = F.scaled_dot_product_attention, []
+
+    def attention(query, *args, **kwargs):
+        rows.append(query.shape[2])
+        return plain(query, *args, **kwargs)
+
+    monkeypatch.setattr(F, "scaled_dot_product_attention", attention)
     found = skewed_call(q, k, v, mask, None, Layout(5, 9, 0, 5), SkewSettings(1.5, 2.0))
+    assert rows == [5, 5], "rows were computed that have no query"
     logits = q.double() @ k.mT.double() / 8**0.5
     square = logits[..., 4:]
     skew = torch.cat([logits[..., :4], (square + square.mT) / 2 + 1.5 * (square - square.mT) / 2], dim=-1)

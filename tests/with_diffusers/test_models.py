@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import pickle
 
+import diffusers
 import pytest
 import torch
 
@@ -76,10 +77,11 @@ def test_a_norm_that_needs_an_unseen_input_is_refused(row, norm):
     assert torch.equal(predict(row, model), plain)
 
 
-def test_images_of_several_sizes_in_one_call_are_refused():
+@pytest.mark.parametrize("width", [10, 18], ids=["another padding", "the same padding"])
+def test_images_of_several_sizes_in_one_call_are_refused(width):
     row = BY_NAME["ZImageTransformer2DModel"]
     model, inputs = row.build(), row.inputs(2)
-    inputs["x"][1] = inputs["x"][1][:, :, :8]
+    inputs["x"][1] = inputs["x"][1][..., :width]
     set_skew_attention(model, 1.5)
     with torch.no_grad(), pytest.raises(ValueError, match="images differ in size"):
         model(**inputs)
@@ -120,3 +122,20 @@ def test_a_class_that_is_not_known_is_refused_with_those_that_are():
     ) as refusal:
         set_skew_attention(model, 1.5)
     assert all(name in str(refusal.value) for name in FAMILIES)
+
+
+def test_a_subclass_in_diffusers_is_not_taken_for_its_base():
+    """DreamLite is a UNet by its class, and has no self-attention in most of its blocks."""
+    kind = diffusers.DreamLiteUNetModel
+    with pytest.raises(ValueError, match="γ cannot act in DreamLiteUNetModel, because its class is not known"):
+        set_skew_attention(kind.__new__(kind), 1.5)
+
+
+def test_a_subclass_of_somebody_else_is_taken_for_its_base():
+    class Own(diffusers.UNet2DConditionModel):
+        pass
+
+    row = BY_NAME["UNet2DConditionModel"]
+    model = row.build()
+    model.__class__ = Own
+    assert len(set_skew_attention(model, 1.5, 2.0)) == row.layers
