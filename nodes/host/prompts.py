@@ -124,6 +124,13 @@ class RunPrompts(Shared):
             if outer is not None:
                 options[PLACES] = outer
 
+    def without_contents(self) -> RunPrompts:
+        """Return the same prompts, of which only the ids and the sides are held and no tensor."""
+        ids: Conditionings = {name: [{"uuid": each} for each in own] for name, own in self._ids().items()}
+        kept = RunPrompts({}, lambda: ids)
+        kept._sides = {name: self._sides_of(name) for name in ids}
+        return kept
+
     def of_call(self, options: Mapping[str, Any], rows: int) -> CallPrompts:
         """Return the prompts of a model call with these `transformer_options` and so many rows."""
         chunk_ids, marks = options.get("uuids") or (), options.get("cond_or_uncond") or ()

@@ -224,7 +224,8 @@ class RunRecord(Shared):
     def describe(self) -> str:
         """The run in a few lines for people."""
         if self.model_calls == 0:
-            return "\n".join([f"{self.model}: the model was not called.", *(f"{each}." for each in self.remarks)])
+            what = "no model call went through this node" if self.remarks else "the model was not called"
+            return "\n".join([f"{self.model}: {what}.", *(f"{each}." for each in self.remarks)])
         hit = [address for address in self.chosen if self.site_calls[address]]
         lines = [
             f"{self.model}, {self.status}: {len(hit)} of {len(self.chosen)} chosen sites reached, "

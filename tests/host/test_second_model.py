@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import gc
 import inspect
+import weakref
 from contextlib import contextmanager
 
 import comfy.controlnet
 import comfy.model_management
+import comfy.sampler_helpers
 import comfy.samplers
 import comfy_extras.nodes_custom_sampler as custom_sampler
 import pytest
 import torch
+from comfy.patcher_extension import WrappersMP, get_all_wrappers
 
 from lab.testing.families.building import build
 from lab.testing.families.configs import SD15
@@ -229,8 +233,7 @@ class Refined(comfy.samplers.CFGGuider):
 
 @pytest.mark.parametrize("nodes", ["first", "refiner", "both"])
 def test_a_model_that_takes_over_in_a_run_acts_by_its_own_nodes(sd15, second, nodes):
-    if nodes != "first" and "model_options" not in inspect.signature(sd15.model.prepare_state).parameters:
-        pytest.skip("this ComfyUI does not show a second MODEL the options of its calls")
+    is_shown = "model_options" in inspect.signature(sd15.model.prepare_state).parameters
     first, its_report = skew(sd15.model, 1.5) if nodes != "refiner" else (sd15.model, None)
     refiner, refiner_report = skew(second, 0.4) if nodes != "first" else (second, None)
     guider = Refined(first, refiner)
@@ -238,11 +241,52 @@ def test_a_model_that_takes_over_in_a_run_acts_by_its_own_nodes(sd15, second, no
     guider.set_cfg(3.0)
     with watch_attention(sd15.model, second) as calls:
         sample_by(sd15, guider, steps=3)
-    assert_acts(sd15, calls, {False: 1.0 if nodes == "refiner" else 1.5, True: 1.0 if nodes == "first" else 0.4})
+    refined = 1.0 if nodes == "first" or not is_shown else 0.4
+    assert_acts(sd15, calls, {False: 1.0 if nodes == "refiner" else 1.5, True: refined})
     if its_report is not None:
         assert_reports(sd15, its_report, 1)
-    if refiner_report is not None:
+    if refiner_report is not None and is_shown:
         assert_reports(sd15, refiner_report, 2)
+    elif refiner_report is not None:
+        text = refiner_report.describe()
+        assert "This version of ComfyUI does not let a node act in such calls" in text
+        assert "the model was not called" not in text
+
+
+class WithOwnOptions(Refined):
+    """A guider that calls another MODEL besides, with options that it keeps."""
+
+    def __init__(self, model, other):
+        super().__init__(model, other)
+        self.own = {"transformer_options": {}}
+
+    def predict_noise(self, x, timestep, model_options={}, seed=None):  # noqa: B006
+        comfy.samplers.calc_cond_batch(self.refiner.model, [self.conds["positive"]], x, timestep, self.own)
+        return comfy.samplers.CFGGuider.predict_noise(self, x, timestep, model_options, seed)
+
+
+@pytest.mark.newest
+def test_nothing_of_ours_stays_in_the_options_of_somebody_else(sd15, second):
+    patched, report = skew(second)
+    guider = WithOwnOptions(sd15.model, patched)
+    guider.set_conds(sd15.conditioning("cond"), sd15.conditioning("uncond"))
+    for runs in (1, 2):
+        sample_by(sd15, guider, steps=STEPS)
+        assert_reports(sd15, report, STEPS)
+        assert len(report.runs) == runs
+        assert not get_all_wrappers(WrappersMP.APPLY_MODEL, guider.own, is_model_options=True)
+
+
+@pytest.mark.newest
+def test_prompts_of_a_run_that_never_came_are_not_held(sd15, second):
+    patched, _ = skew(second, apply_to="cond")
+    text = torch.ones(1, 77, 64)
+    held = weakref.ref(text)
+    conds = {"positive": [{"cross_attn": text, "uuid": 1}], "middle": [{"cross_attn": text.clone(), "uuid": 2}]}
+    comfy.sampler_helpers.prepare_sampling(patched, (1, 4, 8, 8), conds, patched.model_options)
+    del text, conds
+    gc.collect()
+    assert held() is None
 
 
 class ModelControl(comfy.controlnet.ControlBase):

@@ -26,6 +26,10 @@ DISPLACED = (
     "The sampler was given another MODEL of the same checkpoint besides. ComfyUI applies the patches of one of the two "
     "to both, and this node is only on the other, so it did nothing in this run"
 )
+UNSHOWN = (
+    "The sampler ran on another MODEL and called this one besides. This version of ComfyUI does not let a node act in "
+    "such calls, so this node did nothing in this run. ComfyUI 0.33.0 and newer do"
+)
 
 
 class SideRuns:
@@ -56,7 +60,9 @@ class SideRuns:
         self._own_model: weakref.ref[torch.nn.Module] | None = None  # the one that holds our functions
         self._is_prepared = False  # for a run that no guider has called us for
         self._is_aside = False  # `run` is such a run
-        self._conds: dict[str, Any] | None = None  # of it, by name
+        self._is_unshown = False  # the host does not show the options of its calls
+        self._lists: list[list[Any]] = []  # of wrappers, in the options of other MODELs' calls, with ours among them
+        self._given: RunPrompts | None = None  # its prompts
         self._error_before: BaseException | None = None  # that was already on its way when it began
 
     # Whose call it is
@@ -106,7 +112,8 @@ class SideRuns:
         self, executor: Callable[..., Any], model: Any, noise_shape: Any, conds: Any, *args: Any, **kwargs: Any
     ) -> Any:
         if self.run is None or self._is_aside:
-            self._conds = dict(conds)
+            given = dict(conds)
+            self._given = RunPrompts(given, lambda: given).without_contents()
         return executor(model, noise_shape, conds, *args, **kwargs)
 
     def _prepared(self, patcher: ModelPatcher) -> None:
@@ -118,20 +125,21 @@ class SideRuns:
         self._error_before = sys.exc_info()[1]
 
     def _step_begins(self, patcher: ModelPatcher, timestep: Any, model_options: dict[str, Any] | None = None) -> None:
-        if model_options is None:  # older hosts do not show them
-            return
         if not self._is_prepared:  # the guider's own MODEL, whose calls already have our wrapper
+            return
+        if model_options is None:  # ComfyUI 0.19 does not show them
+            self._is_unshown = True
             return
         following = get_wrappers_with_key(WrappersMP.APPLY_MODEL, KEY, model_options, is_model_options=True)
         if not any(each.__self__.handle is self.handle for each in following):
             self._begin_aside()
             add_wrapper_with_key(WrappersMP.APPLY_MODEL, KEY, self._apply_model, model_options, is_model_options=True)
+            self._lists.append(model_options["transformer_options"]["wrappers"][WrappersMP.APPLY_MODEL][KEY])
 
     def _begin_aside(self) -> None:
         if self.run is None:
             self.run, self._is_aside = self._begin_run(), True
-            conds = self._conds
-            self.prompts = RunPrompts(conds, lambda: conds) if conds and self.reads_prompts else None
+            self.prompts = self._given
 
     def _cleaned_up(self, patcher: ModelPatcher) -> None:
         if self._is_prepared and self.run is None:  # the model was not called
@@ -139,14 +147,20 @@ class SideRuns:
             self._begin_aside()
             if any(each is not patcher and patcher.is_clone(each) for each in loaded):
                 self._remark(DISPLACED)
+            elif self._is_unshown:
+                self._remark(UNSHOWN)
         error = sys.exc_info()[1]
         self._end_aside(None if error is self._error_before else error)
-        self._conds = self._error_before = None
+        self._given = self._error_before = None
 
     def _end_aside(self, error: BaseException | None) -> None:
         """End the run aside, if there is one; `error` is what ended it before its time."""
         run, was_aside = self.run, self._is_aside
-        self._is_prepared = self._is_aside = False
+        self._is_prepared = self._is_aside = self._is_unshown = False
+        for wrappers in self._lists:  # the options may be those of another pack, which keeps them
+            if self._apply_model in wrappers:
+                wrappers.remove(self._apply_model)
+        self._lists.clear()
         if was_aside:
             run.status = status_after(error)
             self._forget_run()
