@@ -76,8 +76,8 @@ class SaveStabilityTraceNode(io.ComfyNode):
         Raises:
             ValueError: nothing was measured, or the name leads out of the output folder.
         """
-        if trace is None:
-            return cls._nothing_saved(NOTHING_MEASURED)
+        if trace is None or trace.unmeasured:
+            return cls._nothing_saved(NOTHING_MEASURED if trace is None else trace.unmeasured)
         trace = trace_of_maker(trace, upstream_of_input("after"))
         if trace is None:
             return cls._nothing_saved(not_made_by(PROBE))

@@ -91,8 +91,8 @@ class StabilityPlotNode(io.ComfyNode):
         compare_with: StabilityTrace | None = None,
     ) -> io.NodeOutput:
         """Return the plot of the run that made `after`, and the summary and the table of all runs up to it."""
-        if trace is None:
-            return cls._nothing_drawn(NOTHING_MEASURED)
+        if trace is None or trace.unmeasured:
+            return cls._nothing_drawn(NOTHING_MEASURED if trace is None else trace.unmeasured)
         trace = trace_of_maker(trace, upstream_of_input("after"))
         if trace is None:
             return cls._nothing_drawn(not_made_by(PROBE))

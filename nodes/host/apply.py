@@ -137,7 +137,7 @@ def install_stability_probe(
         chosen, held, _ = choose_sites(model, blocks, PROBE, settings.act_where_unverified)
     except NotVerified as sentence:
         show_on_node(str(sentence), node_id)
-        return model.clone(), StabilityTrace()
+        return model.clone(), StabilityTrace(unmeasured=str(sentence))
     mapped = select_sites(map_site, chosen, "map_site") if map_site.strip() else []
     if len(mapped) > MOST_MAPS:
         raise ValueError(

@@ -32,15 +32,20 @@ EMPTY = (
 
 
 class StabilityTrace:
-    """The handle a probe gives out; the sampling runs of its model fill it, several runs told apart."""
+    """The handle a probe gives out; the sampling runs of its model fill it, several runs told apart.
 
-    def __init__(self, runs: Iterable[StabilityRun] = ()):
+    Attributes:
+        unmeasured: why no run will ever fill it, in a sentence; empty where runs may.
+    """
+
+    def __init__(self, runs: Iterable[StabilityRun] = (), unmeasured: str = ""):
+        self.unmeasured = unmeasured
         self._runs = list(runs)
         self._lock = threading.Lock()
 
     def __getstate__(self) -> dict[str, Any]:
         """What a copy begins with: the runs until now."""
-        return {"_runs": list(self.runs)}
+        return {"_runs": list(self.runs), "unmeasured": self.unmeasured}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         vars(self).update(state, _lock=threading.Lock())
@@ -157,7 +162,7 @@ class StabilityTrace:
         """Every run in a few lines, the newest first, or why there is none."""
         runs = self.runs
         if not runs:
-            return EMPTY
+            return self.unmeasured or EMPTY
         texts = [run.summary() for run in reversed(runs)]
         if len(runs) > 1:
             texts = [f"Run {len(runs) - index} of {len(runs)}. {text}" for index, text in enumerate(texts)]

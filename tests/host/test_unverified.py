@@ -12,6 +12,9 @@ from comfy.ldm.modules.attention import optimized_attention
 from symmetric_attention.nodes.host.models import unverified
 from symmetric_attention.nodes.host.models.sites import find_sites
 from symmetric_attention.nodes.host.models.unverified import NOT_OF_OWN_TOKENS, find_unverified_sites
+from symmetric_attention.nodes.host.run_origin import Upstream
+from symmetric_attention.nodes.save_stability_trace import SaveStabilityTraceNode
+from symmetric_attention.nodes.stability_plot import StabilityPlotNode
 from torch import nn
 
 from lab.testing import definition, recorder
@@ -20,7 +23,7 @@ from lab.testing.families.configs import SD15
 from lab.testing.families.family import draw
 from lab.testing.families.rows import FAMILIES, STEPS
 from lab.testing.recorder import plainly, watch_attention
-from lab.testing.run_nodes import probe, skew
+from lab.testing.run_nodes import execute, probe, skew
 
 HEADS, WIDTH = 2, 32
 
@@ -67,15 +70,19 @@ class Unreachable(Projections):
 
 
 class Block(nn.Module):
-    def __init__(self, deep: bool):
+    def __init__(self, deep: bool, by_place: bool = False):
         super().__init__()
+        self.by_place = by_place
         self.self_attention = DeepAttention() if deep else OwnAttention()
         self.text = TextAttention()
         self.cross_attn = TextAttention()
         self.lost = Unreachable()
 
     def forward(self, x, context, transformer_options={}):  # noqa: B006
-        x = x + self.self_attention(rms_norm(x), transformer_options=transformer_options)
+        if self.by_place:
+            x = x + self.self_attention(rms_norm(x), transformer_options)
+        else:
+            x = x + self.self_attention(rms_norm(x), transformer_options=transformer_options)
         x = x + self.text(rms_norm(x), context, transformer_options=transformer_options)
         x = x + self.cross_attn(rms_norm(x), context, transformer_options=transformer_options)
         return x + self.lost(rms_norm(x), transformer_options=transformer_options)
@@ -89,7 +96,7 @@ class FutureNetwork(nn.Module):
         self.dtype = torch.float32
         self.into = nn.Linear(4, WIDTH)
         self.of_text = nn.Linear(FAMILIES["SD15"].text[1], WIDTH)
-        self.blocks = nn.ModuleList([Block(deep=index == 1) for index in range(3)])
+        self.blocks = nn.ModuleList([Block(deep=index == 1, by_place=index == 2) for index in range(3)])
         self.back = nn.Linear(WIDTH, 4)
 
     def forward(self, x, timesteps=None, context=None, control=None, transformer_options={}, **kwargs):  # noqa: B006
@@ -141,11 +148,27 @@ def test_the_node_lists_them_and_leaves_the_model_as_it_is(future):
     assert sample(patched).equal(plain)
 
 
-def test_the_probe_leaves_it_alone_too(future):
+def test_the_probe_leaves_it_alone_too(future, monkeypatch):
     model, trace = probe(future)
     assert not model.object_patches
     assert sample(model).equal(sample(future))
     assert trace.is_empty
+    for node in (StabilityPlotNode, SaveStabilityTraceNode):
+        shown = asked_after(node, trace, monkeypatch)
+        assert "It has 6 attention sites that are not verified" in shown
+        assert "used another model" not in shown
+
+
+def asked_after(node, trace, monkeypatch) -> str:
+    """What a reader of the trace says that has the picture of a plain run on `after`."""
+    shown = []
+    module = sys.modules[node.__module__]
+    monkeypatch.setattr(module, "upstream_of_input", lambda name: Upstream({"another node": 1}))
+    if node is StabilityPlotNode:
+        return node.execute(trace)[1]
+    monkeypatch.setattr(module, "show_on_node", lambda text, node_id: shown.append(text))
+    execute(node, trace=trace)
+    return shown[0]
 
 
 @pytest.mark.parametrize("tokens", [96, 77])

@@ -238,7 +238,7 @@ class Rule:
         module: the class, as `file.Class` below `comfy.ldm`.
         path: matched against the module's path in the diffusion model.
         address: what users call the site, a template filled from the groups of `path`.
-        kind: "self", "joint" or "text refiner".
+        kind: "self", "joint" or "text refiner"; "not verified" in a network that no rule knows.
         image_tokens: which tokens γ acts among.
         block_input: the `(B, L, C)` input that the "input" and "projected" norms need.
         sensors: the modules whose lengths `image_tokens` needs.
@@ -253,6 +253,8 @@ class Rule:
             image tokens that have a query; None where γ acts in calls with as many queries as keys alone.
         pads_samples: whether samples of different lengths are padded, and then have a mask of the keys.
         reach: how an override gets to the attention call: `OPTIONS`, `NETWORK`, `LAYER`, or `FOUND`.
+        arguments: the names of the arguments of the module's `forward`, where the code around may hand them over by
+            place; none where it is known to name `transformer_options`.
     """
 
     module: str
@@ -271,6 +273,7 @@ class Rule:
     last_queries: LastQueries | None = None
     pads_samples: bool = False
     reach: str = OPTIONS
+    arguments: tuple[str, ...] = ()
 
     def find_tokens(self, call: SiteCall, tokens: int, queries: int | None = None) -> tuple[slice | None, str]:
         """Return the tokens of a call that γ acts among, or None and the reason to leave the call alone.

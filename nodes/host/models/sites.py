@@ -32,7 +32,7 @@ class Site:
 
     @property
     def kind(self) -> str:
-        """The group of the site: self, joint or text refiner."""
+        """The group of the site: self, joint, text refiner or not verified."""
         return self.rule.kind
 
     @property

@@ -58,7 +58,14 @@ def _rule(path: str, module: nn.Module) -> Rule:
         UNVERIFIED,
         _own_tokens(module),
         skip_reason=NOT_OF_OWN_TOKENS,
+        arguments=_argument_names(module),
     )
+
+
+def _argument_names(module: nn.Module) -> tuple[str, ...]:
+    """Return the names of the arguments that a module's `forward` may get by place, but the module itself."""
+    parameters = inspect.signature(type(module).forward).parameters.values()
+    return tuple([each.name for each in parameters if each.kind is each.POSITIONAL_OR_KEYWORD][1:])
 
 
 def _own_tokens(module: nn.Module) -> ImageTokens:

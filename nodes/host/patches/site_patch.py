@@ -158,7 +158,7 @@ class SitePatch(SideRuns, Shared):
         if isinstance(place, LengthSensor):
             function = self._sensing(place, forward)
         elif is_reached:
-            function = self._at_site(place, forward)
+            function = named_from_options(self._at_site(place, forward), place.rule.arguments)
         else:
             function = entering(self._at_site(place, handing(forward)), place.reach, lambda: self.state.slot)
         if not compiles_whole() or not is_reached:
@@ -254,6 +254,24 @@ class SitePatch(SideRuns, Shared):
         for patch in self._joined:
             patch.run = patch.prompts = None
         self.run, self.prompts, self._scale, self._joined = None, None, None, []
+
+
+def named_from_options(function: Forward, names: tuple[str, ...]) -> Forward:
+    """Return `function`, which gets `transformer_options` and what comes after by name, however it is called.
+
+    Args:
+        function: called with the module first.
+        names: of the arguments after it that may be given by place; none where the options never are.
+    """
+    if "transformer_options" not in names:
+        return function
+    start = names.index("transformer_options")
+
+    def named(module: Any, /, *args: Any, **kwargs: Any) -> Any:
+        # Not strict: arguments beyond those names cannot be there.
+        return function(module, *args[:start], **dict(zip(names[start:], args[start:], strict=False)), **kwargs)
+
+    return named
 
 
 @contextmanager
