@@ -13,7 +13,8 @@ from .diffusers_processor import set_skew_attention
 from .joint_attention import joint_skew_attention, modal_skew_attention
 from .norm_guard import NORMS
 from .schedule import GammaSchedule
-from .stability.comparison import StabilityBaseline, difference
+from .stability.baseline import StabilityBaseline
+from .stability.comparison import difference
 from .stability.measures import HopfieldStability, hopfield_stability, token_alignment
 from .stability.trace import StabilityTrace
 from .symmetricity import adapt, average, symmetricity

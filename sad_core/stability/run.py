@@ -30,10 +30,11 @@ class StabilityRun:
         sites: addresses of the sites that were to be measured, in the order of the model.
         measures: which of `TRACE_MEASURES`, in the order of the values.
         patterns: "value" or "input", what the retrieved patterns were taken of.
-        kind: one of `KINDS`; a difference or z-scores come from `comparison`.
+        kind: one of `KINDS`; a difference or z-scores come from `comparison` and `baseline`.
         status: "running", "finished", "interrupted" by the user, or "failed (RuntimeError)" and the like.
         stride: every how many steps one is kept; it doubles whenever the run would grow beyond `LARGEST_RUN` or
             `MOST_STEPS`.
+        tokens: of the image at the largest site; 0 where it is not known.
         gamma: the γ at work in words, such as "γ 1" or "γ 0.8 … 1.3"; empty where it is not known.
         notes: sentences about what could not be measured, each once.
         origin: where the run began, in whatever words its host has for that; not saved.
@@ -47,6 +48,7 @@ class StabilityRun:
     status: str = "running"
     stride: int = 1
     gamma: str = ""
+    tokens: int = 0
     notes: list[str] = field(default_factory=list)
     origin: Any = field(default=None, repr=False, compare=False)
     _steps: list[Step] = field(default_factory=list, repr=False)

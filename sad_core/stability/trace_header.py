@@ -72,7 +72,7 @@ def _write_run(number: int, run: StabilityRun, tensors: dict[str, Tensor]) -> di
         tensors[f"{number}.{index}"] = step.values.contiguous().clone()
         tensors |= {f"{number}.{index}.{address}": each.contiguous() for address, each in step.maps.items()}
     return {
-        **{name: getattr(run, name) for name in ("model", "patterns", "kind", "status", "stride", "gamma")},
+        **{name: getattr(run, name) for name in ("model", "patterns", "kind", "status", "stride", "gamma", "tokens")},
         **{name: list(getattr(run, name)) for name in ("sites", "measures", "notes")},
         "layouts": layouts,
         "steps": [
@@ -99,6 +99,7 @@ def _read_run(number: int, content: Mapping[str, Any], find: Find) -> StabilityR
         status=_name(content["status"]),
         stride=_whole_number(content["stride"], 1, 2**31),
         gamma=_name(content.get("gamma", "")),
+        tokens=_whole_number(content.get("tokens", 0), 0, 2**31),
         notes=[_text(note, LONGEST_NOTE) for note in content["notes"]],
     )
     run.restore(steps)

@@ -1,0 +1,84 @@
+"""The file of a baseline: safetensors with a JSON header, so reading one runs no code."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from math import prod
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..parameters import check_choice
+from .baseline import ALL, PARTS, StabilityBaseline
+from .files import read_file
+from .measures import TRACE_MEASURES
+from .value_counts import ValueCounts
+
+HEADER = "stability_baseline"
+VERSION = 1
+LARGEST_FILE = 256 * 2**20
+TEXTS = ("model", "patterns")
+LISTS = ("measures", "sites", "passes")
+TABLES = {"count": torch.int64, "mean": torch.float64, "squares": torch.float64}
+
+
+def save_baseline(baseline: StabilityBaseline, path: str | Path) -> None:
+    """Write a baseline to a file; what is there is replaced."""
+    from safetensors.torch import save_file
+
+    names = (*TEXTS, *LISTS, "runs", "samples", "tokens", "steps")
+    header = {"version": VERSION, "parts": PARTS, **{name: getattr(baseline, name) for name in names}}
+    tensors = {name: getattr(baseline, name).contiguous() for name in TABLES}
+    tensors |= {"codes": baseline.seen.codes, "counts": baseline.seen.counts}
+    save_file(tensors, str(path), metadata={HEADER: json.dumps(header)})
+
+
+def load_baseline(path: str | Path) -> StabilityBaseline:
+    """Return the baseline in a file that `save_baseline` wrote.
+
+    Raises:
+        ValueError: no such file, too large, no safetensors file, not a baseline, damaged, or of a newer version; the
+            sentence says which.
+    """
+    path = Path(path)
+    header, tensors = read_file(path, HEADER, "stability baseline", "Save Stability Baseline", LARGEST_FILE)
+    try:
+        content = json.loads(header)
+        if (content["version"], content["parts"]) == (VERSION, PARTS):
+            return _read(content, tensors)
+    except (KeyError, TypeError, ValueError, ArithmeticError, IndexError, AttributeError, RecursionError) as error:
+        raise ValueError(f"{path.name} is damaged and cannot be read; save the baseline again.") from error
+    raise ValueError(f"{path.name} has format {content['version']}, but this version reads {VERSION}; update the pack.")
+
+
+def _read(content: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> StabilityBaseline:
+    texts = {name: str(content[name]) for name in TEXTS}
+    lists = {name: tuple(map(str, content[name])) for name in LISTS}
+    for measure in lists["measures"]:
+        check_choice("measure", measure, TRACE_MEASURES)
+    shape = (len(lists["sites"]), len(lists["passes"]), PARTS, len(lists["measures"]))
+    tables = {name: tensors[name] for name in TABLES}
+    if any(tables[name].shape != shape or tables[name].dtype != dtype for name, dtype in TABLES.items()):
+        raise ValueError(f"a table is not of shape {shape}")
+    if (
+        lists["sites"][0] != ALL
+        or lists["passes"][0] != ALL
+        or not all(list(each) == sorted({*each}) for each in [lists["sites"], lists["passes"]])
+    ):
+        raise ValueError("sites or passes are out of order")
+    codes, counts = tensors["codes"], tensors["counts"]
+    if codes.dim() != 1 or codes.shape != counts.shape or {codes.dtype, counts.dtype} != {torch.int64}:
+        raise ValueError("the values have another shape")
+    seen = ValueCounts(codes, counts)
+    is_in_order = bool((codes.diff() > 0).all()) and bool((counts > 0).all())
+    if not is_in_order or (len(codes) and not 0 <= int(seen.cells[0]) <= int(seen.cells[-1]) < prod(shape)):
+        raise ValueError("the values are out of order")
+    seen_counts = torch.zeros(prod(shape), dtype=torch.int64).index_add_(0, seen.cells, counts)
+    if not seen_counts.equal(tables["count"].flatten()):
+        raise ValueError("the values are not as many as were counted")
+    numbers = {name: int(content[name]) for name in ("runs", "samples")}
+    ranges = {name: tuple(map(int, content[name])) for name in ("tokens", "steps")}
+    return StabilityBaseline(**texts, **lists, **tables, seen=seen, **numbers, **ranges)

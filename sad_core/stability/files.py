@@ -1,0 +1,47 @@
+"""Files with many tables: safetensors with a JSON header, so reading one runs no code."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from torch import Tensor
+
+from ..shown_text import shown
+
+
+def read_file(path: Path, key: str, kind: str, saver: str, largest: int) -> tuple[str, dict[str, Tensor]]:
+    """Return the header and the tensors of a file.
+
+    Args:
+        path: of the file.
+        key: the name of the header in the metadata of the file.
+        kind: what the file is to be, such as "stability trace", for messages.
+        saver: the node that writes such files, for messages.
+        largest: bytes that such a file has at most.
+
+    Raises:
+        ValueError: no such file, too large, no safetensors file, or one of another kind; the sentence says which.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    name = shown(path.name)
+    try:
+        size = path.stat().st_size if path.is_file() else None
+    except (OSError, ValueError):  # a name that no file can have
+        size = None
+    if size is None:
+        raise ValueError(f"There is no file {name}; choose a {kind} that was saved before.")
+    if size > largest:
+        raise ValueError(
+            f"{name} has {size / 2**20:.0f} MB, but a {kind} has at most {largest // 2**20} MB; "
+            "choose another file."
+        )
+    of_another_kind = f"{name} is not a {kind} of this pack; choose a file saved by {saver}."
+    try:
+        with safe_open(str(path), "pt") as file:
+            header = (file.metadata() or {}).get(key)
+            if header is None:
+                raise ValueError(of_another_kind)
+            return header, {each: file.get_tensor(each) for each in file.keys()}  # noqa: SIM118 (the file is no dict)
+    except (SafetensorError, OSError) as error:
+        raise ValueError(of_another_kind) from error
