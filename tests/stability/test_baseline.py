@@ -12,31 +12,13 @@ from hypothesis import strategies as st
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
+from lab.testing.made_up_runs import MEASURES, SITES, a_run
 from sad_core import StabilityBaseline, StabilityTrace
 from sad_core.stability.baseline import ALL, PARTS, part_of
 from sad_core.stability.baseline_file import HEADER, load_baseline, save_baseline
 from sad_core.stability.run import StabilityRun
 from sad_core.stability.shift import describe_shift, shifts
-from sad_core.stability.step import Sample
 from sad_core.stability.value_counts import ValueCounts
-
-SITES = (("input.1.0", 2), ("middle.0.0", 3))
-MEASURES = ("energy", "alignment")
-PASSES = ("positive", "negative")
-
-
-def a_run(seed: int, steps: int = 20, samples: int = 2, sites=SITES, passes=PASSES, shift=0.0, **options):
-    run = StabilityRun(options.pop("model", "SD15"), tuple(address for address, _ in sites), MEASURES, **options)
-    generator = torch.Generator().manual_seed(seed)
-    names = [Sample(name, number) for name in passes for number in range(samples)]
-    for step in range(steps):
-        values = {
-            address: torch.randn(len(names), len(MEASURES), heads, generator=generator) + shift
-            for address, heads in sites
-        }
-        run.record(20.0 - step, step / steps, names, values)
-    run.status = "finished"
-    return run
 
 
 def all_values(runs) -> dict[tuple, list[float]]:
