@@ -14,10 +14,14 @@ from .gamma_schedule_preview import preview
 from .gamma_sweep import GammaSweepNode
 from .host.browser import serve
 from .host.live_chart import charts
+from .load_stability_baseline import LoadStabilityBaselineNode
 from .load_stability_trace import LoadStabilityTraceNode
 from .report import ReportNode
+from .save_stability_baseline import SaveStabilityBaselineNode
 from .save_stability_trace import SaveStabilityTraceNode
 from .skew_attention import SkewAttentionNode
+from .stability_baseline import StabilityBaselineNode
+from .stability_feedback import StabilityFeedbackNode
 from .stability_plot import StabilityPlotNode
 from .stability_probe import StabilityProbeNode
 
@@ -32,6 +36,10 @@ NODES: list[type[io.ComfyNode]] = [
     SaveStabilityTraceNode,
     LoadStabilityTraceNode,
     DiversityReportNode,
+    StabilityBaselineNode,
+    SaveStabilityBaselineNode,
+    LoadStabilityBaselineNode,
+    StabilityFeedbackNode,
 ]
 
 

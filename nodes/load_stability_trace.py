@@ -5,7 +5,7 @@ from __future__ import annotations
 from comfy_api.latest import io
 
 from ..sad_core import StabilityTrace
-from .host.output_folder import existing_file
+from .host.output_folder import existing_file, fingerprint_of
 from .shared import CATEGORY, SEARCH_ALIASES, Trace
 
 
@@ -43,7 +43,4 @@ class LoadStabilityTraceNode(io.ComfyNode):
     @classmethod
     def fingerprint_inputs(cls, file: str | None) -> str:
         """Return another value when the file changes, so that ComfyUI reads it again; a wired name is not known yet."""
-        if file is None:
-            return ""
-        path = existing_file(file)
-        return f"{path} {path.stat().st_mtime_ns}" if path.is_file() else str(path)
+        return fingerprint_of(file)

@@ -21,6 +21,7 @@ NOTHING_MEASURED = "Nothing is measured here: no Stability Probe (SAD) is wired 
 Report = io.Custom("SAD_REPORT")
 Schedule = io.Custom("SAD_SCHEDULE")
 Trace = io.Custom("SAD_TRACE")
+Baseline = io.Custom("SAD_BASELINE")
 
 
 def gamma_widget(name: str, *, default: float, tooltip: str, **options: Any) -> io.Input:

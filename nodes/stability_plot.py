@@ -6,12 +6,13 @@ from typing import Any
 
 from comfy_api.latest import io
 
-from ..sad_core import StabilityTrace
+from ..sad_core import StabilityBaseline, StabilityTrace
+from ..sad_core.stability.shift import describe_shift
 from ..sad_core.stability.tables import to_csv
 from .host.run_origin import not_made_by, trace_of_maker, upstream_of_input
 from .plots.stability import draw_message
 from .plots.stability_layouts import LAYOUTS, PASSES, draw_layout
-from .shared import CATEGORY, NOTHING_MEASURED, PROBE, SEARCH_ALIASES, Trace, after_input
+from .shared import CATEGORY, NOTHING_MEASURED, PROBE, SEARCH_ALIASES, Baseline, Trace, after_input
 
 
 class StabilityPlotNode(io.ComfyNode):
@@ -43,7 +44,8 @@ class StabilityPlotNode(io.ComfyNode):
                     tooltip=(
                         "heat map: every site at every step. curves: the mean over the sites with their spread. heads: "
                         "the heads of one site. difference: this trace less compare_with, or less the run before it. "
-                        "map: alignment by place over the picture, of a site that the probe's map_site names."
+                        "map: alignment by place over the picture, of a site that the probe's map_site names. "
+                        "z-scores: standard deviations from what the baseline calls normal."
                     ),
                 ),
                 io.Combo.Input(
@@ -72,6 +74,14 @@ class StabilityPlotNode(io.ComfyNode):
                     optional=True,
                     tooltip='A second trace, for the layouts "difference" and "curves"; its newest run counts.',
                 ),
+                Baseline.Input(
+                    "baseline",
+                    optional=True,
+                    tooltip=(
+                        'What is normal for this model, for the layouts "z-scores" and "curves". The summary then says '
+                        "which measures leave the normal band."
+                    ),
+                ),
             ],
             outputs=[
                 io.Image.Output("picture", display_name="picture", tooltip="The chart, 1024 pixels wide."),
@@ -89,6 +99,7 @@ class StabilityPlotNode(io.ComfyNode):
         site: str = "",
         after: Any = None,
         compare_with: StabilityTrace | None = None,
+        baseline: StabilityBaseline | None = None,
     ) -> io.NodeOutput:
         """Return the plot of the run that made `after`, and the summary and the table of all runs up to it."""
         if trace is None or trace.unmeasured:
@@ -96,8 +107,11 @@ class StabilityPlotNode(io.ComfyNode):
         trace = trace_of_maker(trace, upstream_of_input("after"))
         if trace is None:
             return cls._nothing_drawn(not_made_by(PROBE))
-        plot = draw_layout(trace, layout, passes, site, compare_with, after)
-        return io.NodeOutput(plot, trace.summary(), to_csv(trace))
+        summary = trace.summary()
+        if baseline is not None and not trace.is_empty:
+            summary = f"{describe_shift(baseline, trace.runs[-1])}\n\n{summary}"
+        plot = draw_layout(trace, layout, passes, site, compare_with, after, baseline)
+        return io.NodeOutput(plot, summary, to_csv(trace))
 
     @classmethod
     def _nothing_drawn(cls, reason: str) -> io.NodeOutput:

@@ -6,10 +6,11 @@ from typing import Any
 
 from comfy_api.latest import io
 
+from ..sad_core import StabilityBaseline
 from ..sad_core.stability.measures import DEFAULT_MEASURES, TRACE_MEASURES
 from .host.apply import install_stability_probe
 from .host.settings import PATTERNS, ProbeSettings
-from .shared import CATEGORY, SEARCH_ALIASES, Trace, unverified_widget
+from .shared import CATEGORY, SEARCH_ALIASES, Baseline, Trace, unverified_widget
 
 
 class StabilityProbeNode(io.ComfyNode):
@@ -85,6 +86,11 @@ class StabilityProbeNode(io.ComfyNode):
                         "know (attn1_patch). Off, those calls are not measured, and the trace says so."
                     )
                 ),
+                Baseline.Input(
+                    "baseline",
+                    optional=True,
+                    tooltip="What is normal for this model, of Stability Baseline (SAD): a band in the live chart.",
+                ),
             ],
             outputs=[
                 io.Model.Output(tooltip="The model for the sampler; it gives the same picture."),
@@ -105,6 +111,7 @@ class StabilityProbeNode(io.ComfyNode):
         patterns: str = "value",
         map_site: str = "",
         act_where_unverified: bool = False,
+        baseline: StabilityBaseline | None = None,
     ) -> io.NodeOutput:
         """Return a clone of `model` with a probe, and the trace that its runs will fill."""
         settings = ProbeSettings(
@@ -112,5 +119,6 @@ class StabilityProbeNode(io.ComfyNode):
             every_nth_step,
             patterns,
             act_where_unverified=act_where_unverified,
+            baseline=baseline,
         )
         return io.NodeOutput(*install_stability_probe(model, settings, blocks, map_site, cls.hidden.unique_id))

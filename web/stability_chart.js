@@ -1,4 +1,4 @@
-/** Stability Probe (SAD): its measures, step by step, while the model samples. */
+/** Stability Probe (SAD) and Stability Feedback (SAD): their measures, step by step, while the model samples. */
 
 import { app } from "../../scripts/app.js";
 import { api } from "../../scripts/api.js";
@@ -8,6 +8,7 @@ import { GONE, LOST, NO_PART, merged } from "./lib/run.js";
 
 const EVENT = "symmetric_attention.stability";
 const HEIGHT = 210;
+const NODES = ["SADStabilityProbe", "SADStabilityFeedback"];
 const NO_ID = "00000000-0000-0000-0000-000000000000"; // of every graph without an id of its own, as in nodes/host/live_chart.py
 const charts = new WeakMap(); // by node: { chart, run, isEarlier, isDue }
 
@@ -20,7 +21,7 @@ api.addEventListener("reconnected", catchUp);
 app.registerExtension({
   name: "symmetric_attention.stability_chart",
   nodeCreated(node) {
-    if (node.comfyClass !== "SADStabilityProbe") return;
+    if (!NODES.includes(node.comfyClass)) return;
     const chart = addChart(node, "Stability while sampling", HEIGHT);
     chart.say("The measures of every step appear here while the model samples.");
     charts.set(node, { chart, run: null, isEarlier: false, isDue: false });
@@ -110,6 +111,7 @@ function draw({ chart, run, isEarlier }) {
     note: `${status} · ${where(points.at(-1))}`,
     panels: run.measures.map((title, measure) => ({
       title,
+      band: run.bands?.[measure],
       lines: parts.map((part) => ({
         name: part,
         points: points.map((point) => [point.progress, at(point, part, measure)]),

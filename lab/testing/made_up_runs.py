@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 
 from sad_core.stability.run import StabilityRun
@@ -13,7 +15,13 @@ PASSES = ("positive", "negative")
 
 
 def a_run(
-    seed: int, steps: int = 20, samples: int = 2, sites=SITES, passes=PASSES, shift: float = 0.0, **options
+    seed: int,
+    steps: int = 20,
+    samples: int = 2,
+    sites: tuple[tuple[str, int], ...] = SITES,
+    passes: tuple[str, ...] = PASSES,
+    shift: float = 0.0,
+    **options: Any,
 ) -> StabilityRun:
     """Return a finished run; its numbers are normally distributed around `shift`. `options` are those of the run."""
     run = StabilityRun(options.pop("model", "SD15"), tuple(address for address, _ in sites), MEASURES, **options)

@@ -12,6 +12,7 @@ from comfy.model_patcher import ModelPatcher
 from comfy_api.latest import io
 from comfy_api.torch_helpers import set_torch_compile_wrapper
 from symmetric_attention.nodes.skew_attention import SkewAttentionNode
+from symmetric_attention.nodes.stability_feedback import StabilityFeedbackNode
 from symmetric_attention.nodes.stability_probe import StabilityProbeNode
 
 NODE_ID = "7"
@@ -45,6 +46,11 @@ def compiled(model: ModelPatcher, *, fullgraph: bool, backend: str = "eager") ->
 def probe(model: ModelPatcher, **widgets: Any) -> tuple[Any, ...]:
     """A model through Stability Probe: the model and the trace."""
     return execute(StabilityProbeNode, model=model, **widgets)
+
+
+def with_feedback(model: ModelPatcher, **widgets: Any) -> tuple[Any, ...]:
+    """A model through Stability Feedback: the model and the trace."""
+    return execute(StabilityFeedbackNode, model=model, **widgets)
 
 
 def through(order: str, model: ModelPatcher, patterns: str = "value", **widgets: Any) -> tuple[Any, ...]:

@@ -30,7 +30,7 @@ from torch.utils._pytree import tree_leaves
 from lab.testing.families import configs
 from lab.testing.families.building import build
 from lab.testing.families.rows import FAMILIES
-from lab.testing.run_nodes import patches_of, probe, skew
+from lab.testing.run_nodes import patches_of, probe, skew, with_feedback
 
 ROW = replace(FAMILIES["SDXL"], latent=(4, 8, 8))
 CONFIG = {  # several heads at every site, as in the real one: what one head leaves behind needs no copy to be flattened
@@ -52,6 +52,7 @@ MODES: dict[str, Callable[[ModelPatcher, str], ModelPatcher]] = {
     "gamma": lambda model, blocks: skew(model, 1.05, 1.0, blocks=blocks)[0],
     "gamma and beta": lambda model, blocks: skew(model, 1.05, 3.0, blocks=blocks)[0],
     "adaptive": lambda model, blocks: skew(model, 1.05, 3.0, adaptive="gamma and beta", blocks=blocks)[0],
+    "feedback": lambda model, blocks: with_feedback(skew(model, 1.05, 1.0, blocks=blocks)[0], blocks=blocks)[0],
     "probe": lambda model, blocks: probe(model, blocks=blocks)[0],
     "probe with depth and curvature": lambda model, blocks: probe(model, blocks=blocks, depth_and_curvature=True)[0],
 }

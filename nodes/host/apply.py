@@ -8,13 +8,15 @@ from dataclasses import replace
 import torch
 from comfy.model_patcher import ModelPatcher
 
-from ...sad_core import StabilityTrace
+from ...sad_core import StabilityBaseline, StabilityTrace
 from ...sad_core.joint_attention import JOINT_NORMS
 from ...sad_core.shown_text import shown
+from ...sad_core.stability.feedback import FeedbackSettings
 from .browser import show_on_node
 from .models.site_rules import JOINT, OPT_IN_KINDS, UNVERIFIED
 from .models.sites import Site, find_sites, list_addresses, reason_of_refusal, select_sites
 from .models.unverified import find_unverified_sites
+from .patches.feedback_patch import FEEDBACK, FeedbackPatch
 from .patches.object_patches import object_path, own_object
 from .patches.probe_patch import PROBE, ProbePatch
 from .patches.site_patch import model_name
@@ -131,13 +133,16 @@ def install_stability_probe(
         node_id: the node to show each run on.
 
     Raises:
-        ValueError: as `choose_sites`, and for too many sites to map.
+        ValueError: as `choose_sites`, for too many sites to map, and for a baseline of something else.
     """
     try:
         chosen, held, _ = choose_sites(model, blocks, PROBE, settings.act_where_unverified)
     except NotVerified as sentence:
         show_on_node(str(sentence), node_id)
         return model.clone(), StabilityTrace(unmeasured=str(sentence))
+    if settings.baseline is not None:
+        addresses = tuple(site.address for site in chosen)
+        check_baseline(settings.baseline, model_name(model.model), settings, addresses)
     mapped = select_sites(map_site, chosen, "map_site") if map_site.strip() else []
     if len(mapped) > MOST_MAPS:
         raise ValueError(
@@ -149,6 +154,71 @@ def install_stability_probe(
     patched, trace = model.clone(), StabilityTrace()
     ProbePatch(settings, chosen, trace, node_id, notes).install(patched)
     return patched, trace
+
+
+def install_stability_feedback(
+    model: ModelPatcher,
+    feedback: FeedbackSettings,
+    blocks: str = "",
+    node_id: str | None = None,
+    act_where_unverified: bool = False,
+) -> tuple[ModelPatcher, StabilityTrace]:
+    """A clone of `model` on which the γ of Skew Attention follows what is measured at the chosen blocks.
+
+    Args:
+        model: ComfyUI's MODEL, with or without skew attention.
+        feedback: what is followed, and how.
+        blocks: which sites are measured, see `sites.select_sites`; empty means all but the refiners of the text.
+        node_id: the node to show each run on.
+        act_where_unverified: as in `ProbeSettings`.
+
+    Raises:
+        ValueError: as `choose_sites`, and for a baseline of another model, other patterns or other sites.
+    """
+    try:
+        chosen, held, _ = choose_sites(model, blocks, FEEDBACK, act_where_unverified)
+    except NotVerified as sentence:
+        show_on_node(str(sentence), node_id)
+        return model.clone(), StabilityTrace()
+    settings = ProbeSettings(
+        (feedback.score.measure,), act_where_unverified=act_where_unverified, baseline=feedback.baseline
+    )
+    if feedback.baseline is not None:
+        addresses = tuple(site.address for site in chosen)
+        check_baseline(feedback.baseline, model_name(model.model), settings, addresses)
+    notes = [f"{feedback.describe()}."]
+    notes += [f"{LEFT_OUT}: {list_addresses(held)}."] if held else []
+    patched, trace = model.clone(), StabilityTrace()
+    FeedbackPatch(feedback, settings, chosen, trace, node_id, notes).install(patched)
+    return patched, trace
+
+
+def check_baseline(
+    baseline: StabilityBaseline, model: str, settings: ProbeSettings, addresses: tuple[str, ...]
+) -> None:
+    """Refuse a baseline that says nothing of what will be measured.
+
+    Args:
+        baseline: what is normal.
+        model: name of the model that will be measured.
+        settings: what will be measured.
+        addresses: of the sites that will be.
+
+    Raises:
+        ValueError: a baseline of another model, of other patterns, or with none of the measures or the sites.
+    """
+    shared = [measure for measure in settings.measures if measure in baseline.measures]
+    if (baseline.model, baseline.patterns) != (model, settings.patterns) or not shared:
+        raise ValueError(
+            f"The baseline is of {baseline.model} with {', '.join(baseline.measures)} ({baseline.patterns} patterns), "
+            f"but {model} is measured with {', '.join(settings.measures)} ({settings.patterns} patterns); make a "
+            "baseline of this model."
+        )
+    if not {*addresses} & {*baseline.sites}:
+        raise ValueError(
+            f"The baseline has none of the chosen sites, only {', '.join(baseline.sites[1:])}; choose blocks among "
+            "these, or make a baseline of the sites you want."
+        )
 
 
 def replaced_modules(model: ModelPatcher) -> dict[str, torch.nn.Module]:

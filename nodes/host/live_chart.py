@@ -10,7 +10,7 @@ import math
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ...sad_core.stability.run import StabilityRun
@@ -23,6 +23,9 @@ KEPT_CHARTS = 32
 MOST_POINTS = 1000
 
 Point = dict[str, Any]
+Bands = Sequence[Sequence[tuple[float, float, float]]]
+GAMMA = "gamma"  # what the chart calls the γ of feedback, beside the measures
+MOST_IMAGES = 4  # with a line of their own for γ
 
 
 class LiveChart:
@@ -32,12 +35,14 @@ class LiveChart:
         node_id: as the prompt has it, `12:3` for the node 3 in the subgraph 12.
         workflow: the id of the graph the prompt was queued from: node ids alone are not unique.
         measures: names of the numbers of every point.
+        bands: what is normal for each measure, as `(progress, lowest, highest)` by progress; empty where not known.
     """
 
-    def __init__(self, node_id: str, workflow: str, measures: tuple[str, ...]):
+    def __init__(self, node_id: str, workflow: str, measures: tuple[str, ...], bands: Bands = ()):
         self.node_id = node_id
         self.workflow = workflow
         self.measures = measures
+        self.bands = bands
         self.started = time.time()
         self.status = "running"
         self._points: dict[int, Point] = {}
@@ -79,6 +84,7 @@ class LiveChart:
                 "run": self.started,
                 "status": self.status,
                 "measures": list(self.measures),
+                "bands": [[[_plain(number) for number in point] for point in band] for band in self.bands],
                 "points": list(self._points.values()) if points is None else points,
             }
 
@@ -90,12 +96,12 @@ class LiveCharts:
         self._charts: OrderedDict[tuple[str, str], LiveChart] = OrderedDict()
         self._lock = threading.Lock()
 
-    def begin(self, node_id: str | None, measures: tuple[str, ...]) -> LiveChart | None:
-        """A chart for a run that starts now; None where no graph in an editor has the node."""
+    def begin(self, node_id: str | None, measures: tuple[str, ...], bands: Bands = ()) -> LiveChart | None:
+        """A chart for a run that starts now; None where no graph in an editor has the node. Arguments as there."""
         workflow = None if node_id is None else running_workflow()
         if node_id is None or workflow is None:
             return None
-        chart = LiveChart(node_id, workflow, measures)
+        chart = LiveChart(node_id, workflow, measures, bands)
         with self._lock:
             self._charts[workflow, node_id] = chart
             self._charts.move_to_end((workflow, node_id))
@@ -115,7 +121,7 @@ charts = LiveCharts()
 
 
 def point_of(step: Step, number: int) -> Point:
-    """A step in numbers for the browser, the measures averaged over heads, samples and sites.
+    """A step in numbers for the browser, the measures averaged over heads, samples and sites; γ last, if it followed.
 
     Args:
         step: the step.
@@ -124,11 +130,19 @@ def point_of(step: Step, number: int) -> Point:
     means = step.part_means()
     if len(means) == 2:  # one part alone is all there is
         means = {"all": means["all"]}
+    columns = {part: values.tolist() for part, values in means.items()}
+    gammas = step.gamma_by_sample()
+    if gammas:
+        count = len(columns["all"])
+        columns = {part: [*values, math.nan] for part, values in columns.items()}
+        columns["all"][-1] = sum(gammas.values()) / len(gammas)
+        for number, gamma in list(gammas.items())[:MOST_IMAGES] if len(gammas) > 1 else ():
+            columns[f"image {number + 1}"] = [*[math.nan] * count, gamma]
     return {
         "step": number,
         "sigma": _plain(step.sigma),
         "progress": _plain(step.progress),
-        "means": {part: [_plain(value) for value in values.tolist()] for part, values in means.items()},
+        "means": {part: [_plain(value) for value in values] for part, values in columns.items()},
     }
 
 

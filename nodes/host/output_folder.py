@@ -41,6 +41,14 @@ def existing_file(name: str) -> Path:
     return _inside(name.strip().strip('"'), "file")
 
 
+def fingerprint_of(name: str | None) -> str:
+    """Return a text that changes when the file does; empty where the name is not known yet."""
+    if name is None:
+        return ""
+    path = existing_file(name)
+    return f"{path} {path.stat().st_mtime_ns}" if path.is_file() else str(path)
+
+
 def _inside(name: str, field: str) -> Path:
     """`name` below the output folder, links followed."""
     output = Path(folder_paths.get_output_directory()).resolve()

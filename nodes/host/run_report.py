@@ -49,7 +49,8 @@ class ModelCall:
         cond_or_uncond: ComfyUI's marks of the passes in the batch, indices into the prompts of one evaluation.
         attention_calls: how many attention calls were skewed.
         symmetricity: η of every skewed attention call in order, `(address, one value per sample)`; adaptive runs only.
-        gamma_range: lowest and highest γ applied, which differ where γ is adaptive.
+        gamma_range: lowest and highest γ applied, which differ where γ is adaptive or by sample.
+        by_sample: γ of every sample where feedback gave it; empty without feedback.
     """
 
     sigma: float
@@ -59,6 +60,7 @@ class ModelCall:
     attention_calls: int
     symmetricity: tuple[tuple[str, tuple[float, ...]], ...] = ()
     gamma_range: tuple[float, float] = (1.0, 1.0)
+    by_sample: tuple[float, ...] = ()
 
     @property
     def gamma(self) -> float:
@@ -76,6 +78,7 @@ class UnreadCall:
         adapted: the address of every adaptive attention call in order, and how many η it has.
         numbers: `(N,)`, the η of these calls one after the other, then every γ they led to; None where there are none.
         prompts: the prompts of the call; none where γ acts on all of them.
+        by_sample: as in `ModelCall`.
     """
 
     level: NoiseLevel
@@ -85,10 +88,11 @@ class UnreadCall:
     adapted: tuple[tuple[str, int], ...] = ()
     numbers: Tensor | None = None
     prompts: CallPrompts = UNREAD
+    by_sample: tuple[float, ...] = ()
 
     def read(self, numbers: Tensor) -> ModelCall:
         """Return the call with all its numbers; `numbers` are its own, on the CPU."""
-        low = high = self.gammas.image
+        low, high = min(self.by_sample, default=self.gammas.image), max(self.by_sample, default=self.gammas.image)
         symmetricity = []
         values: list[float] = numbers.tolist()
         start = 0
@@ -105,6 +109,7 @@ class UnreadCall:
             self.attention_calls,
             tuple(symmetricity),
             (low, high),
+            self.by_sample,
         )
 
 
@@ -246,6 +251,7 @@ class RunRecord(Shared):
             _, text, cross = active[-1].gammas
             if (text, cross) != NEUTRAL[1:]:
                 lines.append(f"In joint attention also gamma_text {text:.4g} and gamma_cross {cross:.4g}.")
+        lines += describe_feedback(self.calls)
         if hit and len(hit) < len(self.chosen):
             missing = [address for address in self.chosen if not self.site_calls[address]]
             lines.append(f"Not reached: {', '.join(missing)}.")
@@ -323,6 +329,22 @@ class SkewReport(Shared):
         elif count > 1:
             text = f"Run {count} behind this node; the newest one is told here.\n{text}"
         return text
+
+
+def describe_feedback(calls: Sequence[ModelCall]) -> list[str]:
+    """Return a line for each sample whose γ followed its stability: γ where it changes, by progress."""
+    samples = max([len(call.by_sample) for call in calls], default=0)
+    lines = []
+    for sample in range(samples):
+        points: list[str] = []
+        last = ""
+        for call in calls:
+            gamma = f"{call.by_sample[sample]:.4g}" if sample < len(call.by_sample) else last
+            if gamma != last:
+                points.append(f"{gamma} at {call.progress:.3f}")
+            last = gamma
+        lines.append(f"γ of image {sample + 1} by feedback: {', '.join(points)}.")
+    return lines
 
 
 def _number(count: int, thing: str) -> str:

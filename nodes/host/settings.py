@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from ...sad_core import NORMS, GammaSchedule
+from ...sad_core import NORMS, GammaSchedule, StabilityBaseline
 from ...sad_core.parameters import check_choice
 from ...sad_core.stability.measures import DEFAULT_MEASURES, TRACE_MEASURES
 from .prompts import NEGATIVE, POSITIVE, Prompt
@@ -128,6 +128,7 @@ class ProbeSettings:
             the paper's choice; sites whose input cannot be seen are measured by "value".
         mapped: addresses of the sites whose alignment is also kept by place in the picture.
         act_where_unverified: as in `SkewSettings`, for what is measured.
+        baseline: what is normal for the model, for the chart; or None.
 
     Raises:
         ValueError: no measure, `every` below 1, or a value that is not among the named ones.
@@ -138,6 +139,7 @@ class ProbeSettings:
     patterns: str = "value"
     mapped: tuple[str, ...] = ()
     act_where_unverified: bool = False
+    baseline: StabilityBaseline | None = None
 
     def __post_init__(self) -> None:
         for measure in self.measures:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from ...sad_core import StabilityBaseline
 from ...sad_core.stability.run import StabilityRun
 from .style import BLUE, GREEN, INCHES, ORANGE, draw_text, figure_to_image, needs_matplotlib, new_figure
 
@@ -23,6 +24,9 @@ TITLES = {
     "depth": "depth (0 deepest, −1 top)",
     "relative curvature": "relative curvature (above 0: a minimum)",
 }
+GAMMA = "gamma"  # the panel of the γ that feedback gave
+NORMAL = 1.645  # 5 and 95 % of a normal distribution lie below −NORMAL and NORMAL
+MOST_LEGEND = 12  # images that a legend names
 HIGHEST = 30.0  # inches of a plot
 SCALE = 0.75  # inches for the colours of the maps and their numbers
 MOST_LABELS = 90  # of sites on one axis
@@ -45,9 +49,16 @@ def draw_heat_maps(run: StabilityRun, pass_name: str | None = None) -> Tensor:
         A ComfyUI IMAGE, `(1, height, 1024, 3)` in [0, 1].
     """
     rows = len(run.addresses)
+
+    def panel(axes: Axes, measure: str) -> None:
+        if measure == GAMMA:
+            _gamma_by_image(axes, run)
+        else:
+            _heat_map(axes, run, run.matrix(measure, pass_name), measure, run.addresses)
+
     return _panels(
-        run.measures,
-        lambda axes, measure: _heat_map(axes, run, run.matrix(measure, pass_name), measure, run.addresses),
+        _with_gamma(run),
+        panel,
         _title(run, pass_name),
         height=max(2.6, 1.1 + 0.14 * min(rows, MOST_LABELS)),
     )
@@ -72,11 +83,14 @@ def draw_heads(run: StabilityRun, address: str, pass_name: str | None = None) ->
     )
 
 
-def draw_curves(runs: Sequence[tuple[str, StabilityRun, str | None]]) -> Tensor:
+def draw_curves(
+    runs: Sequence[tuple[str, StabilityRun, str | None]], baseline: StabilityBaseline | None = None
+) -> Tensor:
     """Draw the mean over the sites by progress for every measure, with the spread from their 10th to 90th percentile.
 
     Args:
         runs: up to `MOST_CURVES` of (legend, run, a name from its `passes` or None for all).
+        baseline: what is normal for the mean over the sites; its band is dotted.
 
     Returns:
         A ComfyUI IMAGE, `(1, height, 1024, 3)` in [0, 1].
@@ -85,6 +99,8 @@ def draw_curves(runs: Sequence[tuple[str, StabilityRun, str | None]]) -> Tensor:
     shared = [measure for measure in first.measures if all(measure in run.measures for _, run, _ in runs)]
 
     def curve(axes: Axes, measure: str) -> None:
+        if measure == GAMMA:
+            return _gamma_by_image(axes, first)
         for (legend, run, pass_name), (colour, line, marker) in zip(runs, CURVES, strict=False):
             percents = torch.tensor([100 * step.progress for step in run.steps])
             values = run.matrix(measure, pass_name)
@@ -100,15 +116,22 @@ def draw_curves(runs: Sequence[tuple[str, StabilityRun, str | None]]) -> Tensor:
                 linewidth=2,
                 label=legend,
             )
+            if baseline is not None and measure in baseline.measures:
+                places, low, _, high = zip(*baseline.curve(measure, pass_name), strict=True)
+                for edge, name in ((low, f"normal, {legend}"), (high, None)):
+                    axes.plot([100 * place for place in places], edge, ":", color=colour, linewidth=1.2, label=name)
         axes.grid(alpha=0.3)
         axes.set(xlabel="progress in % of the noise schedule")
         axes.set_title(TITLES[measure], fontsize=9)
         _sigmas_on_top(axes, first)
         if measure == shared[0]:
             axes.legend(fontsize=8)
+        return None
 
     names = " and ".join(dict.fromkeys(_name(run) for _, run, _ in runs))
-    return _panels(shared, curve, f"mean over sites, band: 10–90 % of the sites · {names}", height=3.2)
+    dotted = "" if baseline is None else "; dotted: 5–95 % of normal images"
+    title = f"mean over sites, band: 10–90 % of the sites{dotted} · {names}"
+    return _panels([*shared, *_with_gamma(first)[len(first.measures) :]], curve, title, height=3.2)
 
 
 @needs_matplotlib(NO_MATPLOTLIB)
@@ -173,6 +196,27 @@ def _panels(measures: Sequence[str], draw: Callable[[Axes, str], None], title: s
     return figure_to_image(figure)
 
 
+def _with_gamma(run: StabilityRun) -> list[str]:
+    """Return the names of the panels of a run: its measures, and γ where feedback gave it."""
+    return [*run.measures, *([GAMMA] if any(step.gammas for step in run.steps) else [])]
+
+
+def _gamma_by_image(axes: Axes, run: StabilityRun) -> None:
+    """Draw γ by progress, a line for each image."""
+    steps = [(100 * step.progress, step.gamma_by_sample()) for step in run.steps if step.gammas]
+    numbers = sorted({number for _, gammas in steps for number in gammas})
+    for number in numbers:
+        colour, line, marker = CURVES[number % MOST_CURVES]
+        points = [(place, gammas[number]) for place, gammas in steps if number in gammas]
+        places, gammas = zip(*points, strict=True)
+        axes.step(places, gammas, line, where="post", marker=marker, markersize=3, color=colour, label=str(number + 1))
+    axes.grid(alpha=0.3)
+    axes.set(xlabel="progress in % of the noise schedule")
+    axes.set_title("γ by feedback", fontsize=9)
+    if 1 < len(numbers) <= MOST_LEGEND:
+        axes.legend(title="image", fontsize=8)
+
+
 def _heat_map(axes: Axes, run: StabilityRun, values: Tensor, measure: str, names: Sequence[str]) -> None:
     colours = _colours(values, measure, is_signed=run.kind != "measured")
     image = axes.imshow(values.numpy(), aspect="auto", interpolation="nearest", **colours)
@@ -188,6 +232,9 @@ def _heat_map(axes: Axes, run: StabilityRun, values: Tensor, measure: str, names
         energies = [float(colours["norm"].inverse(share)) for share in (0, 0.25, 0.5, 0.75, 1)]
         bar.set_ticks(energies, labels=[f"{energy:.3g}" for energy in energies])
         bar.minorticks_off()
+    if run.kind == "z-scores":
+        for edge in (-NORMAL, NORMAL):
+            bar.ax.axhline(edge, color="black", linewidth=1)
     bar.ax.tick_params(labelsize=7)
 
 
@@ -229,7 +276,8 @@ def _ticks(count: int, most: int = TICKS) -> list[int]:
 
 
 def _title(run: StabilityRun, pass_name: str | None) -> str:
-    what = {"measured": "", "difference": "this run less the other · ", "z-scores": "z-scores · "}[run.kind]
+    normal = f"standard deviations from normal, 90 % within ±{NORMAL:.2f} · "
+    what = {"measured": "", "difference": "this run less the other · ", "z-scores": normal}[run.kind]
     return f"{what}{_name(run)} · {pass_name or ' and '.join(run.passes)} · {len(run.steps)} steps"
 
 

@@ -6,12 +6,12 @@ from typing import Any
 
 from torch import Tensor
 
-from ...sad_core import StabilityTrace, difference
+from ...sad_core import StabilityBaseline, StabilityTrace, difference
 from ...sad_core.stability.run import StabilityRun
 from ...sad_core.stability.step import is_of, split_pass
 from .stability import MOST_CURVES, draw_curves, draw_heads, draw_heat_maps, draw_maps, draw_message
 
-LAYOUTS = ("heat map", "curves", "heads", "difference", "map")
+LAYOUTS = ("heat map", "curves", "heads", "difference", "map", "z-scores")
 PASSES = ("both", "cond", "uncond")
 WIRE_AFTER = (
     "Wire the LATENT of the sampler, or a picture made from it, to after, so that the trace is drawn when it is there."
@@ -19,11 +19,18 @@ WIRE_AFTER = (
 NOTHING_TO_COMPARE = (
     "There is nothing to compare with: wire a second trace to compare_with, or sample twice with this one."
 )
+NO_BASELINE = "Nothing says what is normal: wire Stability Baseline (SAD) or Load Stability Baseline (SAD) to baseline."
 AT_CFG_1 = "At CFG 1 ComfyUI leaves the unconditional pass out."
 
 
 def draw_layout(
-    trace: StabilityTrace, layout: str, passes: str, site: str, other: StabilityTrace | None, after: Any = None
+    trace: StabilityTrace,
+    layout: str,
+    passes: str,
+    site: str,
+    other: StabilityTrace | None,
+    after: Any = None,
+    baseline: StabilityBaseline | None = None,
 ) -> Tensor:
     """Draw the newest run of `trace`.
 
@@ -34,12 +41,13 @@ def draw_layout(
         site: address of a site, for "heads" and "map"; empty means the least aligned or the first mapped one.
         other: a second trace, for "difference" and "curves".
         after: the image that a map is drawn over, where it is a ComfyUI IMAGE.
+        baseline: what is normal for the model, for "z-scores" and "curves".
 
     Returns:
         A ComfyUI IMAGE, `(1, height, width, 3)` in [0, 1]; that of a sentence where there is nothing to draw.
 
     Raises:
-        ValueError: a site the run does not have, a map that was not kept.
+        ValueError: a site the run does not have, a map that was not kept, a baseline of something else.
     """
     if trace.is_empty:
         return draw_message(f"{trace.summary()}\n{WIRE_AFTER}")
@@ -56,7 +64,11 @@ def draw_layout(
         image = after[0].cpu() if isinstance(after, Tensor) else None
         return draw_maps(run, _mapped(run, site.strip()), pass_name or "positive", image)
     if layout == "curves":
-        return draw_curves(_curves(run, pass_name, other))
+        if baseline is not None:
+            baseline.check_run(run)
+        return draw_curves(_curves(run, pass_name, other), baseline)
+    if layout == "z-scores":
+        return draw_message(NO_BASELINE) if baseline is None else draw_heat_maps(baseline.z_scores(run), pass_name)
     if layout == "difference":
         earlier = _measured(other)[-1:] if other is not None else _measured(trace)[-2:-1]
         if not earlier:

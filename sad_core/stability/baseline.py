@@ -246,7 +246,8 @@ def _of_run(run: StabilityRun, measures: tuple[str, ...]) -> StabilityBaseline:
     passes = tuple(sorted({ALL, *(sample.today.pass_name for step in steps for sample in step.samples)}))
     shape = (len(sites), len(passes), PARTS, len(measures))
     places = torch.arange(prod(shape)).view(shape)
-    cells, values = [], []
+    cells: list[Tensor] = []
+    values: list[Tensor] = []
     for step in steps:
         part, found = part_of(step.progress), step.averages[..., columns]
         rows = torch.tensor([sites.index(address) for address, _ in step.columns])[:, None]

@@ -55,7 +55,7 @@ def load_baseline(path: str | Path) -> StabilityBaseline:
 
 
 def _read(content: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> StabilityBaseline:
-    texts = {name: str(content[name]) for name in TEXTS}
+    fields: dict[str, Any] = {name: str(content[name]) for name in TEXTS}
     lists = {name: tuple(map(str, content[name])) for name in LISTS}
     for measure in lists["measures"]:
         check_choice("measure", measure, TRACE_MEASURES)
@@ -79,6 +79,6 @@ def _read(content: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Stabilit
     seen_counts = torch.zeros(prod(shape), dtype=torch.int64).index_add_(0, seen.cells, counts)
     if not seen_counts.equal(tables["count"].flatten()):
         raise ValueError("the values are not as many as were counted")
-    numbers = {name: int(content[name]) for name in ("runs", "samples")}
-    ranges = {name: tuple(map(int, content[name])) for name in ("tokens", "steps")}
-    return StabilityBaseline(**texts, **lists, **tables, seen=seen, **numbers, **ranges)
+    fields |= {name: int(content[name]) for name in ("runs", "samples")}
+    fields |= {name: tuple(map(int, content[name])) for name in ("tokens", "steps")}
+    return StabilityBaseline(**{**fields, **lists, **tables}, seen=seen)

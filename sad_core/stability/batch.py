@@ -79,6 +79,11 @@ class StabilityBatch:
         for measure in self.measures:
             check_choice("measure", measure, TRACE_MEASURES)
 
+    @property
+    def tokens(self) -> int:
+        """The most tokens of a retrieval that was taken."""
+        return max([each.tokens for each in self._retrievals], default=0)
+
     def take(self, q: Tensor, k: Tensor, patterns: Tensor) -> int:
         """Take the sums of one retrieval.
 

@@ -15,6 +15,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import pairwise
 from typing import NamedTuple
 
 from ..parameters import check_choice
@@ -126,7 +127,7 @@ class State(NamedTuple):
 
 
 @dataclass
-class _Observed:
+class Observed:
     """What was measured at one place: how far the run was, and the values of each evaluation."""
 
     progress: float
@@ -136,10 +137,12 @@ class _Observed:
 class SampleFeedback:
     """The feedback of one sample over one sampling run."""
 
-    def __init__(self, settings: FeedbackSettings):
+    def __init__(self, settings: FeedbackSettings, observed: dict[float, Observed] | None = None):
+        """Begin with the settings, and with what was measured; several that share a sample share `observed` too."""
         self.settings = settings
-        self._observed: dict[float, _Observed] = {}  # by place
+        self._observed = {} if observed is None else observed  # by place
         self._states: dict[float, State] = {}
+        self._zero: tuple[float, float] | None = None  # of the first steps, decided once
 
     def observe(self, place: float, progress: float, values: Mapping[Key, float]) -> None:
         """Take what an evaluation at a place gave; several at one place count as their mean.
@@ -150,7 +153,7 @@ class SampleFeedback:
             values: as `StabilityScore.values` gives them for this sample.
         """
         if self.settings.score.is_inside(progress):
-            self._observed.setdefault(place, _Observed(progress, [])).evaluations.append(dict(values))
+            self._observed.setdefault(place, Observed(progress, [])).evaluations.append(dict(values))
 
     def deviation(self, place: float) -> float | None:
         """Return how far the score at a measured place is from its zero; None where that is not known."""
@@ -158,14 +161,21 @@ class SampleFeedback:
         values = mean_of_values(observed.evaluations)
         if self.settings.baseline is not None:
             return self._from_normal(values, part_of(observed.progress))
-        first = sorted(self._observed)[: self.settings.first_steps]
-        if len(first) < self.settings.first_steps or place <= first[-1]:
-            return None
-        before = [mean_of_values(self._observed[each].evaluations) for each in first]
-        zero = exact_mean(exact_mean(each.values()) for each in before)
-        unit = math.sqrt(exact_mean(value * value for each in before for value in each.values()))
+        zero, unit = self._zero_at(place)
         found = exact_mean(values.values())
         return (found - zero) / unit if unit > 0 and math.isfinite(found - zero) else None
+
+    def _zero_at(self, place: float) -> tuple[float, float]:
+        """Return the mean score and the size of the measure in the first steps; NaN where they do not lie before."""
+        if self._zero is None:
+            first = sorted(self._observed)[: self.settings.first_steps]
+            if len(first) < self.settings.first_steps or place <= first[-1]:
+                return math.nan, math.nan
+            before = [mean_of_values(self._observed[each].evaluations) for each in first]
+            zero = exact_mean([exact_mean(each.values()) for each in before])
+            size = math.sqrt(exact_mean([value * value for each in before for value in each.values()]))
+            self._zero = zero, size
+        return self._zero
 
     def _from_normal(self, values: Mapping[Key, float], part: int) -> float | None:
         scores = []
@@ -182,12 +192,15 @@ class SampleFeedback:
             place: of the step.
             without: γ there without feedback.
         """
-        if place not in self._states:
-            last = max([each for each in self._observed if each < place], default=None)
-            if last is None:
-                self._states[place] = State()
+        chain = [place]  # back to the last place that is decided
+        while chain[-1] not in self._states:
+            before = [each for each in self._observed if each < chain[-1]]
+            if before:
+                chain.append(max(before))
             else:
-                self._states[place] = self._moved(self.state(last, without), self.deviation(last), without)
+                self._states[chain[-1]] = State()
+        for earlier, later in pairwise(reversed(chain)):
+            self._states[later] = self._moved(self._states[earlier], self.deviation(earlier), without)
         return self._states[place]
 
     def _moved(self, state: State, deviation: float | None, without: float) -> State:

@@ -33,8 +33,7 @@ def read_file(path: Path, key: str, kind: str, saver: str, largest: int) -> tupl
         raise ValueError(f"There is no file {name}; choose a {kind} that was saved before.")
     if size > largest:
         raise ValueError(
-            f"{name} has {size / 2**20:.0f} MB, but a {kind} has at most {largest // 2**20} MB; "
-            "choose another file."
+            f"{name} has {size / 2**20:.0f} MB, but a {kind} has at most {largest // 2**20} MB; choose another file."
         )
     of_another_kind = f"{name} is not a {kind} of this pack; choose a file saved by {saver}."
     try:

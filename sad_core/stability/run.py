@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ..parameters import check_choice
 from .measures import DEFAULT_MEASURES, TRACE_MEASURES
-from .step import Sample, Step, join
+from .step import Sample, Step, join, step_of
 from .tables import TableRow, describe_measure, step_rows
 
 KINDS = ("measured", "difference", "z-scores")
@@ -77,6 +77,7 @@ class StabilityRun:
         samples: Sequence[Sample],
         values: Mapping[str, Tensor],
         maps: Mapping[str, Tensor] | None = None,
+        gammas: Sequence[float] = (),
     ) -> None:
         """Keep what one call of the model gave.
 
@@ -88,13 +89,11 @@ class StabilityRun:
             samples: what the rows of the values are.
             values: `(samples, measures, heads)` by site, on the CPU.
             maps: `(samples, height, width)` by site, on the CPU.
+            gammas: the γ that feedback gave each sample; empty without feedback.
         """
         if not values:
             return
-        columns = tuple((address, each.shape[-1]) for address, each in values.items())
-        flat = torch.cat(list(values.values()), dim=-1).float()
-        half = {address: each.half() for address, each in (maps or {}).items()}
-        step = Step(sigma, progress, tuple(samples), columns, flat, half)
+        step = step_of(sigma, progress, samples, values, maps, gammas)
         with self._lock:
             last = self._last
             if last is not None and last.sigma == sigma and not set(last.samples) & set(step.samples):

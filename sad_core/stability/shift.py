@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 
 from .baseline import PARTS, StabilityBaseline, part_of
 from .run import StabilityRun
@@ -60,7 +61,10 @@ def shifts(baseline: StabilityBaseline, run: StabilityRun) -> list[Shift]:
     """
     scored, (low, high) = baseline.z_scores(run), baseline.band
     indices = [run.measures.index(measure) for measure in baseline.measures]
-    outside, known, distances, looks = [], [], [], set()
+    outside: list[Tensor] = []
+    known: list[Tensor] = []
+    distances: list[tuple[str, int, Tensor]] = []
+    looks: set[tuple[int, int]] = set()
     for step, scores in zip(run.steps, scored.steps, strict=True):
         values = step.averages[..., indices].double()
         lowest, highest = baseline.rows_of(low, step), baseline.rows_of(high, step)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import NamedTuple
@@ -54,6 +54,7 @@ class Step:
         columns: `(site, heads)` in the order of the model.
         values: `(samples, measures, heads of all sites)`, float32 on the CPU; NaN where a sample did not reach a site.
         maps: alignment by place in the picture, `(samples, height, width)` in float16, by site; where asked for.
+        gammas: the γ that feedback gave each of `samples`; empty without feedback.
     """
 
     sigma: float
@@ -62,6 +63,7 @@ class Step:
     columns: tuple[tuple[str, int], ...]
     values: Tensor
     maps: Mapping[str, Tensor] = field(default_factory=dict)
+    gammas: tuple[float, ...] = ()
 
     def of(self, address: str) -> Tensor | None:
         """The values of one site, `(samples, measures, heads)`, or None where the step has none."""
@@ -92,6 +94,10 @@ class Step:
             rows.setdefault(address.partition("#")[0].partition(".")[0], []).append(row)
         return {part: self.averages[each].flatten(0, 1).nanmean(dim=0) for part, each in rows.items()}
 
+    def gamma_by_sample(self) -> dict[int, float]:
+        """The γ that feedback gave, by the number of the sample; the passes of a sample share it."""
+        return {sample.number: gamma for sample, gamma in zip(self.samples, self.gammas, strict=False)}
+
     def rows(self, pass_name: str | None) -> list[int]:
         """Rows of `values` that belong to `pass_name`: its own name, or that of all of its prompts; None means all."""
         return [
@@ -104,9 +110,25 @@ class Step:
         return sum(each.numel() * each.element_size() for each in (self.values, *self.maps.values()))
 
 
+def step_of(
+    sigma: float,
+    progress: float,
+    samples: Sequence[Sample],
+    values: Mapping[str, Tensor],
+    maps: Mapping[str, Tensor] | None = None,
+    gammas: Sequence[float] = (),
+) -> Step:
+    """Return the step of one call of the model; arguments as for `StabilityRun.record`."""
+    columns = tuple((address, each.shape[-1]) for address, each in values.items())
+    flat = torch.cat(list(values.values()), dim=-1).float()
+    half = {address: each.half() for address, each in (maps or {}).items()}
+    return Step(sigma, progress, tuple(samples), columns, flat, half, tuple(gammas))
+
+
 def join(first: Step, second: Step) -> Step:
     """Two steps at one sigma with different samples, as one. Where a site is only in one of them, the other has NaN."""
     samples, maps = first.samples + second.samples, _joined_maps(first, second)
+    first = replace(first, gammas=first.gammas + second.gammas)
     if first.columns == second.columns:
         return replace(first, samples=samples, values=torch.cat([first.values, second.values]), maps=maps)
     columns = dict(first.columns)

@@ -41,7 +41,8 @@ def step_rows(number: int, step: Step, measures: Sequence[str]) -> Iterator[Tabl
             if not values[row].isnan().all():
                 where: TableRow = {"step": number, "sigma": step.sigma, "progress": step.progress}
                 who: TableRow = {"pass": sample.pass_name, "sample": sample.number, "site": address}
-                yield where | who | dict(zip(measures, values[row].tolist(), strict=True))
+                gamma: TableRow = {"gamma": step.gammas[row]} if step.gammas else {}
+                yield where | who | dict(zip(measures, values[row].tolist(), strict=True)) | gamma
 
 
 def describe_measure(measure: str, values: Tensor, addresses: Sequence[str]) -> str:

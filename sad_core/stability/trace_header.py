@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -78,6 +79,7 @@ def _write_run(number: int, run: StabilityRun, tensors: dict[str, Tensor]) -> di
         "steps": [
             [step.sigma, step.progress, step.samples, layouts.index(step.columns), list(step.maps)] for step in steps
         ],
+        "gammas": [step.gammas for step in steps],
     }
 
 
@@ -90,6 +92,8 @@ def _read_run(number: int, content: Mapping[str, Any], find: Find) -> StabilityR
         _read_step(f"{number}.{index}", step, layouts, len(measures), find)
         for index, step in enumerate(content["steps"])
     ]
+    followed = content.get("gammas", [[]] * len(steps))
+    steps = [_followed(step, gammas) for step, gammas in zip(steps, followed, strict=True)]
     run = StabilityRun(
         _name(content["model"]),
         tuple(map(_name, content["sites"])),
@@ -123,6 +127,14 @@ def _read_step(
         if each.dim() != 3 or len(each) != len(rows) or not each.numel() or each.dtype != torch.float16:
             raise ValueError(f"step {name} has a map of another shape")
     return Step(_number(sigma), _number(progress), rows, columns, values, maps)
+
+
+def _followed(step: Step, gammas: Iterable[Any]) -> Step:
+    """Return the step with the γ that feedback gave its samples; there is none, or one for each."""
+    found = tuple(map(_number, gammas))
+    if found and len(found) != len(step.samples):
+        raise ValueError("there is not a γ for every sample")
+    return replace(step, gammas=found)
 
 
 def _columns(layout: Iterable[Any]) -> tuple[tuple[str, int], ...]:

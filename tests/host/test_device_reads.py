@@ -3,38 +3,10 @@
 from __future__ import annotations
 
 import pytest
-import torch
-from comfy.patcher_extension import WrappersMP
 from symmetric_attention.nodes.gamma_schedule import GammaScheduleNode
-from torch.utils._python_dispatch import TorchDispatchMode
 
+from lab.testing.device_reads import watched
 from lab.testing.run_nodes import execute, skew
-
-
-class Reads(TorchDispatchMode):
-    """Counts the numbers that Python reads out of tensors; on a device each waits for all that was asked of it."""
-
-    def __init__(self):
-        super().__init__()
-        self.count = 0
-
-    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-        self.count += function is torch.ops.aten._local_scalar_dense.default
-        return function(*args, **(kwargs or {}))
-
-
-def watched(model):
-    """The model, and a list that gets the number of reads of each of its model calls."""
-    model, reads = model.clone(), []
-
-    def watching(executor, *args, **kwargs):
-        with Reads() as mode:
-            result = executor(*args, **kwargs)
-        reads.append(mode.count)
-        return result
-
-    model.add_wrapper_with_key(WrappersMP.APPLY_MODEL, "watching", watching)
-    return model, reads
 
 
 @pytest.mark.parametrize("widgets", [{}, {"beta": 3.0}, {"beta": 3.0, "adaptive": "gamma and beta"}], ids=str)

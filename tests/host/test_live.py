@@ -13,8 +13,10 @@ import pytest
 import torch
 from symmetric_attention.nodes.host import live_chart as live
 from symmetric_attention.nodes.host.live_chart import KEPT_CHARTS, LiveCharts, point_of
+from symmetric_attention.nodes.stability_baseline import StabilityBaselineNode
+from symmetric_attention.nodes.stability_feedback import StabilityFeedbackNode
 
-from lab.testing.run_nodes import NODE_ID, little_memory, probe
+from lab.testing.run_nodes import NODE_ID, execute, little_memory, probe, skew
 from sad_core.stability.run import StabilityRun
 from sad_core.stability.step import Sample, Step
 
@@ -233,3 +235,39 @@ def test_two_graphs_with_the_same_node_id_have_charts_of_their_own(connect):
     charts.begin("3", ("alignment",))
     assert [len(charts.of_workflow({"workflow": name})) for name in ("one", "two", "three")] == [1, 1, 0]
     assert charts.begin(None, ("alignment",)) is None  # a node that no prompt named
+
+
+def test_feedback_draws_its_gamma_and_the_band_of_its_baseline(sd15, connect):
+    browser = Browser()
+    connect(browser)
+    model, trace = probe(sd15.model)
+    sd15.sample(model, steps=4, noise=sd15.noise(2))
+    baseline, _ = execute(StabilityBaselineNode, trace=trace)
+    browser.events.clear()
+    model = skew(sd15.model)[0]
+    model, trace = execute(StabilityFeedbackNode, model=model, gain=0.5, dead_band=0.0, baseline=baseline)
+    sd15.sample(model, steps=4, noise=sd15.noise(2))
+    message = browser.events[1]
+    assert message["measures"] == ["alignment", "gamma"]
+    assert len(message["bands"]) == 2
+    assert message["bands"][1] == []
+    want = baseline.curve("alignment", None)
+    assert message["bands"][0] == [pytest.approx([place, low, high], rel=1e-5) for place, low, _, high in want]
+    points = [point for event in browser.events for point in event["points"]]
+    assert len(points) == 4
+    for point, step in zip(points, trace.runs[-1].steps, strict=True):
+        gammas = step.gamma_by_sample()
+        assert point["means"]["all"][1] == pytest.approx(sum(gammas.values()) / 2, rel=1e-5)
+        assert point["means"]["image 2"] == [None, pytest.approx(gammas[1], rel=1e-5)]
+
+
+def test_a_probe_shades_its_band_only_where_the_sites_are_the_same(sd15, connect):
+    browser = Browser()
+    connect(browser)
+    model, trace = probe(sd15.model)
+    sd15.sample(model, steps=2)
+    baseline, _ = execute(StabilityBaselineNode, trace=trace)
+    for widgets, count in (({}, 4), ({"blocks": "middle"}, 0)):
+        browser.events.clear()
+        sd15.sample(probe(sd15.model, baseline=baseline, **widgets)[0], steps=1)
+        assert len(browser.events[0]["bands"]) == count

@@ -82,8 +82,9 @@ PROMISED = {
             ("patterns", "COMBO", "value"),
             ("map_site", "STRING", ""),
             ("act_where_unverified", "BOOLEAN", False),
+            ("baseline", "SAD_BASELINE", None),
         ],
-        "optional": {"act_where_unverified"},
+        "optional": {"act_where_unverified", "baseline"},
         "outputs": ["MODEL", "SAD_TRACE"],
     },
     "SADStabilityPlot": {
@@ -94,8 +95,9 @@ PROMISED = {
             ("site", "STRING", ""),
             ("after", "LATENT,IMAGE", None),
             ("compare_with", "SAD_TRACE", None),
+            ("baseline", "SAD_BASELINE", None),
         ],
-        "optional": {"trace", "layout", "passes", "site", "after", "compare_with"},
+        "optional": {"trace", "layout", "passes", "site", "after", "compare_with", "baseline"},
         "outputs": ["IMAGE", "STRING", "STRING"],
     },
     "SADSaveStabilityTrace": {
@@ -123,11 +125,51 @@ PROMISED = {
         "optional": {"clip_vision", "conditioning"},
         "outputs": ["IMAGE", "STRING", "STRING"],
     },
+    "SADStabilityBaseline": {
+        "inputs": [("trace", "SAD_TRACE", None), ("baseline", "SAD_BASELINE", None), ("after", "LATENT,IMAGE", None)],
+        "optional": {"trace", "baseline", "after"},
+        "outputs": ["SAD_BASELINE", "STRING"],
+    },
+    "SADSaveStabilityBaseline": {
+        "inputs": [("baseline", "SAD_BASELINE", None), ("filename_prefix", "STRING", "stability/baseline")],
+        "optional": {"baseline", "filename_prefix"},
+        "outputs": ["STRING"],
+    },
+    "SADLoadStabilityBaseline": {
+        "inputs": [("file", "STRING", "stability/baseline_00001_.safetensors")],
+        "optional": set(),
+        "outputs": ["SAD_BASELINE", "STRING"],
+    },
+    "SADStabilityFeedback": {
+        "inputs": [
+            ("model", "MODEL", None),
+            ("gain", "FLOAT", 0.05),
+            ("direction", "COMBO", "toward 1"),
+            ("measure", "COMBO", "alignment"),
+            ("fall_back", "FLOAT", 0.0),
+            ("start_percent", "FLOAT", 0.0),
+            ("end_percent", "FLOAT", 1.0),
+            ("dead_band", "FLOAT", 0.5),
+            ("most_change", "FLOAT", 0.02),
+            ("lowest_gamma", "FLOAT", 0.8),
+            ("highest_gamma", "FLOAT", 1.3),
+            ("first_steps", "INT", 3),
+            ("blocks", "STRING", ""),
+            ("baseline", "SAD_BASELINE", None),
+            ("act_where_unverified", "BOOLEAN", False),
+        ],
+        "optional": {"baseline", "act_where_unverified"},
+        "outputs": ["MODEL", "SAD_TRACE"],
+    },
 }
 OPTIONS = {
     ("SADStabilityProbe", "patterns"): ["value", "input"],
-    ("SADStabilityPlot", "layout"): ["heat map", "curves", "heads", "difference", "map"],
+    ("SADStabilityPlot", "layout"): ["heat map", "curves", "heads", "difference", "map", "z-scores"],
     ("SADStabilityPlot", "passes"): ["both", "cond", "uncond"],
+    ("SADStabilityFeedback", "direction"): ["toward 1", "away from 1"],
+    ("SADStabilityFeedback", "measure"): [
+        *("energy", "instability", "alignment", "symmetricity", "depth", "relative curvature")
+    ],
     ("SADSaveStabilityTrace", "format"): ["trace", "CSV", "JSON"],
     ("SADSkewAttention", "adaptive"): ["off", "gamma", "gamma and beta"],
     ("SADSkewAttention", "norm"): ["value", "projected", "input", "none"],
@@ -139,6 +181,15 @@ OPTIONS = {
 }
 RANGES = {
     ("SADStabilityProbe", "every_nth_step"): (1, 100),
+    ("SADStabilityFeedback", "gain"): (0.0, 2.0),
+    ("SADStabilityFeedback", "fall_back"): (0.0, 20.0),
+    ("SADStabilityFeedback", "start_percent"): (0.0, 1.0),
+    ("SADStabilityFeedback", "end_percent"): (0.0, 1.0),
+    ("SADStabilityFeedback", "dead_band"): (0.0, 10.0),
+    ("SADStabilityFeedback", "most_change"): (0.0, 1.0),
+    ("SADStabilityFeedback", "lowest_gamma"): (-2.0, 3.0),
+    ("SADStabilityFeedback", "highest_gamma"): (-2.0, 3.0),
+    ("SADStabilityFeedback", "first_steps"): (1, 100),
     ("SADSkewAttention", "gamma"): (-2.0, 3.0),
     ("SADSkewAttention", "gamma_text"): (-2.0, 3.0),
     ("SADSkewAttention", "gamma_cross"): (-2.0, 3.0),
@@ -210,7 +261,7 @@ def test_the_frontend_can_be_told_of_the_node(nodes, node_id):
     info = node.GET_NODE_INFO_V1()
     assert info["category"] == "model/patch/symmetric attention"
     assert info["display_name"].endswith("(SAD)")
-    assert info["output_node"] is (node_id in ("SADReport", "SADSaveStabilityTrace"))
+    assert info["output_node"] is (node_id in ("SADReport", "SADSaveStabilityTrace", "SADSaveStabilityBaseline"))
     assert all(info["output_tooltips"])
 
 

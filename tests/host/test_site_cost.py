@@ -23,6 +23,7 @@ OPERATIONS_OF_A_SITE = {
     "gamma": 6,
     "gamma and beta": 14,
     "adaptive": 35,
+    "feedback": 17,  # those of gamma and of the probe
     "probe": 11,
     "probe with depth and curvature": 11,
 }
@@ -30,6 +31,7 @@ PYTHON_CALLS_OF_A_SITE = {
     "gamma": 23,
     "gamma and beta": 33,
     "adaptive": 47,
+    "feedback": 70,
     "probe": 42,
     "probe with depth and curvature": 42,
 }
@@ -37,6 +39,7 @@ OPERATIONS_OF_A_MODEL_CALL = {
     "gamma": 1,
     "gamma and beta": 1,
     "adaptive": 2,
+    "feedback": 174,
     "probe": 174,  # for all sites together, five of them or seventy
     "probe with depth and curvature": 711,
 }

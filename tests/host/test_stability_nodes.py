@@ -15,15 +15,16 @@ import torch
 from symmetric_attention.nodes.load_stability_trace import LoadStabilityTraceNode
 from symmetric_attention.nodes.plots import stability, stability_layouts
 from symmetric_attention.nodes.plots.stability import draw_message
-from symmetric_attention.nodes.plots.stability_layouts import LAYOUTS, NOTHING_TO_COMPARE, least_aligned
+from symmetric_attention.nodes.plots.stability_layouts import LAYOUTS, NO_BASELINE, NOTHING_TO_COMPARE, least_aligned
 from symmetric_attention.nodes.plots.style import BLUE, ORANGE
 from symmetric_attention.nodes.save_stability_trace import SaveStabilityTraceNode
 from symmetric_attention.nodes.stability_plot import StabilityPlotNode
-from symmetric_attention.sad_core import StabilityTrace
+from symmetric_attention.sad_core import StabilityBaseline, StabilityTrace
 from symmetric_attention.sad_core.stability.run import StabilityRun
 from symmetric_attention.sad_core.stability.step import Sample
 
 from lab.testing.families.rows import STEPS
+from lab.testing.made_up_runs import a_run
 from lab.testing.run_nodes import execute, probe, skew
 
 MEASURES = ("energy", "alignment")
@@ -294,7 +295,9 @@ def test_plots_call_passes_as_the_run_does(monkeypatch):
     parts = [title.split(" · ")[-2] for title in titles]
     assert parts == ["positive", "negative", "positive and middle and negative", "cond", "uncond", "cond and uncond"]
     curves = []
-    monkeypatch.setattr(stability_layouts, "draw_curves", lambda runs: curves.append([legend for legend, *_ in runs]))
+    monkeypatch.setattr(
+        stability_layouts, "draw_curves", lambda runs, _: curves.append([legend for legend, *_ in runs])
+    )
     for trace in (named, older):
         stability_layouts.draw_layout(trace, "curves", "both", "", None)
     assert curves == [["positive", "negative", "middle"], ["cond", "uncond"]]
@@ -310,3 +313,64 @@ def test_a_name_with_dollar_signs_is_drawn_as_it_is(layout):
     run = run_with(torch.tensor([0.1, 0.5, 0.9]), chunks=("$\\bad$", "uncond"))
     run.model = "$\\frac{$"
     assert is_coloured(plot(StabilityTrace([run, run]), layout=layout)[0]).any()
+
+
+# --- what is normal
+
+
+def normal(seeds: int = 6) -> StabilityBaseline:
+    return StabilityBaseline.from_runs([a_run(seed, steps=10) for seed in range(seeds)])
+
+
+def test_z_scores_are_drawn_and_the_summary_says_what_leaves_the_band():
+    trace, baseline = StabilityTrace([a_run(40, steps=10, shift=3.0)]), normal()
+    picture, summary, _ = plot(trace, layout="z-scores", baseline=baseline)
+    assert picture.shape[2] == 1024
+    assert is_coloured(picture).any()
+    assert "energy leaves the normal band: " in summary.partition("\n\n")[0]
+    assert summary.endswith(trace.summary())
+    without, told, _ = plot(trace, layout="z-scores")
+    assert without.equal(draw_message(NO_BASELINE))
+    assert told == trace.summary()
+
+
+def test_curves_have_the_normal_band_where_a_baseline_says_it():
+    trace, baseline = StabilityTrace([a_run(41, steps=10)]), normal()
+    picture = plot(trace, layout="curves")[0]
+    banded = plot(trace, layout="curves", baseline=baseline)[0]
+    assert banded.shape == picture.shape
+    assert not banded.equal(picture)
+
+
+def test_a_baseline_of_another_model_is_refused_by_the_plot():
+    other = StabilityBaseline.from_runs([a_run(0, model="Flux")])
+    for layout in ("curves", "z-scores", "heat map"):
+        with pytest.raises(ValueError, match=r"This baseline is of Flux .* but the run is of SD15"):
+            plot(StabilityTrace([a_run(1)]), layout=layout, baseline=other)
+
+
+def test_gamma_by_image_has_a_panel_where_feedback_gave_it():
+    run = a_run(2, steps=10)
+    followed = StabilityRun(run.model, run.sites, run.measures)
+    for step in run.steps:
+        values = {address: step.of(address) for address in run.addresses}
+        gammas = [1.2 + 0.1 * sample.number for sample in step.samples]
+        followed.record(step.sigma, step.progress, step.samples, values, gammas=gammas)
+    trace = StabilityTrace([followed])
+    for layout in ("curves", "heat map"):
+        assert plot(trace, layout=layout)[0].shape[1] > plot(StabilityTrace([run]), layout=layout)[0].shape[1]
+    (first, *_) = csv.DictReader(io.StringIO(plot(trace)[2]))
+    assert float(first["gamma"]) == 1.2
+
+
+def test_the_gamma_of_feedback_comes_back_from_a_file(tmp_path):
+    run = a_run(3, steps=4)
+    followed = StabilityRun(run.model, run.sites, run.measures, tokens=96)
+    for step in run.steps:
+        values = {address: step.of(address) for address in run.addresses}
+        followed.record(step.sigma, step.progress, step.samples, values, gammas=[1.1, 1.2, 1.1, 1.2])
+    StabilityTrace([run, followed]).save(tmp_path / "trace.safetensors")
+    plain, again = StabilityTrace.load(tmp_path / "trace.safetensors").runs
+    assert [step.gammas for step in again.steps] == [(1.1, 1.2, 1.1, 1.2)] * 4
+    assert [step.gammas for step in plain.steps] == [()] * 4
+    assert (plain.tokens, again.tokens) == (0, 96)

@@ -185,3 +185,47 @@ def test_a_probe_is_plotted_saved_and_loaded_and_changes_no_bit(server):
     assert server.download(picture["filename"]).startswith(b"\x89PNG")
     (name,) = outputs["numbers"]["numbers"]
     assert torch.equal(load(server.download(name))["images"][0].movedim(-1, 0), plain)
+
+
+def test_a_baseline_is_made_saved_loaded_and_steers_gamma(server):
+    """Missing optional inputs, as in a prompt of the API; a second prompt follows what the first one has learnt."""
+    plain = prompt(1.0)
+    plain["sampler"]["inputs"]["model"] = ["probe", 0]
+    plain["probe"] = {
+        "class_type": "SADStabilityProbe",
+        "inputs": {"model": ["skew", 0], "blocks": "", "every_nth_step": 1, "depth_and_curvature": False}
+        | {"patterns": "value", "map_site": ""},
+    }
+    plain["usual"] = {
+        "class_type": "SADStabilityBaseline",
+        "inputs": {"trace": ["probe", 1], "after": ["sampler", 0]},
+    }
+    plain["kept"] = {"class_type": "SADSaveStabilityBaseline", "inputs": {"baseline": ["usual", 0]}}
+    plain["name"] = {"class_type": "PreviewAny", "inputs": {"source": ["kept", 0]}}
+    plain["words"] = {"class_type": "PreviewAny", "inputs": {"source": ["usual", 1]}}
+    outputs = server.run(plain)
+    assert outputs["words"]["text"][0].startswith("Normal for ")
+    (name,) = outputs["name"]["text"]
+    steered = prompt(1.5)
+    steered["again"] = {"class_type": "SADLoadStabilityBaseline", "inputs": {"file": name}}
+    widgets = {"gain": 0.5, "direction": "toward 1", "measure": "alignment", "fall_back": 0.0}
+    widgets |= {"start_percent": 0.0, "end_percent": 1.0, "dead_band": 0.0, "most_change": 0.1}
+    widgets |= {"lowest_gamma": 0.5, "highest_gamma": 2.0, "first_steps": 1, "blocks": ""}
+    steered["feedback"] = {
+        "class_type": "SADStabilityFeedback",
+        "inputs": {"model": ["skew", 0], "baseline": ["again", 0], **widgets},
+    }
+    steered["sampler"]["inputs"]["model"] = ["feedback", 0]
+    steered["report"] = {"class_type": "SADReport", "inputs": {"report": ["skew", 2], "after": ["sampler", 0]}}
+    steered["told"] = {"class_type": "PreviewAny", "inputs": {"source": ["report", 0]}}
+    steered["plot"] = {
+        "class_type": "SADStabilityPlot",
+        "inputs": {"trace": ["feedback", 1], "after": ["sampler", 0], "layout": "curves"},
+    }
+    steered["seen"] = {"class_type": "PreviewAny", "inputs": {"source": ["plot", 2]}}
+    outputs = server.run(steered)
+    assert "γ of image 1 by feedback: 1.5 at 0.000, " in outputs["told"]["text"][0]
+    assert outputs["seen"]["text"][0].splitlines()[0].endswith("alignment,gamma")
+    steered["again"]["inputs"]["file"] = "stability/nothing.safetensors"
+    with pytest.raises(ServerError, match="There is no file nothing"):
+        server.run(steered)

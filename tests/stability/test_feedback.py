@@ -160,6 +160,17 @@ def test_feedback_is_off_outside_its_window():
     assert all(each != 1.3 for each in got[6:7])
 
 
+def test_a_long_part_in_which_nobody_asks_is_followed_all_the_same():
+    """As where Skew Attention begins late; what was measured before counts, and no number of steps is too many."""
+    chosen, steps = FeedbackSettings(gain=0.2, most_change=0.001), 3000
+    late, asked = SampleFeedback(chosen), SampleFeedback(chosen)
+    for step, numbers in enumerate(drifting(-1.0, steps)):
+        asked.gamma(step, step / steps, 1.3)
+        for each in (late, asked):
+            each.observe(step, step / steps, values_of(numbers))
+    assert late.gamma(steps, 1.0, 1.3) == asked.gamma(steps, 1.0, 1.3) != 1.3
+
+
 def test_a_score_that_is_not_known_moves_nothing():
     chosen = FeedbackSettings(gain=0.2, dead_band=0.0)
     feedback = SampleFeedback(chosen)

@@ -3,7 +3,7 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 
-import { EDGE, SIZE, heightOf, outline, range, short, valueAt } from "../../web/lib/numbers.js";
+import { EDGE, SIZE, area, heightOf, outline, range, short, valueAt } from "../../web/lib/numbers.js";
 
 test("numbers are short and keep their sign", () => {
   const cases = [
@@ -39,6 +39,12 @@ test("the highest value is drawn near the top and the lowest near the bottom", (
 test("a line is lifted over a gap, and a point alone is a dot", () => {
   const y = (value) => value;
   assert.equal(outline([[0, 1], [0.5, 2], [0.75, null], [1, 4]], y), "M0 1h0L50 2M100 4h0");
+});
+
+test("an area goes along its lower edge and back along its upper one", () => {
+  const y = (value) => 10 - value;
+  assert.equal(area([[0, 1, 3], [0.5, 2, 5], [1, 2, 4]], y), "M0 9L50 8L100 8L100 6L50 5L0 7Z");
+  assert.equal(area([[0, 1, 3]], y), "");
 });
 
 test("a value between two points lies on the line between them", () => {

@@ -1,7 +1,7 @@
 // @ts-check
 /** A small chart for a node: panels of lines over the progress of a run, read with the eyes, the arrow keys or a screen reader. */
 
-import { SIZE, heightOf, outline, range, round, short } from "./numbers.js";
+import { SIZE, area, heightOf, outline, range, round, short } from "./numbers.js";
 
 const SVG = "http://www.w3.org/2000/svg";
 
@@ -23,6 +23,7 @@ const STYLES = [
  * @property {string} title
  * @property {Line[]} lines the first one is the main one.
  * @property {number} [neutral] a value with a dashed line of its own, always in view.
+ * @property {[number, number, number][]} [band] what is normal: progress, lowest and highest value.
  *
  * @typedef {object} Picture
  * @property {string} note a few words above the panels.
@@ -124,14 +125,17 @@ export class Chart {
  * @param {string} value what is said beside the title.
  * @param {number | null} cursor progress of the cursor.
  */
-function drawPanel({ title, lines, neutral }, value, cursor) {
-  const [low, high] = range(lines, neutral);
+function drawPanel({ title, lines, neutral, band = [] }, value, cursor) {
+  /** @type {Line[]} */
+  const edges = [1, 2].map((edge) => ({ name: "", points: band.map((point) => [point[0], point[edge]]) }));
+  const [low, high] = range([...lines, ...edges], neutral);
   /** @param {number} number */
   const y = (number) => heightOf(number, [low, high]);
   const drawing = document.createElementNS(SVG, "svg");
   drawing.setAttribute("viewBox", `0 0 ${SIZE} ${SIZE}`);
   drawing.setAttribute("preserveAspectRatio", "none");
   drawing.setAttribute("aria-hidden", "true");
+  if (band.length) drawing.append(path(area(band, y), "sad-chart-band"));
   drawing.append(path(`M0 0V${SIZE}H${SIZE}`, "sad-chart-axes"));
   if (neutral !== undefined) drawing.append(path(`M0 ${y(neutral)}H${SIZE}`, "sad-chart-neutral"));
   for (const [number, { points }] of [...lines.entries()].reverse()) {

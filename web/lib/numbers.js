@@ -66,6 +66,18 @@ export function outline(points, y) {
 }
 
 /**
+ * The `d` of an area between two lines; empty for fewer than two points.
+ * @param {[number, number, number][]} points progress, lowest and highest value.
+ * @param {(value: number) => number} y the height of a value.
+ */
+export function area(points, y) {
+  if (points.length < 2) return "";
+  const low = points.map(([progress, value]) => `${round(SIZE * progress)} ${y(value)}`);
+  const high = points.map(([progress, , value]) => `${round(SIZE * progress)} ${y(value)}`).reverse();
+  return `M${[...low, ...high].join("L")}Z`;
+}
+
+/**
  * The value at a progress, on the straight lines between the points.
  * @param {[number, number][]} points with progress rising.
  * @param {number} progress

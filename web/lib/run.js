@@ -21,6 +21,7 @@ const OPEN = ["running", LOST, GONE]; // how the run ended may still be heard
  * @property {number} run when it started; later is newer.
  * @property {string} status
  * @property {string[]} measures
+ * @property {[number, number, number][][]} [bands] what is normal for each measure: progress, lowest and highest value.
  * @property {Step[]} points
  *
  * @typedef {Omit<Message, "points"> & { points: Map<number, Step> }} Run

@@ -9,7 +9,7 @@ together, and go to the CPU together.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -22,7 +22,7 @@ from ....sad_core.stability.batch import StabilityBatch
 from ....sad_core.stability.run import StabilityRun
 from ....sad_core.stability.step import Sample
 from ..browser import log, show_on_node
-from ..live_chart import charts
+from ..live_chart import LiveChart, charts
 from ..memory import is_out_of_memory
 from ..models.site_rules import NOT_SAME_TOKENS, OF_OTHERS, SiteCall
 from ..models.sites import Site
@@ -76,9 +76,24 @@ class ProbePatch(SitePatch):
         record = StabilityRun(
             self.model_name, addresses, measures, patterns, notes=list(self.notes), origin=current_origin()
         )
-        run = ProbedRun(record, charts.begin(self.node_id, measures))
+        run = self._new_run(record, charts.begin(self.node_id, self._charted(), self._bands()))
         self.handle.begin(run.record)
         return run
+
+    def _charted(self) -> tuple[str, ...]:
+        """Return the names of what the chart shows."""
+        return self.settings.measures
+
+    def _bands(self) -> list[list[tuple[float, float, float]]]:
+        """Return what is normal for each measure of the chart; nothing where it is not known, or of other sites."""
+        baseline = self.settings.baseline
+        if baseline is None or set(baseline.sites[1:]) != {site.address for site in self.sites}:
+            return []
+        curves = [baseline.curve(name, None) if name in baseline.measures else [] for name in self._charted()]
+        return [[(place, low, high) for place, low, _, high in curve] for curve in curves]
+
+    def _new_run(self, record: StabilityRun, chart: LiveChart | None) -> ProbedRun:
+        return ProbedRun(record, chart)
 
     def _end_run(self, run: ProbedRun) -> None:
         if run.status == "finished" and run.level >= 0 and not run.reached:
@@ -103,7 +118,13 @@ class ProbePatch(SitePatch):
         batch_of_call = StabilityBatch(self.settings.measures)
         keys = GivenKeys.read(options, self.settings.act_where_unverified)
         return ProbeCallState(
-            True, keys=keys, passes=passes, samples=samples, latent=image_size(x), batch=batch_of_call
+            True,
+            keys=keys,
+            passes=passes,
+            samples=samples,
+            latent=image_size(x),
+            batch=batch_of_call,
+            reason=prompts.reason,
         )
 
     def _end_call(self, level: NoiseLevel) -> None:
@@ -119,10 +140,22 @@ class ProbePatch(SitePatch):
             run.retrieved_with(gamma)
         samples = [Sample(name, index) for name in call.passes for index in range(call.samples)]
         maps = {address: each.cpu() for address, each in call.maps.items()}
-        run.record.record(level.sigma, level.progress, samples, values, maps)
+        run.record.tokens = max(run.record.tokens, call.batch.tokens)
+        self._record(run, level, samples, values, maps)
         if run.chart is not None:
             run.chart.add(run.record)
         return None
+
+    def _record(
+        self,
+        run: Any,
+        level: NoiseLevel,
+        samples: Sequence[Sample],
+        values: Mapping[str, Tensor],
+        maps: Mapping[str, Tensor],
+    ) -> None:
+        """Keep what a model call gave; arguments as for `StabilityRun.record`."""
+        run.record.record(level.sigma, level.progress, samples, values, maps)
 
     def _values(self, call: ProbeCallState) -> dict[str, Tensor]:
         """Return the measures of every attention call, `(rows, measures, heads)` by the address of the site."""
@@ -132,7 +165,10 @@ class ProbePatch(SitePatch):
         for address, pieces in call.found:
             seen[address] += 1
             name = address if seen[address] == 1 else f"{address}#{seen[address]}"  # a second attention of this site
-            values[name] = call.rows(_mean_of_pieces([(measured[index].values, count) for index, count in pieces]))
+            found = _mean_of_pieces([(measured[index].values, count) for index, count in pieces])
+            if call.samples > 1 and len(found) != len(call.passes) * call.samples:
+                call.mixed.add(name)
+            values[name] = call.rows(found)
             if any(measured[index].is_uncertain for index, _ in pieces):
                 self._note(f"{name}: {UNCERTAIN}")
         return values

@@ -73,6 +73,8 @@ class ProbeCallState(CallState):
         found: for each attention call in order, the site and its `(index in the batch, patterns)`, one or more.
         gammas: every γ that was at work, None where it was not one number.
         maps: `(rows, height, width)` by site.
+        reason: why a prompt of the call is not known; empty where all are.
+        mixed: addresses of attention calls in which it is not known which rows are of which sample.
     """
 
     passes: tuple[str, ...] = ()
@@ -82,6 +84,8 @@ class ProbeCallState(CallState):
     found: list[tuple[str, list[tuple[int, int]]]] = field(default_factory=list)
     gammas: set[float | None] = field(default_factory=set)
     maps: dict[str, Tensor] = field(default_factory=dict)
+    reason: str = ""
+    mixed: set[str] = field(default_factory=set)
 
     def rows(self, values: Tensor) -> Tensor:
         """`(B, …)` numbers of one attention call, with a row per sample of the trace.

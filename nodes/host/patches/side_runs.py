@@ -65,6 +65,11 @@ class SideRuns:
         self._given: RunPrompts | None = None  # its prompts
         self._error_before: BaseException | None = None  # that was already on its way when it began
 
+    @property
+    def own_model(self) -> torch.nn.Module | None:
+        """The loaded model that holds the functions of this patch; None once it is gone."""
+        return None if self._own_model is None else self._own_model()
+
     # Whose call it is
 
     def _acting_on(self, model: Any) -> Any:
@@ -74,7 +79,7 @@ class SideRuns:
         """
         patcher = getattr(model, "current_patcher", None)
         if patcher is None:  # outside of a run
-            return self if self._own_model is not None and model is self._own_model() else None
+            return self if model is not None and model is self.own_model else None
         return self._of_our_node(patcher)
 
     def _of_our_node(self, patcher: ModelPatcher) -> Any:

@@ -23,6 +23,7 @@ from ..run_report import RunRecord, SiteTally
 from ..settings import NEUTRAL, Gammas, SkewSettings
 from ..shared import Shared
 from .attention_backend import AttentionCall, Backend, HostAttention, may_be_last_queries, name_of
+from .row_gammas import RowGammas
 from .site_patch import MOST_SAMPLES
 
 GAMMA_IS_1 = "γ is 1 among the image tokens, and no others are there"
@@ -63,6 +64,8 @@ class OverrideContext:
         attention: the host's own attention.
         has_kernel: whether our fused kernel may be asked on the model's device.
         log: what the sites did.
+        followed: γ among the image tokens of each row, where feedback gives it; None without feedback. The furthest of
+            them from 1 stands in `gammas`.
     """
 
     settings: SkewSettings
@@ -72,6 +75,7 @@ class OverrideContext:
     prompts: tuple[Prompt, ...] = ()
     has_kernel: bool = False
     log: CallLog = field(default_factory=CallLog)
+    followed: RowGammas | None = None
 
     def unguarded(self) -> OverrideContext:
         """Return the context of the same retrieval with ρ = 1, of which nothing is recorded."""
@@ -138,7 +142,8 @@ class SkewOverride(Shared):
             self._without_kernel(function)
         if is_whole:
             self.tally.calls += 1
-            return call.write(self._skewed(call, image_tokens, ALL_SAMPLES, attend, is_free, compiling))
+            batch = call.q.shape[0]
+            return call.write(self._skewed(call, image_tokens, ALL_SAMPLES, batch, attend, is_free, compiling))
         for other in (self, *self.earlier):  # compared one by one, because PyTorch 2.8 compiles no dict of overrides
             if any(owner is other for _, _, owner in ranges):
                 other.tally.calls += 1
@@ -151,7 +156,8 @@ class SkewOverride(Shared):
             part = call.rows(start, stop)
             if owner is not None:
                 rows = slice(start, stop)
-                parts.append(owner._skewed(part, image_tokens, rows, attend, is_free, compiling))
+                batch = call.q.shape[0]
+                parts.append(owner._skewed(part, image_tokens, rows, batch, attend, is_free, compiling))
             else:
                 parts.append(attend(part.q, part.k, part.v, part.mask, part.scale))
         return call.write(parts[0] if len(parts) == 1 else torch.cat(parts))
@@ -178,10 +184,12 @@ class SkewOverride(Shared):
     def gamma(self) -> float | None:
         """γ of every sample and token before any adaptive rule; None where there is more than one number to it.
 
-        There is more than one where several nodes share the site, where γ differs between image and text, and where it
-        acts in one pass only.
+        There is more than one where several nodes share the site, where γ differs between image and text or between
+        images, and where it acts in one pass only.
         """
-        settings = self.context.settings
+        settings, followed = self.context.settings, self.context.followed
+        if followed is not None and len(set(followed.by_sample)) > 1:
+            return None
         if self.earlier or settings.is_modal or settings.apply_to != "both":
             return None
         return self.context.gammas.image
@@ -225,9 +233,18 @@ class SkewOverride(Shared):
         return ranges
 
     def _skewed(
-        self, call: AttentionCall, image_tokens: slice, rows: slice, attend: Attend, is_free: bool, compiling: bool
+        self,
+        call: AttentionCall,
+        image_tokens: slice,
+        rows: slice,
+        batch: int,
+        attend: Attend,
+        is_free: bool,
+        compiling: bool,
     ) -> Tensor:
         """Return the retrieval of the samples `rows` of the whole call, which are `call`, by our settings.
+
+        The whole call has `batch` samples.
 
         With `is_free`, tiles of our own may do the work of `attend` on the CPU, and our fused kernel on a card. In an
         adaptive share a sample that turns out neutral may come from the kernel. A γ that changes from step to step is
@@ -239,10 +256,12 @@ class SkewOverride(Shared):
         gamma: float | Tensor = (
             context.gammas.image if not compiling or context.gamma_tensor is None else context.gamma_tensor
         )
+        if context.followed is not None:
+            gamma = context.followed.at(rows, batch, compiling)
         if settings.adaptive != "off":
             gamma, beta = self._adapted(call, image_tokens, gamma, compiling)
         elif isinstance(gamma, Tensor):
-            gamma = gamma.reshape(1, 1, 1, 1)
+            gamma = gamma.reshape(-1, 1, 1, 1)
         norm, x = settings.norm, None
         if norm not in JOINT_NORMS:
             norm, x = self._input_norm(call.v, rows)

@@ -24,6 +24,7 @@ from ..prompts import UNREAD, CallPrompts
 from ..run_report import RunRecord, SiteTally, SkewReport, UnreadCall
 from ..settings import NEUTRAL, SkewSettings
 from .attention_backend import HostAttention, allows_triton
+from .feedback_patch import feedback_of
 from .given_keys import GivenKeys
 from .object_patches import Forward
 from .observer import Observer
@@ -84,16 +85,22 @@ class SkewPatch(SitePatch):
         self.attention.forget_refusals()
 
     def _begin_call(self, level: NoiseLevel, x: Tensor, options: Mapping[str, Any]) -> SkewCallState:
-        gammas = self.constant_gammas
+        gammas, feedback, followed = self.constant_gammas, feedback_of(self, options), None
         if gammas is None:
             gammas = self.settings.gammas_at(level.progress)
+        if feedback is not None:
+            followed = feedback.row_gammas(self.handle, level, x, options, gammas.image)
+        if followed is not None:
+            gammas = gammas._replace(image=followed.furthest)
         prompts = self._prompts_of(options, x) if self.reads_prompts else UNREAD
         active = self.settings.acts_in(prompts.chunks) and gammas != NEUTRAL
         # Filled on the device: a number that is copied there waits for it.
         gamma_tensor = torch.full((), gammas.image, dtype=torch.float32, device=x.device) if active else None
         asks_kernel = active and allows_triton() and has_kernel(x.device)
         log = CallLog(self.run)
-        context = OverrideContext(self.settings, self.attention, gammas, gamma_tensor, prompts.chunks, asks_kernel, log)
+        context = OverrideContext(
+            self.settings, self.attention, gammas, gamma_tensor, prompts.chunks, asks_kernel, log, followed
+        )
         marks = tuple(options.get("cond_or_uncond", ()))
         interrupted: list[tuple[int, set[str]]] = []
         if self.state.context is not None:
@@ -110,8 +117,9 @@ class SkewPatch(SitePatch):
         adapted = tuple([(address, eta.shape[0]) for address, eta, _ in adaptive])
         etas, gammas = [eta for _, eta, _ in adaptive], [gamma for _, _, gamma in adaptive]
         numbers = torch.cat(etas + gammas).detach() if adaptive else None
+        by_sample = () if context.followed is None else context.followed.by_sample
         calls = sum([tally.calls for tally in self.tallies])
-        unread = UnreadCall(level, context.gammas, call.marks, calls, adapted, numbers, call.prompts)
+        unread = UnreadCall(level, context.gammas, call.marks, calls, adapted, numbers, call.prompts, by_sample)
         self.run.add(unread, self.tallies)
 
     def _leave_call(self, ended: SkewCallState) -> None:

@@ -1,0 +1,194 @@
+"""The node that lets γ follow the stability of a run: Stability Feedback (SAD)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from comfy_api.latest import io
+
+from ..sad_core import StabilityBaseline
+from ..sad_core.stability.feedback import DIRECTIONS, FeedbackSettings
+from ..sad_core.stability.measures import TRACE_MEASURES
+from ..sad_core.stability.score import StabilityScore
+from .host.apply import install_stability_feedback
+from .shared import CATEGORY, SEARCH_ALIASES, Baseline, Trace, gamma_widget, progress_widget, unverified_widget
+
+
+class StabilityFeedbackNode(io.ComfyNode):
+    """MODEL in, MODEL on which the gamma of Skew Attention follows a measure of stability out."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        """Widgets, sockets and what they mean."""
+        return io.Schema(
+            node_id="SADStabilityFeedback",
+            display_name="Stability Feedback (SAD)",
+            category=CATEGORY,
+            description=(
+                "Lets the gamma of Skew Attention follow the stability of the run that is going on, for each image by "
+                "itself: the next step's gamma depends on what the last one measured. Works before and after Skew "
+                "Attention on the same model, and changes nothing without one. Its effect on images is not measured "
+                "yet."
+            ),
+            search_aliases=[*SEARCH_ALIASES, "controller", "closed loop", "adaptive gamma", "stability"],
+            not_idempotent=True,  # the patch knows the id of its node, so no other node may get it from the cache
+            inputs=[
+                io.Model.Input("model", tooltip="The model, with Skew Attention before or after this node."),
+                io.Float.Input(
+                    "gain",
+                    default=0.05,
+                    min=0.0,
+                    max=2.0,
+                    step=0.01,
+                    round=0.001,
+                    tooltip=(
+                        "How far gamma moves for each unit that the measure is from normal. A unit is a standard "
+                        "deviation of the baseline, or without a baseline the size of the measure in the first steps. "
+                        "0 leaves gamma as Skew Attention has it."
+                    ),
+                ),
+                io.Combo.Input(
+                    "direction",
+                    options=list(DIRECTIONS),
+                    default=DIRECTIONS[0],
+                    tooltip=(
+                        "Where gamma goes when an image is less stable than normal: toward 1 calms the effect down, "
+                        "away from 1 strengthens it. When an image is more stable, gamma goes the other way."
+                    ),
+                ),
+                io.Combo.Input(
+                    "measure",
+                    options=list(TRACE_MEASURES),
+                    default="alignment",
+                    tooltip=(
+                        "What is followed. Energy and instability count as stable when low, the others when high. "
+                        "Depth and relative curvature take longer."
+                    ),
+                ),
+                io.Float.Input(
+                    "fall_back",
+                    default=0.0,
+                    min=0.0,
+                    max=20.0,
+                    step=0.1,
+                    round=0.01,
+                    tooltip=(
+                        "How many units below normal set gamma to 1 for the rest of the run, for this image alone. 0 "
+                        "never does."
+                    ),
+                ),
+                progress_widget(
+                    "start_percent", default=0.0, tooltip="Where in the run the feedback starts. 0 is pure noise."
+                ),
+                progress_widget(
+                    "end_percent",
+                    default=1.0,
+                    tooltip="Where the feedback ends. After it gamma is what Skew Attention has.",
+                ),
+                io.Float.Input(
+                    "dead_band",
+                    default=0.5,
+                    min=0.0,
+                    max=10.0,
+                    step=0.1,
+                    round=0.01,
+                    advanced=True,
+                    tooltip="Up to this many units from normal gamma does not move.",
+                ),
+                io.Float.Input(
+                    "most_change",
+                    default=0.02,
+                    min=0.0,
+                    max=1.0,
+                    step=0.01,
+                    round=0.001,
+                    advanced=True,
+                    tooltip="How far gamma moves from one step to the next at most. Falling back is not limited.",
+                ),
+                gamma_widget(
+                    "lowest_gamma",
+                    default=0.8,
+                    advanced=True,
+                    tooltip="Feedback takes gamma no lower, except where Skew Attention itself is lower.",
+                ),
+                gamma_widget(
+                    "highest_gamma",
+                    default=1.3,
+                    advanced=True,
+                    tooltip="Feedback takes gamma no higher, except where Skew Attention itself is higher.",
+                ),
+                io.Int.Input(
+                    "first_steps",
+                    default=3,
+                    min=1,
+                    max=100,
+                    advanced=True,
+                    tooltip="Without a baseline, the mean of so many steps of the run counts as normal for it.",
+                ),
+                io.String.Input(
+                    "blocks",
+                    default="",
+                    advanced=True,
+                    tooltip=(
+                        "Which attention sites are measured; empty means all but text refiners. Written as in "
+                        "Stability Probe. Fewer sites cost less."
+                    ),
+                ),
+                Baseline.Input(
+                    "baseline",
+                    optional=True,
+                    tooltip="What is normal for this model, of Stability Baseline (SAD). Without it, the first steps.",
+                ),
+                unverified_widget(
+                    tooltip=(
+                        "Also measure where it is not verified that queries and keys are the same tokens: in a model "
+                        "this pack does not know, and where another node changes queries and keys in a way it does not "
+                        "know (attn1_patch)."
+                    )
+                ),
+            ],
+            outputs=[
+                io.Model.Output(tooltip="The model for the sampler."),
+                Trace.Output(
+                    "trace",
+                    display_name="trace",
+                    tooltip="What was measured, with gamma by step and image. Wire to Stability Plot (SAD).",
+                ),
+            ],
+            hidden=[io.Hidden.unique_id],
+        )
+
+    @classmethod
+    def execute(
+        cls,
+        model: Any,
+        gain: float = 0.05,
+        direction: str = DIRECTIONS[0],
+        measure: str = "alignment",
+        fall_back: float = 0.0,
+        start_percent: float = 0.0,
+        end_percent: float = 1.0,
+        dead_band: float = 0.5,
+        most_change: float = 0.02,
+        lowest_gamma: float = 0.8,
+        highest_gamma: float = 1.3,
+        first_steps: int = 3,
+        blocks: str = "",
+        baseline: StabilityBaseline | None = None,
+        act_where_unverified: bool = False,
+    ) -> io.NodeOutput:
+        """Return a clone of `model` with feedback, and the trace that its runs will fill."""
+        feedback = FeedbackSettings(
+            StabilityScore(measure, start=start_percent, end=end_percent),
+            gain=gain,
+            direction=direction,
+            dead_band=dead_band,
+            most_change=most_change,
+            lowest=lowest_gamma,
+            highest=highest_gamma,
+            first_steps=first_steps,
+            fall_back=fall_back,
+            baseline=baseline,
+        )
+        installed = install_stability_feedback(model, feedback, blocks, cls.hidden.unique_id, act_where_unverified)
+        return io.NodeOutput(*installed)
