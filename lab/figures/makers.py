@@ -10,12 +10,14 @@ from dataclasses import dataclass
 NODES = (
     *("SADSkewAttention", "SADGammaSchedule", "SADReport", "SADGammaSweep", "SADGammaGrid"),
     *("SADStabilityProbe", "SADStabilityPlot", "SADSaveStabilityTrace", "SADLoadStabilityTrace", "SADDiversityReport"),
+    *("SADStabilityBaseline", "SADSaveStabilityBaseline", "SADLoadStabilityBaseline", "SADStabilityFeedback"),
 )
 WORKFLOWS = (
     *("sd15_img2img_two_pass", "sdxl_adaptive_against_static", "sdxl_diversity_report", "sdxl_gamma_sweep"),
     *(
         "sdxl_schedule_and_stability",
         "sdxl_skew_attention",
+        "sdxl_stability_feedback",
         "stable_audio_skew_attention",
         "z_image_turbo_skew_attention",
     ),

@@ -241,6 +241,41 @@ WORKFLOWS: dict[str, list[list[Node]]] = {
             shown("stability", "plot.picture", "Stability, site by step", 420),
         ],
     ],
+    "sdxl_stability_feedback": [
+        [
+            checkpoint(SDXL),
+            *texts(FOX, "blurry, low quality"),
+            latent(1024, 2),
+            note(
+                "**Stability Feedback** lets gamma follow how stable each image is, step by step. **gain** 0 gives the "
+                "picture of Skew Attention; more moves gamma further. **direction** says where gamma goes when an "
+                "image is less stable than in its first steps, and **fall_back** above 0 sets gamma to 1 for "
+                "the rest of the run where it is far less stable.\n\nThe chart on the node and the plot show gamma by "
+                "step and image. What it does for images has not been measured.",
+                175,
+            ),
+        ],
+        [
+            Node("skew", "SADSkewAttention", {"gamma": 1.2, "beta": 1.0}, {"model": "load.MODEL"}),
+            Node("feedback", "SADStabilityFeedback", {"gain": 0.1}, {"model": "skew.MODEL"}),
+        ],
+        [
+            sampler("feedback.MODEL"),
+            decoded(),
+            Node("report", "SADReport", {}, {"report": "skew.report", "after": "sampler.LATENT"}),
+            Node(
+                "plot",
+                "SADStabilityPlot",
+                {"layout": "curves"},
+                {"trace": "feedback.trace", "after": "sampler.LATENT"},
+            ),
+        ],
+        [
+            saved("stability_feedback", size=(0, 300)),
+            shown("stability", "plot.picture", "What was followed, and gamma", 260),
+            text_shown("told", "report.text", "What really happened"),
+        ],
+    ],
     "sd15_img2img_two_pass": [
         [
             checkpoint(SD15),
