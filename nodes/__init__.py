@@ -7,6 +7,7 @@ try:
 except ImportError as error:
     raise ImportError("Symmetric Attention (SAD) needs ComfyUI 0.19.0 or newer; please update ComfyUI.") from error
 
+from .best_of_sampler import BestOfSamplerNode
 from .diversity_report import DiversityReportNode
 from .gamma_grid import GammaGridNode
 from .gamma_schedule import GammaScheduleNode
@@ -40,6 +41,7 @@ NODES: list[type[io.ComfyNode]] = [
     SaveStabilityBaselineNode,
     LoadStabilityBaselineNode,
     StabilityFeedbackNode,
+    BestOfSamplerNode,
 ]
 
 

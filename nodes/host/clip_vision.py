@@ -31,13 +31,13 @@ def describe(clip_vision: Any) -> str:
 
 
 @torch.no_grad()
-def embed(clip_vision: Any, pictures: Sequence[Tensor]) -> Tensor:
+def embed(clip_vision: Any, pictures: Sequence[Tensor], *, shows_progress: bool = True) -> Tensor:
     """The image embeddings `(n, d)` of pictures `(h, w, 3)`, float32 on the CPU.
 
     Models that give one for every patch, as SigLIP's do, are averaged over the patches. Pictures are encoded a few at a
     time, fewer where memory runs out, and a user can stop it.
     """
-    bar = comfy.utils.ProgressBar(len(pictures))
+    bar = comfy.utils.ProgressBar(len(pictures)) if shows_progress else None
     found: list[Tensor] = []
     at_once = AT_ONCE
     while len(found) < len(pictures):
@@ -54,7 +54,8 @@ def embed(clip_vision: Any, pictures: Sequence[Tensor]) -> Tensor:
         if embeddings.dim() > 2:
             embeddings = embeddings.flatten(1, -2).mean(dim=1)
         found.extend(embeddings.float().cpu())
-        bar.update_absolute(len(found))
+        if bar is not None:
+            bar.update_absolute(len(found))
     return torch.stack(found)
 
 

@@ -27,6 +27,7 @@ from ..memory import is_out_of_memory
 from ..models.site_rules import NOT_SAME_TOKENS, OF_OTHERS, SiteCall
 from ..models.sites import Site
 from ..noise_level import NoiseLevel
+from ..rows import numbers_of
 from ..run_origin import current_origin
 from ..settings import ProbeSettings
 from .attention_backend import may_be_last_queries
@@ -122,6 +123,7 @@ class ProbePatch(SitePatch):
             keys=keys,
             passes=passes,
             samples=samples,
+            numbers=tuple(numbers_of(options, samples)),
             latent=image_size(x),
             batch=batch_of_call,
             reason=prompts.reason,
@@ -138,7 +140,7 @@ class ProbePatch(SitePatch):
             return self._note(f"A step was not measured: {_in_a_line(error)}.")
         for gamma in call.gammas:
             run.retrieved_with(gamma)
-        samples = [Sample(name, index) for name in call.passes for index in range(call.samples)]
+        samples = [Sample(name, index) for name in call.passes for index in call.numbers]
         maps = {address: each.cpu() for address, each in call.maps.items()}
         run.record.tokens = max(run.record.tokens, call.batch.tokens)
         self._record(run, level, samples, values, maps)

@@ -68,6 +68,7 @@ class ProbeCallState(CallState):
     Attributes:
         passes: names of the passes in the batch.
         samples: how many samples a pass has in the trace.
+        numbers: of these samples in the run.
         latent: height and width of the latent; 0 where it is no picture.
         batch: the sums that were taken at the sites, and what follows from them.
         found: for each attention call in order, the site and its `(index in the batch, patterns)`, one or more.
@@ -79,6 +80,7 @@ class ProbeCallState(CallState):
 
     passes: tuple[str, ...] = ()
     samples: int = 1
+    numbers: tuple[int, ...] = (0,)
     latent: tuple[int, int] = (0, 0)
     batch: StabilityBatch = field(default_factory=StabilityBatch)
     found: list[tuple[str, list[tuple[int, int]]]] = field(default_factory=list)

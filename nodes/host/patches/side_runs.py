@@ -32,6 +32,10 @@ UNSHOWN = (
 )
 
 
+class StoppedEarly(Exception):
+    """Raised inside a sampling run by what started it, where the run is not needed any further."""
+
+
 class SideRuns:
     """The part of a patch that finds the MODEL of a call, and follows runs that it is not called for.
 
@@ -182,9 +186,11 @@ def forget_aside(patcher: ModelPatcher) -> None:
 
 
 def status_after(error: BaseException | None) -> str:
-    """Return the status of what `error` ended: finished, interrupted by the user, or failed."""
+    """Return the status of what `error` ended: finished, stopped early, interrupted by the user, or failed."""
     if error is None:
         return "finished"
     if isinstance(error, model_management.InterruptProcessingException):
         return "interrupted"
+    if isinstance(error, StoppedEarly):
+        return "stopped early"
     return f"failed ({type(error).__name__})"

@@ -1,0 +1,212 @@
+"""The node that draws several seeds and finishes only the best of them: Best Of Sampler (SAD)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from comfy_api.latest import io
+
+from ..sad_core.evaluation.selection import CHOICES
+from ..sad_core.stability.measures import TRACE_MEASURES
+from ..sad_core.stability.score import StabilityScore
+from .host.best_of.best_of import BestOfSettings, sample_best
+from .host.browser import show_on_node
+from .shared import CATEGORY, GOAL_ALIASES, SEARCH_ALIASES, Trace, progress_widget
+
+MOST_CANDIDATES = 64
+
+
+class BestOfSamplerNode(io.ComfyNode):
+    """The inputs of a sampler in, the LATENT of the best of several seeds out."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        """Widgets, sockets and what they mean."""
+        return io.Schema(
+            node_id="SADBestOfSampler",
+            display_name="Best Of Sampler (SAD)",
+            category=CATEGORY,
+            description=(
+                "Begins several seeds, looks at them early in the run, and finishes only the most stable ones, or the "
+                "most different ones. What it keeps is the image that its seed gives alone. With max_tries it draws "
+                "again until the score is good enough. Wired like SamplerCustomAdvanced."
+            ),
+            search_aliases=[*SEARCH_ALIASES, *GOAL_ALIASES, "best of n", "gate", "seed search", "retry", "rank"],
+            not_idempotent=True,  # it shows its text on the node that ran
+            inputs=[
+                io.Noise.Input(
+                    "noise", tooltip="RandomNoise: its seed and the ones that follow it are the candidates."
+                ),
+                io.Guider.Input(
+                    "guider",
+                    tooltip=(
+                        "CFGGuider, BasicGuider or another one. To choose by stability, put a Stability Probe (SAD) "
+                        "between the model and the guider."
+                    ),
+                ),
+                io.Sampler.Input("sampler", tooltip="Any sampler except dpm_adaptive and ar_video."),
+                io.Sigmas.Input("sigmas", tooltip="The noise levels of the run."),
+                io.Latent.Input("latent_image", tooltip="The latent of one image; every candidate starts from it."),
+                io.Combo.Input(
+                    "choose",
+                    options=list(CHOICES),
+                    default=CHOICES[0],
+                    tooltip=(
+                        "most stable: the highest scores of the probe. most different: those that are farthest apart. "
+                        "stable and different: the most different ones of the more stable half."
+                    ),
+                ),
+                io.Int.Input(
+                    "candidates", default=8, min=1, max=MOST_CANDIDATES, tooltip="Seeds that are begun in one try."
+                ),
+                io.Int.Input(
+                    "keep",
+                    default=2,
+                    min=1,
+                    max=MOST_CANDIDATES,
+                    tooltip="Images that are finished. To keep different ones, at least 2.",
+                ),
+                progress_widget(
+                    "decide_at",
+                    default=0.3,
+                    tooltip=(
+                        "Share of the steps after which the images are chosen, between 0 and 1. Earlier is cheaper, "
+                        "later is surer."
+                    ),
+                ),
+                io.Int.Input(
+                    "rounds",
+                    default=1,
+                    min=1,
+                    max=8,
+                    advanced=True,
+                    tooltip=(
+                        "Decisions until decide_at. Above 1, some candidates are dropped earlier, which is cheaper: "
+                        "with 2 rounds, 8 candidates become 4 and then 2."
+                    ),
+                ),
+                io.Combo.Input(
+                    "measure",
+                    options=list(TRACE_MEASURES),
+                    default="alignment",
+                    advanced=True,
+                    tooltip=(
+                        "The measure of the probe that stability is scored by. A higher score is more stable; energy "
+                        "and instability count negatively. depth and relative curvature need depth_and_curvature on "
+                        "the probe."
+                    ),
+                ),
+                io.String.Input(
+                    "sites",
+                    default="",
+                    advanced=True,
+                    tooltip=(
+                        "Attention sites that the score is the mean of: beginnings of addresses separated by commas, "
+                        "such as middle, output.5. Empty means all that the probe measures."
+                    ),
+                ),
+                io.Int.Input(
+                    "max_tries",
+                    default=1,
+                    min=1,
+                    max=100,
+                    advanced=True,
+                    tooltip=(
+                        "The gate. Above 1, new seeds are begun until all kept images reach the threshold, at most "
+                        "this many times. Then the best so far are finished, and the summary says so."
+                    ),
+                ),
+                io.Float.Input(
+                    "threshold",
+                    default=0.0,
+                    min=-1e6,
+                    max=1e6,
+                    step=0.001,
+                    round=False,
+                    advanced=True,
+                    tooltip="The lowest score that passes the gate. The table of a run shows what scores are usual.",
+                ),
+                io.Int.Input(
+                    "images_at_once",
+                    default=0,
+                    min=0,
+                    max=MOST_CANDIDATES,
+                    advanced=True,
+                    tooltip=(
+                        "The most images in one call of the model. 0 means as many as fit into memory. 1 is slower and "
+                        "calls the model just as for the seed alone."
+                    ),
+                ),
+                io.Vae.Input(
+                    "vae",
+                    optional=True,
+                    tooltip="With clip_vision: compares the images as they look so far, not their latents.",
+                ),
+                io.ClipVision.Input(
+                    "clip_vision", optional=True, tooltip="With vae: compares the images by what they show."
+                ),
+            ],
+            outputs=[
+                io.Latent.Output(
+                    "latent", display_name="latent", tooltip="The kept images, in the order of their seeds."
+                ),
+                io.Float.Output(
+                    "scores",
+                    display_name="scores",
+                    is_output_list=True,
+                    tooltip=(
+                        "The score of each kept image: its stability, or its distance to the nearest other one where "
+                        "only differences count."
+                    ),
+                ),
+                io.String.Output(
+                    "table", display_name="table", tooltip="CSV: every candidate, its seed and its score."
+                ),
+                Trace.Output(
+                    "trace", display_name="trace", tooltip="What the probe measured, for Stability Plot (SAD)."
+                ),
+                io.String.Output(
+                    "summary",
+                    display_name="summary",
+                    tooltip="What was kept, whether the gate was passed, what it cost.",
+                ),
+            ],
+            hidden=[io.Hidden.unique_id],
+        )
+
+    @classmethod
+    def execute(
+        cls,
+        noise: Any,
+        guider: Any,
+        sampler: Any,
+        sigmas: Any,
+        latent_image: dict[str, Any],
+        choose: str = CHOICES[0],
+        candidates: int = 8,
+        keep: int = 2,
+        decide_at: float = 0.3,
+        rounds: int = 1,
+        measure: str = "alignment",
+        sites: str = "",
+        max_tries: int = 1,
+        threshold: float = 0.0,
+        images_at_once: int = 0,
+        vae: Any = None,
+        clip_vision: Any = None,
+    ) -> io.NodeOutput:
+        """Return the kept images with their scores, the table of all candidates, the trace and a summary."""
+        settings = BestOfSettings(
+            choose,
+            candidates,
+            keep,
+            decide_at,
+            rounds,
+            StabilityScore(measure, sites),
+            max_tries,
+            threshold,
+            images_at_once,
+        )
+        found = sample_best(settings, noise, guider, sampler, sigmas, latent_image, vae, clip_vision)
+        show_on_node(found.summary, cls.hidden.unique_id)
+        return io.NodeOutput(found.latent, found.scores, found.table, found.trace, found.summary)
