@@ -11,7 +11,7 @@ from ..sad_core.stability.measures import TRACE_MEASURES
 from ..sad_core.stability.score import StabilityScore
 from .host.best_of.best_of import BestOfSettings, sample_best
 from .host.browser import show_on_node
-from .shared import CATEGORY, GOAL_ALIASES, SEARCH_ALIASES, Trace, progress_widget
+from .shared import CATEGORY, SEARCH_ALIASES, Trace, progress_widget
 
 MOST_CANDIDATES = 64
 
@@ -31,7 +31,7 @@ class BestOfSamplerNode(io.ComfyNode):
                 "most different ones. What it keeps is the image that its seed gives alone. With max_tries it draws "
                 "again until the score is good enough. Wired like SamplerCustomAdvanced."
             ),
-            search_aliases=[*SEARCH_ALIASES, *GOAL_ALIASES, "best of n", "gate", "seed search", "retry", "rank"],
+            search_aliases=[*SEARCH_ALIASES, "best of n", "gate", "seed search", "retry", "rank"],
             not_idempotent=True,  # it shows its text on the node that ran
             inputs=[
                 io.Noise.Input(

@@ -41,10 +41,27 @@ def test_a_flow_model_is_sampled_as_well(flux):
     assert_as_alone(inputs, latent)
 
 
+@pytest.mark.rows(lambda row: row.name == "TripoSplat")
+def test_the_parts_of_a_nested_latent_stay_together(runs):
+    start = runs.row.empty(runs.row.noise())
+    inputs = inputs_of(runs.row, sampler="euler_ancestral", latent={"samples": start})
+    latent, *_ = best_of(inputs)
+    for row, offset in enumerate(latent["batch_index"]):
+        for part, whole in zip(latent["samples"].unbind(), alone(inputs, offset).unbind(), strict=True):
+            assert torch.equal(part[row : row + 1], whole)
+
+
 def test_all_candidates_kept_are_plain_samples(sd15):
     inputs = inputs_of(sd15, sampler="dpmpp_2m_sde")
     latent, *_ = best_of(inputs, candidates=2, keep=2)
     assert latent["batch_index"] == [0, 1]
+    assert_as_alone(inputs, latent)
+
+
+def test_a_run_of_one_step_is_judged_at_its_end(sd15):
+    inputs = inputs_of(sd15, steps=1)
+    latent, *_ = best_of(inputs)
+    assert len(latent["batch_index"]) == 2
     assert_as_alone(inputs, latent)
 
 

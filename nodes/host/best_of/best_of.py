@@ -19,7 +19,7 @@ from ....sad_core.evaluation.selection import BOTH, CHOICES, DIFFERENT, Round, p
 from ....sad_core.parameters import check_choice
 from ....sad_core.stability.score import StabilityScore
 from ..patches.side_runs import StoppedEarly
-from .judging import NO_PROBE, DistancesOfPictures, Judge, Verdict, distances_of_latents, probe_of
+from .judging import DistancesOfPictures, Judge, Verdict, distances_of_latents, probe_of
 from .row_noise import StartingNoise, seeds_from
 from .run import SeedRun, Task
 
@@ -110,8 +110,8 @@ def sample_best(
         ValueError: something that was given does not fit; the sentence says what.
     """
     rounds = plan_rounds(settings.candidates, settings.keep, settings.decide_at, settings.rounds, len(sigmas) - 1)
-    judge = _judge_for(settings, guider, vae, clip_vision)
     _check(guider, sampler)
+    judge = _judge_for(settings, guider, vae, clip_vision)
     task = Task(guider, sampler, sigmas, _of_one_image(guider, latent_image), settings.images_at_once)
     tries = _Tries(settings, task, noise, judge, rounds)
     samples = tries.sample()
@@ -214,7 +214,9 @@ class _Tries:
         first = next(iter(self.task.latent.get("batch_index") or [0]))
         latent["batch_index"] = [first + offset for offset in kept]
         records = [run.record for run in [*self.judged, self.last] if run is not None and run.record is not None]
-        trace = StabilityTrace(list({id(record): record for record in records}.values()))
+        trace = StabilityTrace()
+        for record in {id(each): each for each in records}.values():
+            trace.begin(record)  # which lets go of the oldest where there are many
         scores = [verdict.scores[row] for row in verdict.kept]
         return BestOf(latent, scores, self._table(), trace, self._summary(scores))
 
@@ -273,7 +275,10 @@ def _judge_for(settings: BestOfSettings, guider: Any, vae: Any, clip_vision: Any
     probe = probe_of(guider.model_patcher)
     if settings.choose != DIFFERENT:
         if probe is None:
-            raise ValueError(NO_PROBE.format(choice=settings.choose))
+            raise ValueError(
+                f'choose is "{settings.choose}", but nothing measures how stable the samples are. Put a Stability '
+                'Probe (SAD) between the model and the guider, or choose "most different".'
+            )
         measured, wanted = probe.settings.measures, settings.score.measure
         if wanted not in measured:
             raise ValueError(
@@ -288,8 +293,13 @@ def _check(guider: Any, sampler: Any) -> None:
     """Refuse what cannot be sampled row by row.
 
     Raises:
-        ValueError: such a sampler, or a control image for each image of a batch.
+        ValueError: such a guider or sampler, or a control image for each image of a batch.
     """
+    if not isinstance(guider, comfy.samplers.CFGGuider):
+        raise ValueError(
+            f"A guider of the class {type(guider).__name__} is not built on ComfyUI's CFGGuider, so its model calls "
+            "cannot be followed; wire another guider."
+        )
     function = getattr(getattr(sampler, "sampler_function", None), "__name__", "")
     if function in NOT_BY_ROW:
         raise ValueError(f"{NOT_BY_ROW[function]}, so no image could be left out; choose another sampler.")

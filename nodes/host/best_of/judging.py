@@ -22,10 +22,6 @@ from ..patches.probe_patch import ProbePatch
 from ..patches.side_runs import KEY
 
 Distances = Callable[[Any, Tensor], Tensor]
-NO_PROBE = (
-    'choose is "{choice}", but nothing measures how stable the samples are. Put a Stability Probe (SAD) between the '
-    'model and the guider, or choose "most different".'
-)
 
 
 @dataclass(frozen=True)

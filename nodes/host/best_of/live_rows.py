@@ -84,7 +84,7 @@ class LiveRows:
             found = self._evaluate_alive(executor, model, conds, x_in, timestep, model_options)
         self.computed += len(self.alive)
         if self.predictions is not None:
-            self.predictions.append((list(self.alive), found))
+            self.predictions.append((list(self.alive), [each.clone() for each in found]))
         if len(self.alive) == self.batch:
             return found
         result = [x_in.clone() for _ in found]

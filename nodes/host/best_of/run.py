@@ -54,7 +54,7 @@ class SeedRun:
         task: what is sampled.
         start: noise of each seed.
         offsets: of the seeds from that of the NOISE, which name them in a trace.
-        judge: chooses among them; None where all are finished.
+        judge: chooses among them in the rounds, and has the probe; None where all are finished.
         rounds: when, and how many go on.
         accepts: called with the last verdict; where it returns False the run stops there.
         show: called with the number of finished steps, the prediction and the latents.
@@ -139,7 +139,7 @@ class SeedRun:
         """Return a run that goes on with what this one kept when it stopped."""
         rows = self.verdicts[-1][1].kept
         start, offsets = self.start.of(rows), [self.offsets[row] for row in rows]
-        return SeedRun(self.task, start, offsets, show=show, recorded=self.live.recorded_of(rows))
+        return SeedRun(self.task, start, offsets, self._judge, show=show, recorded=self.live.recorded_of(rows))
 
     # In the run
 
@@ -165,12 +165,14 @@ class SeedRun:
         many = (self._batch.to(noise), _repeated(latent_image, rows), _repeated(denoise_mask, rows), disable_pbar)
         with self._noise.drawn_by_row():
             samples: Tensor = executor(guider, sigmas, extra_args, callback, *many)
-        while self._waiting:  # a sampler that never came so far down
-            self._decide()
+            while self._waiting:  # a sampler that never came so far down
+                self._decide()
         return samples[self.live.alive]
 
     def _predict(self, executor: Any, x: Tensor, timestep: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         """Decide what is due before this noise level, then predict."""
+        if self._judge is not None and self._judge.probe is not None and self._judge.probe.run is not None:
+            self.record = self._judge.probe.run.record
         while self._waiting and self._predicted is not None and self._is_due(float(timestep.flatten()[0])):
             self._decide()
         predicted: Tensor = executor(x, timestep, *args, **kwargs)
@@ -194,8 +196,6 @@ class SeedRun:
             )
         self.verdicts.append((due.after, verdict))
         self.live.alive = verdict.kept
-        if self._judge.probe is not None:
-            self.record = self._judge.probe.run.record
         if not self._waiting and not self._accepts(verdict):
             raise StoppedEarly
 
