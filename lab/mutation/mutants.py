@@ -619,6 +619,34 @@ HOST_LAYER = (
         "a run of a node that was made at run time is not found from outside of it",
         ("host/test_run_origin.py",),
     ),
+    Mutant(
+        CORE + "evaluation/selection.py",
+        "nearest = torch.minimum(nearest, distances[found[-1]])",
+        "nearest = distances[found[-1]]",
+        "the most different images are only different from the one found last",
+        ("evaluation/test_selection.py",),
+    ),
+    Mutant(
+        HOST + "best_of/row_noise.py",
+        "manual_seed((seed + offset) % SEEDS)",
+        "manual_seed((self.start.seeds[0] + offset) % SEEDS)",
+        "a sampler adds the same noise to every seed",
+        ("host/test_best_of_rows.py",),
+    ),
+    Mutant(
+        HOST + "best_of/live_rows.py",
+        "with named_rows(options, [self._names[row] for row in rows]):",
+        "with named_rows(options, range(len(rows))):",
+        "the probe takes the seeds that go on for the first ones",
+        ("host/test_best_of_choices.py",),
+    ),
+    Mutant(
+        HOST + "best_of/judging.py",
+        "        _load_again(guider, predicted)\n",
+        "",
+        "the model of a run goes on without the patches that made room for a VAE",
+        ("host/test_best_of_choices.py",),
+    ),
 )
 
 MUTANTS = (*METHOD, *HOST_LAYER)

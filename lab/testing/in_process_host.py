@@ -88,7 +88,17 @@ def without_host() -> None:
 class StandIns(importlib.abc.MetaPathFinder, importlib.abc.Loader):
     """Empty modules for all that a host would bring, so that its tests can be collected, counted and skipped."""
 
-    NAMES = ("aiohttp", "comfy", "comfy_aimdo", "comfy_api", "comfy_extras", "folder_paths", "nodes", PACK)
+    NAMES = (
+        "aiohttp",
+        "comfy",
+        "comfy_aimdo",
+        "comfy_api",
+        "comfy_extras",
+        "folder_paths",
+        "latent_preview",
+        "nodes",
+        PACK,
+    )
 
     def find_spec(
         self, fullname: str, path: Sequence[str] | None = None, target: types.ModuleType | None = None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, MutableMapping, Sequence
+from collections.abc import Iterator, Mapping, MutableMapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -22,7 +22,19 @@ def named_rows(options: MutableMapping[str, Any], rows: Sequence[int]) -> Iterat
             options[ROWS] = outer
 
 
-def numbers_of(options: MutableMapping[str, Any], samples: int) -> Sequence[int]:
-    """Return the numbers of the `samples` of a pass in a model call with these `transformer_options`."""
+def numbers_of(options: Mapping[str, Any], batch: int, passes: int, most: int) -> Sequence[int]:
+    """Return the numbers of the samples that each pass has in a model call.
+
+    Args:
+        options: its `transformer_options`.
+        batch: rows of the call.
+        passes: prompts in it.
+        most: rows that are told apart where nothing says what they are, since video models fold frames into them.
+
+    Returns:
+        What `named_rows` says, or else a number for each row of a pass; only 0 where they cannot be told apart.
+    """
     rows: Sequence[int] = options.get(ROWS) or ()
-    return rows if len(rows) == samples else range(samples)
+    if rows and batch == passes * len(rows):
+        return rows
+    return range(batch // passes if batch % passes == 0 and batch <= most else 1)

@@ -121,7 +121,8 @@ class RunRecord(Shared):
         model: class of the model.
         chosen: addresses of the sites that were patched.
         apply_to: one of `settings.APPLY_TO`.
-        status: "running", "finished", "interrupted" by the user, or "failed (OutOfMemoryError)" and the like.
+        status: "running", "finished", "stopped early", "interrupted" by the user, or "failed (OutOfMemoryError)" and
+            the like.
         model_calls: how many calls the diffusion model got.
         site_calls: skewed attention calls by site address.
         untouched: attention calls at chosen sites that were left alone inside the window, by reason.

@@ -31,7 +31,8 @@ class StabilityRun:
         measures: which of `TRACE_MEASURES`, in the order of the values.
         patterns: "value" or "input", what the retrieved patterns were taken of.
         kind: one of `KINDS`; a difference or z-scores come from `comparison` and `baseline`.
-        status: "running", "finished", "interrupted" by the user, or "failed (RuntimeError)" and the like.
+        status: "running", "finished", "stopped early", "interrupted" by the user, or "failed (RuntimeError)" and the
+            like.
         stride: every how many steps one is kept; it doubles whenever the run would grow beyond `LARGEST_RUN` or
             `MOST_STEPS`.
         tokens: of the image at the largest site; 0 where it is not known.

@@ -105,7 +105,7 @@ class ForgetfulVAE:
         return latent[:, :3].movedim(1, -1).sigmoid()
 
 
-def test_with_a_vae_and_clip_vision_they_are_those_that_show_different_things(sd15):
+def test_with_clip_vision_they_are_those_that_show_different_things(sd15):
     """The run goes on as it was, though the model and its patches had to make room."""
     patched, report = skew(sd15.model)
     inputs, vae, vision = inputs_of(sd15, patched), ForgetfulVAE(), tiny_clip_vision()
@@ -120,7 +120,7 @@ def test_with_a_vae_and_clip_vision_they_are_those_that_show_different_things(sd
     assert_as_alone(inputs, latent)
 
 
-def test_eight_begun_and_two_finished_cost_less_than_four_images(sd15):
+def test_the_model_computes_what_the_plan_says(sd15):
     inputs, steps = inputs_of(sd15, steps=10), 10
     with rows_computed(sd15.model) as rows:
         _, _, _, _, summary = best_of(inputs, candidates=8, decide_at=0.3, images_at_once=0)

@@ -10,8 +10,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import comfy.model_management
-import comfy.sample
-import comfy.samplers
 import latent_preview
 
 from ....sad_core import StabilityTrace
@@ -19,15 +17,10 @@ from ....sad_core.evaluation.selection import BOTH, CHOICES, DIFFERENT, Round, p
 from ....sad_core.parameters import check_choice
 from ....sad_core.stability.score import StabilityScore
 from ..patches.side_runs import StoppedEarly
-from .judging import DistancesOfPictures, Judge, Verdict, distances_of_latents, probe_of
+from .inputs import check_by_row, of_one_image
+from .judging import Judge, Verdict, judge_for
 from .row_noise import StartingNoise, seeds_from
 from .run import SeedRun, Task
-
-# Samplers whose rows are not independent of each other, and why, by the name of their function.
-NOT_BY_ROW = {
-    "dpm_adaptive_function": "dpm_adaptive chooses its steps by all images of a batch together",
-    "sample_ar_video": "ar_video keeps what the model computed for the whole batch",
-}
 
 
 @dataclass(frozen=True)
@@ -110,9 +103,9 @@ def sample_best(
         ValueError: something that was given does not fit; the sentence says what.
     """
     rounds = plan_rounds(settings.candidates, settings.keep, settings.decide_at, settings.rounds, len(sigmas) - 1)
-    _check(guider, sampler)
-    judge = _judge_for(settings, guider, vae, clip_vision)
-    task = Task(guider, sampler, sigmas, _of_one_image(guider, latent_image), settings.images_at_once)
+    check_by_row(guider, sampler)
+    judge = judge_for(settings.choose, settings.score, guider.model_patcher, vae, clip_vision)
+    task = Task(guider, sampler, sigmas, of_one_image(guider, latent_image), settings.images_at_once)
     tries = _Tries(settings, task, noise, judge, rounds)
     samples = tries.sample()
     return tries.result(samples)
@@ -258,75 +251,3 @@ class _Tries:
             f"The gate was not passed in {tried}. These are the best so far; their lowest score, {best.score:.4g}, is "
             f"below the threshold, {self.settings.threshold:g}."
         )
-
-
-def _judge_for(settings: BestOfSettings, guider: Any, vae: Any, clip_vision: Any) -> Judge:
-    """Return what chooses.
-
-    Raises:
-        ValueError: stability is asked for and there is no probe, or one of vae and clip_vision is missing.
-    """
-    if (vae is None) != (clip_vision is None):
-        given, missing = ("clip_vision", "vae") if vae is None else ("vae", "clip_vision")
-        raise ValueError(
-            f"{given} is wired, but {missing} is not; wire both to compare images by what they show, or none of them "
-            "to compare latents."
-        )
-    probe = probe_of(guider.model_patcher)
-    if settings.choose != DIFFERENT:
-        if probe is None:
-            raise ValueError(
-                f'choose is "{settings.choose}", but nothing measures how stable the samples are. Put a Stability '
-                'Probe (SAD) between the model and the guider, or choose "most different".'
-            )
-        measured, wanted = probe.settings.measures, settings.score.measure
-        if wanted not in measured:
-            raise ValueError(
-                f'measure is "{wanted}", but the probe measures only {", ".join(measured)}; choose one of these, or '
-                "turn on depth_and_curvature on the probe."
-            )
-    distances = distances_of_latents if vae is None else DistancesOfPictures(vae, clip_vision)
-    return Judge(settings.choose, settings.score, probe, distances)
-
-
-def _check(guider: Any, sampler: Any) -> None:
-    """Refuse what cannot be sampled row by row.
-
-    Raises:
-        ValueError: such a guider or sampler, or a control image for each image of a batch.
-    """
-    if not isinstance(guider, comfy.samplers.CFGGuider):
-        raise ValueError(
-            f"A guider of the class {type(guider).__name__} is not built on ComfyUI's CFGGuider, so its model calls "
-            "cannot be followed; wire another guider."
-        )
-    function = getattr(getattr(sampler, "sampler_function", None), "__name__", "")
-    if function in NOT_BY_ROW:
-        raise ValueError(f"{NOT_BY_ROW[function]}, so no image could be left out; choose another sampler.")
-    for conditionings in guider.original_conds.values():
-        for conditioning in conditionings:
-            control = conditioning.get("control")
-            while control is not None:
-                hint = getattr(control, "cond_hint_original", None)
-                if hint is not None and len(hint) > 1:
-                    raise ValueError(
-                        f"A ControlNet has {len(hint)} control images, but all candidates are of one; give it one."
-                    )
-                control = getattr(control, "previous_controlnet", None)
-
-
-def _of_one_image(guider: Any, latent: dict[str, Any]) -> dict[str, Any]:
-    """Return a LATENT of one image in the form that the model needs.
-
-    Raises:
-        ValueError: it holds several images.
-    """
-    samples = latent["samples"]
-    count = len(samples.unbind()[0]) if samples.is_nested else len(samples)
-    if count != 1:
-        raise ValueError(
-            f"latent_image holds {count} images, but every candidate starts from the same one; give a latent of one "
-            "image, and choose the number of candidates on this node."
-        )
-    ratios = {name: each for name, each in latent.items() if name.startswith("downscale_ratio_")}
-    return {**latent, "samples": comfy.sample.fix_empty_latent_channels(guider.model_patcher, samples, **ratios)}

@@ -131,3 +131,32 @@ def _load_again(guider: Any, latents: Tensor) -> None:
     others = [each for each in vars(guider).values() if isinstance(each, ModelPatcher) and each is not model]
     if others:
         comfy.model_management.load_models_gpu(others)
+
+
+def judge_for(choice: str, score: StabilityScore, model: ModelPatcher, vae: Any, clip_vision: Any) -> Judge:
+    """Return what chooses.
+
+    Raises:
+        ValueError: stability is asked for and there is no probe, or one of vae and clip_vision is missing.
+    """
+    if (vae is None) != (clip_vision is None):
+        given, missing = ("clip_vision", "vae") if vae is None else ("vae", "clip_vision")
+        raise ValueError(
+            f"{given} is wired, but {missing} is not; wire both to compare images by what they show, or none of them "
+            "to compare latents."
+        )
+    probe = probe_of(model)
+    if choice != DIFFERENT:
+        if probe is None:
+            raise ValueError(
+                f'choose is "{choice}", but nothing measures how stable the samples are. Put a Stability '
+                'Probe (SAD) between the model and the guider, or choose "most different".'
+            )
+        measured, wanted = probe.settings.measures, score.measure
+        if wanted not in measured:
+            raise ValueError(
+                f'measure is "{wanted}", but the probe measures only {", ".join(measured)}; choose one of these, or '
+                "turn on depth_and_curvature on the probe."
+            )
+    distances = distances_of_latents if vae is None else DistancesOfPictures(vae, clip_vision)
+    return Judge(choice, score, probe, distances)

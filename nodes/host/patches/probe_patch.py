@@ -115,15 +115,15 @@ class ProbePatch(SitePatch):
         if prompts.reason:
             run.record.note(f"Some rows are of an unknown pass: {prompts.reason}.")
         passes = tuple(prompt.label for prompt in prompts.chunks)
-        samples = batch // len(passes) if batch % len(passes) == 0 and batch <= MOST_SAMPLES else 1
+        numbers = tuple(numbers_of(options, batch, len(passes), MOST_SAMPLES))
         batch_of_call = StabilityBatch(self.settings.measures)
         keys = GivenKeys.read(options, self.settings.act_where_unverified)
         return ProbeCallState(
             True,
             keys=keys,
             passes=passes,
-            samples=samples,
-            numbers=tuple(numbers_of(options, samples)),
+            samples=len(numbers),
+            numbers=numbers,
             latent=image_size(x),
             batch=batch_of_call,
             reason=prompts.reason,
