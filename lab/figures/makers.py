@@ -11,10 +11,13 @@ NODES = (
     *("SADSkewAttention", "SADGammaSchedule", "SADReport", "SADGammaSweep", "SADGammaGrid"),
     *("SADStabilityProbe", "SADStabilityPlot", "SADSaveStabilityTrace", "SADLoadStabilityTrace", "SADDiversityReport"),
     *("SADStabilityBaseline", "SADSaveStabilityBaseline", "SADLoadStabilityBaseline", "SADStabilityFeedback"),
+    "SADBestOfSampler",
 )
 WORKFLOWS = (
     *("sd15_img2img_two_pass", "sdxl_adaptive_against_static", "sdxl_diversity_report", "sdxl_gamma_sweep"),
     *(
+        "sdxl_best_of_n",
+        "sdxl_gate",
         "sdxl_schedule_and_stability",
         "sdxl_skew_attention",
         "sdxl_stability_feedback",
