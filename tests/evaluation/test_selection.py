@@ -37,7 +37,8 @@ def greedy(distances: torch.Tensor, keep: int) -> list[int]:
         means = [math.fsum(row) for row in table]
         return [means.index(max(means))]
     pairs = [(i, j) for i in range(n) for j in range(n) if i != j]
-    found = list(max(pairs, key=lambda pair: table[pair[0]][pair[1]]))
+    farthest = max(pairs, key=lambda pair: table[pair[0]][pair[1]])
+    found = list(farthest)
     while len(found) < keep:
         others = [i for i in range(n) if i not in found]
         found.append(max(others, key=lambda i: min(table[i][j] for j in found)))

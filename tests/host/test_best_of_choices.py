@@ -12,6 +12,7 @@ import comfy_extras.nodes_custom_sampler as custom_sampler
 import latent_preview
 import pytest
 import torch
+from symmetric_attention.nodes.host.rows import named_rows, numbers_of
 from symmetric_attention.nodes.stability_plot import StabilityPlotNode
 
 from lab.testing.best_of import SEED, STEPS, alone, assert_as_alone, best_of, inputs_of, rows_computed
@@ -129,6 +130,7 @@ def test_the_model_computes_what_the_plan_says(sd15):
     assert "The model computed 38 rows in place of 80 for all candidates, as much as 3.8 images take." in summary
 
 
+@pytest.mark.newest
 def test_several_rounds_drop_some_earlier(sd15):
     inputs = inputs_of(sd15, steps=8)
     with rows_computed(sd15.model) as rows:
@@ -170,6 +172,7 @@ def test_where_the_gate_is_never_passed_the_best_run_is_gone_on_with(sd15, probe
     assert {sample.number for step in measured.runs[-1].steps for sample in step.samples} == {best}
 
 
+@pytest.mark.newest
 def test_one_bar_shows_the_whole_and_a_row_that_goes_on(sd15, monkeypatch):
     shown = []
 
@@ -233,6 +236,7 @@ def wrong_inputs(sd15):
     }
 
 
+@pytest.mark.newest
 def test_what_does_not_fit_is_refused_with_a_sentence(sd15):
     plain = inputs_of(sd15)
     for name, (inputs, widgets, sentence) in wrong_inputs(sd15).items():
@@ -241,6 +245,21 @@ def test_what_does_not_fit_is_refused_with_a_sentence(sd15):
         assert name
 
 
+@pytest.mark.newest
+def test_named_rows_are_told_apart_however_many_there_are():
+    options = {}
+    with named_rows(options, range(100, 140)):
+        assert list(numbers_of(options, 80, 2, 64)) == list(range(100, 140))
+        with named_rows(options, [7]):
+            assert list(numbers_of(options, 2, 2, 64)) == [7]
+        assert list(numbers_of(options, 40, 1, 64)) == list(range(100, 140))
+        assert list(numbers_of(options, 6, 2, 64)) == [0, 1, 2]  # another node's call
+    assert options == {}
+    assert list(numbers_of(options, 80, 2, 64)) == [0]
+    assert list(numbers_of(options, 64, 2, 64)) == list(range(32))
+
+
+@pytest.mark.newest
 def test_a_model_that_gives_nan_is_refused(sd15):
     broken = sd15.model.clone()
     broken.add_wrapper("apply_model", lambda executor, *args, **kwargs: executor(*args, **kwargs) * float("nan"))

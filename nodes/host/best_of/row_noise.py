@@ -58,9 +58,9 @@ class StartingNoise:
     def of(self, rows: Sequence[int]) -> StartingNoise:
         """Return the same for some of the rows."""
         chosen = copy.copy(self)
-        chosen.seeds, chosen.noise, chosen.states = (
-            [each[row] for row in rows] for each in (self.seeds, self.noise, self.states)
-        )
+        chosen.seeds = [self.seeds[row] for row in rows]
+        chosen.noise = [self.noise[row] for row in rows]
+        chosen.states = [self.states[row] for row in rows]
         return chosen
 
     def batch(self) -> Tensor:
@@ -159,11 +159,11 @@ class RowNoise(TorchFunctionMode):
     @contextmanager
     def paused(self) -> Iterator[None]:
         """Leave the model alone, inside the block, which a compiler may have to read."""
-        self.__exit__(None, None, None)
+        self.__exit__(None, None, None)  # type: ignore[no-untyped-call]  # torch's
         try:
             yield
         finally:
-            self.__enter__()
+            self.__enter__()  # type: ignore[no-untyped-call]  # torch's
 
 
 def _seeded(source: Any, seed: int) -> Any:
