@@ -7,6 +7,7 @@ import io
 import itertools
 import re
 import time
+from typing import Any
 
 import pytest
 import torch
@@ -42,7 +43,14 @@ def prompt(node: str, steps: int = STEPS, seed: int = SEED, **inputs) -> dict:
 
 
 def best_of(choose: str, steps: int = STEPS, **inputs) -> dict:
-    widgets = {"candidates": 4, "keep": 2, "decide_at": 0.3, "rounds": 1, "measure": "alignment", "sites": ""}
+    widgets: dict[str, Any] = {
+        "candidates": 4,
+        "keep": 2,
+        "decide_at": 0.3,
+        "rounds": 1,
+        "measure": "alignment",
+        "sites": "",
+    }
     widgets |= {"max_tries": 1, "threshold": 0.0, "images_at_once": 1, **inputs}
     nodes = prompt("SADBestOfSampler", steps, choose=choose, **widgets)
     for output, name in ((2, "table"), (4, "summary")):

@@ -203,7 +203,7 @@ class SeedRun:
         """Return what the rows would be if the model were right now, with what a mask protects left as it was."""
         assert self._predicted is not None
         predicted = self._predicted[rows]
-        if self._mask is None:
+        if self._mask is None or self._latent is None:
             return predicted
         return predicted * self._mask + self._latent * (1.0 - self._mask)
 
