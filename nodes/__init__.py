@@ -13,7 +13,7 @@ from .gamma_grid import GammaGridNode
 from .gamma_schedule import GammaScheduleNode
 from .gamma_schedule_preview import preview
 from .gamma_sweep import GammaSweepNode
-from .host.browser import serve
+from .host.browser import nodes_of_prompt, serve
 from .host.live_chart import charts
 from .load_stability_baseline import LoadStabilityBaselineNode
 from .load_stability_trace import LoadStabilityTraceNode
@@ -52,6 +52,7 @@ class SymmetricAttentionExtension(ComfyExtension):
         """Serve the routes that the scripts in web/ ask."""
         serve("/symmetric_attention/stability", charts.of_workflow)
         serve("/symmetric_attention/gamma_curve", preview)
+        serve("/symmetric_attention/prompt", nodes_of_prompt)
 
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
         """Return all nodes of the pack."""

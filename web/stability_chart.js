@@ -2,7 +2,7 @@
 
 import { app } from "../../scripts/app.js";
 import { api } from "../../scripts/api.js";
-import { addChart, allNodes, ask, inactiveNodes, nodeOf } from "./lib/node.js";
+import { addChart, allNodes, ask, inactiveNodes, nodeOf, nodesInPrompt } from "./lib/node.js";
 import { short } from "./lib/numbers.js";
 import { GONE, LOST, NO_PART, merged } from "./lib/run.js";
 
@@ -61,13 +61,14 @@ function receive(message) {
   drawSoon(state);
 }
 
-/** A prompt starts: what the charts show is of an earlier run, until a run comes; bypassed nodes show nothing. */
-function begin() {
-  const inactive = inactiveNodes(graph());
-  for (const node of allNodes(graph())) {
-    const state = charts.get(node);
-    if (!state?.run) continue;
-    if (inactive.has(node)) state.run = null;
+/** A prompt of this graph starts: its charts are of an earlier run, until a run comes; nodes it leaves out show none. */
+async function begin({ detail }) {
+  const shown = [...allNodes(graph())].map((node) => ({ node, state: charts.get(node), run: charts.get(node)?.run?.run }));
+  const included = await nodesInPrompt(api, graph(), detail.prompt_id);
+  if (!included) return;
+  for (const { node, state, run } of shown) {
+    if (run === undefined || state.run?.run !== run) continue; // the prompt samples through it already
+    if (!included.has(node)) state.run = null;
     state.isEarlier = true;
     drawSoon(state);
   }

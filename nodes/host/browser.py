@@ -71,6 +71,26 @@ def running_workflow() -> str | None:
         return None
 
 
+def nodes_of_prompt(asked: Mapping[str, Any]) -> dict[str, Any]:
+    """Return which nodes are in a prompt that runs or has ended, and the graph in the editor that it was queued from.
+
+    Args:
+        asked: the id of the prompt, as `prompt`.
+
+    Returns:
+        `nodes`, the ids, empty where the prompt is not known; and `workflow`, None where a script queued it.
+    """
+    try:
+        queue, prompt_id = _server().prompt_queue, str(asked.get("prompt"))
+        items = [*queue.get_current_queue_volatile()[0], *(e["prompt"] for e in queue.get_history(prompt_id).values())]
+        nodes, more = next((item[2], item[3]) for item in items if item[1] == prompt_id)
+        workflow = more.get("extra_pnginfo", {}).get("workflow", {}).get("id")
+        return {"nodes": list(nodes), "workflow": workflow}
+    except Exception:
+        log.debug("the nodes of a prompt could not be found", exc_info=True)
+        return {"nodes": [], "workflow": None}
+
+
 def serve(path: str, answer: Answer) -> None:
     """Answer POST requests at `path`: a JSON object in, what `answer` makes of it out, as JSON.
 

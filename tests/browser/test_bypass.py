@@ -25,6 +25,12 @@ SET_MODE = """([kinds, mode]) => {
     for (const node of window.app.rootGraph._nodes) if (kinds.includes(node.comfyClass)) node.mode = mode;
     window.app.canvas.setDirty(true, true);
 }"""
+# The event that ComfyUI sends as a prompt starts, and an answer of the server after what it made the page ask.
+STARTS = """async id => {
+    window.app.api.dispatchCustomEvent('execution_start', {prompt_id: id, timestamp: 0});
+    await window.app.api.fetchApi('/symmetric_attention/prompt', {method: 'POST', body: '{}'});
+    await new Promise(requestAnimationFrame);
+}"""
 LAY_OUT = """kinds => {
     const nodes = window.app.rootGraph._nodes.filter(n => kinds.includes(n.comfyClass));
     nodes.sort((one, other) => kinds.indexOf(one.comfyClass) - kinds.indexOf(other.comfyClass));
@@ -113,8 +119,17 @@ def test_bypassed_nodes_let_the_graph_run_and_show_no_old_text(page, server, tmp
 
 def test_a_chart_of_an_earlier_run_says_so_when_the_probe_is_left_out(page, server):
     page.evaluate(OPEN, prompt(3))
+    before = known(server)
     queue(page, server)
+    (ran,) = known(server) - before
     wait_for(page, "SADStabilityProbe", "chart", "finished · step 3")
+    page.evaluate(STARTS, "of another page")
+    assert not page.evaluate(SHOWN, "SADStabilityProbe")["chart"].startswith("earlier")
+    page.evaluate(SET_MODE, [PATCHES, BYPASSED])
+    page.evaluate(STARTS, ran)  # it was queued before the nodes were bypassed
+    wait_for(page, "SADStabilityProbe", "chart", "earlier run, finished · step 3")
+    wait_for(page, "SADSkewAttention", "text", "Earlier run.")
+    page.evaluate(SET_MODE, [PATCHES, ACTIVE])
     page.evaluate("""() => {
         const find = kind => window.app.rootGraph._nodes.find(n => n.comfyClass === kind);
         find('SADDemoModel').connect(0, find('KSampler'), 'model');

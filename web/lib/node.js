@@ -109,6 +109,24 @@ export async function ask(api, path, question) {
   return answer.json();
 }
 
+/**
+ * The nodes of a graph that are in a prompt; null where the prompt is that of another graph, or not known.
+ * The graph may have changed since the prompt was queued, so its own modes do not tell.
+ * @param {any} api
+ * @param {any} graph
+ * @param {string} prompt the id.
+ */
+export async function nodesInPrompt(api, graph, prompt) {
+  try {
+    const { nodes, workflow } = await ask(api, "/symmetric_attention/prompt", { prompt });
+    if (!nodes.length || (workflow && workflow !== graph?.id)) return null;
+    return new Set(nodes.map((/** @type {string} */ id) => nodeOf(graph, id)));
+  } catch (error) {
+    console.debug("Symmetric Attention (SAD): the nodes of a prompt are not known", error);
+    return null;
+  }
+}
+
 function useStyles() {
   const address = new URL("./chart.css", import.meta.url).href;
   if (document.querySelector(`link[href="${address}"]`)) return;
