@@ -7,6 +7,7 @@ all at once, and the same mean and spread to rounding in float64 (Welford's sums
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -222,8 +223,9 @@ class StabilityBaseline:
         row = next((i for i, each in enumerate(self.passes) if each and pass_name and is_of(each, pass_name)), 0)
         tables = [each[0, row, :, column].double() for each in (low, self.mean, high)]
         middles = [(part + 0.5) / PARTS for part in range(PARTS)]
-        points = [(middle, *(float(each[part]) for each in tables)) for part, middle in enumerate(middles)]
-        return [point for point in points if point[1] == point[1]]
+        lowest, mean, highest = (each.tolist() for each in tables)
+        points = zip(middles, lowest, mean, highest, strict=True)
+        return [point for point in points if not math.isnan(point[1])]
 
     def summary(self) -> str:
         """Return what the baseline was made of, in a sentence."""

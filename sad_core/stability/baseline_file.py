@@ -81,4 +81,6 @@ def _read(content: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Stabilit
         raise ValueError("the values are not as many as were counted")
     fields |= {name: int(content[name]) for name in ("runs", "samples")}
     fields |= {name: tuple(map(int, content[name])) for name in ("tokens", "steps")}
-    return StabilityBaseline(**{**fields, **lists, **tables}, seen=seen)
+    fields |= lists
+    fields |= tables
+    return StabilityBaseline(**fields, seen=seen)
