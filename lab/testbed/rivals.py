@@ -99,7 +99,10 @@ def freeu_by_resolution(
 
     def patch(hidden: Tensor, skipped: Tensor, options: Mapping[str, Any]) -> tuple[Tensor, Tensor]:
         _, block = options["block"]
-        return apply_freeu(block // BLOCKS_A_RESOLUTION, hidden, skipped, b1=b1, b2=b2, s1=s1, s2=s2)
+        changed: tuple[Tensor, Tensor] = apply_freeu(
+            block // BLOCKS_A_RESOLUTION, hidden, skipped, b1=b1, b2=b2, s1=s1, s2=s2
+        )
+        return changed
 
     model = model.clone()
     model.set_model_output_block_patch(patch)
@@ -119,7 +122,8 @@ def cads(model: ModelPatcher, noise: SeededNoise, start: float, end: float = 0.9
             return condition
         mixed = share**0.5 * condition + scale * (1 - share) ** 0.5 * noise.draw("CADS", number, condition.shape[1:])
         (mean, deviation), (was_mean, was_deviation) = map(moments, (condition, mixed))
-        return (mixed - was_mean) / was_deviation * deviation + mean
+        rescaled: Tensor = (mixed - was_mean) / was_deviation * deviation + mean
+        return rescaled
 
     return with_condition(model, annealed)
 

@@ -15,7 +15,7 @@ class Reads(TorchDispatchMode):
     """Counts the numbers that Python reads out of tensors; on a device each waits for all that was asked of it."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.count = 0
 
     def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:

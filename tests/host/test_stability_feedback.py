@@ -24,6 +24,7 @@ from symmetric_attention.sad_core.stability.batch import StabilityBatch
 from symmetric_attention.sad_core.stability.score import SIGNS
 from torch._dynamo.utils import counters
 
+from lab.testing.best_of import assert_as_alone, best_of, inputs_of
 from lab.testing.device_reads import watched
 from lab.testing.run_nodes import compiled, execute, little_memory, probe, skew, stop_at, with_feedback
 
@@ -145,6 +146,13 @@ def test_batch_mates_do_not_change_the_gamma_of_a_sample(sd15):
         by_itself = [gammas[0] for gammas in gammas_of(report)]
         assert by_itself == pytest.approx([each[index] for each in together], abs=1e-4)
         torch.testing.assert_close(alone, whole[index : index + 1], rtol=1e-3, atol=1e-3)
+
+
+def test_a_seed_that_is_kept_of_several_has_the_gamma_it_has_alone(sd15):
+    """Best Of Sampler leaves the rows of dropped seeds out, so a row's place is not the number of its sample."""
+    inputs = inputs_of(sd15, followed(sd15.model)[0], steps=STEPS)
+    latent, *_ = best_of(inputs)
+    assert_as_alone(inputs, latent)
 
 
 def test_prompts_in_calls_of_their_own_share_the_gamma_of_their_sample(sd15):

@@ -24,6 +24,7 @@ from ..live_chart import GAMMA, LiveChart
 from ..models.sites import Site
 from ..noise_level import NoiseLevel
 from ..prompts import NO_GUIDER, NO_IDS, OTHER_ROWS
+from ..rows import numbers_of
 from ..run_report import SkewReport
 from ..settings import ProbeSettings
 from .probe_patch import ProbePatch
@@ -49,7 +50,7 @@ class FollowedRun(ProbedRun):
         lock: for those that come from several GPUs.
         observed: what was measured, by the number of the sample and the place of the step.
         followers: the feedback of every Skew Attention node, by the identity of its report, and by sample.
-        gammas: γ of every sample in the last model call, of the node that asked last.
+        gammas: γ in the last model call by the number of the sample, of the node that asked last.
     """
 
     settings: FeedbackSettings = field(default_factory=FeedbackSettings)
@@ -57,7 +58,7 @@ class FollowedRun(ProbedRun):
     lock: Any = field(default_factory=threading.Lock, repr=False)
     observed: dict[int, dict[float, Observed]] = field(default_factory=dict)
     followers: dict[tuple[int, int], SampleFeedback] = field(default_factory=dict)
-    gammas: tuple[float, ...] = ()
+    gammas: dict[int, float] = field(default_factory=dict)
 
     def read_sigmas(self, options: Mapping[str, Any]) -> None:
         """Take the sigmas of the run from the options of its first model call; this waits for the device once."""
@@ -138,9 +139,11 @@ class FeedbackPatch(ProbePatch):
         run.read_sigmas(options)
         with run.lock:
             place = run.place_of(level.sigma)
-            followers = [run.feedback_of(report, sample) for sample in range(rows // passes)]
-            run.gammas = tuple([each.gamma(place, level.progress, without) for each in followers])
-        return RowGammas.of(run.gammas, passes, without, x.device)
+            run.gammas = {
+                number: run.feedback_of(report, number).gamma(place, level.progress, without)
+                for number in numbers_of(options, rows, passes, MOST_SAMPLES)
+            }
+        return RowGammas.of(tuple(run.gammas.values()), passes, without, x.device)
 
     def _begin_call(self, level: NoiseLevel, x: Tensor, options: Mapping[str, Any]) -> ProbeCallState:
         if self.run is not None:
@@ -156,7 +159,7 @@ class FeedbackPatch(ProbePatch):
         maps: Mapping[str, Tensor],
     ) -> None:
         by_sample = self.state.reason not in UNKNOWN_ROWS and len(samples) <= MOST_SAMPLES
-        is_of_call = by_sample and len(run.gammas) == self.state.samples  # empty where no Skew Attention asked
+        is_of_call = by_sample and tuple(run.gammas) == self.state.numbers  # empty where no Skew Attention asked
         gammas = [run.gammas[sample.number] for sample in samples] if is_of_call else ()
         run.record.record(level.sigma, level.progress, samples, values, maps, gammas)
         own = {address: each for address, each in values.items() if address not in self.state.mixed}
