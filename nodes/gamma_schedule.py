@@ -9,7 +9,18 @@ from comfy_api.latest import io
 
 from .host.progress import steps_of_run
 from .plots.schedule import draw_schedule
-from .schedule_shapes import SHAPES, make_schedule
+from .schedule_shapes import (
+    DEFAULT_CURVE,
+    DEFAULT_END,
+    DEFAULT_KEYFRAMES,
+    DEFAULT_SHAPE,
+    DEFAULT_START,
+    DEFAULT_VALUES,
+    HIGHEST_OF_CURVE,
+    LOWEST_OF_CURVE,
+    SHAPES,
+    make_schedule,
+)
 from .shared import CATEGORY, SEARCH_ALIASES, Schedule, gamma_widget, progress_widget
 
 
@@ -32,39 +43,66 @@ class GammaScheduleNode(io.ComfyNode):
                 io.Combo.Input(
                     "shape",
                     options=list(SHAPES),
-                    default="linear",
+                    default=DEFAULT_SHAPE,
+                    optional=True,
                     tooltip=(
                         "constant: start_gamma all along. linear, cosine, ease…: from start_gamma to end_gamma between "
                         "start and end. window: start_gamma between start and end, 1 outside. keyframes, curve, "
                         "values: from the field of that name."
                     ),
                 ),
-                gamma_widget("start_gamma", default=1.2, tooltip="Gamma at the start; 1 changes nothing."),
-                gamma_widget("end_gamma", default=1.0, tooltip="Gamma at the end; 1 changes nothing."),
-                progress_widget("start", default=0.0, tooltip="Where the shape starts: 0 is pure noise."),
-                progress_widget("end", default=1.0, tooltip="Where the shape ends: 1 is the finished image."),
+                gamma_widget(
+                    "start_gamma",
+                    default=DEFAULT_START,
+                    optional=True,
+                    tooltip="Gamma at the start; 1 changes nothing.",
+                ),
+                gamma_widget(
+                    "end_gamma", default=DEFAULT_END, optional=True, tooltip="Gamma at the end; 1 changes nothing."
+                ),
+                progress_widget(
+                    "start", default=0.0, optional=True, tooltip="Where the shape starts: 0 is pure noise."
+                ),
+                progress_widget(
+                    "end", default=1.0, optional=True, tooltip="Where the shape ends: 1 is the finished image."
+                ),
                 io.String.Input(
                     "keyframes",
-                    default="0:1, 0.3:1.05, 1:1",
+                    default=DEFAULT_KEYFRAMES,
+                    optional=True,
                     advanced=True,
                     tooltip='For shape "keyframes": progress:gamma pairs in rising order, joined by straight lines.',
                 ),
+                gamma_widget(
+                    "curve_min",
+                    default=LOWEST_OF_CURVE,
+                    optional=True,
+                    tooltip="Gamma at the bottom of the drawn curve.",
+                    advanced=True,
+                ),
+                gamma_widget(
+                    "curve_max",
+                    default=HIGHEST_OF_CURVE,
+                    optional=True,
+                    tooltip="Gamma at the top of the drawn curve.",
+                    advanced=True,
+                ),
+                io.MultiType.Input(
+                    io.String.Input("values", default=DEFAULT_VALUES),
+                    types=[io.Float],
+                    optional=True,
+                    advanced=True,
+                    tooltip='For shape "values": gammas spread evenly over the run, as text or a wired list of FLOAT.',
+                ),
+                # Behind values, although it belongs to curve_min: graphs that were saved while only the curve was
+                # optional have its value here.
                 io.Curve.Input(
                     "curve",
+                    default=list(DEFAULT_CURVE),
                     optional=True,
                     socketless=False,
                     advanced=True,
                     tooltip='For shape "curve": drawn here or wired; bottom is curve_min, top is curve_max.',
-                ),
-                gamma_widget(
-                    "curve_min", default=0.5, tooltip="Gamma at the bottom of the drawn curve.", advanced=True
-                ),
-                gamma_widget("curve_max", default=1.5, tooltip="Gamma at the top of the drawn curve.", advanced=True),
-                io.MultiType.Input(
-                    io.String.Input("values", default="1, 1.05, 1.2, 1.05, 1"),
-                    types=[io.Float],
-                    advanced=True,
-                    tooltip='For shape "values": gammas spread evenly over the run, as text or a wired list of FLOAT.',
                 ),
                 io.Model.Input("model", optional=True, tooltip="With sigmas: marks the real steps in the picture."),
                 io.Sigmas.Input("sigmas", optional=True, tooltip="With a model: marks the real steps in the picture."),
@@ -78,16 +116,16 @@ class GammaScheduleNode(io.ComfyNode):
     @classmethod
     def execute(
         cls,
-        shape: str,
-        start_gamma: float,
-        end_gamma: float,
-        start: float,
-        end: float,
-        keyframes: str = "",
-        curve: Any = None,
-        curve_min: float = 0.5,
-        curve_max: float = 1.5,
-        values: str | Sequence[float] | float = "",
+        shape: str = DEFAULT_SHAPE,
+        start_gamma: float = DEFAULT_START,
+        end_gamma: float = DEFAULT_END,
+        start: float = 0.0,
+        end: float = 1.0,
+        keyframes: str = DEFAULT_KEYFRAMES,
+        curve_min: float = LOWEST_OF_CURVE,
+        curve_max: float = HIGHEST_OF_CURVE,
+        values: str | Sequence[float] | float = DEFAULT_VALUES,
+        curve: Any = DEFAULT_CURVE,
         model: Any = None,
         sigmas: Any = None,
     ) -> io.NodeOutput:

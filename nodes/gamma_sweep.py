@@ -8,6 +8,7 @@ from ..sad_core.schedule import read_values
 from .shared import CATEGORY, HIGHEST_GAMMA, LOWEST_GAMMA, SWEEP_ALIASES
 
 MOST_VALUES = 64
+DEFAULT_VALUES = "0, 0.5, 1, 1.5, 2"
 
 
 class GammaSweepNode(io.ComfyNode):
@@ -29,7 +30,8 @@ class GammaSweepNode(io.ComfyNode):
             inputs=[
                 io.String.Input(
                     "values",
-                    default="0, 0.5, 1, 1.5, 2",
+                    default=DEFAULT_VALUES,
+                    optional=True,
                     tooltip="Gammas, separated by commas. 1 is the untouched model; the further from it, the stronger.",
                 ),
                 io.Int.Input(
@@ -60,7 +62,7 @@ class GammaSweepNode(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, values: str, seeds: int = 1, first_seed: int = 0) -> io.NodeOutput:
+    def execute(cls, values: str = DEFAULT_VALUES, seeds: int = 1, first_seed: int = 0) -> io.NodeOutput:
         """Return the γ in the order given, each as often as there are seeds, with labels and seeds."""
         runs = [(gamma, first_seed + offset) for gamma in read_gammas(values) for offset in range(seeds)]
         labels = [f"gamma {gamma:g}" + (f", seed {seed}" if seeds > 1 else "") for gamma, seed in runs]

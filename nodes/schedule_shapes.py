@@ -18,19 +18,25 @@ FIELDS = {
     "curve": ("curve", "curve_min", "curve_max"),
     "values": ("values",),
 }  # what counts for each shape
+# The defaults of the widgets, where more than one file needs them; an input that a prompt lacks has the same.
+DEFAULT_SHAPE, DEFAULT_START, DEFAULT_END = "linear", 1.2, 1.0
+DEFAULT_KEYFRAMES = "0:1, 0.3:1.05, 1:1"
+DEFAULT_CURVE = ((0.0, 0.0), (1.0, 1.0))
+LOWEST_OF_CURVE, HIGHEST_OF_CURVE = 0.5, 1.5
+DEFAULT_VALUES = "1, 1.05, 1.2, 1.05, 1"
 
 
 def make_schedule(
     shape: str,
-    start_gamma: float = 1.0,
-    end_gamma: float = 1.0,
+    start_gamma: float = DEFAULT_START,
+    end_gamma: float = DEFAULT_END,
     start: float = 0.0,
     end: float = 1.0,
-    keyframes: str = "",
-    curve: Any = None,
-    curve_min: float = 0.5,
-    curve_max: float = 1.5,
-    values: str | Sequence[float] | float = "",
+    keyframes: str = DEFAULT_KEYFRAMES,
+    curve: Any = DEFAULT_CURVE,
+    curve_min: float = LOWEST_OF_CURVE,
+    curve_max: float = HIGHEST_OF_CURVE,
+    values: str | Sequence[float] | float = DEFAULT_VALUES,
 ) -> GammaSchedule:
     """Return the schedule of a shape; the arguments are the widgets of the node.
 

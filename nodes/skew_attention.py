@@ -66,6 +66,7 @@ class SkewAttentionNode(io.ComfyNode):
                     "adaptive",
                     options=list(ADAPTIVE_MODES),
                     default="off",
+                    optional=True,
                     tooltip=(
                         "Weigh the strength by how symmetric each layer's attention is, for each image alone. "
                         '"gamma" pulls gamma towards 1 where attention is not symmetric; "gamma and beta" also lowers '
@@ -76,6 +77,7 @@ class SkewAttentionNode(io.ComfyNode):
                     "norm",
                     options=list(NORMS),
                     default="value",
+                    optional=True,
                     advanced=True,
                     tooltip=(
                         'Which lengths are kept when beta is not 1: "value" (cheap, every model), "projected" (near '
@@ -86,6 +88,7 @@ class SkewAttentionNode(io.ComfyNode):
                 io.String.Input(
                     "blocks",
                     default="",
+                    optional=True,
                     advanced=True,
                     tooltip=(
                         "Which attention sites to change; empty means all but the text refiners some models have. "
@@ -97,12 +100,14 @@ class SkewAttentionNode(io.ComfyNode):
                 progress_widget(
                     "start_percent",
                     default=0.0,
+                    optional=True,
                     advanced=True,
                     tooltip="Where in the run the effect starts. 0 is pure noise. Later starts keep the composition.",
                 ),
                 progress_widget(
                     "end_percent",
                     default=1.0,
+                    optional=True,
                     advanced=True,
                     tooltip="Where in the run the effect ends. Earlier ends keep fine detail.",
                 ),
@@ -110,6 +115,7 @@ class SkewAttentionNode(io.ComfyNode):
                     "apply_to",
                     options=list(APPLY_TO),
                     default="both",
+                    optional=True,
                     advanced=True,
                     tooltip=(
                         "Change the conditional pass, the unconditional pass or both. With one alone, classifier-free "

@@ -35,6 +35,7 @@ class StabilityProbeNode(io.ComfyNode):
                 io.String.Input(
                     "blocks",
                     default="",
+                    optional=True,
                     tooltip=(
                         "Which attention sites to measure; empty means all but text refiners. Addresses (input.4.1, "
                         "joint.3), beginnings (input, output.5), ranges (double.0-9) and the groups self, joint and "
@@ -46,11 +47,13 @@ class StabilityProbeNode(io.ComfyNode):
                     default=1,
                     min=1,
                     max=100,
+                    optional=True,
                     tooltip="Measure every n-th step, from the first. 1 measures all of them; higher costs less.",
                 ),
                 io.Boolean.Input(
                     "depth_and_curvature",
                     default=False,
+                    optional=True,
                     advanced=True,
                     tooltip=(
                         "Also measure depth (0 is the deepest minimum, -1 the top of the landscape) and curvature "
@@ -63,6 +66,7 @@ class StabilityProbeNode(io.ComfyNode):
                     "patterns",
                     options=list(PATTERNS),
                     default="value",
+                    optional=True,
                     advanced=True,
                     tooltip=(
                         "What is retrieved: value, the values of each head (cheap, every model), or input, the "
@@ -73,6 +77,7 @@ class StabilityProbeNode(io.ComfyNode):
                 io.String.Input(
                     "map_site",
                     default="",
+                    optional=True,
                     advanced=True,
                     tooltip=(
                         "Sites (up to 4, such as output.5.0) whose alignment is also kept by place, to see where in "

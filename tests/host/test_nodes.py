@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 import math
 import sys
 
@@ -37,7 +38,10 @@ PROMISED = {
             ("gamma_cross", "FLOAT", 1.0),
             ("act_where_unverified", "BOOLEAN", False),
         ],
-        "optional": {"schedule", "gamma_text", "gamma_cross", "act_where_unverified"},
+        "optional": {
+            *("adaptive", "norm", "blocks", "start_percent", "end_percent", "apply_to"),
+            *("schedule", "gamma_text", "gamma_cross", "act_where_unverified"),
+        },
         "outputs": ["MODEL", "STRING", "SAD_REPORT"],
     },
     "SADGammaSchedule": {
@@ -48,14 +52,17 @@ PROMISED = {
             ("start", "FLOAT", 0.0),
             ("end", "FLOAT", 1.0),
             ("keyframes", "STRING", "0:1, 0.3:1.05, 1:1"),
-            ("curve", "CURVE", [(0.0, 0.0), (1.0, 1.0)]),
             ("curve_min", "FLOAT", 0.5),
             ("curve_max", "FLOAT", 1.5),
             ("values", "STRING,FLOAT", "1, 1.05, 1.2, 1.05, 1"),
+            ("curve", "CURVE", [(0.0, 0.0), (1.0, 1.0)]),
             ("model", "MODEL", None),
             ("sigmas", "SIGMAS", None),
         ],
-        "optional": {"curve", "model", "sigmas"},
+        "optional": {
+            *("shape", "start_gamma", "end_gamma", "start", "end", "keyframes", "curve_min", "curve_max", "values"),
+            *("curve", "model", "sigmas"),
+        },
         "outputs": ["SAD_SCHEDULE", "IMAGE"],
     },
     "SADReport": {
@@ -65,7 +72,7 @@ PROMISED = {
     },
     "SADGammaSweep": {
         "inputs": [("values", "STRING", "0, 0.5, 1, 1.5, 2"), ("seeds", "INT", 1), ("first_seed", "INT", 0)],
-        "optional": {"seeds", "first_seed"},
+        "optional": {"values", "seeds", "first_seed"},
         "outputs": ["FLOAT", "STRING", "INT"],
     },
     "SADGammaGrid": {
@@ -84,7 +91,10 @@ PROMISED = {
             ("act_where_unverified", "BOOLEAN", False),
             ("baseline", "SAD_BASELINE", None),
         ],
-        "optional": {"act_where_unverified", "baseline"},
+        "optional": {
+            *("blocks", "every_nth_step", "depth_and_curvature", "patterns", "map_site", "act_where_unverified"),
+            "baseline",
+        },
         "outputs": ["MODEL", "SAD_TRACE"],
     },
     "SADStabilityPlot": {
@@ -234,6 +244,11 @@ RANGES = {
     ("SADGammaSchedule", "start"): (0.0, 1.0),
     ("SADGammaSchedule", "end"): (0.0, 1.0),
 }
+# Their defaults follow the evidence. An API prompt without them would get another picture when they change.
+NAMED_IN_EVERY_PROMPT = {
+    *(("SADSkewAttention", name) for name in ("gamma", "beta")),
+    ("SADLoadStabilityTrace", "file"),  # no file stands for all others
+}
 FLAT = {"start_gamma": 1.0, "end_gamma": 1.0, "start": 0.0, "end": 1.0}
 
 
@@ -263,6 +278,49 @@ def test_inputs_their_order_and_their_defaults_are_the_promised_ones(nodes, node
     ]
     assert found == PROMISED[node_id]["inputs"]
     assert {each.id for each in inputs if each.optional} == PROMISED[node_id]["optional"]
+
+
+@pytest.mark.newest
+def test_what_has_a_default_may_be_missing_and_is_then_the_default(nodes):
+    """A prompt of an older version, or one that a person wrote, names only some inputs."""
+    for node_id, node in nodes.items():
+        arguments = inspect.signature(node.execute).parameters
+        for each in node.GET_SCHEMA().inputs:
+            default = getattr(getattr(each, "input_override", None) or each, "default", None)
+            if default is None:
+                continue
+            is_named = (node_id, each.id) in NAMED_IN_EVERY_PROMPT
+            assert each.optional != is_named, (node_id, each.id)
+            missing = arguments[each.id].default
+            wanted = inspect.Parameter.empty if is_named else default
+            assert (list(missing) if isinstance(missing, tuple) else missing) == wanted, (node_id, each.id)
+
+
+def test_a_prompt_with_model_gamma_and_beta_only_is_valid(nodes, monkeypatch):
+    import execution
+    import nodes as host_nodes
+
+    class Model(io.ComfyNode):
+        """A node that only says it has a MODEL."""
+
+        @classmethod
+        def define_schema(cls) -> io.Schema:
+            return io.Schema(node_id="SADTestModel", inputs=[], outputs=[io.Model.Output()])
+
+        @classmethod
+        def execute(cls) -> io.NodeOutput:
+            return io.NodeOutput(None)
+
+    monkeypatch.setattr(host_nodes, "NODE_CLASS_MAPPINGS", {**nodes, "SADTestModel": Model})
+    model = {"1": {"class_type": "SADTestModel", "inputs": {}}}
+    for node_id, inputs in {
+        "SADSkewAttention": {"model": ["1", 0], "gamma": 1.2, "beta": 3.0},
+        "SADGammaSchedule": {},
+        "SADGammaSweep": {},
+        "SADStabilityProbe": {"model": ["1", 0]},
+    }.items():
+        prompt = {**model, "2": {"class_type": node_id, "inputs": inputs}}
+        assert asyncio.run(execution.validate_inputs("prompt", prompt, "2", {})) == (True, [], "2")
 
 
 @pytest.mark.parametrize("node_id", PROMISED)
