@@ -47,6 +47,12 @@ def read_values(values: str | Sequence[float] | float) -> list[float]:
         raise ValueError(f"values: {shown(repr(values))} is not a list of numbers; write them as 1, 1.05, 1.") from None
 
 
+def out_of_order(start_name: str, start: float, end_name: str, end: float) -> str:
+    """Return the sentence for a part of the run that does not begin before it ends, or leaves the run."""
+    given = f"{start_name} is {start:g} and {end_name} is {end:g}"
+    return f"{given}, but {start_name} must be smaller than {end_name}, and both from 0 to 1."
+
+
 @dataclass(frozen=True)
 class GammaSchedule:
     """Keyframes of γ joined by one easing; before the first and after the last the curve is flat.
@@ -65,7 +71,7 @@ class GammaSchedule:
     def __post_init__(self) -> None:
         check_choice("The easing", self.easing, EASINGS)
         if not self.keyframes:
-            raise ValueError("The schedule is empty; give at least one keyframe such as 0:1.05.")
+            raise ValueError("The schedule is empty; give at least one pair (progress, gamma).")
         last = -math.inf
         for progress, gamma in self.keyframes:
             if not 0 <= progress <= 1:
@@ -135,7 +141,7 @@ class GammaSchedule:
         if preset == "constant":
             return cls(((0.0, start_gamma),))
         if not 0 <= start < end <= 1:
-            raise ValueError(f"start is {start:g} and end {end:g}, but they must be in order within 0 … 1.")
+            raise ValueError(out_of_order("start", start, "end", end))
         end_gamma = NEUTRAL_GAMMA if end_gamma is None else end_gamma
         if preset != "window":
             return cls(((start, start_gamma), (end, end_gamma)), easing=preset)
@@ -151,10 +157,13 @@ class GammaSchedule:
         """A curve from text such as `0:1, 0.3:1.05, 1:1`: progress, a colon, γ, separated by commas or lines.
 
         Raises:
-            ValueError: an entry that is not `progress:gamma`, and as the class itself.
+            ValueError: no entry, one that is not `progress:gamma`, and as the class itself.
         """
         frames = []
-        for entry in split_entries(text):
+        entries = split_entries(text)
+        if not entries:
+            raise ValueError("keyframes is empty; write progress:gamma, as in 0:1, 0.3:1.05, 1:1.")
+        for entry in entries:
             try:
                 progress, gamma = (float(number) for number in entry.split(":"))
             except ValueError:
@@ -185,7 +194,9 @@ class GammaSchedule:
         """A curve through γ values spread evenly over the run, the first at progress 0, the last at 1.
 
         Raises:
-            ValueError: as the class itself.
+            ValueError: no values, and as the class itself.
         """
+        if not len(values):
+            raise ValueError("values is empty; write at least one γ, as in 1, 1.05, 1.")
         steps = max(len(values) - 1, 1)
         return cls.from_points((index / steps, gamma) for index, gamma in enumerate(values))

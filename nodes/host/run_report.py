@@ -19,6 +19,7 @@ from .shared import Shared
 KEPT_RUNS = 8
 KEPT_CALLS = 4096
 MOST_UNREAD = 256  # model calls whose numbers may wait on the device
+NEVER_CALLED = "another node computes or skips this attention, or the model did not use it in this run"
 
 
 @dataclass
@@ -126,6 +127,7 @@ class RunRecord(Shared):
         model_calls: how many calls the diffusion model got.
         site_calls: skewed attention calls by site address.
         untouched: attention calls at chosen sites that were left alone inside the window, by reason.
+        why_untouched: the reason of the first of them at each site, by its address.
         prompts: the guider's names of the prompts that the model was called with, and whether γ acts on them; empty
             where it acts on all.
         unplaced: model calls with a prompt that could not be told, by reason; inside the window.
@@ -142,6 +144,7 @@ class RunRecord(Shared):
     model_calls: int = 0
     site_calls: Counter[str] = field(default_factory=Counter)
     untouched: Counter[str] = field(default_factory=Counter)
+    why_untouched: dict[str, str] = field(default_factory=dict)
     prompts: dict[str, bool] = field(default_factory=dict)
     unplaced: Counter[str] = field(default_factory=Counter)
     backends: set[str] = field(default_factory=set)
@@ -227,6 +230,14 @@ class RunRecord(Shared):
         reasons = ", ".join(f"{_number(count, 'model call')} where {why}" for why, count in self.unplaced.items())
         return f"apply_to {self.apply_to} left rows of unknown prompts alone: {reasons}. Set it to both to change them."
 
+    def _not_reached(self) -> list[str]:
+        """Say which chosen sites γ did not act at, and why, a line for each reason."""
+        missing: dict[str, list[str]] = {}
+        for address in self.chosen:
+            if not self.site_calls[address]:
+                missing.setdefault(self.why_untouched.get(address, NEVER_CALLED), []).append(address)
+        return [f"Not reached: {', '.join(addresses)}. Reason: {why}." for why, addresses in missing.items()]
+
     def describe(self) -> str:
         """The run in a few lines for people."""
         if self.model_calls == 0:
@@ -240,7 +251,7 @@ class RunRecord(Shared):
         ]
         if self.warning:
             lines.append(f"Warning: {self.warning}")
-        active = [call for call in self.calls if call.gammas != NEUTRAL]
+        active = [call for call in self.calls if call.gammas != NEUTRAL and call.attention_calls]
         if active:
             low = min(min(call.gamma_range) for call in active)
             high = max(max(call.gamma_range) for call in active)
@@ -254,8 +265,7 @@ class RunRecord(Shared):
                 lines.append(f"In joint attention also gamma_text {text:.4g} and gamma_cross {cross:.4g}.")
         lines += describe_feedback(self.calls)
         if hit and len(hit) < len(self.chosen):
-            missing = [address for address in self.chosen if not self.site_calls[address]]
-            lines.append(f"Not reached: {', '.join(missing)}.")
+            lines += self._not_reached()
         if not {*self.prompts} <= {*SIDE_OF.values(), UNKNOWN}:
             others = [name for name, acts in self.prompts.items() if not acts]
             lines.append(f"Prompts that apply_to {self.apply_to} leaves alone: {', '.join(others)}.")

@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 from ...sad_core import NORMS, GammaSchedule, StabilityBaseline
 from ...sad_core.parameters import check_choice
+from ...sad_core.schedule import out_of_order
 from ...sad_core.stability.measures import DEFAULT_MEASURES, TRACE_MEASURES
 from .prompts import NEGATIVE, POSITIVE, Prompt
 
@@ -69,9 +70,7 @@ class SkewSettings:
             if not math.isfinite(getattr(self, name)):
                 raise ValueError(f"{name} is {getattr(self, name)}, but it must be a finite number.")
         if not 0 <= self.start < self.end <= 1:
-            raise ValueError(
-                f"start_percent is {self.start:g} and end_percent {self.end:g}, but they must be in order within 0 … 1."
-            )
+            raise ValueError(out_of_order("start_percent", self.start, "end_percent", self.end))
         check_choice("adaptive", self.adaptive, ADAPTIVE_MODES)
         check_choice("norm", self.norm, NORMS)
         check_choice("apply_to", self.apply_to, APPLY_TO)

@@ -209,7 +209,7 @@ def test_an_unknown_preset_or_easing_is_refused_with_the_known_ones():
 @pytest.mark.parametrize("preset", ["linear", "window"])
 def test_a_start_and_end_out_of_order_or_range_are_refused(preset, start, end):
     message = refusal(GammaSchedule.from_preset, preset, 1.05, start=start, end=end)
-    assert f"start is {start:g} and end {end:g}" in message
+    assert f"start is {start:g} and end is {end:g}, but start must be smaller than end" in message
 
 
 @pytest.mark.parametrize(

@@ -122,6 +122,7 @@ def test_uncond_alone_without_guidance_is_said_to_have_done_nothing(sd15, monkey
     assert sd15.sample(patched, cfg=1.0).equal(sd15.sample(cfg=1.0))
     assert report.runs[-1].warning is not None
     assert "uncond" in report.runs[-1].warning
+    assert "γ" not in report.describe()  # no word of a γ that was applied
 
 
 @pytest.mark.parametrize("is_split", [False, True], ids=["joined", "split"])

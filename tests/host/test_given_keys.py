@@ -267,6 +267,7 @@ def test_a_block_that_hands_over_keys_of_its_own_is_left_alone(sd15):
     frames_of(sd15, patched)
     (run,) = report.runs
     assert run.untouched == {"the block hands over keys of its own": run.model_calls}
+    assert "Not reached: output.2.0. Reason: the block hands over keys of its own." in run.describe().splitlines()
     assert set(run.site_calls) == set(sd15.sites) - {"output.2.0"}
 
 

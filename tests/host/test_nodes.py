@@ -298,6 +298,7 @@ def test_what_has_a_default_may_be_missing_and_is_then_the_default(nodes):
 
 def test_a_prompt_with_model_gamma_and_beta_only_is_valid(nodes, monkeypatch):
     import execution
+
     import nodes as host_nodes
 
     class Model(io.ComfyNode):

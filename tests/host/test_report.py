@@ -13,6 +13,7 @@ import comfy.model_management
 import pytest
 import symmetric_attention
 import torch
+from symmetric_attention.nodes.host.run_report import NEVER_CALLED
 from symmetric_attention.nodes.report import ReportNode
 
 from lab.testing.families.building import build
@@ -50,7 +51,7 @@ def test_a_site_that_was_not_reached_is_named_and_not_counted(sd15):
     sd15.sample(patched)
     told = report.describe()
     assert told.startswith("SD15, finished: 6 of 7 chosen sites reached, ")
-    assert "Not reached: output.2.0." in told.splitlines()
+    assert f"Not reached: output.2.0. Reason: {NEVER_CALLED}." in told.splitlines()
 
 
 def test_the_report_node_gives_plan_and_report(sd15):

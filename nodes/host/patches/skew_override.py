@@ -46,10 +46,11 @@ class CallLog:
     run: RunRecord | None = None
     adaptive: list[tuple[str, Tensor, Tensor]] = field(default_factory=list)
 
-    def left_alone(self, reason: str) -> None:
+    def left_alone(self, reason: str, site: Site) -> None:
         """Count an attention call at a chosen site that stays as it is."""
         if not torch.compiler.is_compiling() and self.run is not None:
             self.run.untouched[reason] += 1
+            self.run.why_untouched.setdefault(site.address, reason)
 
 
 @dataclass(frozen=True)
@@ -125,14 +126,14 @@ class SkewOverride(Shared):
         except Exception as error:
             if is_out_of_memory(error):
                 raise
-            self.context.log.left_alone(f"{UNREADABLE} ({type(error).__name__})")
+            self.context.log.left_alone(f"{UNREADABLE} ({type(error).__name__})", self.site)
             return self._left_alone(function, q, k, v, heads, mask=mask, **keyword)
         reason, image_tokens, acting = self._acting(call, compiling)
         is_whole = not self.earlier and self.context.settings.apply_to == "both"
         ranges = [] if is_whole or not acting else self._by_pass(call.q.shape[0], acting)
         if image_tokens is None or not (ranges or (is_whole and acting)):
             if image_tokens is not None or reason != OF_OTHERS:
-                self.context.log.left_alone(reason or NOT_BY_PASS)
+                self.context.log.left_alone(reason or NOT_BY_PASS, self.site)
             return self._left_alone(function, q, k, v, heads, mask=mask, **keyword)
         attention = self.context.attention
         choice = attention.choose(function, 2 * call.q.shape[-1], compiling)
@@ -148,9 +149,9 @@ class SkewOverride(Shared):
             if any(owner is other for _, _, owner in ranges):
                 other.tally.calls += 1
             elif not any(each is other for each in acting):
-                other.context.log.left_alone(GAMMA_IS_1)
+                other.context.log.left_alone(GAMMA_IS_1, self.site)
             elif other is not self:
-                other.context.log.left_alone(TAKEN)
+                other.context.log.left_alone(TAKEN, self.site)
         parts = []
         for start, stop, owner in ranges:
             part = call.rows(start, stop)

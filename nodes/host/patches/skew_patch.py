@@ -162,12 +162,12 @@ class SkewPatch(SitePatch):
             if not self.state.active or context is None:
                 return forward(module, *args, **kwargs)
             if not isinstance(options, dict):
-                context.log.left_alone("the model called the block without transformer_options")
+                context.log.left_alone("the model called the block without transformer_options", site)
                 return forward(module, *args, **kwargs)
             if self.state.keys.reason or (rule.keys is not None and kwargs.get(rule.keys) is not None):
                 reason = self.state.keys.reason_at(rule, args, kwargs)
                 if reason:
-                    context.log.left_alone(reason)
+                    context.log.left_alone(reason, site)
                     return forward(module, *args, **kwargs)
             slot = options.get(OVERRIDE)
             # A probe stays outside, so that it measures what really leaves the site.
