@@ -1,16 +1,24 @@
-/** The text of a node's last run, when a prompt starts: it goes from a node that has no part in it, or turns earlier. */
+/** The text of a node's last run: shown in whatever graph the node is, and dropped or marked when a prompt starts. */
 
 import { app } from "../../scripts/app.js";
 import { api } from "../../scripts/api.js";
-import { allNodes, nodesInPrompt } from "./lib/node.js";
+import { allNodes, nodeOf, nodesInPrompt, widen } from "./lib/node.js";
 import { NO_PART, asEarlier } from "./lib/run.js";
+import { showText, textOf } from "./lib/text.js";
 
-const TEXT = "$$node-text-preview"; // the widget in which the editor shows a node's progress text
 const SAMPLED = ["SADSkewAttention", "SADStabilityProbe"]; // the nodes that tell of the last run through them
+const isOurs = (node) => node?.comfyClass?.startsWith("SAD");
+const wholeGraph = () => (app.isGraphReady === false ? undefined : (app.rootGraph ?? app.graph));
+
+api.addEventListener("progress_text", ({ detail }) => {
+  const node = nodeOf(wholeGraph(), String(detail?.nodeId));
+  if (isOurs(node) && detail.text) showText(node, detail.text, "last run");
+});
 
 api.addEventListener("execution_start", async ({ detail }) => {
-  const graph = app.isGraphReady === false ? undefined : (app.rootGraph ?? app.graph);
-  const shown = [...new Set(allNodes(graph))].map((node) => ({ node, widget: textOf(node), text: textOf(node)?.value }));
+  const graph = wholeGraph();
+  const ours = [...new Set(allNodes(graph))].filter(isOurs);
+  const shown = ours.map((node) => ({ node, widget: textOf(node), text: textOf(node)?.value }));
   const included = await nodesInPrompt(api, graph, detail.prompt_id);
   if (!included) return;
   for (const { node, widget, text } of shown) {
@@ -20,6 +28,9 @@ api.addEventListener("execution_start", async ({ detail }) => {
   }
 });
 
-function textOf(node) {
-  return node.comfyClass?.startsWith("SAD") ? node.widgets?.find((widget) => widget.name === TEXT) : undefined;
-}
+app.registerExtension({
+  name: "symmetric_attention.shown_text",
+  nodeCreated(node) {
+    if (isOurs(node)) widen(node);
+  },
+});

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import combinations
 from typing import Any
 
 # A graph with an id, as people have it, made of a prompt; everything but the nodes with a chart out of the way.
@@ -17,6 +18,42 @@ OPEN = """async prompt => {
     window.app.canvas.setDirty(true, true);
     return graph.id;
 }"""
+
+# The boxes of all nodes of the graph that is looked at, as [left, top, right, bottom] on the page, by "class id".
+BOXES = """() => {
+    const {canvas} = window.app, {scale, offset} = canvas.ds, origin = canvas.canvas.getBoundingClientRect();
+    const title = LiteGraph.NODE_TITLE_HEIGHT;
+    return Object.fromEntries(canvas.graph._nodes.map(node => {
+        const drawn = document.querySelector(`.lg-node[data-node-id="${node.id}"]`)?.getBoundingClientRect();
+        const at = (x, y) => [origin.x + scale * (x + offset[0]), origin.y + scale * (y + offset[1])];
+        const box = drawn ? [drawn.left, drawn.top, drawn.right, drawn.bottom]
+            : [...at(node.pos[0], node.pos[1] - title), ...at(node.pos[0] + node.size[0], node.pos[1] + node.size[1])];
+        return [`${node.comfyClass ?? node.type} ${node.id}`, box];
+    }));
+}"""
+# The elements of our widgets that reach over an edge of their node, or show less of a text than there is room for.
+HANGING = """() => {
+    const boxes = (BOXES)();
+    return window.app.canvas.graph._nodes.flatMap(node => (node.widgets ?? []).filter(w => w.type === 'sad_element')
+        .flatMap(widget => {
+            const shown = widget.element.getBoundingClientRect();
+            if (!widget.element.isConnected || !shown.width) return [];
+            const [left, top, right, bottom] = boxes[`${node.comfyClass} ${node.id}`];
+            const over = Math.max(left - shown.left, top - shown.top, shown.right - right, shown.bottom - bottom);
+            const text = widget.element.classList.contains('sad-text') ? widget.element.firstChild.offsetHeight : 0;
+            const cut = Math.min(text, 240) - widget.element.clientHeight;
+            return over > 1 || cut > 1 ? [`${node.comfyClass} ${widget.name}: over ${over}, cut ${cut}`] : [];
+        }));
+}""".replace("(BOXES)", f"({BOXES})")
+
+
+def overlapping(boxes: dict[str, list[float]]) -> list[tuple[str, str]]:
+    """Return the pairs of `BOXES` that share more than a pixel."""
+    return [
+        (one, other)
+        for (one, a), (other, b) in combinations(boxes.items(), 2)
+        if min(a[2], b[2]) - max(a[0], b[0]) > 1 and min(a[3], b[3]) - max(a[1], b[1]) > 1
+    ]
 
 
 def numbered(prompt: dict[str, Any]) -> dict[str, Any]:

@@ -9,7 +9,7 @@ import pytest
 
 from lab.demo.gamma_sweep import workflow
 from lab.testing.editor import RENDERERS, render
-from lab.testing.editor_graphs import OPEN, numbered, put_probe
+from lab.testing.editor_graphs import HANGING, OPEN, numbered, put_probe
 
 fresh = itertools.count(70_000)
 PATIENCE, OFTEN = 200_000, 200  # milliseconds
@@ -21,6 +21,9 @@ SHOWN = """kind => {
     const text = node.widgets.find(w => w.name === '$$node-text-preview')?.value;
     return {text: text ?? '', chart: chart ?? ''};
 }"""
+# The labels of all texts on the nodes of some classes.
+TEXTS = """kinds => Object.fromEntries(kinds.map(kind => [kind, window.app.rootGraph._nodes
+    .find(n => n.comfyClass === kind).widgets.filter(w => w.name === '$$node-text-preview').map(w => w.label)]))"""
 SET_MODE = """([kinds, mode]) => {
     for (const node of window.app.rootGraph._nodes) if (kinds.includes(node.comfyClass)) node.mode = mode;
     window.app.canvas.setDirty(true, true);
@@ -92,6 +95,9 @@ def test_bypassed_nodes_let_the_graph_run_and_show_no_old_text(page, server, tmp
     wait_for(page, "SADStabilityProbe", "text", "10 of 10 sites × 3 steps")
     wait_for(page, "SADStabilityProbe", "chart", "finished · step 3")
     wait_for(page, "SADSaveStabilityTrace", "text", "Saved as bypass_00")
+    page.wait_for_function(f"() => ({HANGING})().length === 0", timeout=PATIENCE, polling=OFTEN)
+    for kind, count in page.evaluate(TEXTS, [*PATCHES, *READERS]).items():
+        assert count == ["last run"], kind  # and none of the editor's own beside it
     page.screenshot(path=tmp_path / "active.png")
 
     page.evaluate(SET_MODE, [PATCHES, BYPASSED])

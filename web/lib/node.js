@@ -3,8 +3,11 @@
 
 import { Chart } from "./chart.js";
 
+const LEAST_WIDTH = 300; // of a node that shows texts
+const TITLE_ROOM = 60; // beside a title
+const LETTER = 8; // of a title, in pixels
 const LEFT_OUT = [2, 4]; // the modes of a muted and of a bypassed node
-const MARGIN = 10; // that the classic rendering leaves around a widget
+export const MARGIN = 10; // that the classic rendering leaves around a widget
 
 /**
  * Run `after` behind whatever `target[method]` was, and keep what that returns.
@@ -28,13 +31,51 @@ export function chain(target, method, after) {
  * @param {number} height in pixels.
  */
 export function addChart(node, name, height) {
-  useStyles();
   const chart = new Chart(name);
   chart.element.style.setProperty("--sad-chart-height", `${height}px`);
-  const options = { serialize: false, hideOnZoom: false, margin: MARGIN, getMinHeight: () => height + 2 * MARGIN };
-  const widget = node.addDOMWidget("chart", "sad_chart", chart.element, options);
-  widget.serialize = false; // the option above keeps it out of prompts, this out of workflows
+  addElement(node, "chart", chart.element, () => height);
   return chart;
+}
+
+/**
+ * An element below the widgets of a node; nothing of it is saved with the workflow or queued with the prompt.
+ * @param {any} node
+ * @param {string} name
+ * @param {HTMLElement} element
+ * @param {() => number} getHeight that it needs, in pixels.
+ * @param {object} more options of the widget.
+ */
+export function addElement(node, name, element, getHeight, more = {}) {
+  useStyles();
+  const getMinHeight = () => getHeight() + 2 * MARGIN;
+  const options = { serialize: false, hideOnZoom: false, margin: MARGIN, getMinHeight, ...more };
+  const widget = node.addDOMWidget(name, "sad_element", element, options);
+  widget.serialize = false; // the option above keeps it out of prompts, this out of workflows
+  // It is as wide as the node. The editor's preview of a node in its search leaves the width of the preview here.
+  Object.defineProperty(widget, "width", { get: () => undefined, set: () => {}, configurable: true });
+  return widget;
+}
+
+/**
+ * Let a node in the classic rendering be as high as its widgets need; Nodes 2.0 does so by itself.
+ * @param {any} node
+ */
+export function grow(node) {
+  // @ts-ignore: LiteGraph is a global of the editor
+  if (!globalThis.LiteGraph?.vueNodesMode && !node.flags?.collapsed) {
+    const needed = node.computeSize()[1];
+    if (node.size[1] < needed) node.setSize([node.size[0], needed]);
+  }
+  node.setDirtyCanvas?.(true, true);
+}
+
+/**
+ * Let a new node be as wide as its title and the texts it shows need; a saved graph has a size of its own.
+ * @param {any} node
+ */
+export function widen(node) {
+  const width = Math.max(LEAST_WIDTH, TITLE_ROOM + LETTER * (node.title?.length ?? 0));
+  if (node.size[0] < width) node.setSize([width, node.size[1]]);
 }
 
 /**
@@ -70,6 +111,18 @@ export function inactiveNodes(graph) {
   const states = [...nodesWithState(graph, true)];
   const active = new Set(states.filter(([, isActive]) => isActive).map(([node]) => node));
   return new Set(states.map(([node]) => node).filter((node) => !active.has(node)));
+}
+
+/**
+ * Whether what is wired to an input reaches the prompt. A node that is muted or bypassed gives no schedule, and none of them
+ * passes one on.
+ * @param {any} node
+ * @param {any} input
+ */
+export function isGiven(node, input) {
+  const link = node.graph?.getLink?.(input.link) ?? node.graph?.links?.[input.link];
+  const source = node.graph?.getNodeById?.(link?.origin_id);
+  return link != null && !LEFT_OUT.includes(source?.mode);
 }
 
 /**

@@ -1,0 +1,79 @@
+// @ts-check
+/** The text of a node's last run, as large as it needs up to a limit, and scrolled beyond that. */
+
+import { MARGIN, addElement, grow } from "./node.js";
+
+const TEXT = "$$node-text-preview"; // the name by which the editor finds the widget of a progress text
+const HIGHEST = 260; // pixels of a text
+const LINE = 15; // pixels, and CHARACTER the width of a letter: for a text that no page has laid out yet
+const CHARACTER = 6;
+
+/**
+ * Show a text on a node, in the graph that is looked at or in any other.
+ * @param {any} node
+ * @param {string} text
+ * @param {string} label for lists of widgets.
+ */
+export function showText(node, text, label) {
+  const shown = textOf(node);
+  const widget = shown?.isOurs ? shown : addText(node, label);
+  widget.value = text;
+  // The editor's own listener may have come first and made its widget, of two lines.
+  if (shown && shown !== widget) {
+    shown.onRemove?.();
+    node.widgets.splice(node.widgets.indexOf(shown), 1);
+  }
+}
+
+/**
+ * The widget that shows the text of a node, ours or the editor's; undefined where there is none yet.
+ * @param {any} node
+ */
+export function textOf(node) {
+  return node.widgets?.find((/** @type {any} */ each) => each.name === TEXT);
+}
+
+/**
+ * @param {any} node
+ * @param {string} label
+ */
+function addText(node, label) {
+  const text = document.createElement("div");
+  const element = document.createElement("div");
+  element.className = "sad-text";
+  element.tabIndex = 0; // so that the arrow keys scroll it
+  element.append(text);
+  // The editor would zoom the graph.
+  element.addEventListener("wheel", (event) => {
+    if (element.scrollHeight > element.clientHeight) event.stopPropagation();
+  });
+  let height = LINE;
+  const measure = () => {
+    if (!text.offsetHeight) return; // not on the page
+    height = Math.min(text.offsetHeight, HIGHEST);
+    grow(node);
+  };
+  const widget = addElement(node, TEXT, element, () => height + 8, {
+    getValue: () => text.textContent,
+    setValue: (/** @type {any} */ value) => {
+      if (text.textContent === String(value)) return;
+      text.textContent = String(value);
+      height = Math.min(roughHeight(text.textContent, node.size[0]), HIGHEST);
+      grow(node);
+      measure();
+    },
+  });
+  new ResizeObserver(measure).observe(text);
+  widget.isOurs = true;
+  widget.label = label;
+  return widget;
+}
+
+/**
+ * @param {string} text
+ * @param {number} width of the node.
+ */
+function roughHeight(text, width) {
+  const letters = Math.max(10, (width - 2 * MARGIN - 16) / CHARACTER);
+  return LINE * text.split("\n").reduce((lines, line) => lines + Math.max(1, Math.ceil(line.length / letters)), 0);
+}
