@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+from .host.settings import beyond_range
 from .schedule_shapes import FIELDS, make_schedule
 
 LONGEST_TEXT = 10_000
@@ -18,8 +19,9 @@ def preview(asked: Mapping[str, Any]) -> dict[str, Any]:
         asked: "widgets": the value of every widget by its name; "wired": names of the inputs that come by a wire.
 
     Returns:
-        "points": `(progress, gamma)` to be joined by straight lines; or "note": why γ is not known yet; or "problem":
-        the message of the error that the node itself would raise.
+        "points": `(progress, gamma)` to be joined by straight lines, with "warning" where γ leaves the range of the
+        widgets; or "note": why γ is not known yet; or "problem": the message of the error that the node itself would
+        raise.
     """
     widgets, wired = asked.get("widgets"), asked.get("wired")
     if not isinstance(widgets, dict) or not isinstance(wired, list):
@@ -41,4 +43,5 @@ def preview(asked: Mapping[str, Any]) -> dict[str, Any]:
         return {"problem": "A number is missing; fill every field of the chosen shape."}
     if not all(math.isfinite(gamma) for _, gamma in points):
         return {"problem": "γ grows beyond all numbers; choose smaller ones."}
-    return {"points": points}
+    warning = beyond_range(*(gamma for _, gamma in points))
+    return {"points": points} if warning is None else {"points": points, "warning": f"{warning}."}

@@ -6,13 +6,14 @@ from typing import Any
 
 from comfy_api.latest import io
 
+from .host.settings import HIGHEST_GAMMA, LOWEST_GAMMA
+
 CATEGORY = "model/patch/symmetric attention"
 SEARCH_ALIASES = ["SAD", "skew", "circulation", "hopfield", "attention guidance"]
 # What users want rather than what a node is called: these words lead to the one node that does it.
 GOAL_ALIASES = ["diversity", "variety", "fidelity", "seed variance"]
 SWEEP_ALIASES = [*SEARCH_ALIASES, "sweep", "xy plot", "grid", "compare"]
 
-LOWEST_GAMMA, HIGHEST_GAMMA = -2.0, 3.0
 PROBE = "this Stability Probe (SAD)"
 # What the readers of a handle say where none is wired: the editor leaves the links of bypassed and muted nodes out.
 NOTHING_PATCHED = "Nothing is patched here: no Skew Attention (SAD) is wired to report, or it is bypassed or muted."

@@ -45,7 +45,7 @@ app.registerExtension({
   },
 });
 
-function draw(chart, { points, note, problem }) {
+function draw(chart, { points, note, problem, warning }) {
   if (!points) {
     chart.say(problem ?? note, problem !== undefined);
     return;
@@ -56,7 +56,7 @@ function draw(chart, { points, note, problem }) {
   const places = Array.from({ length: PLACES + 1 }, (_, place) => place / PLACES);
   const at = (place) => `${short(valueAt(points, places[place]))} at ${Math.round(100 * places[place])} %`;
   chart.show({
-    note: low === high ? `γ ${short(low)} all along` : `γ ${short(low)} … ${short(high)}`,
+    note: [low === high ? `γ ${short(low)} all along` : `γ ${short(low)} … ${short(high)}`, warning ?? []].flat().join("\n"),
     panels: [{ title: "γ, and the plain model at 1", lines: [{ name: "γ", points }], neutral: 1 }],
     places,
     value: at,

@@ -71,6 +71,8 @@ def install_skew_attention(
         plain = [site for site in chosen if site.kind != JOINT]
         chosen = [site for site in chosen if site.kind == JOINT]
         notes = [f"γ is 1 all along, so {list_addresses(plain)} stay as they are: no joint attention."] if plain else []
+    if settings.remark:
+        notes.append(f"Warning: {settings.remark}.")
     plan = describe_plan(name, settings, chosen, held, available, plain)
     report = SkewReport("\n".join([plan, *notes]))
     SkewPatch(settings, chosen, report, node_id).install(patched)

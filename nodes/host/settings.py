@@ -16,6 +16,7 @@ from .prompts import NEGATIVE, POSITIVE, Prompt
 ADAPTIVE_MODES = ("off", "gamma", "gamma and beta")
 APPLY_TO = ("both", "cond", "uncond")
 PATTERNS = ("value", "input")
+LOWEST_GAMMA, HIGHEST_GAMMA = -2.0, 3.0  # of the widgets; wires and texts may carry others
 SIDE_OF = {"cond": POSITIVE, "uncond": NEGATIVE}  # a choice of `APPLY_TO`, and the prompts it means
 
 
@@ -28,6 +29,14 @@ class Gammas(NamedTuple):
 
 
 NEUTRAL = Gammas()
+
+
+def beyond_range(*gammas: float) -> str | None:
+    """Return a sentence, without its full stop, about a γ that no widget takes; None where all are within the range."""
+    far = max(gammas, key=lambda gamma: abs(gamma - (LOWEST_GAMMA + HIGHEST_GAMMA) / 2))
+    if LOWEST_GAMMA <= far <= HIGHEST_GAMMA:
+        return None
+    return f"γ {far:g} is outside {LOWEST_GAMMA:g} … {HIGHEST_GAMMA:g}, the range of the widgets, and was never tried"
 
 
 @dataclass(frozen=True)
@@ -97,6 +106,11 @@ class SkewSettings:
         """Return γ for a model call: from the schedule and the two of joint attention inside the window, 1 outside."""
         inside = self.start <= progress and (progress < self.end or self.end == 1)
         return Gammas(self.gamma_schedule.at(progress), self.gamma_text, self.gamma_cross) if inside else NEUTRAL
+
+    @property
+    def remark(self) -> str | None:
+        """A sentence, without its full stop, about a γ beyond the range of the widgets; None where there is none."""
+        return beyond_range(*self.gamma_schedule.gamma_range, self.gamma_text, self.gamma_cross)
 
     @property
     def constant_gammas(self) -> Gammas | None:

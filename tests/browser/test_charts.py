@@ -8,7 +8,7 @@ import pytest
 
 from lab.demo.gamma_sweep import workflow
 from lab.testing.editor import READY, RENDERERS, open_page, render
-from lab.testing.editor_graphs import OPEN, numbered, put_probe
+from lab.testing.editor_graphs import HANGING, OPEN, numbered, put_probe
 
 fresh = itertools.count(1000)
 PATIENCE, OFTEN = 200_000, 200  # milliseconds; asking at every frame would take the time from the sampler
@@ -81,6 +81,13 @@ def wait_for(page, kind: str, condition: str, **values) -> dict:
     shown = chart(page, kind)
     assert shown is not None
     return shown
+
+
+def greyed(page, kind: str) -> list[str]:
+    """The widgets of a node that are grey, in their order."""
+    node = "window.app.rootGraph._nodes.find(n => n.comfyClass === kind)"
+    names: list[str] = page.evaluate(f"kind => {node}.widgets.filter(w => w.disabled).map(w => w.name)", kind)
+    return names
 
 
 def put_steps(page, steps: int) -> None:
@@ -228,17 +235,23 @@ def test_a_run_that_the_server_forgot_does_not_stay_running(page, complaints):
     assert complaints == []
 
 
-def test_a_probe_in_a_subgraph_has_its_chart(page, complaints):
+def test_nodes_in_a_subgraph_have_their_chart_and_text_whichever_graph_is_open(page, complaints, tmp_path):
     page.evaluate(OPEN, prompt(3))
     page.evaluate("""() => {
         const graph = window.app.rootGraph;
         const inner = ['SADStabilityProbe', 'SADSkewAttention', 'SADGammaSchedule'];
         const {subgraph} = graph.convertToSubgraph(new Set(graph._nodes.filter(n => inner.includes(n.comfyClass))));
-        window.app.canvas.setGraph(subgraph);
+        window.inner = subgraph;
     }""")
     page.evaluate(QUEUE)
+    told = """() => window.inner._nodes.find(n => n.comfyClass === 'SADSkewAttention').widgets
+        .some(w => w.name === '$$node-text-preview' && w.value.includes('attention calls skewed in 3 model calls'))"""
+    page.wait_for_function(told, timeout=PATIENCE, polling=OFTEN)
+    page.evaluate("() => window.app.canvas.setGraph(window.inner)")
     shown = probed(page, "chart.note.startsWith('finished')")
     assert [count(line) for line in shown["lines"]] == [3] * 4
+    page.wait_for_function(f"() => ({HANGING})().length === 0", timeout=PATIENCE, polling=OFTEN)
+    page.screenshot(path=tmp_path / "subgraph.png")
     assert page.problems == []
     assert complaints == []
 
@@ -250,6 +263,19 @@ def test_the_curve_follows_the_widgets_and_so_does_the_prompt(page, complaints, 
     node = "window.app.rootGraph._nodes.find(n => n.comfyClass === 'SADGammaSchedule')"
     drawn = wait_for(page, "SADGammaSchedule", "chart.lines.length")
     assert drawn["note"] == "γ 0.8 … 1.3"
+    page.evaluate(
+        f"() => {{ {node}.widgets.find(w => w.name === 'chart').width = 298; }}"
+    )  # as the editor's search does
+    page.wait_for_function(f"() => ({HANGING})().length === 0", timeout=PATIENCE, polling=OFTEN)
+    assert greyed(page, "SADGammaSchedule") == ["keyframes", "curve_min", "curve_max", "values", "curve"]
+    assert greyed(page, "SADSkewAttention") == ["gamma", "norm"]
+    page.evaluate(f"""async () => {{
+        {node}.mode = 4;
+        (await import('/scripts/api.js'))
+            .api.dispatchEvent(new CustomEvent('graphChanged', {{detail: window.app.rootGraph.serialize()}}));
+    }}""")
+    assert greyed(page, "SADSkewAttention") == ["norm"]  # a bypassed schedule gives no gamma
+    page.evaluate(f"() => {{ {node}.mode = 0; }}")
     values = page.evaluate(f"() => JSON.stringify({node}.serialize().widgets_values)")
 
     def put(name: str, value) -> None:
@@ -281,6 +307,9 @@ def test_the_curve_follows_the_widgets_and_so_does_the_prompt(page, complaints, 
     put("keyframes", "0:1, oops")
     put("shape", "keyframes")
     wrong = wait_for(page, "SADGammaSchedule", "chart.isProblem")
+    assert "keyframes" not in greyed(page, "SADGammaSchedule")
+    assert "start_gamma" in greyed(page, "SADGammaSchedule")
+    page.screenshot(path=tmp_path / "keyframes.png")
     assert wrong["note"] == 'The keyframe "oops" is not understood; write progress:gamma, as in 0:1, 0.3:1.05, 1:1.'
 
     page.evaluate(f"""() => {{

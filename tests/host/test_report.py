@@ -15,6 +15,7 @@ import symmetric_attention
 import torch
 from symmetric_attention.nodes.host.run_report import NEVER_CALLED
 from symmetric_attention.nodes.report import ReportNode
+from symmetric_attention.sad_core import GammaSchedule
 
 from lab.testing.families.building import build
 from lab.testing.families.configs import SD15
@@ -52,6 +53,23 @@ def test_a_site_that_was_not_reached_is_named_and_not_counted(sd15):
     told = report.describe()
     assert told.startswith("SD15, finished: 6 of 7 chosen sites reached, ")
     assert f"Not reached: output.2.0. Reason: {NEVER_CALLED}." in told.splitlines()
+
+
+@pytest.mark.newest
+@pytest.mark.parametrize("door", ["schedule", "gamma", "gamma_text"])
+def test_a_gamma_beyond_the_widgets_is_warned_of_by_whichever_door_it_came(sd15, sd3, door):
+    """A wire and a text carry any number; a widget ends at 3."""
+    far, near = (
+        {"schedule": GammaSchedule.from_keyframes(f"0:1, 1:{gamma}")} if door == "schedule" else {door: gamma}
+        for gamma in (9.0, 3.0)
+    )
+    family = sd3 if door == "gamma_text" else sd15
+    patched, report = skew(family.model, **far)
+    family.sample(patched, steps=1)
+    warning = "Warning: γ 9 is outside -2 … 3, the range of the widgets, and was never tried."
+    assert warning in report.plan.splitlines()
+    assert warning in report.runs[-1].describe().splitlines()
+    assert "Warning" not in skew(family.model, **near)[1].plan
 
 
 def test_the_report_node_gives_plan_and_report(sd15):

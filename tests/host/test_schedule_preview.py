@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shutil
+import subprocess
 
 import numpy as np
 import pytest
@@ -11,6 +13,7 @@ from symmetric_attention.nodes.gamma_schedule import GammaScheduleNode
 from symmetric_attention.nodes.gamma_schedule_preview import LONGEST_TEXT, preview
 from symmetric_attention.nodes.schedule_shapes import FIELDS, SHAPES, make_schedule
 
+from lab.folders import ROOT
 from lab.testing.run_nodes import execute
 
 DRAWN = {"points": [[0, 0.2], [0.4, 0.9], [1, 0.1]], "interpolation": "monotone_cubic"}
@@ -104,6 +107,23 @@ def test_nonsense_gets_an_answer_all_the_same():
     assert ask(start_gamma=None)["problem"].startswith("A number is missing")
     assert "not previewed" in ask(shape="values", values="1," * LONGEST_TEXT)["note"]
     assert "beyond all numbers" in ask(shape="cosine", start_gamma=1e308, end_gamma=-1e308)["problem"]
+
+
+def test_the_browser_greys_the_fields_that_do_not_count():
+    """web/lib/live.js has the same table, because a widget turns grey without asking the server."""
+    script = "import(process.argv[1]).then(m => console.log(JSON.stringify(m.FIELDS)))"
+    node = shutil.which("node")
+    if node is None:
+        pytest.skip("NO NODE.JS: the table of the browser was not compared")
+    module = (ROOT / "web" / "lib" / "live.js").as_uri()
+    told = subprocess.run([node, "-e", script, module], capture_output=True, text=True, check=True).stdout
+    assert {shape: tuple(fields) for shape, fields in json.loads(told).items()} == FIELDS
+
+
+def test_a_gamma_beyond_the_widgets_is_warned_of():
+    asked = ask(shape="keyframes", keyframes="0:1, 1:9")
+    assert asked["warning"] == "γ 9 is outside -2 … 3, the range of the widgets, and was never tried."
+    assert "warning" not in ask(shape="keyframes", keyframes="0:-2, 1:3")
 
 
 def test_every_field_is_an_input_of_the_node():

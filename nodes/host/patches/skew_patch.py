@@ -72,7 +72,10 @@ class SkewPatch(SitePatch):
         return SkewPatch(self.settings, self.sites, self.handle, self.node_id)
 
     def _begin_run(self) -> RunRecord:
-        return self.handle.begin(self.model_name, [site.address for site in self.sites], self.settings.apply_to)
+        run = self.handle.begin(self.model_name, [site.address for site in self.sites], self.settings.apply_to)
+        if self.settings.remark:
+            run.remarks.append(f"Warning: {self.settings.remark}")
+        return run
 
     def _end_run(self, run: RunRecord) -> None:
         self.attention.forget_refusals()  # every run asks its backend again and records its own fallbacks
