@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import folder_paths
@@ -47,6 +49,17 @@ def fingerprint_of(name: str | None) -> str:
         return ""
     path = existing_file(name)
     return f"{path} {path.stat().st_mtime_ns}" if path.is_file() else str(path)
+
+
+def files_below(suffix: str) -> Iterator[tuple[Path, str]]:
+    """Every file in the output folder with this suffix: its path, and its name below the folder; links not followed."""
+    output = Path(folder_paths.get_output_directory())
+    for folder, folders, names in os.walk(output):
+        folders.sort()
+        for name in sorted(names):
+            if name.endswith(suffix):
+                path = Path(folder) / name
+                yield path, path.relative_to(output).as_posix()
 
 
 def _inside(name: str, field: str) -> Path:

@@ -23,6 +23,7 @@ KEPT_RUNS = 8
 LARGEST_TRACE = 28 * 2**20
 HEADER = "stability_trace"
 LARGEST_FILE = 64 * 2**20
+LOOKED_AT = 4096  # bytes of a file, to tell whether it is a trace
 # What reading a damaged header ends in.
 DAMAGE = (KeyError, TypeError, ValueError, ArithmeticError, IndexError, AttributeError, RecursionError)
 EMPTY = (
@@ -106,6 +107,15 @@ class StabilityTrace:
         header, tensors = write_runs(self.runs)
         with whole_file(path) as unfinished:
             save_file(tensors, str(unfinished), metadata={HEADER: header})
+
+    @staticmethod
+    def is_saved_in(path: str | Path) -> bool:
+        """Whether a file has the header of a trace, of which no more than the first bytes are read."""
+        try:
+            with Path(path).open("rb") as file:
+                return f'"{HEADER}"'.encode() in file.read(LOOKED_AT)
+        except OSError:
+            return False
 
     @staticmethod
     def load(path: str | Path) -> StabilityTrace:

@@ -261,6 +261,22 @@ def test_a_folder_that_cannot_be_made_is_said_in_a_sentence(output):
         execute(SaveStabilityTraceNode, trace=trace, after=None, filename_prefix="table.csv/trace")
 
 
+@pytest.mark.newest
+def test_the_list_has_the_traces_there_are_and_any_name_inside_the_folder_is_taken(output):
+    assert LoadStabilityTraceNode.GET_SCHEMA().inputs[0].options == ["stability/trace_00001_.safetensors"]
+    trace = StabilityTrace([run_with(torch.randn(3))])
+    for prefix in ("b", "a/deep/one"):
+        execute(SaveStabilityTraceNode, trace=trace, filename_prefix=prefix)
+    (output / "weights.safetensors").write_bytes(b"something else")
+    names = LoadStabilityTraceNode.GET_SCHEMA().inputs[0].options
+    assert sorted(names) == ["a/deep/one_00001_.safetensors", "b_00001_.safetensors"]
+
+    told = LoadStabilityTraceNode.validate_inputs
+    assert told(names[0], {}) is told("not/saved/yet.safetensors", {}) is told(None, {"file": "STRING"}) is True
+    assert "a name inside ComfyUI's output folder" in told("../b_00001_.safetensors", {})
+    assert told(None, {"file": "IMAGE"}).startswith("file comes from an output of type IMAGE, but must be a STRING")
+
+
 def test_a_file_that_is_no_trace_is_refused_a_changed_one_read_again(output):
     (output / "other.safetensors").write_bytes(b"nothing")
     with pytest.raises(ValueError, match=r"other\.safetensors is not a stability trace"):
