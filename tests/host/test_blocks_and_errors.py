@@ -49,6 +49,20 @@ def test_all_sites_are_chosen_where_no_text_is(family):
     assert f"{len(family.sites)} of {len(family.sites)} attention sites" in report.plan
 
 
+@pytest.mark.newest
+@pytest.mark.parametrize(
+    ("blocks", "meant"),
+    [("inptu.3", "input.3"), ("outptu", "output"), ("midle.0.0", "middle.0.0"), ("Selff", "self"), ("blocks", None)],
+)
+def test_a_typo_in_blocks_is_asked_about(sd15, blocks, meant):
+    with pytest.raises(ValueError, match="this model has no attention site") as caught:
+        skew(sd15.model, blocks=blocks)
+    if meant is None:
+        assert "Did you mean" not in str(caught.value)
+    else:
+        assert str(caught.value).endswith(f'. Did you mean "{meant}"?')
+
+
 @pytest.mark.parametrize(
     "blocks", ["inptu.3", "input.9", "input.1.0.0", "joint", "double.0-9", "input.1, outptu", "1", "input.1-²"]
 )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from difflib import get_close_matches
 
 from torch import nn
 
@@ -130,10 +131,19 @@ def select_sites(wanted: str, sites: Sequence[Site], field: str = "blocks") -> l
             raise ValueError(
                 f'{field}: {WHO_HAS[field]} no attention site "{shown(entry)}". There are {list_addresses(sites)}; the '
                 f"group{'s' if len(groups) > 1 else ''} {', '.join(groups)}; ranges such as 0-3 work. Empty means all"
-                f"{' but the text refiners' if opt_in else ''}."
+                f"{' but the text refiners' if opt_in else ''}.{_did_you_mean(word, sites)}"
             )
         chosen |= found
     return [site for site in sites if site.address in chosen]
+
+
+def _did_you_mean(word: str, sites: Sequence[Site]) -> str:
+    """Return a question about the group, the address or the beginning of one that is most like `word`, or nothing."""
+    parts = word.count(".") + 1
+    known = [group for site in sites for group in site.groups]
+    known += [".".join(site.address.split(".")[:parts]) for site in sites]
+    near = get_close_matches(word, dict.fromkeys(known), n=1, cutoff=0.7)
+    return f' Did you mean "{near[0]}"?' if near else ""
 
 
 def list_addresses(sites: Sequence[Site]) -> str:
