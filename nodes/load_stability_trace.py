@@ -6,7 +6,7 @@ from comfy_api.latest import io
 
 from ..sad_core import StabilityTrace
 from .host.output_folder import existing_file, files_below, fingerprint_of
-from .shared import CATEGORY, SEARCH_ALIASES, Trace
+from .shared import CATEGORY, STABILITY_ALIASES, Trace
 
 FIRST_SAVED = "stability/trace_00001_.safetensors"  # what Save Stability Trace calls its first file
 
@@ -22,7 +22,7 @@ class LoadStabilityTraceNode(io.ComfyNode):
             display_name="Load Stability Trace (SAD)",
             category=CATEGORY,
             description="Brings back a trace that Save Stability Trace kept, to draw it or to compare another with it.",
-            search_aliases=[*SEARCH_ALIASES, "import"],
+            search_aliases=[*STABILITY_ALIASES, "import"],
             inputs=[
                 io.Combo.Input(
                     "file",

@@ -13,7 +13,7 @@ from .host.browser import log, show_on_node
 from .host.output_folder import new_file
 from .host.run_origin import not_made_by, trace_of_maker, upstream_of_input
 from .host.skipped import skip_readers
-from .shared import CATEGORY, NOTHING_MEASURED, PROBE, SEARCH_ALIASES, Trace, after_input
+from .shared import CATEGORY, NOTHING_MEASURED, PROBE, STABILITY_ALIASES, Trace, after_input
 
 TEXT_FORMATS = {"CSV": to_csv, "JSON": to_json}
 FORMATS = ("trace", *TEXT_FORMATS)
@@ -30,7 +30,7 @@ class SaveStabilityTraceNode(io.ComfyNode):
             display_name="Save Stability Trace (SAD)",
             category=CATEGORY,
             description="Keeps what a Stability Probe measured as a file in ComfyUI's output folder.",
-            search_aliases=[*SEARCH_ALIASES, "export", "csv", "json", "spreadsheet"],
+            search_aliases=[*STABILITY_ALIASES, "export", "csv", "json", "spreadsheet"],
             is_output_node=True,
             not_idempotent=True,  # it says on the node that ran what it saved
             inputs=[

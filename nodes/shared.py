@@ -9,9 +9,16 @@ from comfy_api.latest import io
 from .host.settings import HIGHEST_GAMMA, LOWEST_GAMMA
 
 CATEGORY = "model/patch/symmetric attention"
-SEARCH_ALIASES = ["SAD", "skew", "circulation", "hopfield", "attention guidance"]
-# What users want rather than what a node is called: these words lead to the one node that does it.
-GOAL_ALIASES = ["diversity", "variety", "fidelity", "seed variance"]
+# The editor ranks nodes that it finds by these words by how near their names are in length to what was typed, so a word
+# belongs to all nodes only where any of them may come first.
+SEARCH_ALIASES = ["SAD", "skew"]
+STABILITY_ALIASES = [*SEARCH_ALIASES, "hopfield"]
+# The name of the pack, and what users want rather than what a node is called: these lead to the one node that does it.
+GOAL_ALIASES = [
+    *("symmetric", "symmetric attention", "Symmetric Attention (SAD)", "attention guidance", "circulation"),
+    *("diversity", "variety", "variation", "same face", "seed variance", "creativity"),
+    *("fidelity", "detail", "composition", "gamma", "beta"),
+]
 SWEEP_ALIASES = [*SEARCH_ALIASES, "sweep", "xy plot", "grid", "compare"]
 
 PROBE = "this Stability Probe (SAD)"

@@ -12,7 +12,7 @@ from ..sad_core.stability.tables import to_csv
 from .host.run_origin import not_made_by, trace_of_maker, upstream_of_input
 from .plots.stability import draw_message
 from .plots.stability_layouts import LAYOUTS, PASSES, draw_layout
-from .shared import CATEGORY, NOTHING_MEASURED, PROBE, SEARCH_ALIASES, Baseline, Trace, after_input
+from .shared import CATEGORY, NOTHING_MEASURED, PROBE, STABILITY_ALIASES, Baseline, Trace, after_input
 
 
 class StabilityPlotNode(io.ComfyNode):
@@ -29,7 +29,7 @@ class StabilityPlotNode(io.ComfyNode):
                 "Draws what a Stability Probe measured: where (site) and when (step) attention retrieval was stable. "
                 "Also gives a summary in words and the numbers as CSV."
             ),
-            search_aliases=[*SEARCH_ALIASES, "energy", "instability", "chart", "heat map"],
+            search_aliases=[*STABILITY_ALIASES, "energy", "instability", "chart", "heat map"],
             inputs=[
                 Trace.Input(
                     "trace",

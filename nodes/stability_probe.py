@@ -10,7 +10,7 @@ from ..sad_core import StabilityBaseline
 from ..sad_core.stability.measures import DEFAULT_MEASURES, TRACE_MEASURES
 from .host.apply import install_stability_probe
 from .host.settings import PATTERNS, ProbeSettings
-from .shared import CATEGORY, SEARCH_ALIASES, Baseline, Trace, unverified_widget
+from .shared import CATEGORY, STABILITY_ALIASES, Baseline, Trace, unverified_widget
 
 
 class StabilityProbeNode(io.ComfyNode):
@@ -28,7 +28,7 @@ class StabilityProbeNode(io.ComfyNode):
                 "instability, alignment and symmetricity. The picture stays the same, bit for bit. Works with and "
                 "without Skew Attention, before or after it. Wire the trace to Stability Plot."
             ),
-            search_aliases=[*SEARCH_ALIASES, "energy", "instability", "attention map", "diagnostics"],
+            search_aliases=[*STABILITY_ALIASES, "energy", "instability", "attention map", "diagnostics"],
             not_idempotent=True,  # the patch knows the id of its node, so no other node may get it from the cache
             inputs=[
                 io.Model.Input("model", tooltip="The model to measure, with or without Skew Attention."),

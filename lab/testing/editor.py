@@ -11,7 +11,7 @@ FLAGS = ["--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-backgroun
 # The editor has loaded its first graph; before that it would take the place of one that is opened.
 READY = "window.app?.extensionManager?.workflow?.activeWorkflow && window.app.canvas"
 WITH_OUR_NODES = "LiteGraph.registered_node_types['SADSkewAttention'] !== undefined"
-PATIENCE = 60_000  # milliseconds
+PATIENCE = 200_000  # milliseconds; a limit, which a busy machine comes near to
 NODES_2 = "Comfy.VueNodes.Enabled"  # the setting
 RENDERERS = {"classic": False, "nodes 2.0": True}
 # What the editor of ComfyUI itself logs as an error on a plain start: files that are optional, and its own start.
@@ -44,7 +44,7 @@ def open_page_again(context: Any, server: ComfyUIServer) -> Any:
     What the editor has stored in this context is forgotten.
     """
     page = context.new_page()
-    page.goto(f"{server.address}/system_stats")
+    page.goto(f"{server.address}/system_stats", timeout=PATIENCE)
     page.evaluate("() => { localStorage.clear(); sessionStorage.clear(); }")
     return load_editor(page, server)
 
@@ -54,7 +54,7 @@ def load_editor(page: Any, server: ComfyUIServer) -> Any:
     page.problems = []
     page.on("pageerror", lambda error: page.problems.append(str(error)))
     page.on("console", lambda message: page.problems.append(message.text) if is_error(message) else None)
-    page.goto(server.address)
+    page.goto(server.address, timeout=PATIENCE)
     page.wait_for_function(READY, timeout=PATIENCE)
     page.wait_for_function(WITH_OUR_NODES, timeout=PATIENCE)
     return page

@@ -39,7 +39,32 @@ WORDS = {
 }
 
 
-def test_nodes_are_found_by_what_users_type(page):
+# The name of the pack, each of its words, and what users want: of our nodes the one that does it comes first.
+TO_SKEW_ATTENTION = [
+    *("symmetric", "symmetric attention", "Symmetric Attention (SAD)", "attention", "skew", "skew attention"),
+    *("variety", "variation", "same face", "seed", "seed variance", "creativity", "guidance", "detail", "composition"),
+    "circulation",
+]
+BESIDE_THE_REPORT = ["diversity", "fidelity"]  # words of the name of another node, which the editor puts first
+# What the editor's own search finds, in its order.
+FOUND = """words => {
+    const stores = document.querySelector('#vue-app').__vue_app__.config.globalProperties.$pinia._s;
+    return stores.get('nodeDef').nodeSearchService.searchNode(words).map(node => node.name);
+}"""
+
+
+def test_nodes_are_found_by_what_users_type(page, server):
+    nodes = server.get("/object_info")
+    ours = {name: node for name, node in nodes.items() if node["python_module"] == "custom_nodes.symmetric-attention"}
+    for words in TO_SKEW_ATTENTION:
+        found = [name for name in page.evaluate(FOUND, words) if name in ours]
+        assert found[:1] == ["SADSkewAttention"], words
+    for words in BESIDE_THE_REPORT:
+        found = [name for name in page.evaluate(FOUND, words) if name in ours]
+        assert found[:2] == ["SADDiversityReport", "SADSkewAttention"], words
+    for name, node in ours.items():
+        title = node["display_name"]
+        assert page.evaluate(FOUND, title)[:1] == [name], title
     for words, name in WORDS.items():
         page.evaluate("() => window.app.graph.clear()")
         page.evaluate(COMMAND, "Workspace.SearchBox.Toggle")
