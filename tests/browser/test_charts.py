@@ -235,7 +235,7 @@ def test_a_run_that_the_server_forgot_does_not_stay_running(page, complaints):
     assert complaints == []
 
 
-def test_nodes_in_a_subgraph_have_their_chart_and_text_whichever_graph_is_open(page, complaints, tmp_path):
+def test_a_subgraph_has_chart_and_text_whichever_graph_is_open(page, complaints, tmp_path):
     page.evaluate(OPEN, prompt(3))
     page.evaluate("""() => {
         const graph = window.app.rootGraph;

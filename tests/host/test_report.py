@@ -57,7 +57,7 @@ def test_a_site_that_was_not_reached_is_named_and_not_counted(sd15):
 
 @pytest.mark.newest
 @pytest.mark.parametrize("door", ["schedule", "gamma", "gamma_text"])
-def test_a_gamma_beyond_the_widgets_is_warned_of_by_whichever_door_it_came(sd15, sd3, door):
+def test_a_gamma_beyond_the_widgets_is_warned_of_by_every_door(sd15, sd3, door):
     """A wire and a text carry any number; a widget ends at 3."""
     far, near = (
         {"schedule": GammaSchedule.from_keyframes(f"0:1, 1:{gamma}")} if door == "schedule" else {door: gamma}

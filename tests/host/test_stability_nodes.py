@@ -262,7 +262,7 @@ def test_a_folder_that_cannot_be_made_is_said_in_a_sentence(output):
 
 
 @pytest.mark.newest
-def test_the_list_has_the_traces_there_are_and_any_name_inside_the_folder_is_taken(output):
+def test_the_list_has_all_traces_and_other_names_are_taken_too(output):
     assert LoadStabilityTraceNode.GET_SCHEMA().inputs[0].options == ["stability/trace_00001_.safetensors"]
     trace = StabilityTrace([run_with(torch.randn(3))])
     for prefix in ("b", "a/deep/one"):

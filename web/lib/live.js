@@ -7,7 +7,10 @@
  */
 
 const PRESETS = ["linear", "cosine", "ease in", "ease out", "ease in and out"];
-/** What counts for each shape, as in nodes/schedule_shapes.py. */
+/**
+ * What counts for each shape, as in nodes/schedule_shapes.py.
+ * @type {Record<string, string[]>}
+ */
 export const FIELDS = {
   constant: ["start_gamma"],
   window: ["start_gamma", "start", "end"],
