@@ -37,6 +37,7 @@ class StabilityFeedbackNode(io.ComfyNode):
                 io.Float.Input(
                     "gain",
                     default=0.05,
+                    optional=True,
                     min=0.0,
                     max=2.0,
                     step=0.01,
@@ -51,6 +52,7 @@ class StabilityFeedbackNode(io.ComfyNode):
                     "direction",
                     options=list(DIRECTIONS),
                     default=DIRECTIONS[0],
+                    optional=True,
                     tooltip=(
                         "Where gamma goes when an image is less stable than normal: toward 1 calms the effect down, "
                         "away from 1 strengthens it. When an image is more stable, gamma goes the other way."
@@ -60,6 +62,7 @@ class StabilityFeedbackNode(io.ComfyNode):
                     "measure",
                     options=list(TRACE_MEASURES),
                     default="alignment",
+                    optional=True,
                     tooltip=(
                         "What is followed. Energy and instability count as stable when low, the others when high. "
                         "Depth and relative curvature take longer."
@@ -68,6 +71,7 @@ class StabilityFeedbackNode(io.ComfyNode):
                 io.Float.Input(
                     "fall_back",
                     default=0.0,
+                    optional=True,
                     min=0.0,
                     max=20.0,
                     step=0.1,
@@ -78,16 +82,21 @@ class StabilityFeedbackNode(io.ComfyNode):
                     ),
                 ),
                 progress_widget(
-                    "start_percent", default=0.0, tooltip="Where in the run the feedback starts. 0 is pure noise."
+                    "start_percent",
+                    default=0.0,
+                    optional=True,
+                    tooltip="Where in the run the feedback starts. 0 is pure noise.",
                 ),
                 progress_widget(
                     "end_percent",
                     default=1.0,
+                    optional=True,
                     tooltip="Where the feedback ends. After it gamma is what Skew Attention has.",
                 ),
                 io.Float.Input(
                     "dead_band",
                     default=0.5,
+                    optional=True,
                     min=0.0,
                     max=10.0,
                     step=0.1,
@@ -98,6 +107,7 @@ class StabilityFeedbackNode(io.ComfyNode):
                 io.Float.Input(
                     "most_change",
                     default=0.02,
+                    optional=True,
                     min=0.0,
                     max=1.0,
                     step=0.01,
@@ -108,18 +118,21 @@ class StabilityFeedbackNode(io.ComfyNode):
                 gamma_widget(
                     "lowest_gamma",
                     default=0.8,
+                    optional=True,
                     advanced=True,
                     tooltip="Feedback takes gamma no lower, except where Skew Attention itself is lower.",
                 ),
                 gamma_widget(
                     "highest_gamma",
                     default=1.3,
+                    optional=True,
                     advanced=True,
                     tooltip="Feedback takes gamma no higher, except where Skew Attention itself is higher.",
                 ),
                 io.Int.Input(
                     "first_steps",
                     default=3,
+                    optional=True,
                     min=1,
                     max=100,
                     advanced=True,
@@ -128,6 +141,7 @@ class StabilityFeedbackNode(io.ComfyNode):
                 io.String.Input(
                     "blocks",
                     default="",
+                    optional=True,
                     advanced=True,
                     tooltip=(
                         "Which attention sites are measured; empty means all but text refiners. Written as in "

@@ -168,7 +168,24 @@ PROMISED = {
             ("baseline", "SAD_BASELINE", None),
             ("act_where_unverified", "BOOLEAN", False),
         ],
-        "optional": {"baseline", "act_where_unverified"},
+        "optional": {
+            *(
+                "gain",
+                "direction",
+                "measure",
+                "fall_back",
+                "start_percent",
+                "end_percent",
+                "dead_band",
+                "most_change",
+                "lowest_gamma",
+                "highest_gamma",
+                "first_steps",
+                "blocks",
+                "baseline",
+                "act_where_unverified",
+            )
+        },
         "outputs": ["MODEL", "SAD_TRACE"],
     },
     "SADBestOfSampler": {
@@ -245,7 +262,10 @@ RANGES = {
     ("SADGammaSchedule", "end"): (0.0, 1.0),
 }
 # Their defaults follow the evidence. An API prompt without them would get another picture when they change.
-NAMED_IN_EVERY_PROMPT = {("SADSkewAttention", "gamma"), ("SADSkewAttention", "beta")}
+NAMED_IN_EVERY_PROMPT = {
+    *(("SADSkewAttention", name) for name in ("gamma", "beta")),
+    ("SADLoadStabilityBaseline", "file"),  # no file stands for all others
+}
 FLAT = {"start_gamma": 1.0, "end_gamma": 1.0, "start": 0.0, "end": 1.0}
 
 
