@@ -30,6 +30,7 @@ from lab.evidence.measures import guards, manifold
 from lab.evidence.measures.features import imagenet
 from lab.evidence.measures.kernel_distance import kernel_distance
 from lab.evidence.measures.pairwise import apart, distances_among
+from lab.evidence.measures.sets import SetMeasure
 from lab.evidence.measures.vendi import vendi
 from lab.testbed.frechet import frechet_distance
 from lab.testbed.judges import features_of
@@ -90,7 +91,7 @@ def scores(samples: Measured, test: Measured, all_test: Tensor, plain: Measured 
     }
 
 
-def _thousandfold(measure: manifold.SetMeasure) -> manifold.SetMeasure:
+def _thousandfold(measure: SetMeasure) -> SetMeasure:
     return lambda rows: 1000 * measure(rows)
 
 

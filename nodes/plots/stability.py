@@ -117,8 +117,8 @@ def draw_curves(
                 label=legend,
             )
             if baseline is not None and measure in baseline.measures:
-                places, low, _, high = zip(*baseline.curve(measure, pass_name), strict=True)
-                for edge, name in ((low, f"normal, {legend}"), (high, None)):
+                places, lows, _, highs = zip(*baseline.curve(measure, pass_name), strict=True)
+                for edge, name in ((lows, f"normal, {legend}"), (highs, None)):
                     axes.plot([100 * place for place in places], edge, ":", color=colour, linewidth=1.2, label=name)
         axes.grid(alpha=0.3)
         axes.set(xlabel="progress in % of the noise schedule")

@@ -66,7 +66,9 @@ def stated(run, sigmas, measure="alignment", gamma=1.5, gain=0.5, most=0.2, firs
     column, places = run.measures.index(measure), [float(-sigma) for sigma in sigmas]
     found: list[list[float]] = [[] for _ in run.steps]
     for sample in sorted({each.number for step in run.steps for each in step.samples}):
-        added, seen, decided = 0.0, {}, {}
+        added = 0.0
+        seen: dict[int, dict[tuple[str, str], list[float]]] = {}
+        decided: dict[int, float] = {}
         for number, step in enumerate(run.steps):
             place = bisect_right(places, -step.sigma * (1 - 1e-5))
             if place not in decided:

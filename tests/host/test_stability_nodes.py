@@ -8,6 +8,7 @@ import json
 import os
 import sys
 from pathlib import Path
+from typing import Any
 
 import folder_paths
 import pytest
@@ -335,7 +336,8 @@ def test_a_name_with_dollar_signs_is_drawn_as_it_is(layout):
 
 
 def normal(seeds: int = 6) -> StabilityBaseline:
-    return StabilityBaseline.from_runs([a_run(seed, steps=10) for seed in range(seeds)])
+    runs: list[Any] = [a_run(seed, steps=10) for seed in range(seeds)]
+    return StabilityBaseline.from_runs(runs)
 
 
 def test_z_scores_are_drawn_and_the_summary_says_what_leaves_the_band():

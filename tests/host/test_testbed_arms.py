@@ -23,7 +23,7 @@ pytestmark = pytest.mark.newest
 
 STEPS = 4  # at most; a divisor of 1000
 SEEDS = (3, 4, 11)
-CLOSE = {"rtol": 0, "atol": 2e-4}
+CLOSE = 2e-4
 BUSY_SITES = ("up.2.0", "up.2.1")  # BUSY in diffusers' words
 
 
@@ -58,8 +58,8 @@ def arm(*uses: Use, **numbers) -> Arm:
 
 def assert_draws(bed, tried: Arm, expected: torch.Tensor) -> None:
     """The arm draws what is expected, which is far from what the plain model draws."""
-    torch.testing.assert_close(draw_latents(bed, tried, SEEDS), expected, **CLOSE)
-    assert (expected - draw_latents(bed, arm(), SEEDS)).abs().max() > 10 * CLOSE["atol"]
+    torch.testing.assert_close(draw_latents(bed, tried, SEEDS), expected, rtol=0, atol=CLOSE)
+    assert (expected - draw_latents(bed, arm(), SEEDS)).abs().max() > 10 * CLOSE
 
 
 def in_diffusers(model, velocity: Callable[..., torch.Tensor]) -> torch.Tensor:
@@ -83,7 +83,7 @@ def passes(model, scaled, timestep):
 
 def test_the_plain_model_draws_what_it_draws_without_comfyui(bed, model):
     expected = in_diffusers(model, lambda scaled, at, _: guide(*passes(model, scaled, at), 2.0))
-    torch.testing.assert_close(draw_latents(bed, arm(), SEEDS), expected, **CLOSE)
+    torch.testing.assert_close(draw_latents(bed, arm(), SEEDS), expected, rtol=0, atol=CLOSE)
 
 
 def test_gamma_through_the_node_is_gamma_without_comfyui(bed, model):

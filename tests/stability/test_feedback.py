@@ -40,7 +40,9 @@ def moved(chosen: FeedbackSettings, gamma: float, added: float) -> float:
 def stated(chosen: FeedbackSettings, by_step, without) -> list[float]:
     """The same in one plain loop, against the zero of the run's own first steps."""
     first, steps = chosen.first_steps, len(by_step)
-    added, fallen, found, seen = 0.0, False, [], []
+    added, fallen = 0.0, False
+    found: list[float] = []
+    seen: list[list[float]] = []
     for step in range(steps):
         gamma = without[step]
         if len(seen) > first and not fallen:
