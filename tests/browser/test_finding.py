@@ -86,8 +86,8 @@ def test_every_template_is_in_the_template_browser_with_its_picture(page, server
     page.get_by_text("symmetric-attention", exact=True).first.click()
     for name in names:
         page.get_by_text(name, exact=True).first.wait_for(timeout=20_000)
-    large = "[...document.images].filter(i => i.complete && i.naturalWidth > 1000).length"  # pictures of whole graphs
-    page.wait_for_function(f"{large} >= {len(names)}", timeout=60_000)
+    seen = "names => names.every(n => [...document.images].some(i => i.src.includes(n + '.jpg') && i.naturalWidth > 0))"
+    page.wait_for_function(seen, arg=sorted(names), timeout=60_000)
     assert page.problems == []
 
 
