@@ -51,17 +51,24 @@ class BestOfSamplerNode(io.ComfyNode):
                     "choose",
                     options=list(CHOICES),
                     default=CHOICES[0],
+                    optional=True,
                     tooltip=(
                         "most stable: the highest scores of the probe. most different: those that are farthest apart. "
                         "stable and different: the most different ones of the more stable half."
                     ),
                 ),
                 io.Int.Input(
-                    "candidates", default=8, min=1, max=MOST_CANDIDATES, tooltip="Seeds that are begun in one try."
+                    "candidates",
+                    default=8,
+                    optional=True,
+                    min=1,
+                    max=MOST_CANDIDATES,
+                    tooltip="Seeds that are begun in one try.",
                 ),
                 io.Int.Input(
                     "keep",
                     default=2,
+                    optional=True,
                     min=1,
                     max=MOST_CANDIDATES,
                     tooltip="Images that are finished. To keep different ones, at least 2.",
@@ -69,6 +76,7 @@ class BestOfSamplerNode(io.ComfyNode):
                 progress_widget(
                     "decide_at",
                     default=0.3,
+                    optional=True,
                     tooltip=(
                         "Share of the steps after which the images are chosen, between 0 and 1. Earlier is cheaper, "
                         "later is surer."
@@ -77,6 +85,7 @@ class BestOfSamplerNode(io.ComfyNode):
                 io.Int.Input(
                     "rounds",
                     default=1,
+                    optional=True,
                     min=1,
                     max=8,
                     advanced=True,
@@ -89,6 +98,7 @@ class BestOfSamplerNode(io.ComfyNode):
                     "measure",
                     options=list(TRACE_MEASURES),
                     default="alignment",
+                    optional=True,
                     advanced=True,
                     tooltip=(
                         "The measure of the probe that stability is scored by. A higher score is more stable; energy "
@@ -99,6 +109,7 @@ class BestOfSamplerNode(io.ComfyNode):
                 io.String.Input(
                     "sites",
                     default="",
+                    optional=True,
                     advanced=True,
                     tooltip=(
                         "Attention sites that the score is the mean of: beginnings of addresses separated by commas, "
@@ -108,6 +119,7 @@ class BestOfSamplerNode(io.ComfyNode):
                 io.Int.Input(
                     "max_tries",
                     default=1,
+                    optional=True,
                     min=1,
                     max=100,
                     advanced=True,
@@ -119,6 +131,7 @@ class BestOfSamplerNode(io.ComfyNode):
                 io.Float.Input(
                     "threshold",
                     default=0.0,
+                    optional=True,
                     min=-1e6,
                     max=1e6,
                     step=0.001,
@@ -129,6 +142,7 @@ class BestOfSamplerNode(io.ComfyNode):
                 io.Int.Input(
                     "images_at_once",
                     default=0,
+                    optional=True,
                     min=0,
                     max=MOST_CANDIDATES,
                     advanced=True,

@@ -208,7 +208,10 @@ PROMISED = {
             ("vae", "VAE", None),
             ("clip_vision", "CLIP_VISION", None),
         ],
-        "optional": {"vae", "clip_vision"},
+        "optional": {
+            *("choose", "candidates", "keep", "decide_at", "rounds", "measure", "sites", "max_tries", "threshold"),
+            *("images_at_once", "vae", "clip_vision"),
+        },
         "outputs": ["LATENT", "FLOAT", "STRING", "SAD_TRACE", "STRING"],
     },
 }
