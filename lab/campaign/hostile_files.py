@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import random
-import re
 import resource
 import signal
 import tempfile
@@ -110,9 +109,7 @@ def try_file(label: str, kind: FileKind, content: bytes, folder: Path, ledger: L
 
 def is_one_sentence(text: str) -> bool:
     """Whether a refusal is what a user should read: one line that ends as a sentence does, and not too long."""
-    return bool(re.fullmatch(r"[^\n\r\0]+[.;][^\n\r\0]*|[^\n\r\0]+\.", text)) and (
-        text.endswith(".") and len(text) <= LONGEST_REFUSAL and text.isprintable()
-    )
+    return text.endswith((".", "?")) and len(text) <= LONGEST_REFUSAL and text.isprintable()
 
 
 def shown(text: str) -> str:

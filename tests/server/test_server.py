@@ -190,6 +190,7 @@ def test_a_probe_is_plotted_saved_and_loaded_and_changes_no_bit(server):
 def test_a_baseline_is_made_saved_loaded_and_steers_gamma(server):
     """Missing optional inputs, as in a prompt of the API; a second prompt follows what the first one has learnt."""
     plain = prompt(1.0)
+    plain["latent"]["inputs"]["count"] = 4  # one image has no spread, and without one nothing is far from normal
     plain["sampler"]["inputs"]["model"] = ["probe", 0]
     plain["probe"] = {
         "class_type": "SADStabilityProbe",
