@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import importlib
 import inspect
 import math
 import sys
@@ -319,8 +320,6 @@ def test_what_has_a_default_may_be_missing_and_is_then_the_default(nodes):
 def test_a_prompt_with_model_gamma_and_beta_only_is_valid(nodes, monkeypatch):
     import execution
 
-    import nodes as host_nodes
-
     class Model(io.ComfyNode):
         """A node that only says it has a MODEL."""
 
@@ -332,6 +331,7 @@ def test_a_prompt_with_model_gamma_and_beta_only_is_valid(nodes, monkeypatch):
         def execute(cls) -> io.NodeOutput:
             return io.NodeOutput(None)
 
+    host_nodes = importlib.import_module("nodes")  # ComfyUI's; a plain import would be taken for the pack's by mypy
     monkeypatch.setattr(host_nodes, "NODE_CLASS_MAPPINGS", {**nodes, "SADTestModel": Model})
     model = {"1": {"class_type": "SADTestModel", "inputs": {}}}
     for node_id, inputs in {
