@@ -44,7 +44,7 @@ class FeedbackSettings:
 
     Raises:
         ValueError: a number that is not finite or out of its range, an unknown direction, or a baseline without the
-            measure or the sites of the score.
+            measure or the sites of the score, or without any spread.
     """
 
     score: StabilityScore = field(default_factory=StabilityScore)
@@ -79,6 +79,11 @@ class FeedbackSettings:
             raise ValueError(
                 f'sites is "{self.score.sites}", but the baseline has none of these; it has '
                 f"{', '.join(baseline.sites[1:])}."
+            )
+        if not self.normal:
+            raise ValueError(
+                f"The baseline has no spread of {self.score.measure}, so nothing is far from normal "
+                f"(images in it: {baseline.samples}); add a run with other seeds to it."
             )
 
     @cached_property

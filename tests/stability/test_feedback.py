@@ -205,6 +205,13 @@ def test_with_a_baseline_the_deviation_is_in_its_standard_deviations():
     assert feedback.gamma(1, 0.25, 1.3) != 1.3  # there is no first step to wait for
 
 
+def test_a_baseline_without_any_spread_is_refused():
+    """One short run of one image: feedback would do nothing without a word."""
+    baseline = StabilityBaseline.from_runs([a_run(0, steps=5, samples=1)])
+    with pytest.raises(ValueError, match=r"no spread of alignment.*images in it: 1\); add a run with other seeds"):
+        FeedbackSettings(baseline=baseline)
+
+
 def test_what_a_baseline_does_not_know_moves_nothing():
     baseline = StabilityBaseline.from_runs([a_run(seed, steps=5) for seed in range(3)])
     feedback = SampleFeedback(FeedbackSettings(baseline=baseline, gain=1.0, dead_band=0.0))
