@@ -12,8 +12,9 @@ import torch
 from torch import Tensor
 
 from ..parameters import check_choice
+from ..whole_file import whole_file
 from .baseline import ALL, PARTS, StabilityBaseline
-from .files import read_file
+from .files import DAMAGE, opened
 from .measures import TRACE_MEASURES
 from .value_counts import ValueCounts
 
@@ -26,14 +27,15 @@ TABLES = {"count": torch.int64, "mean": torch.float64, "squares": torch.float64}
 
 
 def save_baseline(baseline: StabilityBaseline, path: str | Path) -> None:
-    """Write a baseline to a file; what is there is replaced."""
+    """Write a baseline to a file as a whole; what is there is replaced."""
     from safetensors.torch import save_file
 
     names = (*TEXTS, *LISTS, "runs", "samples", "tokens", "steps")
     header = {"version": VERSION, "parts": PARTS, **{name: getattr(baseline, name) for name in names}}
     tensors = {name: getattr(baseline, name).contiguous() for name in TABLES}
     tensors |= {"codes": baseline.seen.codes, "counts": baseline.seen.counts}
-    save_file(tensors, str(path), metadata={HEADER: json.dumps(header)})
+    with whole_file(path) as unfinished:
+        save_file(tensors, str(unfinished), metadata={HEADER: json.dumps(header)})
 
 
 def load_baseline(path: str | Path) -> StabilityBaseline:
@@ -44,12 +46,13 @@ def load_baseline(path: str | Path) -> StabilityBaseline:
             sentence says which.
     """
     path = Path(path)
-    header, tensors = read_file(path, HEADER, "stability baseline", "Save Stability Baseline", LARGEST_FILE)
+    with opened(path, HEADER, "stability baseline", "Save Stability Baseline", LARGEST_FILE) as (header, file):
+        tensors = {each: file.get_tensor(each) for each in file.keys()}  # noqa: SIM118 (the file is no dict)
     try:
         content = json.loads(header)
         if (content["version"], content["parts"]) == (VERSION, PARTS):
             return _read(content, tensors)
-    except (KeyError, TypeError, ValueError, ArithmeticError, IndexError, AttributeError, RecursionError) as error:
+    except DAMAGE as error:
         raise ValueError(f"{path.name} is damaged and cannot be read; save the baseline again.") from error
     raise ValueError(f"{path.name} has format {content['version']}, but this version reads {VERSION}; update the pack.")
 

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-
-from torch import Tensor
+from typing import Any
 
 from ..shown_text import shown
 
+# What reading a damaged header ends in.
+DAMAGE = (KeyError, TypeError, ValueError, ArithmeticError, IndexError, AttributeError, RecursionError)
 
-def read_file(path: Path, key: str, kind: str, saver: str, largest: int) -> tuple[str, dict[str, Tensor]]:
-    """Return the header and the tensors of a file.
+
+@contextmanager
+def opened(path: Path, key: str, kind: str, saver: str, largest: int) -> Iterator[tuple[str, Any]]:
+    """Give the header of a file and the open safetensors file, whose tensors are read inside the block.
 
     Args:
         path: of the file.
@@ -41,6 +46,6 @@ def read_file(path: Path, key: str, kind: str, saver: str, largest: int) -> tupl
             header = (file.metadata() or {}).get(key)
             if header is None:
                 raise ValueError(of_another_kind)
-            return header, {each: file.get_tensor(each) for each in file.keys()}  # noqa: SIM118 (the file is no dict)
+            yield header, file
     except (SafetensorError, OSError) as error:
         raise ValueError(of_another_kind) from error

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from ..shown_text import shown
 from ..whole_file import whole_file
+from .files import DAMAGE, opened
 from .run import LARGEST_RUN, StabilityRun
 from .step import Sample, Step
 from .tables import TableRow
@@ -24,8 +25,6 @@ LARGEST_TRACE = 28 * 2**20
 HEADER = "stability_trace"
 LARGEST_FILE = 64 * 2**20
 LOOKED_AT = 4096  # bytes of a file, to tell whether it is a trace
-# What reading a damaged header ends in.
-DAMAGE = (KeyError, TypeError, ValueError, ArithmeticError, IndexError, AttributeError, RecursionError)
 EMPTY = (
     "No sampling run went through this probe yet. If a picture came out all the same, its sampler was served from a "
     "cache or used another model."
@@ -124,38 +123,19 @@ class StabilityTrace:
         Raises:
             ValueError: no such file, too large, no safetensors file, or not a trace; the sentence says which.
         """
-        from safetensors import SafetensorError, safe_open
+        from safetensors import SafetensorError
 
         path = Path(path)
         name = shown(path.name)
-        try:
-            size = path.stat().st_size if path.is_file() else None
-        except (OSError, ValueError):  # a name that no file can have
-            size = None
-        if size is None:
-            raise ValueError(f"There is no file {name}; choose a stability trace that was saved before.")
-        if size > LARGEST_FILE:
-            raise ValueError(
-                f"{name} has {size / 2**20:.0f} MB, but a stability trace has at most {LARGEST_FILE // 2**20} MB; "
-                "choose another file."
-            )
-        not_a_trace = f"{name} is not a stability trace of this pack; choose a file saved by Save Stability Trace."
-        damaged = f"{name} is damaged and cannot be read; save the trace again."
-        try:
-            with safe_open(str(path), "pt") as file:
-                header = (file.metadata() or {}).get(HEADER)
-                if header is None:
-                    raise ValueError(not_a_trace)
-                try:
-                    return StabilityTrace(read_runs(header, file.get_tensor))
-                except OtherVersion as other:
-                    raise ValueError(
-                        f"{name} has format {other}, but this version reads {VERSION}; update the pack."
-                    ) from None
-                except (*DAMAGE, SafetensorError) as error:
-                    raise ValueError(damaged) from error
-        except (SafetensorError, OSError) as error:
-            raise ValueError(not_a_trace) from error
+        with opened(path, HEADER, "stability trace", "Save Stability Trace", LARGEST_FILE) as (header, file):
+            try:
+                return StabilityTrace(read_runs(header, file.get_tensor))
+            except OtherVersion as other:
+                raise ValueError(
+                    f"{name} has format {other}, but this version reads {VERSION}; update the pack."
+                ) from None
+            except (*DAMAGE, SafetensorError) as error:
+                raise ValueError(f"{name} is damaged and cannot be read; save the trace again.") from error
 
     def merged(self, other: StabilityTrace) -> StabilityTrace:
         """A trace with the runs of both, those of `other` last."""
