@@ -114,19 +114,27 @@ def other_lengths(name: str, inputs: dict[str, Any]) -> dict[str, Any]:
     }
 
 
+def sequential(model: torch.nn.Module) -> None:
+    """As `enable_sequential_cpu_offload` of a pipeline does it."""
+    accelerate.cpu_offload(model, torch.device("cpu"))
+
+
+def whole(model: torch.nn.Module) -> None:
+    """As `enable_model_cpu_offload` of a pipeline does it."""
+    accelerate.cpu_offload_with_hook(model, torch.device("cpu"))
+
+
+@pytest.mark.parametrize("offload", [sequential, whole])
 @pytest.mark.parametrize("is_first", [True, False], ids=["before", "after"])
-def test_gamma_stays_with_sequential_offload_and_after_its_end(is_first):
-    """As `enable_sequential_cpu_offload` of a pipeline does it, and as `remove_all_hooks` ends it."""
+def test_gamma_stays_with_the_offload_of_a_pipeline_and_after_its_end(offload, is_first):
+    """Its end is `remove_all_hooks`."""
     row = BY_NAME["FluxTransformer2DModel"]
     model = row.build()
     plain = predict(row, model)
     set_skew_attention(model, 1.5, 2.0)
     wanted = predict(row, model)
     set_skew_attention(model, 1.0)
-    steps = [
-        lambda: accelerate.cpu_offload(model, torch.device("cpu")),
-        lambda: set_skew_attention(model, 1.5, 2.0),
-    ]
+    steps = [lambda: offload(model), lambda: set_skew_attention(model, 1.5, 2.0)]
     for step in steps if is_first else reversed(steps):
         step()
     assert torch.equal(predict(row, model), wanted)

@@ -16,6 +16,7 @@ from diffusers.hooks import (
     apply_pyramid_attention_broadcast,
 )
 from diffusers.models import attention_processor as processors
+from diffusers.models.embeddings import IPAdapterTimeImageProjection
 from torch import Tensor, nn
 
 from lab.testing.definition import relative_error
@@ -25,12 +26,23 @@ from sad_core import set_skew_attention
 
 BY_NAME = {row.name: row for row in ROWS}
 UNET, IF = BY_NAME["UNet2DConditionModel"], BY_NAME["UNet2DConditionModel of DeepFloyd IF"]
+FLUX = BY_NAME["FluxTransformer2DModel"]
 # diffusers cannot fuse the second attention of a dual layer, and leaves out the norms of queries and keys.
 SINGLE_SD3 = replace(BY_NAME["SD3Transformer2DModel"], build=lambda: sd3((), None), layers=3)
 
 
-def ip_adapter_weights(model: Any) -> dict[str, Any]:
-    """An IP-Adapter for every cross-attention of a UNet, as its file has it."""
+def image_projection(width: int) -> dict[str, Any]:
+    """What makes four tokens of this width of an image's embedding."""
+    return {
+        "proj.weight": normal(4 * width, 12, seed=90),
+        "proj.bias": normal(4 * width, 1, seed=91)[:, 0],
+        "norm.weight": torch.ones(width),
+        "norm.bias": torch.zeros(width),
+    }
+
+
+def adapt_unet(model: Any) -> None:
+    """Load an IP-Adapter for every cross-attention of a UNet, as its file has it."""
     weights, number = {}, 1
     for name in model.attn_processors:
         if name.endswith("attn2.processor"):
@@ -38,14 +50,38 @@ def ip_adapter_weights(model: Any) -> dict[str, Any]:
             for part in ("to_k_ip", "to_v_ip"):
                 weights[f"{number}.{part}.weight"] = normal(layer.to_k.out_features, 16, seed=number)
             number += 2
-    projection = {
-        "proj.weight": normal(4 * 16, 12, seed=90),
-        "proj.bias": normal(4 * 16, 1, seed=91)[:, 0],
-        "norm.weight": torch.ones(16),
-        "norm.bias": torch.zeros(16),
-    }
-    return {"image_proj": projection, "ip_adapter": weights}
+    model._load_ip_adapter_weights([{"image_proj": image_projection(16), "ip_adapter": weights}])
 
+
+def adapt_flux(model: Any) -> None:
+    """Load an IP-Adapter for every block of Flux with text."""
+    weights = {}
+    for number in range(len(model.transformer_blocks)):
+        for part in ("to_k_ip", "to_v_ip"):
+            weights[f"{number}.{part}.weight"] = normal(32, 16, seed=number)
+            weights[f"{number}.{part}.bias"] = normal(32, 1, seed=number)[:, 0]
+    model._load_ip_adapter_weights([{"image_proj": image_projection(16), "ip_adapter": weights}])
+
+
+def adapt_sd3(model: Any) -> None:
+    """Load an IP-Adapter for every block of Stable Diffusion 3."""
+    torch.manual_seed(7)
+    projection = IPAdapterTimeImageProjection(
+        embed_dim=12, output_dim=32, hidden_dim=16, heads=1, num_queries=3, timestep_in_dim=8
+    )
+    weights = {}
+    for number in range(len(model.attn_processors)):
+        of_block = processors.SD3IPAdapterJointAttnProcessor2_0(32, 32, 8, timesteps_emb_dim=16)
+        weights |= {f"{number}.{name}": weight for name, weight in of_block.state_dict().items()}
+    model._load_ip_adapter_weights({"image_proj": projection.state_dict(), "ip_adapter": weights})
+
+
+# The row, what loads an adapter, the argument that carries images, and how the images are given in it.
+ADAPTERS: dict[str, tuple[Any, Callable[[Any], None], str, dict[str, Any]]] = {
+    "UNet": (UNET, adapt_unet, "added_cond_kwargs", {"image_embeds": [normal(2, 1, 12, seed=9)]}),
+    "Flux": (FLUX, adapt_flux, "joint_attention_kwargs", {"ip_adapter_image_embeds": [normal(2, 1, 12, seed=9)]}),
+    "SD3": (SINGLE_SD3, adapt_sd3, "joint_attention_kwargs", {"ip_adapter_image_embeds": normal(2, 5, 12, seed=9)}),
+}
 
 CHANGES: dict[str, tuple[Any, Callable[[Any], object]]] = {
     "fused projections": (UNET, lambda model: model.fuse_qkv_projections()),
@@ -55,7 +91,7 @@ CHANGES: dict[str, tuple[Any, Callable[[Any], object]]] = {
     "the default processors with added keys": (IF, lambda model: model.set_default_attn_processor()),
     "one processor for all": (UNET, lambda model: model.set_attn_processor(processors.AttnProcessor2_0())),
     "xformers": (IF, lambda model: model.set_attn_processor(processors.XFormersAttnAddedKVProcessor())),
-    "fused Flux": (BY_NAME["FluxTransformer2DModel"], lambda model: model.fuse_qkv_projections()),
+    "fused Flux": (FLUX, lambda model: model.fuse_qkv_projections()),
     "fused SD3": (SINGLE_SD3, lambda model: model.fuse_qkv_projections()),
     "fused Wan": (BY_NAME["WanTransformer3DModel"], lambda model: model.fuse_qkv_projections()),
     "fused PixArt": (BY_NAME["PixArtTransformer2DModel"], lambda model: model.fuse_qkv_projections()),
@@ -82,22 +118,24 @@ def test_gamma_stays_whatever_replaces_the_processors(change, is_first):
         assert torch.equal(predict(row, model), predict(row, untouched))
 
 
+@pytest.mark.parametrize("name", ADAPTERS)
 @pytest.mark.parametrize("is_first", [True, False], ids=["before", "after"])
-def test_gamma_stays_with_an_ip_adapter(is_first):
+def test_gamma_stays_with_an_ip_adapter(name, is_first):
+    row, load, argument, images = ADAPTERS[name]
+
     def with_adapter(model: Any) -> Tensor:
-        inputs = UNET.inputs(2)
         with torch.no_grad():
-            return model(**inputs, added_cond_kwargs={"image_embeds": [normal(2, 1, 12, seed=9)]}).sample
+            return row.result(model(**row.inputs(2), **{argument: dict(images)}))
 
-    def load(model: Any) -> None:
-        model._load_ip_adapter_weights([ip_adapter_weights(model)])
-
-    reference = UNET.build()
+    reference = row.build()
+    without = predict(row, reference)
     load(reference)
     plain = with_adapter(reference)
-    with by_definition(UNET, 1.5, 2.0):
+    assert relative_error(plain, without) > 1e-2, "the adapter does nothing"
+    with by_definition(row, 1.5, 2.0) as counts:
         wanted = with_adapter(reference)
-    model = UNET.build()
+    assert counts["skewed"] == row.layers
+    model = row.build()
     steps = [lambda: load(model), lambda: set_skew_attention(model, 1.5, 2.0)]
     for step in steps if is_first else reversed(steps):
         step()
