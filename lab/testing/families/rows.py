@@ -694,6 +694,26 @@ STAND_INS = by_name(
         has_queries_of_text=False,
         stands_in_for="0.37",
     ),
+    Family(
+        "Kandinsky6",
+        stand_ins.kandinsky_6,
+        latent=(4, 5, 8),
+        text=(10, 48),
+        config_class="Kandinsky6",
+        paths={
+            **each("blocks", "visual_blocks.#.videoT.self_attention", 2),
+            **each("audio", "visual_blocks.#.audioT.self_attention", 2),
+        },
+        asked={
+            **each("text_refiner.video", "video_text_transformer_blocks.#.self_attention", 1),
+            **each("text_refiner.audio", "audio_text_transformer_blocks.#.self_attention", 1),
+        },
+        calls=4,
+        acts_on="the video tokens at `blocks`, the audio tokens at `audio`",
+        notes="the groups `video` and `audio` choose one of the two",
+        with_input=True,
+        stands_in_for="pull request",
+    ),
     hosted_by_layer(
         "PixArtSigma",
         "AttentionKVCompress",

@@ -14,6 +14,8 @@ import comfy.ldm.modules.attention
 import comfy.supported_models
 import torch
 from comfy.ldm.common_dit import rms_norm
+from comfy.ldm.flux.layers import EmbedND
+from comfy.ldm.kandinsky5 import model as kandinsky5
 from comfy.model_patcher import ModelPatcher
 from torch import Tensor, nn
 
@@ -26,6 +28,8 @@ optimized_attention = by_contract(inspect.unwrap(comfy.ldm.modules.attention.opt
 HEADS, WIDTH = 2, 64
 FIRST_TEXT, REFERENCE = 6, 8  # tokens of the text before a reference image, and of that image
 Attend = Callable[..., Tensor]
+# What Kandinsky's blocks are made with: widths of tokens, time and hidden layer, channels of a head, and plain layers.
+SIZES, PLAIN = (WIDTH, 16, WIDTH, 32), {"operation_settings": {"operations": nn}}
 
 
 class Attention(nn.Module):
@@ -145,23 +149,103 @@ def after_kept(kept_k: Tensor, kept_v: Tensor, options: dict[str, Any]) -> Atten
     return attend
 
 
+class TwoStreams(nn.Module):
+    """A block of Kandinsky 6: video and sound attend to themselves, then each is moved by the mean of the other."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.videoT, self.audioT = (kandinsky5.TransformerDecoderBlock(*SIZES, **PLAIN) for _ in range(2))
+        self.to_video, self.to_audio = nn.Linear(WIDTH, WIDTH), nn.Linear(WIDTH, WIDTH)
+
+    def forward(
+        self, streams: list[Tensor], texts: list[Tensor], ropes: list[Tensor], transformer_options: dict[str, Any]
+    ) -> list[Tensor]:
+        """`(B, N, C)` of each stream and of its text."""
+        after = []
+        for part, x, text, rope in zip((self.videoT, self.audioT), streams, texts, ropes, strict=True):
+            x = x + part.self_attention(rms_norm(x), rope, transformer_options=transformer_options)
+            after.append(x + part.cross_attention(rms_norm(x), text, transformer_options=transformer_options))
+        video, audio = after
+        moved = video + self.to_video(audio.mean(1, True)), audio + self.to_audio(video.mean(1, True))
+        return list(moved)
+
+
+class Kandinsky6NativeAVDiT(nn.Module):
+    """Two streams of Kandinsky 5's blocks; the sound is a part of the latent here."""
+
+    def __init__(self, dtype: torch.dtype, channels: int, text: int) -> None:
+        super().__init__()
+        self.dtype = dtype
+        self.embeddings, self.audio_embeddings = nn.Linear(channels, WIDTH), nn.Linear(channels, WIDTH)
+        self.text_embeddings = nn.Linear(text, WIDTH)
+        self.video_text_transformer_blocks, self.audio_text_transformer_blocks = (
+            nn.ModuleList([kandinsky5.TransformerEncoderBlock(*SIZES, **PLAIN)]) for _ in range(2)
+        )
+        self.visual_blocks = nn.ModuleList([TwoStreams() for _ in range(2)])
+        self.rope = EmbedND(dim=32, theta=10000.0, axes_dim=[32])
+        self.out_layer, self.audio_outLayer = nn.Linear(WIDTH, channels), nn.Linear(WIDTH, channels)
+
+    def positions(self, x: Tensor) -> Tensor:
+        """The rotations of `(B, N, C)` tokens."""
+        ids = torch.arange(x.shape[1], dtype=torch.float32).reshape(1, -1, 1)
+        return self.rope(ids).movedim(1, 2)
+
+    def forward(
+        self,
+        x: Tensor,
+        timesteps: Tensor | None = None,
+        context: Tensor | None = None,
+        control: Any = None,
+        transformer_options: dict[str, Any] = {},  # noqa: B006
+        **others: Any,
+    ) -> Tensor:
+        """A latent `(B, C, h, w)` for a latent, whose last row of pixels is the sound."""
+        assert context is not None
+        video, audio = x[:, :, :-1].flatten(2).mT, x[:, :, -1].mT
+        texts = []
+        for blocks in (self.video_text_transformer_blocks, self.audio_text_transformer_blocks):
+            text = self.text_embeddings(context)
+            for block in blocks:
+                given = rms_norm(text), self.positions(text)
+                text = text + block.self_attention(*given, transformer_options=transformer_options)
+            texts.append(text)
+        streams = [self.embeddings(video), self.audio_embeddings(audio)]
+        ropes = [self.positions(stream) for stream in streams]
+        for block in self.visual_blocks:
+            streams = block(streams, texts, ropes, transformer_options)
+        drawn, sound = self.out_layer(rms_norm(streams[0])), self.audio_outLayer(rms_norm(streams[1]))
+        result: Tensor = torch.cat([drawn.mT.unflatten(2, (-1, x.shape[3])), sound.mT[:, :, None]], dim=2)
+        return result
+
+
 for stand_in in (Attention, QwenImage21Transformer2DModel):
     stand_in.__module__ = "comfy.ldm.qwen_image21.model"
+Kandinsky6NativeAVDiT.__module__ = "comfy.ldm.kandinsky6.model"
 
 
-def qwen_image_21(dtype: torch.dtype = torch.float32) -> ModelPatcher:
-    """A MODEL of it, in the place of the network of a tiny SD1.5."""
+def in_sd15(network: nn.Module, name: str, sharpen: tuple[str, ...], dtype: torch.dtype) -> ModelPatcher:
+    """A MODEL of a network, in the place of that of a tiny SD1.5; weights with these names are scaled."""
     settings = comfy.supported_models.SD15(dict(SD15))
     settings.set_inference_dtype(dtype, None)
     model = settings.get_model({}, "")
-    model.diffusion_model = QwenImage21Transformer2DModel(dtype, 4, 48).to(dtype).eval()
-    fill(model.diffusion_model, lambda path: f"Qwen-Image 2.1 {path}")
+    model.diffusion_model = network.to(dtype).eval()
+    fill(model.diffusion_model, lambda path: f"{name} {path}")
     with torch.no_grad():
         for path, weight in model.diffusion_model.named_parameters():
-            if "to_q" in path or "to_k" in path:
+            if any(part in path for part in sharpen):
                 weight.mul_(1.7)
     assert_finite(model.diffusion_model)
     return on_cpu(model)
+
+
+def qwen_image_21(dtype: torch.dtype = torch.float32) -> ModelPatcher:
+    """A MODEL of it."""
+    return in_sd15(QwenImage21Transformer2DModel(dtype, 4, 48), "Qwen-Image 2.1", ("to_q", "to_k"), dtype)
+
+
+def kandinsky_6(dtype: torch.dtype = torch.float32) -> ModelPatcher:
+    """A MODEL of it."""
+    return in_sd15(Kandinsky6NativeAVDiT(dtype, 4, 48), "Kandinsky 6", ("query_norm", "key_norm"), dtype)
 
 
 def by_layer(build: Callable[..., ModelPatcher], attention: str) -> Callable[..., ModelPatcher]:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 
-from .later_families import FOUND_IN_CODE, LAST_QUERIES, TRELLIS
+from .later_families import FOUND_IN_CODE, KANDINSKY_6, LAST_QUERIES, TRELLIS
 from .site_rules import (
     JOINT,
     SELF,
@@ -327,6 +327,7 @@ RULES = (
     *ONE_STREAM,
     *SELF_AND_CROSS,
     *TRELLIS,
+    *KANDINSKY_6,
     *LAST_QUERIES,
     *FOUND_IN_CODE,
 )

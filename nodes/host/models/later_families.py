@@ -10,6 +10,7 @@ from .site_rules import (
     JOINT,
     NETWORK,
     SELF,
+    TEXT_REFINER,
     LengthSensor,
     Rule,
     after_what_is_kept,
@@ -36,6 +37,23 @@ TRELLIS = tuple(
         ("shape_512", "img2shape_512", "SparseMultiHeadAttention"),
         ("shape", "img2shape", "SparseMultiHeadAttention"),
         ("texture", "shape2txt", "SparseMultiHeadAttention"),
+    )
+)
+# Kandinsky 6: the attention of Kandinsky 5 in a stream of video and one of sound, each with its own text
+KANDINSKY_6 = tuple(
+    Rule(
+        "kandinsky5.model.SelfAttention",
+        numbered(f"{blocks}.self_attention"),
+        f"{stem}.{{index}}",
+        kind,
+        block_input=first_argument,
+        stream=stream,
+    )
+    for blocks, stem, kind, stream in (
+        ("visual_blocks.#.videoT", "blocks", SELF, "video"),
+        ("visual_blocks.#.audioT", "audio", SELF, "audio"),
+        ("video_text_transformer_blocks.#", "text_refiner.video", TEXT_REFINER, None),
+        ("audio_text_transformer_blocks.#", "text_refiner.audio", TEXT_REFINER, None),
     )
 )
 # The image looks at itself and at text that does not look back; its queries are the last of the keys' tokens.
