@@ -15,6 +15,10 @@ import comfy_extras.nodes_attention_multiply
 import comfy_extras.nodes_wan
 import pytest
 import torch
+from comfy.ldm.wan.model_multitalk import MultiTalkGetAttnMapPatch
+from comfy_extras.nodes_flux import FluxKVCache
+from comfy_extras.nodes_hypertile import HyperTile
+from comfy_extras.nodes_tomesd import TomePatchModel
 from symmetric_attention.nodes.host.models.families import RULES
 from symmetric_attention.nodes.host.models.site_rules import TEXT_REFINER
 from symmetric_attention.nodes.host.patches.given_keys import KNOWN, GivenKeys
@@ -143,6 +147,26 @@ def test_a_hypernetwork_changes_each_token_by_itself_so_gamma_acts(sd15, tmp_pat
     assert_stated(sd15, patched)
     assert set(report.runs[-1].site_calls) == set(sd15.sites)
     assert not report.runs[-1].untouched
+
+
+def test_the_functions_of_the_hosts_own_nodes_are_known(families, tmp_path):
+    """As they stand in a model behind these nodes, and as the host makes them where a node wants weights."""
+    sd15, flux = families["SD15"].model, families["Flux"].model
+    models = {
+        "hypernetwork": patched_by(hypernetwork(tmp_path, 32))(sd15),
+        "ToMe": execute(TomePatchModel, model=sd15, ratio=0.5)[0],
+        "HyperTile": execute(HyperTile, model=sd15, tile_size=32, swap_size=2, max_depth=0, scale_depth=False)[0],
+        "Flux KV Cache": execute(FluxKVCache, model=flux)[0],
+        "MultiTalk": patched_by(MultiTalkGetAttnMapPatch())(sd15),
+    }
+    try:
+        lllite = import_module("comfy.ldm.anima.lllite")
+    except ModuleNotFoundError:
+        pass  # newer than this host
+    else:
+        models["Anima LLLite"] = patched_by(lllite.AnimaLLLiteAttentionPatch(None, {}))(sd15)
+    for name, model in models.items():
+        assert GivenKeys.read(model.model_options["transformer_options"], False) == GivenKeys(stand=True), name
 
 
 def test_one_unknown_function_beside_a_known_one_is_enough(sd15, tmp_path):
