@@ -7,7 +7,7 @@ from typing import Any
 
 # A graph with an id, as people have it, made of a prompt; everything but the nodes with a chart out of the way.
 OPEN = """async prompt => {
-    window.app.loadApiJson(prompt, 'charts');
+    await window.app.loadApiJson(prompt, 'charts');
     const graph = JSON.parse(JSON.stringify(window.app.rootGraph.serialize()));
     graph.id = crypto.randomUUID();
     const charted = graph.nodes.filter(n => ['SADStabilityProbe', 'SADGammaSchedule'].includes(n.type));

@@ -18,12 +18,13 @@ BYPASSED, ACTIVE = 4, 0
 SHOWN = """kind => {
     const node = window.app.rootGraph._nodes.find(n => n.comfyClass === kind);
     const chart = node.widgets.find(w => w.name === 'chart')?.element.querySelector('.sad-chart-note').textContent;
-    const text = node.widgets.find(w => w.name === '$$node-text-preview')?.value;
+    const text = node.widgets.find(w => w.name === 'last_run')?.value;
     return {text: text ?? '', chart: chart ?? ''};
 }"""
 # The labels of all texts on the nodes of some classes.
 TEXTS = """kinds => Object.fromEntries(kinds.map(kind => [kind, window.app.rootGraph._nodes
-    .find(n => n.comfyClass === kind).widgets.filter(w => w.name === '$$node-text-preview').map(w => w.label)]))"""
+    .find(n => n.comfyClass === kind).widgets.filter(w => ['last_run', '$$node-text-preview'].includes(w.name))
+    .map(w => w.label)]))"""
 SET_MODE = """([kinds, mode]) => {
     for (const node of window.app.rootGraph._nodes) if (kinds.includes(node.comfyClass)) node.mode = mode;
     window.app.canvas.setDirty(true, true);

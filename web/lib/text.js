@@ -3,7 +3,8 @@
 
 import { MARGIN, addElement, grow } from "./node.js";
 
-const TEXT = "$$node-text-preview"; // the name by which the editor finds the widget of a progress text
+const TEXT = "last_run"; // the name of our widget
+const EDITORS = "$$node-text-preview"; // that of the editor's, which takes it away when the run ends since front end 1.58
 const HIGHEST = 260; // pixels of a text
 const LINE = 15; // pixels, and CHARACTER the width of a letter: for a text that no page has laid out yet
 const CHARACTER = 6;
@@ -15,18 +16,22 @@ const CHARACTER = 6;
  * @param {string} label for lists of widgets.
  */
 export function showText(node, text, label) {
-  const shown = textOf(node);
-  const widget = shown?.isOurs ? shown : addText(node, label);
-  widget.value = text;
-  // The editor's own listener may have come first and made its widget, of two lines.
-  if (shown && shown !== widget) {
-    shown.onRemove?.();
-    node.widgets.splice(node.widgets.indexOf(shown), 1);
-  }
+  (textOf(node) ?? addText(node, label)).value = text;
+  dropPreview(node);
+  queueMicrotask(() => dropPreview(node)); // the editor's own listener may come after ours
 }
 
 /**
- * The widget that shows the text of a node, ours or the editor's; undefined where there is none yet.
+ * Take away the editor's preview of a text that we show.
+ * @param {any} node
+ */
+function dropPreview(node) {
+  const preview = node.widgets.find((/** @type {any} */ each) => each.name === EDITORS);
+  if (preview) node.removeWidget(preview);
+}
+
+/**
+ * The widget that shows the text of a node; undefined where there is none yet.
  * @param {any} node
  */
 export function textOf(node) {
@@ -64,7 +69,6 @@ function addText(node, label) {
     },
   });
   new ResizeObserver(measure).observe(text);
-  widget.isOurs = true;
   widget.label = label;
   return widget;
 }
