@@ -6,7 +6,7 @@
     python3 -m lab.run_tests host       # the newest ComfyUI, PyTorch attention: six minutes
     python3 -m lab.run_tests release    # `make test`: all of these, the oldest ComfyUI, server, browser, demo: twenty
     python3 -m lab.run_tests torch --torch 2.8.0   # an older PyTorch: the core and what touches torch.compile
-    python3 -m lab.run_tests all        # what a nightly runs: also sub-quadratic attention and the older PyTorch
+    python3 -m lab.run_tests all        # what a nightly runs: also sub-quadratic attention, older PyTorch, a newer host
 
 ComfyUI keeps its backend and its version for the life of a process, so every combination is a process of its own, and
 that of the newest ComfyUI is two, its families and all else. Two run at a time; the times are those of two cores that
@@ -34,7 +34,7 @@ from pathlib import Path
 
 from lab.environment import OLDER_TORCH, environment, typescript
 from lab.folders import ROOT
-from lab.testing.hosts import find_host, find_oldest_host
+from lab.testing.hosts import find_front_end, find_host, find_newer_host, find_oldest_host
 
 COUNTS = re.compile(r"(\d+) (passed|failed|skipped|errors?|xfailed|xpassed)")
 NODE_COUNTS = re.compile(r"^[#ℹ] (pass|fail|skipped) (\d+)$")
@@ -138,19 +138,36 @@ def type_check(python: str) -> Iterator[Suite]:
         yield Suite("types", command, {"MYPYPATH": folder}, minutes=1.3)
 
 
-def tests(python: str, part: str, newest: Path | None, oldest: Path | None) -> Iterator[Suite]:
+@dataclass(frozen=True)
+class Hosts:
+    """Folders of what the tests run in; None where it is not to be had or not wanted.
+
+    Attributes:
+        newest: the ComfyUI that the pack is made for.
+        oldest: the oldest that it supports.
+        newer: one after the newest, which calls itself by the same version.
+        front_end: a front end newer than that of the newest.
+    """
+
+    newest: Path | None
+    oldest: Path | None = None
+    newer: Path | None = None
+    front_end: Path | None = None
+
+
+def tests(python: str, part: str, hosts: Hosts) -> Iterator[Suite]:
     """Yield the suites of pytest that belong to a part."""
 
     def suite(title: str, minutes: float, paths: str, without: str = "", but: str = "long", **variables: str) -> Suite:
-        chosen = [] if part == "all" else ["-m", f"not ({but})"]
+        chosen = [] if part == "all" and but == "long" else ["-m", f"not ({but})"]
         chosen += [f"--ignore=tests/{path}" for path in without.split()]
         chosen += [f"tests/{path}" for path in paths.split()]
         return Suite(title, [python, "-m", "pytest", "-c", "tests/pytest.ini", *chosen], variables, minutes)
 
     # A path where no ComfyUI is makes the tests of a missing host show up as skipped.
-    on_newest, on_oldest = (
-        {"COMFYUI_PATH": str(host or f"no-{name}-ComfyUI"), "SAD_ATTENTION": "pytorch"}
-        for name, host in (("newest", newest), ("oldest", oldest))
+    on_newest, on_oldest, on_newer = (
+        {"COMFYUI_PATH": str(getattr(hosts, name) or f"no-{name}-ComfyUI"), "SAD_ATTENTION": "pytorch"}
+        for name in ("newest", "oldest", "newer")
     )
     if part in ("lint", "torch"):
         return
@@ -170,6 +187,10 @@ def tests(python: str, part: str, newest: Path | None, oldest: Path | None) -> I
         yield suite("server, oldest", 2, "server", but="long or newest", **on_oldest)
     if part == "all":
         yield suite("newest host, sub-quadratic attention", 10, "host", **{**on_newest, "SAD_ATTENTION": "sub_quad"})
+        yield suite("newer host", 5, "host", but="long or newest", **on_newer)
+        yield suite("server, newer", 2, "server", but="long or newest", **on_newer)
+        front_end = str(hosts.front_end or "no-newer-front-end")
+        yield suite("browser, newer host and front end", 10, "browser", **on_newer, COMFYUI_FRONT_END_PATH=front_end)
 
 
 def tests_with_torch(torch: str, newest: Path | None) -> Suite:
@@ -229,24 +250,43 @@ def main() -> int:
     parser.add_argument("--workers", type=int, default=WORKERS, help="processes at a time (default: 2)")
     arguments = parser.parse_args()
     started = time.monotonic()
-    newest = find_host()
-    oldest = find_oldest_host() if arguments.part in ("release", "all") else None
+    hosts = hosts_for(arguments.part)
     wanted = [arguments.torch] if arguments.torch else list(OLDER_TORCH)
-    older = [tests_with_torch(each, newest) for each in wanted] if arguments.part in ("torch", "all") else []
-    python = str(environment("test", newest))
-    suites = [*tests(python, arguments.part, newest, oldest), *older]
+    older = [tests_with_torch(each, hosts.newest) for each in wanted] if arguments.part in ("torch", "all") else []
+    python = str(environment("test", hosts.newest))
+    suites = [*tests(python, arguments.part, hosts), *older]
     if arguments.part in ("host", "torch"):
         run_all(suites, arguments.workers)
     else:
         with type_check(python) as types:
             suites += [*lint(python), types]
             run_all(suites, arguments.workers)
-    missing = [("newest", newest, "COMFYUI_PATH"), ("oldest", oldest, "COMFYUI_OLDEST_PATH")]
-    for name, host, variable in missing[: {"lint": 0, "check": 0, "host": 1, "torch": 1}.get(arguments.part, 2)]:
-        if host is None:
-            print(f"\nWARNING: no ComfyUI to be had as the {name} host; its tests were skipped and prove nothing.")
-            print(f"Set {variable} to the folder of one.")
+    for what, variable in missing(arguments.part, hosts):
+        print(f"\nWARNING: no {what} to be had; its tests were skipped and prove nothing.")
+        print(f"Set {variable} to the folder of one.")
     return summarise(suites, time.monotonic() - started)
+
+
+def hosts_for(part: str) -> Hosts:
+    """Find what the tests of a part run in."""
+    return Hosts(
+        find_host(),
+        find_oldest_host() if part in ("release", "all") else None,
+        find_newer_host() if part == "all" else None,
+        find_front_end() if part == "all" else None,
+    )
+
+
+def missing(part: str, hosts: Hosts) -> Iterator[tuple[str, str]]:
+    """Yield each thing that the tests of a part need and that is not there, and the variable that names it."""
+    needed = {
+        "newest": ("ComfyUI as the newest host", "COMFYUI_PATH"),
+        "oldest": ("ComfyUI as the oldest host", "COMFYUI_OLDEST_PATH"),
+        "newer": ("ComfyUI after the newest host", "COMFYUI_NEWER_PATH"),
+        "front_end": ("newer front end", "COMFYUI_FRONT_END_PATH"),
+    }
+    of_part = {"lint": 0, "check": 0, "host": 1, "torch": 1, "release": 2, "all": 4}[part]
+    yield from (told for name, told in list(needed.items())[:of_part] if getattr(hosts, name) is None)
 
 
 def summarise(suites: Sequence[Suite], seconds: float) -> int:

@@ -1,7 +1,8 @@
-"""Chromium in front of a real ComfyUI server."""
+"""Chromium in front of a real ComfyUI server, with its own front end or with that of $COMFYUI_FRONT_END_PATH."""
 
 from __future__ import annotations
 
+import os
 import shutil
 import sys
 from collections.abc import Iterator
@@ -13,7 +14,7 @@ from lab.demo.comfyui_server import PACKS, ComfyUIServer
 from lab.generate.workflows import put_empty_models
 from lab.testing.checkpoint_substitutes import FIXTURES
 from lab.testing.editor import FLAGS, NODES_2, find_chromium, open_page_again
-from lab.testing.hosts import find_host
+from lab.testing.hosts import find_front_end, find_host
 
 sync_api = pytest.importorskip("playwright.sync_api")
 
@@ -23,7 +24,13 @@ def server() -> Iterator[ComfyUIServer]:
     host = find_host()
     if host is None:
         pytest.skip("NO COMFYUI HOST: the browser was not tested; set COMFYUI_PATH")
-    with ComfyUIServer(host, sys.executable, packs={**PACKS, **FIXTURES}) as running:
+    arguments = ["--cpu", "--use-pytorch-cross-attention"]
+    if os.environ.get("COMFYUI_FRONT_END_PATH"):
+        front_end = find_front_end()
+        if front_end is None:
+            pytest.skip("NO FRONT END: the browser was not tested; set COMFYUI_FRONT_END_PATH")
+        arguments += ["--front-end-root", str(front_end)]
+    with ComfyUIServer(host, sys.executable, arguments, packs={**PACKS, **FIXTURES}) as running:
         base = running.output.parent
         shutil.copy(host / "input" / "example.png", base / "input")
         put_empty_models(base)  # so that workflows find the names of their models in the lists
