@@ -6,6 +6,7 @@ A round with the same seed does the same again, so `--runs 1 --seed N` repeats o
 from __future__ import annotations
 
 import argparse
+import gc
 import importlib
 import sys
 
@@ -43,7 +44,11 @@ def main() -> int:
         if host is None:
             sys.exit("This part needs a ComfyUI: set COMFYUI_PATH to its folder.")
         pack_in_host(host)
-    ledger = importlib.import_module(f"lab.campaign.{module}").run(budget)
+    run = importlib.import_module(f"lab.campaign.{module}").run
+    # The host collects garbage before a run; a million objects of what is imported would cost more than the run.
+    gc.collect()
+    gc.freeze()
+    ledger = run(budget)
     print(ledger.describe())
     return 1 if ledger.faults else 0
 

@@ -25,7 +25,7 @@ from lab.testing.families.family import Family
 from lab.testing.families.family import draw as numbers
 from lab.testing.families.rows import FAMILIES, HOSTED
 from lab.testing.prompted import TEXTS, cfg_guider, dual_cfg
-from lab.testing.run_nodes import probe, skew
+from lab.testing.run_nodes import forget_dead_models, probe, skew
 
 STEPS = (0.02, 0.35, 0.7)  # in progress: what γ does at the end of a run hardly shows in the picture
 MOST_NEIGHBOURS = 10
@@ -171,6 +171,7 @@ def skewed(model: ModelPatcher, node: Skew, neutral: bool) -> ModelPatcher:
 
 def sample(family: Family, graph: Graph, model: ModelPatcher) -> Tensor:
     """The latent of a graph; what its nodes draw is drawn anew each time."""
+    forget_dead_models()
     torch.manual_seed(0)
     noise = family.noise(graph.batch)
     if DRAWN[graph.family][1] == "video":

@@ -81,6 +81,15 @@ def little_memory(model: ModelPatcher) -> Iterator[None]:
         yield
 
 
+def forget_dead_models() -> None:
+    """Have the host forget models whose patcher is gone while something still holds the network.
+
+    It would collect all garbage before each run to come, which takes longer than the run of a tiny model.
+    """
+    loaded = comfy.model_management.current_loaded_models
+    loaded[:] = [each for each in loaded if not each.is_dead()]
+
+
 def patches_of(model: Any) -> list[Any]:
     """Our patches of a model, one for each node it went through and each once."""
     functions = [each for each in model.object_patches.values() if hasattr(each, "patched_forward")]

@@ -31,7 +31,7 @@ from lab.testing.families.configs import FLUX  # noqa: E402
 from lab.testing.families.family import Family  # noqa: E402
 from lab.testing.families.rows import FAMILIES, HOSTED, ONE_DOUBLE_ONE_SINGLE, STAND_INS  # noqa: E402
 from lab.testing.families.runs import Runs, in_this_host  # noqa: E402
-from lab.testing.run_nodes import little_memory  # noqa: E402
+from lab.testing.run_nodes import forget_dead_models, little_memory  # noqa: E402
 
 ROWS = {**HOSTED, **STAND_INS}
 
@@ -59,15 +59,9 @@ def pytest_terminal_summary(terminalreporter):
 
 @pytest.fixture(autouse=True)
 def _without_dead_models() -> None:
-    """Have the host forget models of earlier tests whose patcher is gone while something still holds the network.
-
-    It would collect all garbage before each run to come, which took more than half of the time of these tests.
-    """
+    """The host's garbage collections took more than half of the time of these tests."""
     if HOST is not None:
-        from comfy import model_management
-
-        loaded = model_management.current_loaded_models
-        loaded[:] = [each for each in loaded if not each.is_dead()]
+        forget_dead_models()
 
 
 @pytest.fixture(scope="module", autouse=True)
