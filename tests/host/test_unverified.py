@@ -62,6 +62,24 @@ class TextAttention(Projections):
         return self.out(optimized_attention(q, k, v, HEADS, transformer_options=transformer_options))
 
 
+class Attend(nn.Module):
+    """The call by itself."""
+
+    def forward(self, q, k, v, transformer_options):
+        return optimized_attention(q, k, v, HEADS, transformer_options=transformer_options)
+
+
+class AttentionByChild(Projections):
+    """Cross-attention whose call is that of a child with a name that does not tell."""
+
+    def __init__(self):
+        super().__init__()
+        self.attn = Attend()
+
+    def forward(self, x, context, transformer_options={}):  # noqa: B006
+        return self.out(self.attn(self.q(x), self.k(context), self.v(context), transformer_options))
+
+
 class Unreachable(Projections):
     """Drops the options on the way."""
 
@@ -75,7 +93,7 @@ class Block(nn.Module):
         self.by_place = by_place
         self.self_attention = DeepAttention() if deep else OwnAttention()
         self.text = TextAttention()
-        self.cross_attn = TextAttention()
+        self.cross_attn = AttentionByChild() if deep else TextAttention()
         self.lost = Unreachable()
 
     def forward(self, x, context, transformer_options={}):  # noqa: B006

@@ -37,11 +37,16 @@ def find_unverified_sites(network: nn.Module, originals: Mapping[str, nn.Module]
         kind = type(module)
         if kind not in attends:
             attends[kind] = hands_options_on(module)
-        if path and attends[kind] and not CROSS.search(path.rpartition(".")[2]) and not _has_a_rule(path, module):
+        if path and attends[kind] and not CROSS.search(_in_block(path)) and not _has_a_rule(path, module):
             found.append(path)
     innermost = [path for path in found if not any(other.startswith(f"{path}.") for other in found)]
     addresses = _addresses(innermost)
     return [Site(addresses[path], path, _rule(path, modules[path])) for path in innermost]
+
+
+def _in_block(path: str) -> str:
+    """Return the path of a module in its block, as the attention may be called by a child of `cross_attn`."""
+    return re.split(r"\.\d+\.", path)[-1]
 
 
 def _has_a_rule(path: str, module: nn.Module) -> bool:
