@@ -208,6 +208,26 @@ class Options(nn.Module):
         return optimized_attention(x, x, x, 1, transformer_options=transformer_options)
 
 
+def with_all_keywords(x, *rest, **kwargs):
+    return optimized_attention(x, x, x, 1, mask=None, **kwargs)
+
+
+def without_keywords(x, *rest, **kwargs):
+    return optimized_attention(x, x, x, 1, mask=kwargs.get("mask"))
+
+
+class Keywords(nn.Module):
+    """As Trellis2 does."""
+
+    def forward(self, x, transformer_options=None):
+        return with_all_keywords(x, transformer_options=transformer_options)
+
+
+class LostKeywords(nn.Module):
+    def forward(self, x, transformer_options=None):
+        return without_keywords(x, transformer_options=transformer_options)
+
+
 class Child(nn.Module):
     def __init__(self):
         super().__init__()
@@ -230,7 +250,11 @@ class Neither(Child):
 
 
 @pytest.mark.parametrize(
-    ("module", "reach"), [(Options, OPTIONS), (Child, BY_LAYER), (Childless, None), (Neither, None)]
+    ("module", "reach"),
+    [
+        *[(Options, OPTIONS), (Keywords, OPTIONS), (LostKeywords, None)],
+        *[(Child, BY_LAYER), (Childless, None), (Neither, None)],
+    ],
 )
 def test_what_a_module_is_reached_by_is_read_from_its_code(module, reach):
     assert reach_of(module()) == reach

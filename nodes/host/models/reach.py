@@ -5,6 +5,7 @@ It is read from the code itself, and so it holds for whatever version of ComfyUI
 
 from __future__ import annotations
 
+import dis
 import inspect
 import re
 from collections.abc import Iterator
@@ -49,10 +50,11 @@ def _reaches_attention(function: FunctionType, module: nn.Module, depth: int, se
         return False
     seen.add(code)
     names, keywords = set(_names(code)), set(_keywords(code))
-    if GIVEN_AS not in names | keywords:
+    hands_on = GIVEN_AS in keywords or _hands_all_keywords_on(code)
+    if GIVEN_AS not in names and not hands_on:
         return False
     called = [each for each in (_resolved(name, function, module) for name in names) if each is not None]
-    if GIVEN_AS in keywords and (not names.isdisjoint(CHOSEN) or any(map(_is_attention, called))):
+    if hands_on and (not names.isdisjoint(CHOSEN) or any(map(_is_attention, called))):
         return True
     return depth > 0 and any(
         _reaches_attention(each, module, depth - 1, seen) for each in called if isinstance(each, FunctionType)
@@ -74,6 +76,18 @@ def _keywords(code: CodeType) -> Iterator[str]:
             yield from _keywords(constant)
         elif isinstance(constant, tuple):
             yield from (each for each in constant if isinstance(each, str))
+
+
+def _hands_all_keywords_on(code: CodeType) -> bool:
+    """Whether a function takes any keywords, as `**kwargs`, and calls another one with all of them."""
+    if not code.co_flags & inspect.CO_VARKEYWORDS:
+        return False
+    first = code.co_argcount + code.co_kwonlyargcount + bool(code.co_flags & inspect.CO_VARARGS)
+    name = code.co_varnames[first]
+    steps = list(dis.get_instructions(code))
+    # Newer versions of Python may load two variables by one instruction.
+    loaded = any(name in (step.argval if isinstance(step.argval, tuple) else (step.argval,)) for step in steps)
+    return loaded and any(step.opname == "CALL_FUNCTION_EX" for step in steps)
 
 
 def _resolved(name: str, function: FunctionType, module: nn.Module) -> Any:
