@@ -188,7 +188,8 @@ class Kandinsky6NativeAVDiT(nn.Module):
     def positions(self, x: Tensor) -> Tensor:
         """The rotations of `(B, N, C)` tokens."""
         ids = torch.arange(x.shape[1], dtype=torch.float32).reshape(1, -1, 1)
-        return self.rope(ids).movedim(1, 2)
+        result: Tensor = self.rope(ids).movedim(1, 2)
+        return result
 
     def forward(
         self,
@@ -206,8 +207,8 @@ class Kandinsky6NativeAVDiT(nn.Module):
         for blocks in (self.video_text_transformer_blocks, self.audio_text_transformer_blocks):
             text = self.text_embeddings(context)
             for block in blocks:
-                given = rms_norm(text), self.positions(text)
-                text = text + block.self_attention(*given, transformer_options=transformer_options)
+                attend: Any = block.self_attention
+                text = text + attend(rms_norm(text), self.positions(text), transformer_options=transformer_options)
             texts.append(text)
         streams = [self.embeddings(video), self.audio_embeddings(audio)]
         ropes = [self.positions(stream) for stream in streams]
