@@ -15,10 +15,12 @@ globalThis.ResizeObserver = class {
 /** A node of the editor, with what it does to its widgets. */
 function aNode() {
   const node = {
-    size: [300, 100],
+    size: [300, 0],
     widgets: [],
-    computeSize: () => [300, 100],
-    setSize() {},
+    computeSize: () => [300, 20 * node.widgets.length],
+    setSize(size) {
+      node.size = size;
+    },
     addDOMWidget(name, type, shown, options) {
       const widget = { name, type, element: shown };
       Object.defineProperty(widget, "value", { get: options.getValue, set: options.setValue, configurable: true });
@@ -54,6 +56,7 @@ for (const isFirst of [true, false]) {
       end(node);
       assert.deepEqual(node.widgets.map((widget) => widget.label), ["last run"]);
       assert.equal(textOf(node).value, text);
+      assert.equal(node.size[1], 20, "room for one widget");
     }
   });
 }

@@ -16,8 +16,8 @@ const CHARACTER = 6;
  * @param {string} label for lists of widgets.
  */
 export function showText(node, text, label) {
+  dropPreview(node); // first, as the node would grow by it
   (textOf(node) ?? addText(node, label)).value = text;
-  dropPreview(node);
   queueMicrotask(() => dropPreview(node)); // the editor's own listener may come after ours
 }
 
@@ -26,7 +26,7 @@ export function showText(node, text, label) {
  * @param {any} node
  */
 function dropPreview(node) {
-  const preview = node.widgets.find((/** @type {any} */ each) => each.name === EDITORS);
+  const preview = node.widgets?.find((/** @type {any} */ each) => each.name === EDITORS);
   if (preview) node.removeWidget(preview);
 }
 
