@@ -20,19 +20,35 @@ LEVEL = "symmetric_attention_noise_level"  # the key in the options of a model c
 
 
 class NoiseScale:
-    """The progress of every sigma of one sampling run, each computed once."""
+    """The progress of every sigma of one sampling run, each computed once.
 
-    def __init__(self, model_sampling: ModelSampling):
+    That of all sigmas that the run is going to have is computed when the first one is asked for, so that model calls
+    find theirs. A sampler may call the model at sigmas between them, which are computed when they come.
+
+    Attributes:
+        coming: the sigmas of the run, `(steps + 1,)`, where they are; None where nobody says them, and once they are
+            read.
+    """
+
+    def __init__(self, model_sampling: ModelSampling, coming: Tensor | None = None):
+        self.coming = coming
         self._model_sampling = model_sampling
         self._on_cpu: ModelSampling | None = None
         self._known: dict[float, float] = {}
+        self._foreseen: list[float] = []
+
+    def foresee(self, sigmas: Tensor) -> None:
+        """Take `sigmas`, a copy of `coming` on the CPU. The model is not called at the last one."""
+        self.coming, self._foreseen = None, sigmas.tolist()[:-1]
 
     def progress_at(self, sigma: float) -> float:
         """Return the p in [0, 1] that belongs to `sigma`, see `progress.progress_at`."""
         if sigma not in self._known:
             if self._on_cpu is None:
                 self._on_cpu = on_cpu(self._model_sampling)
-            self._known[sigma] = progress_at(self._on_cpu, sigma)
+            for each in {sigma, *self._foreseen}:
+                self._known[each] = progress_at(self._on_cpu, each)
+            self._foreseen = []
         return self._known[sigma]
 
 
@@ -41,11 +57,12 @@ class NoiseLevel(Shared):
 
     Attributes:
         t: the host's `(B,)` sigmas of the call, where the model is. They are not changed afterwards.
+        scale: of its run.
     """
 
     def __init__(self, t: Tensor, scale: NoiseScale):
         self.t = t
-        self._scale = scale
+        self.scale = scale
         self._sigma: float | None = None
 
     @property
@@ -59,7 +76,7 @@ class NoiseLevel(Shared):
     @property
     def progress(self) -> float:
         """The progress at `sigma`, in [0, 1]."""
-        return self._scale.progress_at(self.sigma)
+        return self.scale.progress_at(self.sigma)
 
     def know(self, sigmas: Tensor) -> None:
         """Take `sigmas`, a copy of `t` on the CPU, for what `t` says."""
@@ -77,6 +94,8 @@ def level_of(options: Any, t: Tensor, scale: NoiseScale) -> NoiseLevel:
 def read_levels(levels: Sequence[NoiseLevel], others: Sequence[Tensor] = ()) -> list[Tensor]:
     """Read the levels that nobody has read yet, and copies of other flat tensors with them, in one go.
 
+    The sigmas that their runs are going to have are read with them, so those cost no wait of their own.
+
     Args:
         levels: of model calls.
         others: `(N,)` tensors, any N.
@@ -85,10 +104,14 @@ def read_levels(levels: Sequence[NoiseLevel], others: Sequence[Tensor] = ()) -> 
         `others` on the CPU.
     """
     unread = [level for level in dict.fromkeys(levels) if level._sigma is None]
-    parts = read_together([*(level.t.flatten() for level in unread), *others])
+    coming = {level.scale: level.scale.coming for level in unread}
+    scales = {scale: sigmas.flatten() for scale, sigmas in coming.items() if sigmas is not None}
+    parts = read_together([*(level.t.flatten() for level in unread), *scales.values(), *others])
     for level, part in zip(unread, parts, strict=False):
         level.know(part)
-    return parts[len(unread) :]
+    for scale, part in zip(scales, parts[len(unread) :], strict=False):
+        scale.foresee(part)
+    return parts[len(unread) + len(scales) :]
 
 
 def read_together(tensors: Sequence[Tensor]) -> list[Tensor]:

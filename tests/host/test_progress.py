@@ -7,7 +7,11 @@ from types import SimpleNamespace
 
 import comfy.model_sampling as kinds
 import pytest
+from comfy.patcher_extension import WrappersMP
+from symmetric_attention.nodes.gamma_schedule import GammaScheduleNode
 from symmetric_attention.nodes.host.progress import progress_at
+
+from lab.testing.run_nodes import execute, skew
 
 
 def shaped(**settings):
@@ -67,3 +71,26 @@ def test_few_values_of_the_scale_are_asked_for(kind, mean, most):
         counts.append(len(asked))
     assert sum(counts) / len(counts) <= mean
     assert max(counts) <= most
+
+
+def test_the_first_model_call_finds_the_progress_of_all_steps(sd15, monkeypatch):
+    """Later calls look it up. dpm_2 calls the model between the steps as well, and that progress is found there."""
+    asked, plain, counts = [], kinds.ModelSamplingDiscrete.percent_to_sigma, []
+    monkeypatch.setattr(
+        kinds.ModelSamplingDiscrete, "percent_to_sigma", lambda self, p: asked.append(p) or plain(self, p)
+    )
+
+    def counting(executor, *args, **kwargs):
+        before = len(asked)
+        result = executor(*args, **kwargs)
+        counts.append(len(asked) - before)
+        return result
+
+    model = sd15.model.clone()
+    model.add_wrapper_with_key(WrappersMP.APPLY_MODEL, "counting", counting)
+    curve, _ = execute(GammaScheduleNode, shape="linear", start_gamma=2.0, end_gamma=0.2, start=0.0, end=1.0)
+    patched, report = skew(model, schedule=curve)
+    sd15.sample(patched, steps=3, sampler="dpm_2")
+    assert [count > 0 for count in counts] == [True, True, False, True, False]
+    calls, scale = report.runs[-1].calls, model.get_model_object("model_sampling")
+    assert [call.progress for call in calls] == [progress_at(scale, call.sigma) for call in calls]

@@ -39,9 +39,9 @@ OPERATIONS_OF_A_MODEL_CALL = {
     "gamma": 1,
     "gamma and beta": 1,
     "adaptive": 2,
-    "feedback": 174,
-    "probe": 174,  # for all sites together, five of them or seventy
-    "probe with depth and curvature": 711,
+    "feedback": 62,
+    "probe": 62,  # for all sites together, five of them or seventy
+    "probe with depth and curvature": 599,
 }
 # An attention of the host that ignores `scale=`, as that of the oldest one, costs an operation more for each scale.
 FOLDED = 0 if any(each is attention_pytorch for each in backends_using_scale()) else 1

@@ -212,7 +212,7 @@ class SitePatch(SideRuns, Shared):
         if acting is None:  # another MODEL's call, in which ours has no part
             return executor(x, t, *args, **kwargs)
         is_outermost = LEVEL not in options
-        level = level_of(options, t, self._scale_of(model.model_sampling))
+        level = level_of(options, t, self._scale_of(model.model_sampling, options.get("sample_sigmas")))
         if acting.run is not self.run:  # another GPU's, at its first call of this run
             acting._join(self.run)
             acting.prompts = self.prompts
@@ -241,12 +241,12 @@ class SitePatch(SideRuns, Shared):
             prompts = options[PLACES].source
         return NOBODY if prompts is None else prompts.of_call(options, len(x))
 
-    def _scale_of(self, model_sampling: ModelSampling) -> NoiseScale:
-        """Return the one scale of this run. Outside a run the model may be another each time."""
+    def _scale_of(self, model_sampling: ModelSampling, sigmas: Any = None) -> NoiseScale:
+        """Return the one scale of this run with its `sigmas`. Outside a run the model may be another each time."""
         if self.run is None:
             return NoiseScale(model_sampling)
         if self._scale is None:
-            self._scale = NoiseScale(model_sampling)
+            self._scale = NoiseScale(model_sampling, sigmas if isinstance(sigmas, Tensor) else None)
         return self._scale
 
     def _forget_run(self) -> None:
