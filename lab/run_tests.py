@@ -49,7 +49,8 @@ FAMILIES = "host/test_families.py host/test_family_batches.py host/test_family_p
 # Run with every older PyTorch: the method, and what compiles models.
 WITH_OLDER_TORCH = (
     "core host/test_compile.py host/test_other_modules.py host/test_attention_calls.py "
-    "with_diffusers/test_execution.py::test_a_compiled_model_is_one_graph_and_follows_gamma"
+    "with_diffusers/test_execution.py::test_a_compiled_model_is_one_graph_and_follows_gamma "
+    "with_diffusers/test_execution.py::test_blocks_that_are_compiled_share_their_graphs_and_follow_gamma"
 )
 
 

@@ -14,14 +14,15 @@ from typing import Any
 
 from .diffusers.families import Family, Layer, family_of
 from .diffusers.interception import SkewSettings, numbers_in_graphs
-from .diffusers.layouts import LengthSensor, without_text
-from .diffusers.site import SkewSite, check_processor, site_of
+from .diffusers.layouts import LengthSensor, ReadLength, without_text
+from .diffusers.site import SkewSite, is_known, own_site, site_of, unknown
 from .joint_attention import JOINT_NORMS
 from .norm_guard import NORMS
 from .parameters import FloatOrTensor, check_choice, is_exactly
 from .symmetricity import AVERAGES
 
 KEPT_SITE = "_skew_attention_site"
+KEPT_SENSOR = "_skew_attention_sensor"
 
 
 def set_skew_attention(
@@ -37,8 +38,8 @@ def set_skew_attention(
     """Put γ and β on every self-attention of a diffusers model; calling it again replaces the settings.
 
     γ stays when the model's processors are replaced (fused projections, slices, IP-Adapters, PAG), and it is copied and
-    saved whole with the model. A model that is compiled as a whole is not compiled again for another γ or β, unless β
-    is 1.
+    saved whole with the model. A compiled model is not compiled again for another γ or β, unless β is 1. Blocks that
+    are compiled by themselves share their graphs as they do without γ.
 
     Args:
         model: a model of diffusers, such as `pipeline.unet` or `pipeline.transformer`; `sad_core/diffusers/families.py`
@@ -92,8 +93,9 @@ def _check(layers: list[Layer], family: Family, norm: str) -> None:
         )
     for layer in layers:
         is_sometimes_cross = layer.rule is without_text and layer.name.endswith("attn2")
-        if not is_sometimes_cross:
-            check_processor(layer.name, layer.attention.processor, family.processors)
+        processor = layer.attention.processor
+        if not is_sometimes_cross and not is_known(processor, family.processors):
+            raise unknown(layer.name, processor, family.processors)
 
 
 def _clear(layers: list[Layer]) -> None:
@@ -106,8 +108,9 @@ def _clear(layers: list[Layer]) -> None:
         for site in (attention.__dict__.get(KEPT_SITE), site_of(attention)):
             if site is not None:
                 site.settings = None
-        if isinstance(attention.__dict__.get("forward"), SkewSite):
-            site = attention.__dict__.pop("forward")
+        site = own_site(attention.__dict__.get("forward"))
+        if site is not None:
+            del attention.__dict__["forward"]
             if site.inner is not None:
                 attention.forward = site.inner
         if layer.sensed is not None:
@@ -126,8 +129,7 @@ def _put(layers: list[Layer], family: Family, settings: SkewSettings) -> None:
         if layer.sensed is not None and layer.read is not None:
             sensor = sensors.get(id(layer.sensed))
             if sensor is None:
-                sensor = sensors[id(layer.sensed)] = LengthSensor(layer.read)
-                layer.sensed.register_forward_pre_hook(sensor, with_kwargs=True)
+                sensor = sensors[id(layer.sensed)] = _sensor_of(layer.sensed, layer.read)
         attention = layer.attention
         site = site_of(attention)
         if site is None:
@@ -135,7 +137,7 @@ def _put(layers: list[Layer], family: Family, settings: SkewSettings) -> None:
             site, forward = attention.__dict__.get(KEPT_SITE), attention.__dict__.get("forward")
             if site is None or site.attention is not attention or site.inner is not forward:
                 site = SkewSite(layer, family)
-            attention.forward = site
+            attention.forward = site.forward
         site.settings, site.sensor = settings, sensor
         attention.__dict__[KEPT_SITE] = site
         if site.inner is not None:
@@ -146,3 +148,16 @@ def _put(layers: list[Layer], family: Family, settings: SkewSettings) -> None:
             "γ is gone from them when it takes that back; then call set_skew_attention again.",
             stacklevel=3,
         )
+
+
+def _sensor_of(module: Any, read: ReadLength) -> LengthSensor:
+    """Put a sensor on a module: that of before under the key of before, because a compiled graph is of one key."""
+    sensor, hooks = module.__dict__.get(KEPT_SENSOR), module._forward_pre_hooks
+    if sensor is None or sensor.read is not read or sensor.key is None or sensor.key in hooks:
+        sensor = module.__dict__[KEPT_SENSOR] = LengthSensor(read)
+        sensor.key = module.register_forward_pre_hook(sensor, with_kwargs=True).id
+        return sensor
+    sensor.forget()
+    hooks[sensor.key] = sensor
+    module._forward_pre_hooks_with_kwargs[sensor.key] = True
+    return sensor

@@ -23,9 +23,12 @@ from ..symmetricity import adapt, average, symmetricity
 from .layouts import Layout
 
 
-@dataclass(frozen=True)
+@dataclass
 class SkewSettings:
-    """What `set_skew_attention` was called with.
+    """What `set_skew_attention` was called with. Nobody changes it afterwards.
+
+    It is not frozen, because PyTorch 2.8 makes a graph anew where any field of a frozen dataclass or of a tuple has
+    another value, even one that the graph does not read.
 
     Attributes:
         in_graphs: γ and β for compiled graphs, by `numbers_in_graphs`; None reads the others there too.
@@ -140,9 +143,8 @@ def skewed_call(
     """
     added = layout.keys - layout.queries
     image = slice(added + layout.start, added + layout.stop)
-    gamma, beta = settings.gamma, settings.beta
-    if torch.compiler.is_compiling() and settings.in_graphs is not None:
-        gamma, beta = settings.in_graphs
+    in_graphs = settings.in_graphs if torch.compiler.is_compiling() else None
+    gamma, beta = (settings.gamma, settings.beta) if in_graphs is None else in_graphs
     if settings.adaptive:
         eta = symmetricity(q[:, :, layout.start : layout.stop], k[:, :, image])
         gamma, beta = adapt(gamma, beta, average(eta, settings.average_over))

@@ -49,10 +49,16 @@ class LengthSensor:
         in_graph: the number of the last call if it was a part of a compiled graph, which cannot write for a thread.
         last: the number of the last call in any thread, for threads that make none, as those of PyTorch in which
             checkpointed layers are computed again for their gradient.
+        key: of the hook at its module; None before it is put there.
     """
 
     def __init__(self, read: ReadLength) -> None:
         self.read = read
+        self.key: int | None = None
+        self.forget()
+
+    def forget(self) -> None:
+        """Forget the calls of before."""
         self.in_graph: int | None = None
         self.last: int | None = None
         self._of_thread = threading.local()

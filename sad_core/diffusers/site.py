@@ -1,9 +1,12 @@
 """One attention layer of a diffusers model with γ in it.
 
-A `SkewSite` stands in place of the `forward` of a layer and calls the layer's own. The processor of the layer stays
-where it is, so whatever diffusers does to processors (fused projections, slices, IP-Adapters, PAG, resetting them) goes
-on as before, and γ acts in whichever is there. A site holds its layer and no function, so it is copied and saved with
-the layer, and the copy acts on the copy's weights.
+The method `forward` of a `SkewSite` stands in place of that of a layer and calls the layer's own. The processor of the
+layer stays where it is, so whatever diffusers does to processors (fused projections, slices, IP-Adapters, PAG,
+resetting them) goes on as before, and γ acts in whichever is there. A site holds its layer and no function, so it is
+copied and saved with the layer, and the copy acts on the copy's weights.
+
+It is a method and no object that can be called, because a compiled block is made anew for every other object there. Of
+methods only the code has to be the same, so the graph of one block serves all that are alike.
 """
 
 from __future__ import annotations
@@ -19,7 +22,7 @@ from .layouts import LayerCall, LengthSensor
 
 
 class SkewSite:
-    """The `forward` of an attention layer with γ in it.
+    """γ in an attention layer.
 
     Attributes:
         attention: the layer.
@@ -39,7 +42,7 @@ class SkewSite:
         self.inner = layer.attention.__dict__.get("forward")
         self.own = type(layer.attention).forward
 
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
         """Return what the layer returns, with γ in its self-attention."""
         settings = self.settings
         if settings is None:
@@ -48,7 +51,8 @@ class SkewSite:
         if layout is None:
             return self._plain(*args, **kwargs)
         processor = self.attention.processor
-        check_processor(self.name, processor, self.processors)
+        if not is_known(processor, self.processors):
+            raise unknown(self.name, processor, self.processors)
         x = None if settings.norm in ("value", "none") else self._input(args, kwargs)
         equal = SAME_WITH_PYTORCH.get(type(processor).__name__)
         interception = Interception(settings, layout, x, None if equal is None else self.attention.scale)
@@ -83,23 +87,35 @@ class SkewSite:
         return hidden_states
 
 
-def check_processor(name: str, processor: Any, known: tuple[str, ...]) -> None:
-    """Refuse a processor whose attention is not known.
-
-    Raises:
-        ValueError: naming the processor and those that are known.
-    """
+def is_known(processor: Any, known: tuple[str, ...]) -> bool:
+    """Return True if a processor is of a class of diffusers whose attention is known."""
     kind = type(processor)
-    if kind.__name__ not in known or not is_of_diffusers(kind):
-        raise ValueError(
-            f"γ cannot act in {name}, because its processor {kind.__name__} is not known. "
-            f"Set one of diffusers' {', '.join(known)}, or take γ away with set_skew_attention(model, gamma=1.0)."
-        )
+    return kind.__name__ in known and is_of_diffusers(kind)
+
+
+def unknown(name: str, processor: Any, known: tuple[str, ...]) -> ValueError:
+    """The error for a processor whose attention is not known, which names it and those that are known.
+
+    Args:
+        name: of the layer. A graph that reads it is of one layer only, so it is asked for where there is an error.
+        processor: of the layer.
+        known: the processors that are known.
+    """
+    return ValueError(
+        f"γ cannot act in {name}, because its processor {type(processor).__name__} is not known. "
+        f"Set one of diffusers' {', '.join(known)}, or take γ away with set_skew_attention(model, gamma=1.0)."
+    )
+
+
+def own_site(forward: Any) -> SkewSite | None:
+    """The site whose method a `forward` is; None where it is another function."""
+    site = getattr(forward, "__self__", None)
+    return site if isinstance(site, SkewSite) else None
 
 
 def site_of(attention: nn.Module) -> SkewSite | None:
     """The site that stands in place of a layer's `forward`, or below what other packages put around it."""
     forward = attention.__dict__.get("forward")
-    while forward is not None and not isinstance(forward, SkewSite):
+    while forward is not None and own_site(forward) is None:
         forward = getattr(forward, "__wrapped__", None)
-    return forward if isinstance(forward, SkewSite) else None
+    return own_site(forward)
