@@ -1,4 +1,4 @@
-"""Depth and curvature at the sites of a trained model: as exact as docs/speed.md says, without the dense spectrum."""
+"""Depth and curvature at the sites of a trained model are as exact as docs/speed_details.md says."""
 
 from __future__ import annotations
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from lab.benchmarks.gpu import BEGIN, END, SPEED, write_between
 from lab.folders import DOCS, ROOT
 
 PAGES = [*sorted(DOCS.glob("*.md")), ROOT / "lab" / "demo" / "README.md"]  # others: test_addresses.py
@@ -114,3 +115,20 @@ def test_the_architecture_names_every_folder():
     text = (DOCS / "architecture.md").read_text(encoding="utf-8")
     assert [folder for folder in sorted(folders) if f"`{folder}`" not in text] == []
     assert [room for room in sorted(rooms) if f"`{room}" not in text] == []
+
+
+def test_the_tables_of_a_card_take_their_place_in_the_page(tmp_path):
+    page, written = SPEED.read_text(encoding="utf-8"), tmp_path / "speed.md"
+    written.write_text(page, encoding="utf-8")
+    for tables in ("the tables", "newer ones \\1"):
+        write_between(written, tables)
+        before, after = page.partition(BEGIN)[0], page.partition(END)[2]
+        assert written.read_text(encoding="utf-8") == f"{before}{BEGIN}\n\n{tables}\n\n{END}{after}"
+    written.write_text(page.replace(END, ""), encoding="utf-8")
+    with pytest.raises(ValueError, match="has no place for the tables"):
+        write_between(written, "the tables")
+
+
+def test_what_it_costs_is_said_on_two_screens():
+    page = SPEED.read_text(encoding="utf-8")
+    assert len(page.partition(BEGIN)[0].splitlines()) + len(page.partition(END)[2].splitlines()) <= 90
