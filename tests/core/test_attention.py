@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 import sad_core.attention
 from lab.testing import definition
+from lab.testing.memory import Memory
 from lab.testing.strategies import FORMS, MASKS, Call, betas, calls, gammas, tokens
 from sad_core import NORMS, skew_attention
 from sad_core.inner_attention import pytorch_attend
@@ -173,6 +174,15 @@ def test_neutral_numbers_cost_one_call_with_the_tensors_untouched(monkeypatch, n
     assert all(got is given for got, given in zip((q, k, v, mask), (call.q, call.k, call.v, call.mask), strict=True))
     assert scale == 1 / math.sqrt(8)
     assert torch.equal(out, torch_attention(call))
+
+
+@pytest.mark.parametrize("beta", [1.0, 3.0])
+def test_doubled_heads_need_eight_times_the_memory_of_q(beta):
+    """Queries, keys, values and the result, each of twice the head dim. PyTorch keeps a few numbers for every row."""
+    call = tokens(batch=1, heads=2, length=4096, head_dim=64).to(torch.bfloat16)
+    with Memory() as memory:
+        skew_attention(call.q, call.k, call.v, 1.05, beta, tiles=False)
+    assert 7 * call.q.nbytes <= memory.peak <= 8.2 * call.q.nbytes
 
 
 def test_the_pure_knob_costs_one_call_as_well():

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import weakref
-
 import pytest
 import torch
 from hypothesis import given, settings
@@ -12,6 +10,7 @@ from torch.utils._pytree import tree_leaves
 
 from lab.testing import definition
 from lab.testing.definition import relative_error
+from lab.testing.memory import Memory
 from lab.testing.reference_cases import cases, load
 from lab.testing.strategies import retrievals, tokens
 from sad_core import hopfield_stability, skew_attention, symmetricity
@@ -213,28 +212,6 @@ def test_a_graph_takes_the_same_sums_in_one_piece():
     width = 2 * call.q.shape[-1]
     assert torch.equal(found[:, : width + 2], want[:, : width + 2])
     assert torch.equal(found[..., width:], want[..., width:])
-
-
-class Memory(TorchDispatchMode):
-    """The most bytes that were alive at once of what operations made."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.sizes: dict[int, int] = {}
-        self.peak = 0
-
-    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-        result = function(*args, **(kwargs or {}))
-        given_storages = {
-            x.untyped_storage()._cdata for x in tree_leaves((args, kwargs)) if isinstance(x, torch.Tensor)
-        }
-        for each in tree_leaves(result):
-            if isinstance(each, torch.Tensor) and each.untyped_storage()._cdata not in given_storages:
-                storage = each.untyped_storage()
-                self.sizes[storage._cdata] = storage.nbytes()
-                weakref.finalize(storage, self.sizes.pop, storage._cdata, None)
-        self.peak = max(self.peak, sum(self.sizes.values()))
-        return result
 
 
 def test_the_sums_of_a_site_need_ten_times_the_memory_of_q():
