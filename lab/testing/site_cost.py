@@ -5,7 +5,8 @@
 A GPU waits for every operation that is handed to it, and for the Python that hands it over. Both are the same with tiny
 tensors on a CPU, and both counts are exact. They are taken during one model call of a tiny SDXL, once with every site
 patched and once with some of them, so the cost of a site is kept apart from the cost of a model call. What takes more
-operations on a CPU, because they are cheap there, is counted the way a card does it.
+operations on a CPU, because they are cheap there, is counted the way a card does it. It is not the first model call of
+its run, so what is done once a run is not counted: the progress of all steps (tests/host/test_progress.py).
 """
 
 from __future__ import annotations
