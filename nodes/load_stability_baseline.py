@@ -4,17 +4,20 @@ from __future__ import annotations
 
 from comfy_api.latest import io
 
-from ..sad_core.stability.baseline_file import load_baseline
-from .host.output_folder import existing_file, fingerprint_of
+from ..sad_core.stability.baseline_file import has_baseline, load_baseline
+from .host.output_folder import existing_file
+from .saved_files import ReadsSavedFile, file_input
 from .shared import CATEGORY, SEARCH_ALIASES, Baseline
 
+FIRST_SAVED = "stability/baseline_00001_.safetensors"  # what Save Stability Baseline calls its first file
 
-class LoadStabilityBaselineNode(io.ComfyNode):
+
+class LoadStabilityBaselineNode(ReadsSavedFile, io.ComfyNode):
     """The name of a file in, what is normal for a model and a sentence about it out."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        """Widgets, sockets and what they mean."""
+        """Widgets, sockets and what they mean; the list of files is that of the moment."""
         return io.Schema(
             node_id="SADLoadStabilityBaseline",
             display_name="Load Stability Baseline (SAD)",
@@ -22,10 +25,11 @@ class LoadStabilityBaselineNode(io.ComfyNode):
             description="Brings back what is normal for a model, as Save Stability Baseline kept it.",
             search_aliases=[*SEARCH_ALIASES, "import", "normal"],
             inputs=[
-                io.String.Input(
-                    "file",
-                    default="stability/baseline_00001_.safetensors",
-                    tooltip="The name of the file below ComfyUI's output folder, as Save Stability Baseline gives it.",
+                file_input(
+                    FIRST_SAVED,
+                    has_baseline,
+                    "A baseline in ComfyUI's output folder, as Save Stability Baseline keeps it. Refresh the node "
+                    "definitions (R) to see new ones, or upload one.",
                 )
             ],
             outputs=[
@@ -39,8 +43,3 @@ class LoadStabilityBaselineNode(io.ComfyNode):
         """Return the baseline in `file` and a sentence about it."""
         baseline = load_baseline(existing_file(file))
         return io.NodeOutput(baseline, baseline.summary())
-
-    @classmethod
-    def fingerprint_inputs(cls, file: str | None) -> str:
-        """Return another value when the file changes, so that ComfyUI reads it again; a wired name is not known yet."""
-        return fingerprint_of(file)

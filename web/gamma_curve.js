@@ -4,17 +4,19 @@ import { app } from "../../scripts/app.js";
 import { api } from "../../scripts/api.js";
 import { addChart, ask, chain } from "./lib/node.js";
 import { short, valueAt } from "./lib/numbers.js";
+import { languageOf } from "./lib/texts.js";
 
 const HEIGHT = 130;
 const PAUSE = 120; // milliseconds without a change before the server is asked
 const PLACES = 20; // that the arrow keys visit
+const { text } = languageOf(app);
 
 app.registerExtension({
   name: "symmetric_attention.gamma_curve",
   nodeCreated(node) {
     if (node.comfyClass !== "SADGammaSchedule") return;
     const widgets = [...node.widgets];
-    const chart = addChart(node, "Gamma over the run", HEIGHT);
+    const chart = addChart(node, text("gammaChart"), HEIGHT);
     let newest = 0;
     let waiting = 0;
 
@@ -28,7 +30,7 @@ app.registerExtension({
       try {
         answer = await ask(api, "/symmetric_attention/gamma_curve", question);
       } catch {
-        answer = { note: "The server gave no preview; the node works without it." };
+        answer = { note: text("noPreview") };
       }
       if (asked === newest) draw(chart, answer); // else a later change is on its way
     }
@@ -54,12 +56,14 @@ function draw(chart, { points, note, problem, warning }) {
   const low = gammas.reduce((one, other) => Math.min(one, other));
   const high = gammas.reduce((one, other) => Math.max(one, other));
   const places = Array.from({ length: PLACES + 1 }, (_, place) => place / PLACES);
-  const at = (place) => `${short(valueAt(points, places[place]))} at ${Math.round(100 * places[place])} %`;
+  const at = (place) => 
+    text("gammaAt", { gamma: short(valueAt(points, places[place])), percent: Math.round(100 * places[place]) });
+  const span = low === high ? text("gammaAllAlong", { gamma: short(low) }) : `γ ${short(low)} … ${short(high)}`;
   chart.show({
-    note: [low === high ? `γ ${short(low)} all along` : `γ ${short(low)} … ${short(high)}`, warning ?? []].flat().join("\n"),
-    panels: [{ title: "γ, and the plain model at 1", lines: [{ name: "γ", points }], neutral: 1 }],
+    note: [span, warning ?? []].flat().join("\n"),
+    panels: [{ title: text("gammaPanel"), lines: [{ name: "γ", points }], neutral: 1 }],
     places,
     value: at,
-    words: (place) => `from ${short(gammas[0])} to ${short(gammas.at(-1))}; ${at(place)}.`,
+    words: (place) => text("gammaWords", { first: short(gammas[0]), last: short(gammas.at(-1)), at: at(place) }),
   });
 }

@@ -3,16 +3,18 @@
 import { app } from "../../scripts/app.js";
 import { api } from "../../scripts/api.js";
 import { allNodes, nodeOf, nodesInPrompt, widen } from "./lib/node.js";
-import { NO_PART, asEarlier } from "./lib/run.js";
+import { asEarlier } from "./lib/run.js";
 import { showText, textOf } from "./lib/text.js";
+import { languageOf } from "./lib/texts.js";
 
 const SAMPLED = ["SADSkewAttention", "SADStabilityProbe"]; // the nodes that tell of the last run through them
+const language = languageOf(app);
 const isOurs = (node) => node?.comfyClass?.startsWith("SAD");
 const wholeGraph = () => (app.isGraphReady === false ? undefined : (app.rootGraph ?? app.graph));
 
 api.addEventListener("progress_text", ({ detail }) => {
   const node = nodeOf(wholeGraph(), String(detail?.nodeId));
-  if (isOurs(node) && detail.text) showText(node, detail.text, "last run");
+  if (isOurs(node) && detail.text) showText(node, detail.text, language.text("lastRun"));
 });
 
 api.addEventListener("execution_start", async ({ detail }) => {
@@ -23,8 +25,8 @@ api.addEventListener("execution_start", async ({ detail }) => {
   if (!included) return;
   for (const { node, widget, text } of shown) {
     if (!text || widget.value !== text) continue; // the prompt has told of itself by now
-    if (!included.has(node)) widget.value = NO_PART;
-    else if (SAMPLED.includes(node.comfyClass)) widget.value = asEarlier(text);
+    if (!included.has(node)) widget.value = language.text("noPart");
+    else if (SAMPLED.includes(node.comfyClass)) widget.value = asEarlier(text, language.text("earlierRun"));
   }
 });
 

@@ -4,12 +4,14 @@ import { app } from "../../scripts/app.js";
 import { api } from "../../scripts/api.js";
 import { addChart, allNodes, ask, inactiveNodes, nodeOf, nodesInPrompt } from "./lib/node.js";
 import { short } from "./lib/numbers.js";
-import { GONE, LOST, NO_PART, merged } from "./lib/run.js";
+import { GONE, LOST, merged } from "./lib/run.js";
+import { languageOf } from "./lib/texts.js";
 
 const EVENT = "symmetric_attention.stability";
 const HEIGHT = 210;
 const NODES = ["SADStabilityProbe", "SADStabilityFeedback"];
 const NO_ID = "00000000-0000-0000-0000-000000000000"; // of every graph without an id of its own, as in nodes/host/live_chart.py
+const { text, name } = languageOf(app);
 const charts = new WeakMap(); // by node: { chart, run, isEarlier, isDue }
 
 // At once and not in setup(): where the editor starts slowly, a run may be over before that is called.
@@ -22,8 +24,8 @@ app.registerExtension({
   name: "symmetric_attention.stability_chart",
   nodeCreated(node) {
     if (!NODES.includes(node.comfyClass)) return;
-    const chart = addChart(node, "Stability while sampling", HEIGHT);
-    chart.say("The measures of every step appear here while the model samples.");
+    const chart = addChart(node, text("stabilityChart"), HEIGHT);
+    chart.say(text("waiting"));
     charts.set(node, { chart, run: null, isEarlier: false, isDue: false });
   },
   afterConfigureGraph() {
@@ -95,34 +97,36 @@ function drawSoon(state) {
 
 function draw({ chart, run, isEarlier }) {
   if (!run) {
-    chart.say(NO_PART);
+    chart.say(text("noPart"));
     return;
   }
-  const status = isEarlier ? `earlier run, ${run.status}` : run.status;
+  const ending = name(run.status);
+  const status = isEarlier ? text("earlierStatus", { status: ending }) : ending;
   const points = [...run.points.values()].sort((one, other) => one.step - other.step);
   if (!points.length) {
-    chart.say(status === "running" ? "Sampling; nothing is measured yet." : `${status}; nothing was measured.`);
+    const isBeginning = run.status === "running" && !isEarlier;
+    chart.say(isBeginning ? text("unmeasured") : text("nothing", { status }));
     return;
   }
   const parts = Object.keys(points[0].means);
   const at = (point, part, measure) => point.means[part]?.[measure] ?? null;
   const where = ({ step, progress, sigma }) =>
-    `step ${step} at ${Math.round(100 * progress)} %, σ ${short(sigma)}`;
+    text("where", { step, percent: Math.round(100 * progress), sigma: short(sigma) });
   chart.show({
     note: `${status} · ${where(points.at(-1))}`,
     panels: run.measures.map((title, measure) => ({
-      title,
+      title: name(title),
       band: run.bands?.[measure],
       lines: parts.map((part) => ({
-        name: part,
+        name: name(part),
         points: points.map((point) => [point.progress, at(point, part, measure)]),
       })),
     })),
     places: points.map((point) => point.progress),
     value: (place, measure) => short(at(points[place], "all", measure)),
     words: (place) => {
-      const values = run.measures.map((name, measure) => `${name} ${short(at(points[place], "all", measure))}`);
-      return `${status}, ${where(points[place])}: ${values.join(", ")}.`;
+      const values = run.measures.map((title, measure) => `${name(title)} ${short(at(points[place], "all", measure))}`);
+      return text("words", { status, where: where(points[place]), values: values.join(", ") });
     },
   });
 }

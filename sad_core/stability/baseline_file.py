@@ -14,7 +14,7 @@ from torch import Tensor
 from ..parameters import check_choice
 from ..whole_file import whole_file
 from .baseline import ALL, PARTS, StabilityBaseline
-from .files import DAMAGE, opened
+from .files import DAMAGE, has_header, opened
 from .measures import TRACE_MEASURES
 from .value_counts import ValueCounts
 
@@ -36,6 +36,11 @@ def save_baseline(baseline: StabilityBaseline, path: str | Path) -> None:
     tensors |= {"codes": baseline.seen.codes, "counts": baseline.seen.counts}
     with whole_file(path) as unfinished:
         save_file(tensors, str(unfinished), metadata={HEADER: json.dumps(header)})
+
+
+def has_baseline(path: str | Path) -> bool:
+    """Whether a file has the header of a baseline, of which no more than the first bytes are read."""
+    return has_header(path, HEADER)
 
 
 def load_baseline(path: str | Path) -> StabilityBaseline:

@@ -9,8 +9,18 @@ from typing import Any
 
 from ..shown_text import shown
 
+LOOKED_AT = 4096  # bytes of a file, to tell what it is
 # What reading a damaged header ends in.
 DAMAGE = (KeyError, TypeError, ValueError, ArithmeticError, IndexError, AttributeError, RecursionError)
+
+
+def has_header(path: str | Path, key: str) -> bool:
+    """Whether a file has the header named `key`, of which no more than the first bytes are read."""
+    try:
+        with Path(path).open("rb") as file:
+            return f'"{key}"'.encode() in file.read(LOOKED_AT)
+    except OSError:
+        return False
 
 
 @contextmanager

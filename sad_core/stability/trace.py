@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ..shown_text import shown
 from ..whole_file import whole_file
-from .files import DAMAGE, opened
+from .files import DAMAGE, has_header, opened
 from .run import LARGEST_RUN, StabilityRun
 from .step import Sample, Step
 from .tables import TableRow
@@ -24,7 +24,6 @@ KEPT_RUNS = 8
 LARGEST_TRACE = 28 * 2**20
 HEADER = "stability_trace"
 LARGEST_FILE = 64 * 2**20
-LOOKED_AT = 4096  # bytes of a file, to tell whether it is a trace
 EMPTY = (
     "No sampling run went through this probe yet. If a picture came out all the same, its sampler was served from a "
     "cache or used another model."
@@ -110,11 +109,7 @@ class StabilityTrace:
     @staticmethod
     def is_saved_in(path: str | Path) -> bool:
         """Whether a file has the header of a trace, of which no more than the first bytes are read."""
-        try:
-            with Path(path).open("rb") as file:
-                return f'"{HEADER}"'.encode() in file.read(LOOKED_AT)
-        except OSError:
-            return False
+        return has_header(path, HEADER)
 
     @staticmethod
     def load(path: str | Path) -> StabilityTrace:

@@ -7,6 +7,7 @@ import json
 from PIL import Image
 
 from lab.folders import ROOT
+from lab.testing.editor import RENDERERS, render
 
 COMMAND = "id => { window.app.extensionManager.command.execute(id) }"
 # Asked again and again, because the editor loads a first graph of its own at a time of its own.
@@ -37,6 +38,8 @@ widths => {
     return widths.every(width => count(seen, width) >= count(widths, width));
 }
 """
+
+PICTURE_OF_THE_HELP = "() => [...document.images].some(i => i.src.includes('SADReport.jpg') && i.naturalWidth > 0)"
 
 # What a user types, and the node that has to be among what is found.
 WORDS = {
@@ -106,12 +109,11 @@ def test_the_help_page_opens_and_shows_its_picture(page):
     page.wait_for_function(SELECTED, polling=2000, timeout=40_000)
     page.get_by_test_id("info-button").click()
     page.get_by_text("What a Skew Attention (SAD) node planned").wait_for(timeout=20_000)
-    loaded = "() => [...document.images].some(i => i.src.includes('SADReport.jpg') && i.naturalWidth > 0)"
-    page.wait_for_function(loaded, timeout=20_000)
+    page.wait_for_function(PICTURE_OF_THE_HELP, timeout=20_000)
     assert page.problems == []
 
 
-def test_the_node_speaks_the_language_of_the_editor(page, server):
+def test_nodes_charts_and_help_speak_the_language_of_the_editor(page, server):
     texts = json.loads((ROOT / "locales" / "zh" / "nodeDefs.json").read_text(encoding="utf-8"))
     assert server.get("/api/i18n")["zh"]["nodeDefs"]["SADSkewAttention"] == texts["SADSkewAttention"]
     server.post("/settings", {"Comfy.Locale": "zh"})
@@ -123,5 +125,18 @@ def test_the_node_speaks_the_language_of_the_editor(page, server):
         assert page.evaluate(title) == texts["SADSkewAttention"]["display_name"]
         widget = "() => LiteGraph.createNode('SADSkewAttention').widgets.find(w => w.name === 'gamma').label"
         assert page.evaluate(widget) == texts["SADSkewAttention"]["inputs"]["gamma"]["name"]
+        for renderer in RENDERERS:
+            render(page, renderer)
+            page.wait_for_function(SELECTED, polling=2000, timeout=40_000)
+            note = "[...document.querySelectorAll('.sad-chart-note')].map(each => each.textContent)"
+            page.evaluate("() => window.app.graph.add(LiteGraph.createNode('SADStabilityProbe'))")
+            page.wait_for_function(f"() => {note}.includes('模型采样时，每一步的度量会显示在这里。')", timeout=20_000)
+            page.get_by_test_id("info-button").click()
+            page.get_by_text("实际发生了什么").wait_for(timeout=20_000)
+            page.wait_for_function(PICTURE_OF_THE_HELP, timeout=20_000)
+            page.evaluate("() => window.app.extensionManager.sidebarTab.toggleSidebarTab('node-library')")
+            page.get_by_text("实际发生了什么").wait_for(state="detached", timeout=20_000)
+            page.evaluate("() => window.app.graph.clear()")
+        assert page.problems == []
     finally:
         server.post("/settings", {"Comfy.Locale": "en"})

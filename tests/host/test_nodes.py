@@ -147,7 +147,7 @@ PROMISED = {
         "outputs": ["STRING"],
     },
     "SADLoadStabilityBaseline": {
-        "inputs": [("file", "STRING", "stability/baseline_00001_.safetensors")],
+        "inputs": [("file", "COMBO", None)],  # the list of saved baselines; until version 0.2.0 a STRING
         "optional": set(),
         "outputs": ["SAD_BASELINE", "STRING"],
     },
@@ -266,10 +266,7 @@ RANGES = {
     ("SADGammaSchedule", "end"): (0.0, 1.0),
 }
 # Their defaults follow the evidence. An API prompt without them would get another picture when they change.
-NAMED_IN_EVERY_PROMPT = {
-    *(("SADSkewAttention", name) for name in ("gamma", "beta")),
-    ("SADLoadStabilityBaseline", "file"),  # no file stands for all others
-}
+NAMED_IN_EVERY_PROMPT = {("SADSkewAttention", name) for name in ("gamma", "beta")}
 FLAT = {"start_gamma": 1.0, "end_gamma": 1.0, "start": 0.0, "end": 1.0}
 
 

@@ -13,6 +13,8 @@ from typing import Any
 import folder_paths
 import pytest
 import torch
+from safetensors.torch import save_file
+from symmetric_attention.nodes.load_stability_baseline import LoadStabilityBaselineNode
 from symmetric_attention.nodes.load_stability_trace import LoadStabilityTraceNode
 from symmetric_attention.nodes.plots import stability, stability_layouts
 from symmetric_attention.nodes.plots.stability import draw_message
@@ -263,19 +265,26 @@ def test_a_folder_that_cannot_be_made_is_said_in_a_sentence(output):
 
 
 @pytest.mark.newest
-def test_the_list_has_all_traces_and_other_names_are_taken_too(output):
-    assert LoadStabilityTraceNode.GET_SCHEMA().inputs[0].options == ["stability/trace_00001_.safetensors"]
+def test_the_lists_have_all_files_of_their_kind_and_other_names_are_taken_too(output):
+    loaders = {"trace": LoadStabilityTraceNode, "baseline": LoadStabilityBaselineNode}
+    for kind, loader in loaders.items():
+        assert loader.GET_SCHEMA().inputs[0].options == [f"stability/{kind}_00001_.safetensors"]
     trace = StabilityTrace([run_with(torch.randn(3))])
     for prefix in ("b", "a/deep/one"):
         execute(SaveStabilityTraceNode, trace=trace, filename_prefix=prefix)
+    save_file({}, str(output / "normal.safetensors"), metadata={"stability_baseline": "{}"})
     (output / "weights.safetensors").write_bytes(b"something else")
-    names = LoadStabilityTraceNode.GET_SCHEMA().inputs[0].options
-    assert sorted(names) == ["a/deep/one_00001_.safetensors", "b_00001_.safetensors"]
-
-    told = LoadStabilityTraceNode.validate_inputs
-    assert told(names[0], {}) is told("not/saved/yet.safetensors", {}) is told(None, {"file": "STRING"}) is True
-    assert "a name inside ComfyUI's output folder" in told("../b_00001_.safetensors", {})
-    assert told(None, {"file": "IMAGE"}).startswith("file comes from an output of type IMAGE, but must be a STRING")
+    names = {kind: sorted(loader.GET_SCHEMA().inputs[0].options) for kind, loader in loaders.items()}
+    assert names == {
+        "trace": ["a/deep/one_00001_.safetensors", "b_00001_.safetensors"],
+        "baseline": ["normal.safetensors"],
+    }
+    for kind, loader in loaders.items():
+        told = loader.validate_inputs
+        assert told(names[kind][0], {}) is told("not/saved/yet.safetensors", {}) is True
+        assert told(None, {"file": "STRING"}) is True
+        assert "a name inside ComfyUI's output folder" in told("../b_00001_.safetensors", {})
+        assert told(None, {"file": "IMAGE"}).startswith("file comes from an output of type IMAGE, but must be a STRING")
 
 
 def test_a_file_that_is_no_trace_is_refused_a_changed_one_read_again(output):

@@ -63,9 +63,9 @@ def test_every_own_address_leads_to_a_file_and_a_heading():
 
 
 def test_a_help_page_links_to_nothing_that_its_folder_does_not_hold():
-    """The editor serves web/docs, and nothing above it."""
+    """The editor serves web/docs and nothing above it, and looks there for the pictures of pages in folders too."""
     here = set(shipped()) if in_git() else None
-    for page in sorted((ROOT / "web" / "docs").glob("*.md")):
+    for page in sorted((ROOT / "web" / "docs").rglob("*.md")):
         for target in PATH_LINK.findall(CODE.sub("", page.read_text(encoding="utf-8"))):
             path = f"web/docs/{target}"
             assert ".." not in target

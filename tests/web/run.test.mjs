@@ -4,6 +4,7 @@ import assert from "node:assert/strict";
 import { test } from "node:test";
 
 import { GONE, LOST, asEarlier, merged } from "../../web/lib/run.js";
+import { TEXTS } from "../../web/lib/texts.js";
 
 const message = (run, status, ...steps) => ({
   node: "3",
@@ -47,10 +48,12 @@ test("a message changes no run that was handed out before", () => {
 });
 
 test("the text of a run turns earlier once, other texts stay", () => {
-  const told = "SD15, finished: 7 of 7 chosen sites reached";
-  assert.equal(asEarlier(told), `Earlier run.\n${told}`);
-  assert.equal(asEarlier(asEarlier(told)), asEarlier(told));
-  assert.match(asEarlier("SD15, failed (OutOfMemoryError): 3 of 7"), /^Earlier run/);
+  const told = "SD15, finished: 7 of 7 chosen sites reached\nSD15, finished: twice";
+  for (const mark of Object.values(TEXTS).map(({ earlierRun }) => earlierRun)) {
+    assert.equal(asEarlier(told, mark), `${mark}\n${told}`);
+    assert.equal(asEarlier(asEarlier(told, mark), mark), asEarlier(told, mark));
+    assert.ok(asEarlier("SD15, failed (OutOfMemoryError): 3 of 7", mark).startsWith(mark));
+  }
   const plan = "γ is 1 all along or β is 0: the model is passed on as it is.";
-  assert.equal(asEarlier(plan), plan);
+  assert.equal(asEarlier(plan, "Earlier run."), plan);
 });

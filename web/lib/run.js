@@ -3,9 +3,7 @@
 
 export const LOST = "connection lost"; // the run may go on unseen
 export const GONE = "server restarted"; // and it knows nothing of the run
-export const NO_PART = "Bypassed or muted: this node has no part in the newest run.";
-const EARLIER = "Earlier run.\n";
-const TELLS_OF_A_RUN = /, (running|finished|interrupted|failed \()/; // as the first line of a report or a summary does
+const TELLS_OF_A_RUN = /^.*, (running|finished|interrupted|failed \()/; // the first line of a report or of a summary
 const OPEN = ["running", LOST, GONE]; // how the run ended may still be heard
 
 /**
@@ -45,7 +43,8 @@ export function merged(run, message) {
 /**
  * The text of a run when another prompt has started; other texts, and one that says so already, stay as they are.
  * @param {string} text
+ * @param {string} mark the line that says so.
  */
-export function asEarlier(text) {
-  return TELLS_OF_A_RUN.test(text) && !text.startsWith(EARLIER) ? EARLIER + text : text;
+export function asEarlier(text, mark) {
+  return TELLS_OF_A_RUN.test(text) ? `${mark}\n${text}` : text;
 }

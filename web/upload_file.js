@@ -1,14 +1,19 @@
-/** Load Stability Trace (SAD): a button that puts a file of this computer into the server's output folder. */
+/** The nodes that read a saved file: a button that puts a file of this computer into the server's output folder. */
 
 import { app } from "../../scripts/app.js";
 import { api } from "../../scripts/api.js";
+import { languageOf } from "./lib/texts.js";
 
 const FOLDER = "stability";
+/** What the button says, by the class of the node. */
+const LABELS = { SADLoadStabilityTrace: "uploadTrace", SADLoadStabilityBaseline: "uploadBaseline" };
+const { text } = languageOf(app);
 
 app.registerExtension({
-  name: "symmetric_attention.upload_trace",
+  name: "symmetric_attention.upload_file",
   nodeCreated(node) {
-    if (node.comfyClass !== "SADLoadStabilityTrace") return;
+    const label = LABELS[node.comfyClass];
+    if (!label) return;
     const list = node.widgets?.find((widget) => widget.name === "file");
     const button = node.addWidget("button", "upload", null, async () => {
       const [file] = await chosenFiles();
@@ -16,11 +21,11 @@ app.registerExtension({
       try {
         choose(list, await upload(file));
       } catch (error) {
-        app.extensionManager?.toast?.add({ severity: "error", summary: "Load Stability Trace (SAD)", detail: error.message });
+        app.extensionManager?.toast?.add({ severity: "error", summary: node.title, detail: error.message });
       }
     });
     button.serialize = false; // nothing of it is saved with the workflow
-    button.label = "upload a trace";
+    button.label = text(label);
   },
 });
 
@@ -41,7 +46,7 @@ async function upload(file) {
   body.append("type", "output");
   body.append("subfolder", FOLDER);
   const answer = await api.fetchApi("/upload/image", { method: "POST", body });
-  if (!answer.ok) throw new Error(`The server did not take ${file.name} (status ${answer.status}).`);
+  if (!answer.ok) throw new Error(text("refused", { file: file.name, status: answer.status }));
   const { name, subfolder } = await answer.json();
   return [subfolder, name].filter(Boolean).join("/");
 }
