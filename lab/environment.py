@@ -26,6 +26,7 @@ import venv
 from pathlib import Path
 
 from lab.folders import ROOT, cache_folder, expand_path
+from lab.installing import install
 from lab.testing.hosts import find_host
 
 REQUIREMENTS = ROOT / "lab" / "requirements"
@@ -90,13 +91,11 @@ def environment(name: str, host: Path | None = None, torch: str | None = None) -
     finished = folder / ".finished"
     if finished.exists():
         return python
-    print(f"making the environment {folder} (a few minutes the first time)", file=sys.stderr)
+    print(f"Making the environment {folder}, once: 1 to 8 GB, a few minutes.", file=sys.stderr)
     shutil.rmtree(folder, ignore_errors=True)
     venv.create(folder, with_pip=True)
-    told = [] if sys.stderr.isatty() else ["--quiet"]  # bars for a person, and no thousand lines for a log
     for step in steps:
-        command = [str(python), "-m", "pip", "install", *told, "--disable-pip-version-check", *step]
-        subprocess.run(command, check=True, stdout=sys.stderr)
+        install([str(python), "-m", "pip", "install", *step])
     finished.touch()
     return python
 

@@ -7,8 +7,9 @@ python -m lab.demo.gamma_sweep --comfyui ~/ComfyUI       # the same through a re
 from __future__ import annotations
 
 import argparse
+import itertools
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,24 +21,42 @@ from lab.demo.comfyui_server import ComfyUIServer, interpreter_of
 from lab.demo.model import CATEGORIES, load_model
 from lab.demo.sampling import sample
 from lab.folders import expand_path
+from lab.moving_line import MovingLine
 from sad_core import set_skew_attention
 
 GAMMAS = (-1.0, 0.0, 0.5, 1.0, 1.5, 2.0, 3.0)
 SEEDS_PER_CATEGORY = 3
-STEPS = 25
+STEPS = 25  # calls of the model for a row, whose pictures are one batch
 GUIDANCE = 2.0
 LARGEST_DIFFERENCE = 1e-3
+NEXT = """
+Next: copy this folder into custom_nodes of your ComfyUI as symmetric-attention, start ComfyUI, and open Templates,
+symmetric-attention. README.md says more under "Install". The same pictures by a ComfyUI: make demo COMFYUI=~/ComfyUI"""
 
 
 def sweep_in_diffusers(gammas: Sequence[float], categories: Sequence[int], seeds: Sequence[int], beta: float) -> Tensor:
     """Pictures `(γ, seed, 3, 32, 32)` in [0, 1], sampled by diffusers with sad_core in its self-attention."""
     model = load_model()
+    line = MovingLine(sys.stderr)
     rows = []
-    for gamma in gammas:
+    for number, gamma in enumerate(gammas, 1):
         set_skew_attention(model.unet, gamma=gamma, beta=beta)
-        rows.append(sample(model, categories, seeds, steps=STEPS, guidance=GUIDANCE))
-        print(f"γ {gamma:g}: {len(seeds)} pictures", flush=True)
+        row = f"γ {gamma:g}, row {number} of {len(gammas)}"
+        with model.unet.register_forward_hook(_counting(line, row)):
+            rows.append(sample(model, categories, seeds, steps=STEPS, guidance=GUIDANCE))
+        line.clear()
+        print(f"{row}: {len(seeds)} pictures", flush=True)
     return torch.stack(rows)
+
+
+def _counting(line: MovingLine, row: str) -> Callable[..., None]:
+    """A hook of the network that shows in `line` how many steps of a row are done."""
+    steps = itertools.count(1)
+
+    def show(*_: object) -> None:
+        line.show(f"{row}: step {next(steps)} of {STEPS}")
+
+    return show
 
 
 def workflow(
@@ -161,6 +180,7 @@ def main() -> int:
     draw(pictures, GAMMAS, categories, options.output)
     print(f"\n{table(pictures, GAMMAS, categories)}\n\nThe picture: {options.output}")
     if options.comfyui is None:
+        print(NEXT)
         return 0
     in_comfyui = sweep_in_comfyui(options.comfyui, GAMMAS, categories, seeds, options.beta)
     difference = float((in_comfyui - pictures).abs().max())
