@@ -15,7 +15,7 @@ app.registerExtension({
     const label = LABELS[node.comfyClass];
     if (!label) return;
     const list = node.widgets?.find((widget) => widget.name === "file");
-    const button = node.addWidget("button", "upload", null, async () => {
+    const askForFile = async () => {
       const [file] = await chosenFiles();
       if (!file) return;
       try {
@@ -23,8 +23,9 @@ app.registerExtension({
       } catch (error) {
         app.extensionManager?.toast?.add({ severity: "error", summary: node.title, detail: error.message });
       }
-    });
-    button.serialize = false; // nothing of it is saved with the workflow
+    };
+    const button = node.addWidget("button", "upload", null, askForFile, { serialize: false }); // nothing of it in prompts
+    button.serialize = false; // and nothing in workflows
     button.label = text(label);
   },
 });

@@ -13,15 +13,22 @@ import copy
 import pytest
 import symmetric_attention
 
-from lab.generate.node_schemas import PROMISE, broken, promise, read
+from lab.generate.node_schemas import PROMISE, broken, is_widget, promise, read
+
+SAVED = PROMISE.with_name("saved_widget_values.json")  # of every workflow that was ever in workflows/, by name
 
 
 @pytest.fixture(scope="module")
-def found() -> dict:
+def nodes() -> list:
     async def listed():
         return await (await symmetric_attention.comfy_entrypoint()).get_node_list()
 
-    return promise(asyncio.run(listed()))
+    return asyncio.run(listed())
+
+
+@pytest.fixture(scope="module")
+def found(nodes) -> dict:
+    return promise(nodes)
 
 
 def test_never_reorder_append_only(found):
@@ -64,3 +71,32 @@ def test_a_widget_before_an_optional_one_breaks_it(found):
     widgets = changed["SADGammaSchedule"]["widgets"]
     widgets.insert(widgets.index("curve"), "new")
     assert broken(found, changed)
+
+
+def test_every_old_workflow_puts_its_values_into_their_widgets(nodes):
+    """The editor goes through the widgets in the order of object_info and gives each the next saved value."""
+    infos = {node.GET_SCHEMA().node_id: node.GET_NODE_INFO_V1() for node in nodes}
+    saved = read(SAVED)
+    assert sum(map(len, saved.values())) >= 30
+    for kind, states in saved.items():
+        info = infos[kind]
+        assert [name for names in info["input_order"].values() for name in names] == [
+            name for inputs in info["input"].values() for name in inputs
+        ]
+        inputs = {name: each for group in info["input"].values() for name, each in group.items()}
+        widgets = [name for name, each in inputs.items() if is_widget(*each)]
+        for state in states:
+            assert dict(zip(widgets, state.values(), strict=False)) == state, kind
+            for name, value in state.items():
+                check_taken(value, *inputs[name])
+
+
+def check_taken(value, kind, options) -> None:
+    """Assert that an input takes a value that was saved."""
+    choices = kind if isinstance(kind, list) else options.get("options")
+    if choices is not None:
+        assert value in choices
+    elif isinstance(value, (int, float)) and not isinstance(value, bool):
+        assert options["min"] <= value <= options["max"]
+    else:
+        assert isinstance(value, type(options["default"]))

@@ -1,4 +1,4 @@
-"""What is seen while an environment is made: one line that moves, or a few lines in a log; what pip said if it fails."""
+"""What is seen while an environment is made: a line that moves, or a few lines in a log; what pip said if it fails."""
 
 from __future__ import annotations
 
