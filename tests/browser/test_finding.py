@@ -120,7 +120,7 @@ def test_nodes_charts_and_help_speak_the_language_of_the_editor(page, server):
     try:
         page.reload()
         ready = "window.app?.canvas && LiteGraph.registered_node_types['SADSkewAttention'] !== undefined"
-        page.wait_for_function(ready, timeout=60_000)
+        page.wait_for_function(ready, timeout=200_000)
         title = "() => LiteGraph.createNode('SADSkewAttention').title"
         assert page.evaluate(title) == texts["SADSkewAttention"]["display_name"]
         widget = "() => LiteGraph.createNode('SADSkewAttention').widgets.find(w => w.name === 'gamma').label"
