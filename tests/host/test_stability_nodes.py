@@ -265,7 +265,7 @@ def test_a_folder_that_cannot_be_made_is_said_in_a_sentence(output):
 
 
 @pytest.mark.newest
-def test_the_lists_have_all_files_of_their_kind_and_other_names_are_taken_too(output):
+def test_the_lists_have_all_files_and_other_names_are_taken_too(output):
     loaders = {"trace": LoadStabilityTraceNode, "baseline": LoadStabilityBaselineNode}
     for kind, loader in loaders.items():
         assert loader.GET_SCHEMA().inputs[0].options == [f"stability/{kind}_00001_.safetensors"]

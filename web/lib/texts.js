@@ -204,8 +204,8 @@ export function textIn(locale, key, values = {}) {
  * @param {string} name
  */
 export function nameIn(locale, name) {
-  const [, why] = /^failed \((.*)\)$/s.exec(name) ?? [];
-  const [, number] = /^image (\d+)$/.exec(name) ?? [];
+  const [, why] = name.match(/^failed \((.*)\)$/s) ?? [];
+  const [, number] = name.match(/^image (\d+)$/) ?? [];
   if (why !== undefined) return textIn(locale, "failed", { why });
   if (number !== undefined) return textIn(locale, "image", { number });
   const names = Object.hasOwn(NAMES, locale) ? NAMES[locale] : {};
