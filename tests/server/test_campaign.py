@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import random
 
+import pytest
+
 from lab.campaign.bad_inputs import BAD, FIELDS, TEXTS, try_bad_inputs, try_texts
 from lab.campaign.ledger import Ledger
 from lab.campaign.queue_runs import Watch, cancelled_run, failing_run, plain_run, two_clients_run, unloaded_run
@@ -16,6 +18,7 @@ def test_every_bad_input_is_answered_with_a_sentence(server):
     assert ledger.counts.total() == len(BAD) >= 40
 
 
+@pytest.mark.newest
 def test_texts_of_any_characters_are_accepted_or_refused_in_a_sentence(server):
     ledger = Ledger()
     cases = [(field, text) for index, field in enumerate(FIELDS) for text in TEXTS[index :: len(FIELDS)]]
