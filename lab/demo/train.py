@@ -117,7 +117,13 @@ def velocity_error(
 
 
 class Trainer:
-    """The model, its running average, its optimiser, and where they are kept."""
+    """The model, its running average, its optimiser, and where they are kept.
+
+    Attributes:
+        share_of_rate: what a subclass multiplies the learning rate by.
+    """
+
+    share_of_rate = 1.0
 
     def __init__(
         self,
@@ -197,13 +203,19 @@ class Trainer:
         path = self.sheet_folder / f"samples-{self.progress.steps:06}.png"
         draw_samples(self.average, path, per_category, steps=steps)
 
+    def error(
+        self, latents: Tensor, labels: Tensor, alphas: Tensor, generator: torch.Generator
+    ) -> tuple[Tensor, Tensor]:
+        """The loss and the plain error of a part of a batch, as `velocity_error`. A subclass may learn otherwise."""
+        return velocity_error(self.model, latents, labels, alphas, generator)
+
     def set_gradients(self, latents: Tensor, labels: Tensor, alphas: Tensor) -> float:
         """Gives every weight the mean of the threads' gradients; answers the plain mean square error."""
         weights = list(self.model.parameters())
 
         def one_part(part: tuple[Tensor, Tensor, torch.Generator]) -> tuple[tuple[Tensor, ...], float]:
             some_latents, some_labels, generator = part
-            loss, plain_error = velocity_error(self.model, some_latents, some_labels, alphas, generator)
+            loss, plain_error = self.error(some_latents, some_labels, alphas, generator)
             return torch.autograd.grad(loss, weights), plain_error.item()
 
         first_seed = self.progress.steps * self.threads  # one a thread and step, so that going on changes no number
@@ -218,7 +230,7 @@ class Trainer:
     def step(self, latents: Tensor, labels: Tensor, alphas: Tensor, budget_seconds: float) -> None:
         """One step on one batch; keeps the books of steps, time and loss."""
         started = time.monotonic()
-        rate = learning_rate(self.progress.seconds / budget_seconds, self.optimiser_steps)
+        rate = self.share_of_rate * learning_rate(self.progress.seconds / budget_seconds, self.optimiser_steps)
         for group in self.optimiser.param_groups:
             group["lr"] = rate
         plain_error = self.set_gradients(latents, labels, alphas)
