@@ -20,6 +20,15 @@ GAMMAS = (-1.0, 0.0, 0.5, 0.8, 1.05, 1.2, 1.5, 2.0, 3.0)
 SITES = {"down": "input", "middle": "middle", "up": "output"}  # parts of the network, as the node's `blocks` names them
 GRIDS = {"8x8": "input.1,output.4,output.5", "4x4": "input.3,output.2,output.3", "2x2": "input.5,middle,output.0-1"}
 BUSY = (("output", 4), ("output", 5))  # where the self-attention of 64 tokens is that pictures owe most to
+STEPS_OF_THE_TWIN = 4
+RIVALS_OF_THE_TWIN = (
+    "Temporal Score Rescaling",
+    "temperature of attention",
+    "Epsilon Scaling",
+    "CADS",
+    "noise on the class",
+    "first noise",
+)
 WINDOWS = {"first third": (0.0, 1 / 3), "middle third": (1 / 3, 2 / 3), "last third": (2 / 3, 1.0)}
 
 
@@ -156,3 +165,14 @@ def all_arms() -> tuple[Arm, ...]:
     first = (PLAIN, *our_arms(), *rivals())
     stochastic = [PLAIN, *(arm for arm in first if arm.knob in ("γ", "CFG", "CFG off at first"))]
     return (*first, *map(with_ancestral_noise, stochastic))
+
+
+def twin_arms() -> tuple[Arm, ...]:
+    """What the distilled twin is asked: our arms, and the rivals that need no guidance; four steps, no guidance."""
+    asked = [PLAIN, *our_arms(), *(arm for arm in rivals() if arm.knob in RIVALS_OF_THE_TWIN)]
+    return tuple(replace(arm, guidance=1.0, steps=STEPS_OF_THE_TWIN) for arm in asked)
+
+
+def plain_of(arm: Arm, arms: Iterable[Arm]) -> Arm:
+    """The plain model among the arms that is sampled as the arm is."""
+    return next(each for each in arms if each.knob.partition(",")[0] == PLAIN.knob and each.sampler == arm.sampler)

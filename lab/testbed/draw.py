@@ -2,6 +2,7 @@
 
     python -m lab.testbed.draw                              # every arm, 2,000 seeds each, in some seven hours
     python -m lab.testbed.draw --only "γ" CFG --count 200   # the arms of some knobs
+    python -m lab.testbed.draw --twin --model T             # the arms of the distilled twin, whose file is T
 
 It may be stopped at any moment and goes on from there: what is drawn is kept a hundred samples at a time.
 """
@@ -22,7 +23,7 @@ from torch import Tensor
 
 from lab.demo.latent import decode
 from lab.folders import cache_folder, expand_path
-from lab.testbed.arms import Arm, all_arms
+from lab.testbed.arms import Arm, all_arms, twin_arms
 from lab.testbed.data import crop
 from lab.testbed.gates import kept_samples
 from lab.testbed.shape import MODEL_FILE
@@ -106,10 +107,12 @@ def main() -> None:
     parser.add_argument("--first-seed", type=int, default=0, help="1000000 for the seeds that strengths are chosen on")
     parser.add_argument("--count", type=int, default=COUNT, help=f"samples of each arm (default {COUNT})")
     parser.add_argument("--processes", type=int, default=2, help="of one thread each (default 2)")
+    parser.add_argument("--twin", action="store_true", help="the model is the distilled twin; draw its arms")
     options = parser.parse_args()
-    arms = [arm for arm in all_arms() if not options.only or arm.knob in options.only]
+    everything = twin_arms() if options.twin else all_arms()
+    arms = [arm for arm in everything if not options.only or arm.knob in options.only]
     if not arms:
-        knobs = ", ".join(sorted({arm.knob for arm in all_arms()}))
+        knobs = ", ".join(sorted({arm.knob for arm in everything}))
         parser.error(f"--only: no arm has the knob {', '.join(options.only)}. The knobs are: {knobs}.")
     host = find_host()
     if host is None:

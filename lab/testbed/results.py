@@ -24,7 +24,7 @@ from lab.demo.classifier import Classifier
 from lab.evidence.bootstrap import Estimate
 from lab.evidence.results import write_json
 from lab.folders import expand_path
-from lab.testbed.arms import PLAIN, Arm, all_arms, with_ancestral_noise
+from lab.testbed.arms import PLAIN, Arm, all_arms, plain_of, twin_arms
 from lab.testbed.data import add_data_option, divide, download, load_split
 from lab.testbed.draw import COUNT, FOLDER, Source
 from lab.testbed.frontier import curve_of, dominated_area, gain_at_equal
@@ -116,18 +116,13 @@ def chosen(planes: Mapping[str, Tensor], arms: Iterable[Arm]) -> dict[str, str]:
     return {knob: name for knob, (_, name) in best.items()}
 
 
-def plain_of(arm: Arm) -> Arm:
-    """The plain model under the arm's sampler."""
-    return PLAIN if arm.sampler == PLAIN.sampler else with_ancestral_noise(PLAIN)
-
-
 def measure_arms(source: Source, arms: Sequence[Arm], against: Against, count: int) -> dict[str, dict[str, Estimate]]:
     """The measures of each arm by name, the plain models' among them; told of as they come."""
     found: dict[str, dict[str, Estimate]] = {}
     plain: dict[str, Measured] = {}
     for arm in sorted(arms, key=lambda each: each.knob.partition(",")[0] != PLAIN.knob):
         found[arm.name], samples = estimates(source, arm, plain.get(arm.sampler), against, count)
-        if arm == plain_of(arm):
+        if arm == plain_of(arm, arms):
             plain[arm.sampler] = samples
         print(f"{arm.name}: measured; {len(found)} of {len(arms)} arms", flush=True)
     return found
@@ -140,8 +135,9 @@ def numbers_of(
     rows, planes = {}, {}
     for arm in arms:
         rows[arm.name] = {"knob": arm.knob, "strength": arm.strength, "measures": as_numbers(found[arm.name])}
-        if arm != plain_of(arm):
-            changes = changes_of(found[arm.name], found[plain_of(arm).name])
+        plain = plain_of(arm, arms)
+        if arm != plain:
+            changes = changes_of(found[arm.name], found[plain.name])
             rows[arm.name]["changes"] = as_numbers(changes)
             planes[arm.name] = plane_of(changes)
     return rows, planes
@@ -156,8 +152,10 @@ def main() -> None:
     parser.add_argument("--folder", type=expand_path, default=FOLDER, help="where samples are kept")
     parser.add_argument("--count", type=int, default=COUNT, help=f"samples of each arm (default {COUNT})")
     parser.add_argument("--choice-count", type=int, default=CHOICE_COUNT, help="the same for the choice of strengths")
+    parser.add_argument("--twin", action="store_true", help="the model is the distilled twin; read its arms")
     parser.add_argument("--output", type=expand_path, default=NUMBERS)
     options = parser.parse_args()
+    everything = twin_arms() if options.twin else all_arms()
     data = options.data or download()
     guide, judge = (load_judge(name, options.judges) for name in ("guide", "judge"))
     validation = divide(load_split(data, "training")).validation
@@ -166,17 +164,17 @@ def main() -> None:
     rows: dict[str, Any] = {}
     for first, (real, count) in parts.items():
         source = Source(options.model, options.early, options.folder, first)
-        arms = [arm for arm in all_arms() if source.file(arm).exists()]
+        arms = [arm for arm in everything if source.file(arm).exists()]
         some = real.only(slice(count))
         looked_at = look_at(some.images(), some.labels, guide, judge)
         against = Against(looked_at, features_of(guide, real.images()), guide, judge)
         rows, planes[first] = numbers_of(measure_arms(source, arms, against, count), arms)
-    picked = chosen(planes[FIRST_CHOICE_SEED], all_arms())
+    picked = chosen(planes[FIRST_CHOICE_SEED], everything)
     reported = {
         knob: dict(zip(AXES, map(summary, planes[0][name].mT), strict=True)) | {"arm": name}
         for knob, name in picked.items()
     }
-    numbers = {"count": options.count, "arms": rows, "knobs": of_knobs(planes[0], all_arms()), "chosen": reported}
+    numbers = {"count": options.count, "arms": rows, "knobs": of_knobs(planes[0], everything), "chosen": reported}
     write_json(options.output, numbers)
     print(f"Written: {options.output}")
 

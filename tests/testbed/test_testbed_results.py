@@ -8,7 +8,7 @@ import torch
 from lab.evidence.bootstrap import Estimate
 from lab.evidence.measures import manifold
 from lab.testbed import scores as scoring
-from lab.testbed.arms import PLAIN, Arm, with_ancestral_noise
+from lab.testbed.arms import PLAIN, Arm, all_arms, plain_of, twin_arms, with_ancestral_noise
 from lab.testbed.draw import Source
 from lab.testbed.frechet import frechet_distance
 from lab.testbed.judges import DESIGNS
@@ -44,6 +44,16 @@ def test_each_arm_is_held_against_the_plain_model_of_its_sampler():
     assert rows[OTHER.name]["changes"]["frechet"][0] == pytest.approx(0.5)
     assert "changes" not in rows[PLAIN.name]
     assert set(planes) == {arm.name for arm in ARMS} - {PLAIN.name, OTHER_PLAIN.name}
+
+
+def test_the_twin_is_held_against_its_own_plain_model():
+    """Four steps without guidance on both sides; nothing of the teacher's arms is drawn twice under another name."""
+    arms = twin_arms()
+    assert {(each.steps, each.guidance) for each in arms} == {(4, 1.0)}
+    assert {plain_of(each, arms) for each in arms} == {arms[0]}
+    assert not arms[0].uses
+    assert len({each.fingerprint for each in arms}) == len({each.name for each in arms}) == len(arms)
+    assert {plain_of(each, all_arms()).sampler for each in all_arms()} == {"euler", "euler_ancestral"}
 
 
 def test_less_distance_is_more_fidelity():
