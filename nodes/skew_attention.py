@@ -5,10 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 from comfy_api.latest import io
+from torch import Tensor
 
 from ..sad_core import NORMS, GammaSchedule
 from .host.apply import install_skew_attention
 from .host.browser import show_on_node
+from .host.painted import PaintedMask
 from .host.settings import ADAPTIVE_MODES, APPLY_TO, SkewSettings
 from .shared import (
     CATEGORY,
@@ -158,6 +160,16 @@ class SkewAttentionNode(io.ComfyNode):
                         "report counts them."
                     )
                 ),
+                io.Mask.Input(
+                    "mask",
+                    optional=True,
+                    tooltip=(
+                        "Where in the picture gamma acts: fully where the mask is 1, not at all where it is 0, in "
+                        "between where it is soft. Any size; a batch of masks goes image by image. What is not painted "
+                        "changes a little too, because later layers mix all of the picture. For images, not for "
+                        "videos or sound."
+                    ),
+                ),
             ],
             outputs=[
                 io.Model.Output(tooltip="The patched model, for the sampler."),
@@ -185,9 +197,11 @@ class SkewAttentionNode(io.ComfyNode):
         gamma_text: float = 1.0,
         gamma_cross: float = 1.0,
         act_where_unverified: bool = False,
+        mask: Tensor | None = None,
     ) -> io.NodeOutput:
         """Return a patched clone of `model`, the plan in words and the report handle."""
         gamma_schedule = GammaSchedule.from_preset("constant", gamma) if schedule is None else schedule
+        painted = None if mask is None else PaintedMask.of(mask)
         settings = SkewSettings(
             gamma_schedule,
             beta=beta,
@@ -199,6 +213,7 @@ class SkewAttentionNode(io.ComfyNode):
             gamma_text=gamma_text,
             gamma_cross=gamma_cross,
             act_where_unverified=act_where_unverified,
+            mask=None if painted is None or painted.is_full else painted,
         )
         patched, report = install_skew_attention(model, settings, blocks, cls.hidden.unique_id)
         if report.neutral:  # no run will show a report, and that of an earlier run must not stay on the node

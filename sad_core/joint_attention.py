@@ -26,12 +26,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .blending import blend, keep_neutral
-from .decomposition import after_plain_keys, double_head_dim, scaled, skew_coefficients
+from .decomposition import after_plain_keys, double_head_dim, scaled, skew_coefficients, triple_head_dim
 from .inner_attention import Attend, PreparedCall, prepare
 from .kernels.call import FusedCall
 from .kernels.eligibility import has_kernel
 from .kernels.operation import fused_retrieve
-from .parameters import FloatOrTensor, is_exactly, per_head, wants_derivative
+from .parameters import FloatOrTensor, is_by_row, is_exactly, per_head, rows_of, wants_derivative
 
 JOINT_NORMS = ("value", "none")
 
@@ -89,7 +89,8 @@ def modal_skew_attention(
 
     Args:
         q, k, v, gamma, beta, inner, norm, scale, mask, attend: as for `joint_skew_attention`. Where q is only the last
-            M of the L tokens, the image tokens are still counted among all L. No γ or β here is per query row.
+            M of the L tokens, the image tokens are still counted among all L. γ and β may be per query row, of which
+            those outside `inner` do not matter, while γ_text and γ_cross are 1.
         kernel, on_kernel, neutral_bits: as for `skew_attention`.
         gamma_text: circulation among the tokens outside `inner`.
         gamma_cross: circulation between those and the image tokens.
@@ -101,9 +102,10 @@ def modal_skew_attention(
         ValueError: as `joint_skew_attention`, and for a γ that is not finite or of another shape.
     """
     call = prepare(q, k, v, scale, mask, attend, gamma, beta, gamma_text, gamma_cross)
-    batch, heads = q.shape[:2]
-    gamma = per_head(gamma, "gamma", batch, heads, q.device)
-    beta = per_head(beta, "beta", batch, heads, q.device)
+    batch, heads, queries = q.shape[:3]
+    by_row = queries if is_exactly(gamma_text, 1.0) and is_exactly(gamma_cross, 1.0) else None
+    gamma = per_head(gamma, "gamma", batch, heads, q.device, by_row)
+    beta = per_head(beta, "beta", batch, heads, q.device, by_row)
     image_tokens = token_range(inner, k.shape[2])
     check_joint_norm(norm)
     gamma_text = per_head(gamma_text, "gamma_text", batch, heads, q.device)
@@ -184,7 +186,11 @@ def _skew_image_tokens(
         return call.retrieve(q, k, v)
     before, after = slice(0, image_tokens.start), slice(image_tokens.stop, q.shape[2])
     own_keys = k[:, :, k.shape[2] - q.shape[2] :]
-    queries, keys = _double_image_tokens(q, own_keys, gamma, image_tokens, in_place=call.in_place)
+    gamma, beta = rows_of(gamma, image_tokens), rows_of(beta, image_tokens)
+    if is_by_row(gamma):
+        queries, keys = _triple_image_tokens(q, own_keys, gamma, image_tokens)
+    else:
+        queries, keys = _double_image_tokens(q, own_keys, gamma, image_tokens, in_place=call.in_place)
     if q.shape[2] < k.shape[2]:
         keys = after_plain_keys(k, keys)
     skewed = call.retrieve(queries, keys, v, image_tokens)
@@ -201,6 +207,14 @@ def _skew_image_tokens(
     differentiable = not call.in_place and wants_derivative(gamma)
     changed = keep_neutral(skewed, plain_image, gamma, beta, differentiable=differentiable)
     return torch.cat([plain[:, :, before], changed, plain[:, :, after]], dim=-2)
+
+
+def _triple_image_tokens(q: Tensor, k: Tensor, gamma: Any, image_tokens: slice) -> tuple[Tensor, Tensor]:
+    """Queries of the image tokens and keys of all, of three times the head dim, for a γ `(B, H, M, 1)` of every row."""
+    queries, tripled = triple_head_dim(q[:, :, image_tokens], k[:, :, image_tokens], gamma)
+    outside = slice(0, image_tokens.start), slice(image_tokens.stop, q.shape[2])
+    before, after = (F.pad(k[:, :, part], (0, 2 * q.shape[-1])) for part in outside)
+    return queries, torch.cat([before, tripled, after], dim=-2)
 
 
 def _double_image_tokens(

@@ -60,6 +60,11 @@ def is_by_row(value: FloatOrTensor) -> bool:
     return isinstance(value, Tensor) and value.shape[2] > 1
 
 
+def rows_of(value: FloatOrTensor, rows: slice) -> FloatOrTensor:
+    """Return a γ or β of `per_head` for some of the query rows."""
+    return value[:, :, rows] if isinstance(value, Tensor) and value.shape[2] > 1 else value
+
+
 def is_exactly(value: FloatOrTensor, number: float) -> bool:
     """Return True if `value` is a float of exactly this number. A tensor is never looked into."""
     return not isinstance(value, Tensor) and value == number

@@ -13,7 +13,7 @@ from ...sad_core.joint_attention import JOINT_NORMS
 from ...sad_core.shown_text import shown
 from ...sad_core.stability.feedback import FeedbackSettings
 from .browser import show_on_node
-from .models.site_rules import JOINT, OPT_IN_KINDS, UNVERIFIED
+from .models.site_rules import JOINT, OPT_IN_KINDS, TEXT_REFINER, UNVERIFIED
 from .models.sites import Site, find_sites, list_addresses, reason_of_refusal, select_sites
 from .models.unverified import find_unverified_sites
 from .patches.feedback_patch import FEEDBACK, FeedbackPatch
@@ -62,9 +62,20 @@ def install_skew_attention(
             f"gamma_text and gamma_cross act in joint attention, and none of the chosen sites of {name} is joint, so "
             "they change nothing here."
         ]
+    unpainted = sites_without_a_place(model, chosen) if settings.mask is not None else []
+    if unpainted and unpainted == chosen:
+        raise ValueError(
+            f"The mask cannot be laid over the tokens of {list_addresses(chosen)} in {name}, so nothing was patched. "
+            "Take the mask off, or choose other blocks."
+        )
+    chosen = [site for site in chosen if site not in unpainted]
+    if unpainted:
+        notes.append(f"Left out, because the mask cannot be laid over their tokens: {list_addresses(unpainted)}.")
     patched = model.clone()
     if settings.is_neutral:
         neutral = "γ is 1 all along or β is 0: the model is passed on as it is."
+        if settings.mask is not None and settings.mask.is_empty:
+            neutral = "Nothing is painted in the mask: the model is passed on as it is."
         return patched, SkewReport("\n".join([neutral, *notes]), neutral=True)
     plain: list[Site] = []
     if settings.gamma_schedule.is_neutral:
@@ -232,6 +243,15 @@ def replaced_modules(model: ModelPatcher) -> dict[str, torch.nn.Module]:
         for path, module in backup
         if path.startswith(prefix) and isinstance(module, torch.nn.Module)
     }
+
+
+def sites_without_a_place(model: ModelPatcher, sites: list[Site]) -> list[Site]:
+    """Return the sites whose tokens are no part of a picture, so that a mask cannot be laid over them.
+
+    The number of dimensions of a latent tells pictures and videos from sound and shapes (comfy/latent_formats.py).
+    """
+    latents = getattr(model.get_model_object("latent_format"), "latent_dimensions", 2)
+    return [site for site in sites if latents < 2 or site.kind == TEXT_REFINER or not site.rule.is_in_picture]
 
 
 def is_replaced(site: Site, model: ModelPatcher) -> bool:

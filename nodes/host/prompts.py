@@ -31,6 +31,7 @@ NOT_OF_THE_GUIDER = "a prompt was none of those the guider names"
 SHARED_ID = "one id stood for prompts of several names"
 
 Conditionings = Mapping[str, Sequence[Mapping[str, Any]]]
+Area = tuple[int, int, int, int]  # of a latent: height, width, top, left
 
 
 @dataclass(frozen=True)
@@ -75,11 +76,20 @@ class Places:
             guider has the same list twice.
         rows: rows of the latent, which each prompt gets.
         source: the prompts of the run.
+        size: height and width of the latent.
+        areas: for the list at each place, the part of the latent that each prompt has, by id; None where one id stands
+            for several.
     """
 
     names: tuple[tuple[str, ...], ...]
     rows: int
     source: RunPrompts | None = None
+    size: tuple[int, int] = (0, 0)
+    areas: tuple[Mapping[Any, Area | None], ...] = ()
+
+    def area(self, mark: int, chunk: Any) -> Area | None:
+        """Return the part of the latent that the rows with this mark and id have; None where it is not known."""
+        return self.areas[mark].get(chunk) if mark < len(self.areas) else None
 
 
 UNREAD = CallPrompts(())  # where nothing depends on the prompts
@@ -116,7 +126,11 @@ class RunPrompts(Shared):
         names = tuple(_names_of(_ids_of(prompts or ()), ids) for prompts in conds)
         options = model_options["transformer_options"]
         outer = options.get(PLACES)
-        options[PLACES] = Places(names, len(x_in), self)  # in place: others keep their state in these options too
+        size = (x_in.shape[-2], x_in.shape[-1])
+        areas = tuple(_areas_of(prompts or (), *size) for prompts in conds)
+        options[PLACES] = Places(
+            names, len(x_in), self, size, areas
+        )  # in place: others keep their state in these options too
         try:
             return executor(model, conds, x_in, timestep, model_options)
         finally:
@@ -175,6 +189,24 @@ def prompts_of_guider(guider: Any) -> RunPrompts:
 
 def _ids_of(prompts: Sequence[Mapping[str, Any]]) -> tuple[Any, ...]:
     return tuple(each.get("uuid") for each in prompts)
+
+
+def _areas_of(prompts: Sequence[Mapping[str, Any]], height: int, width: int) -> Mapping[Any, Area | None]:
+    """Return the area of each prompt of a list, by id, within a latent of this size.
+
+    ComfyUI's areas are all their sizes and then all their starts, height before width (comfy/samplers.py,
+    `get_area_and_mult`).
+    """
+    found: dict[Any, Area | None] = {}
+    for prompt in prompts:
+        area, chunk = prompt.get("area"), prompt.get("uuid")
+        own: Area = height, width, 0, 0
+        if area is not None:
+            dims = len(area) // 2
+            top, left = int(area[-2]), int(area[-1])
+            own = min(height - top, int(area[dims - 2])), min(width - left, int(area[dims - 1])), top, left
+        found[chunk] = own if found.get(chunk, own) == own else None
+    return found
 
 
 def _names_of(own: tuple[Any, ...], ids: Mapping[str, tuple[Any, ...]]) -> tuple[str, ...]:

@@ -11,6 +11,7 @@ from ...sad_core import NORMS, GammaSchedule, StabilityBaseline
 from ...sad_core.parameters import check_choice
 from ...sad_core.schedule import out_of_order
 from ...sad_core.stability.measures import DEFAULT_MEASURES, TRACE_MEASURES
+from .painted import PaintedMask
 from .prompts import NEGATIVE, POSITIVE, Prompt
 
 ADAPTIVE_MODES = ("off", "gamma", "gamma and beta")
@@ -54,10 +55,11 @@ class SkewSettings:
             image, the same from `start` to `end`; `gamma_schedule` and `adaptive` drive γ among the image tokens alone.
         act_where_unverified: whether γ also acts where it is not verified that queries and keys are the same tokens: in
             a model that no rule knows, and beside functions of other nodes that may hand over other keys.
+        mask: where in the picture γ acts; everywhere where it is None.
 
     Raises:
-        ValueError: no schedule, β or a γ not finite, start and end out of order, or a value that is not among the named
-            ones.
+        ValueError: no schedule, β or a γ not finite, start and end out of order, a value that is not among the named
+            ones, or a mask beside a γ of the text.
     """
 
     gamma_schedule: GammaSchedule
@@ -70,8 +72,14 @@ class SkewSettings:
     gamma_text: float = 1.0
     gamma_cross: float = 1.0
     act_where_unverified: bool = False
+    mask: PaintedMask | None = None
 
     def __post_init__(self) -> None:
+        if self.mask is not None and self.is_modal:
+            raise ValueError(
+                f"A mask is connected, gamma_text is {self.gamma_text:g} and gamma_cross is {self.gamma_cross:g}, but "
+                "a mask moves gamma alone; set both to 1, or take the mask off."
+            )
         if not isinstance(self.gamma_schedule, GammaSchedule):
             given = type(self.gamma_schedule).__name__
             raise ValueError(f"schedule is a {given}, but it must be the output of Gamma Schedule (SAD).")
@@ -87,7 +95,8 @@ class SkewSettings:
     @property
     def is_neutral(self) -> bool:
         """Whether the model comes out as it went in, so that nothing needs to be patched."""
-        return (self.gamma_schedule.is_neutral and not self.is_modal) or self.beta == 0.0
+        nothing_painted = self.mask is not None and self.mask.is_empty
+        return (self.gamma_schedule.is_neutral and not self.is_modal) or self.beta == 0.0 or nothing_painted
 
     @property
     def is_modal(self) -> bool:
@@ -127,7 +136,8 @@ class SkewSettings:
         window = "" if (self.start, self.end) == (0, 1) else f" from {self.start:.0%} to {self.end:.0%} of the run"
         passes = "" if self.apply_to == "both" else f", {self.apply_to} alone"
         adaptive = "" if self.adaptive == "off" else f", adaptive {self.adaptive}"
-        return f"{gamma}{window}, β {self.beta:g}, norm {self.norm}{adaptive}{passes}"
+        painted = "" if self.mask is None else f", {self.mask.describe()}"
+        return f"{gamma}{window}, β {self.beta:g}, norm {self.norm}{adaptive}{passes}{painted}"
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ..blending import blend, keep_neutral
 from ..decomposition import skew_coefficients
-from ..parameters import FloatOrTensor, accumulation_dtype
+from ..parameters import accumulation_dtype, rows_of
 from .call import FusedCall
 
 BLOCK_NUMBERS = 2**24  # logits that are held at a time
@@ -45,7 +45,7 @@ def _retrieve(call: FusedCall, rows: slice) -> Tensor:
     if not call.blends:
         return skewed.to(call.q.dtype)
     plain = _soften(logits, bias) @ v
-    beta = _of_rows(call.beta, rows)
+    beta = rows_of(call.beta, rows)
     blended = blend(plain, skewed, beta, v.shape[-1], call.norm, in_place=False)
     return keep_neutral(blended, plain, 0.0, beta).to(call.q.dtype)
 
@@ -53,18 +53,13 @@ def _retrieve(call: FusedCall, rows: slice) -> Tensor:
 def _gammas(call: FusedCall, rows: slice) -> Tensor:
     """Γ of the queries `rows` and the tokens that have a query, broadcasting to `(B, H, rows, M)`."""
     image, text, cross = (
-        torch.as_tensor(_of_rows(value, rows), dtype=torch.float32, device=call.q.device)
+        torch.as_tensor(rows_of(value, rows), dtype=torch.float32, device=call.q.device)
         for value in (call.gamma, call.gamma_text, call.gamma_cross)
     )
     tokens = torch.arange(call.prefix, call.k.shape[2], device=call.q.device)
     is_image = (tokens >= call.start) & (tokens < call.stop)
     row, column = is_image[rows, None], is_image[None, :]
     return torch.where(row & column, image, torch.where(row | column, cross, text))
-
-
-def _of_rows(value: FloatOrTensor, rows: slice) -> FloatOrTensor:
-    """A γ or β of the queries `rows`."""
-    return value[:, :, rows] if isinstance(value, Tensor) and value.shape[2] > 1 else value
 
 
 def _bias(mask: Tensor | None, rows: slice, queries: int, keys: int, dtype: torch.dtype) -> Tensor | None:

@@ -65,6 +65,28 @@ def test_the_last_queries_of_joint_attention(gamma, factors, image_tokens, beta)
     assert relative_error(got, want) < 1e-9
 
 
+@pytest.mark.parametrize("beta", [1.0, 3.0, "by row"])
+@pytest.mark.parametrize("queries", [7, 12])
+@pytest.mark.parametrize("image_tokens", [slice(0, 9), slice(6, 8), slice(6, 12), slice(0, 12)])
+def test_every_image_row_of_joint_attention_has_a_gamma_of_its_own(image_tokens, queries, beta):
+    """Rows that are no image tokens stay plain, whatever their number says."""
+    call = tokens()
+    gamma = by_row(5, call, queries, 1.0)
+    beta = by_row(6, call, queries, 0.0).abs() if beta == "by row" else beta
+    q = call.q[:, :, -queries:]
+    got = modal_skew_attention(q, call.k, call.v, gamma, beta, inner=image_tokens)
+    inside = torch.zeros(12, dtype=torch.bool)
+    inside[image_tokens] = True
+    inside = inside[-queries:]
+    matrix = torch.where(inside[:, None] & inside, gamma[..., None], 1.0)
+    stated = torch.where(inside[:, None], beta[..., None], 1.0) if isinstance(beta, torch.Tensor) else beta
+    want = definition.skew_attention(q, call.k, call.v, matrix, stated)
+    assert relative_error(got, want) < 1e-9
+    plain = torch.nn.functional.scaled_dot_product_attention(q, call.k, call.v)
+    still = ~inside | (gamma == 1.0)
+    assert torch.equal(got[still.expand(2, 3, -1)], plain[still.expand(2, 3, -1)])
+
+
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
 @pytest.mark.parametrize("queries", [5, 12])
 def test_rows_at_gamma_1_keep_the_bits_of_the_plain_retrieval(dtype, queries):
@@ -99,8 +121,8 @@ def test_a_gamma_of_other_rows_is_refused_with_what_is_allowed(shape):
     call = tokens()
     with pytest.raises(ValueError, match=r"gamma has shape .* or \(2, 3, 7\) per query row\."):
         skew_attention(call.q[:, :, -7:], call.k, call.v, torch.ones(shape))
-    with pytest.raises(ValueError, match="gamma has shape"):
-        modal_skew_attention(call.q, call.k, call.v, torch.ones(2, 3, 12), inner=slice(0, 5))
+    with pytest.raises(ValueError, match="gamma has shape"):  # only without a γ of the text
+        modal_skew_attention(call.q, call.k, call.v, torch.ones(2, 3, 12), inner=slice(0, 5), gamma_text=0.5)
 
 
 def test_more_queries_than_keys_are_refused():

@@ -38,10 +38,11 @@ PROMISED = {
             ("gamma_text", "FLOAT", 1.0),
             ("gamma_cross", "FLOAT", 1.0),
             ("act_where_unverified", "BOOLEAN", False),
+            ("mask", "MASK", None),
         ],
         "optional": {
             *("adaptive", "norm", "blocks", "start_percent", "end_percent", "apply_to"),
-            *("schedule", "gamma_text", "gamma_cross", "act_where_unverified"),
+            *("schedule", "gamma_text", "gamma_cross", "act_where_unverified", "mask"),
         },
         "outputs": ["MODEL", "STRING", "SAD_REPORT"],
     },

@@ -14,7 +14,7 @@ from comfy_extras.nodes_hypertile import HyperTile
 from symmetric_attention.nodes.host.models.sites import find_sites
 from symmetric_attention.nodes.host.patches import probe_patch as probe_module
 from symmetric_attention.nodes.host.patches.attention_backend import compiles_whole
-from symmetric_attention.nodes.host.patches.probe_measures import image_size, token_grid
+from symmetric_attention.nodes.host.picture import image_size, token_grid
 from symmetric_attention.sad_core.stability.batch import StabilityBatch
 
 from lab.testing import definition

@@ -48,6 +48,7 @@ UNET = (
         block_input=first_argument,
         takes_patches=True,
         keys="context",
+        is_in_picture=False,
     ),
 )
 SD3 = (
@@ -300,6 +301,7 @@ SELF_AND_CROSS = (
         SELF,
         block_input=first_argument,
         stream="audio",
+        is_in_picture=False,
     ),
     Rule(
         "kandinsky5.model.SelfAttention",

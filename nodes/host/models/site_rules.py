@@ -255,6 +255,7 @@ class Rule:
         reach: how an override gets to the attention call: `OPTIONS`, `NETWORK`, `LAYER`, or `FOUND`.
         arguments: the names of the arguments of the module's `forward`, where the code around may hand them over by
             place; none where it is known to name `transformer_options`.
+        is_in_picture: whether the tokens are parts of one picture, so that a mask can be laid over them.
     """
 
     module: str
@@ -274,6 +275,7 @@ class Rule:
     pads_samples: bool = False
     reach: str = OPTIONS
     arguments: tuple[str, ...] = ()
+    is_in_picture: bool = True
 
     def find_tokens(self, call: SiteCall, tokens: int, queries: int | None = None) -> tuple[slice | None, str]:
         """Return the tokens of a call that γ acts among, or None and the reason to leave the call alone.

@@ -27,6 +27,7 @@ from ..memory import is_out_of_memory
 from ..models.site_rules import NOT_SAME_TOKENS, OF_OTHERS, SiteCall
 from ..models.sites import Site
 from ..noise_level import NoiseLevel
+from ..picture import image_size, token_grid
 from ..rows import numbers_of
 from ..run_origin import current_origin
 from ..settings import ProbeSettings
@@ -34,7 +35,7 @@ from .attention_backend import may_be_last_queries
 from .given_keys import GivenKeys
 from .object_patches import Forward
 from .observer import ObservedCall, Observer
-from .probe_measures import gamma_of, image_size, input_patterns, token_grid
+from .probe_measures import gamma_of, input_patterns
 from .probe_run import ProbeCallState, ProbedRun
 from .site_patch import MOST_SAMPLES, SitePatch
 from .skew_override import SkewOverride

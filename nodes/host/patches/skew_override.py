@@ -18,6 +18,7 @@ from ....sad_core.parameters import is_untraced
 from ..memory import is_out_of_memory
 from ..models.site_rules import NOT_SAME_TOKENS, OF_OTHERS, UNREADABLE, SiteCall
 from ..models.sites import Site
+from ..painted import CallMask
 from ..prompts import Prompt
 from ..run_report import RunRecord, SiteTally
 from ..settings import NEUTRAL, Gammas, SkewSettings
@@ -67,6 +68,7 @@ class OverrideContext:
         log: what the sites did.
         followed: γ among the image tokens of each row, where feedback gives it; None without feedback. The furthest of
             them from 1 stands in `gammas`.
+        painted: where in the picture γ acts; None where it acts everywhere.
     """
 
     settings: SkewSettings
@@ -77,6 +79,7 @@ class OverrideContext:
     has_kernel: bool = False
     log: CallLog = field(default_factory=CallLog)
     followed: RowGammas | None = None
+    painted: CallMask | None = None
 
     def unguarded(self) -> OverrideContext:
         """Return the context of the same retrieval with ρ = 1, of which nothing is recorded."""
@@ -149,7 +152,7 @@ class SkewOverride(Shared):
             if any(owner is other for _, _, owner in ranges):
                 other.tally.calls += 1
             elif not any(each is other for each in acting):
-                other.context.log.left_alone(GAMMA_IS_1, self.site)
+                other.context.log.left_alone(other._why_idle(call, image_tokens), self.site)
             elif other is not self:
                 other.context.log.left_alone(TAKEN, self.site)
         parts = []
@@ -186,10 +189,10 @@ class SkewOverride(Shared):
         """γ of every sample and token before any adaptive rule; None where there is more than one number to it.
 
         There is more than one where several nodes share the site, where γ differs between image and text or between
-        images, and where it acts in one pass only.
+        images, and where it acts in one pass or in a part of the picture only.
         """
         settings, followed = self.context.settings, self.context.followed
-        if followed is not None and len(set(followed.by_sample)) > 1:
+        if self.context.painted is not None or (followed is not None and len(set(followed.by_sample)) > 1):
             return None
         if self.earlier or settings.is_modal or settings.apply_to != "both":
             return None
@@ -209,14 +212,21 @@ class SkewOverride(Shared):
         image_tokens, reason = self.site.rule.find_tokens(self.call, tokens, queries)
         if image_tokens is None:
             return reason, None, ()
-        if compiling:
-            return "", image_tokens, (self, *self.earlier)
         is_joined = image_tokens != slice(0 if queries is None else tokens - queries, tokens)
-        acting = []
+        acting, reason = [], GAMMA_IS_1
         for each in (self, *self.earlier):
-            if each.context.gammas.image != 1.0 or (is_joined and each.context.settings.is_modal):
+            painted = each.context.painted
+            if painted is not None and painted.share(image_tokens.stop - image_tokens.start, call.q.shape[0]) is None:
+                reason = painted.reason
+            elif compiling or each.context.gammas.image != 1.0 or (is_joined and each.context.settings.is_modal):
                 acting.append(each)
-        return ("", image_tokens, acting) if acting else (GAMMA_IS_1, None, ())
+        return ("", image_tokens, acting) if acting else (reason, None, ())
+
+    def _why_idle(self, call: AttentionCall, image_tokens: slice) -> str:
+        """Return why an override that does not act on a call does not."""
+        painted = self.context.painted
+        is_over = painted is None or painted.share(image_tokens.stop - image_tokens.start, call.q.shape[0]) is not None
+        return GAMMA_IS_1 if painted is None or is_over else painted.reason
 
     def _by_pass(self, batch: int, acting: Sequence[SkewOverride]) -> list[SampleRange]:
         """Return runs of samples `(start, stop, who skews them)`; none where the batch does not split evenly."""
@@ -263,6 +273,8 @@ class SkewOverride(Shared):
             gamma, beta = self._adapted(call, image_tokens, gamma, compiling)
         elif isinstance(gamma, Tensor):
             gamma = gamma.reshape(-1, 1, 1, 1)
+        if context.painted is not None:
+            gamma = self._painted(context.painted, gamma, call, image_tokens, rows, batch)
         norm, x = settings.norm, None
         if norm not in JOINT_NORMS:
             norm, x = self._input_norm(call.v, rows)
@@ -302,6 +314,22 @@ class SkewOverride(Shared):
             on_fallback=context.attention.on_fallback,
             neutral_bits=not may_round,
         )
+
+    def _painted(
+        self,
+        painted: CallMask,
+        gamma: float | Tensor,
+        call: AttentionCall,
+        image_tokens: slice,
+        rows: slice,
+        batch: int,
+    ) -> Tensor:
+        """Return γ of every query row of the samples `rows` of a call with `batch` samples, `(B, 1, M, 1)`."""
+        share = painted.share(image_tokens.stop - image_tokens.start, batch)
+        assert share is not None  # such overrides do not act
+        without_query = call.k.shape[2] - call.q.shape[2]
+        before, after = image_tokens.start - without_query, call.k.shape[2] - image_tokens.stop
+        return painted.gammas(gamma, share[rows], before, after)
 
     def _input_norm(self, v: Tensor, rows: slice) -> tuple[str, Tensor | None]:
         """Return a norm that needs the input, and the input of the samples `rows`; "value" where it cannot be seen."""

@@ -20,6 +20,7 @@ from ..browser import log_and_show
 from ..models.site_rules import SiteCall
 from ..models.sites import Site
 from ..noise_level import NoiseLevel
+from ..painted import RunMask
 from ..prompts import UNREAD, CallPrompts
 from ..run_report import RunRecord, SiteTally, SkewReport, UnreadCall
 from ..settings import NEUTRAL, SkewSettings
@@ -61,7 +62,8 @@ class SkewPatch(SitePatch):
     def __init__(self, settings: SkewSettings, sites: list[Site], report: SkewReport, node_id: str | None):
         super().__init__(sites, report, node_id, SkewCallState())
         self.settings = settings
-        self.reads_prompts = settings.apply_to != "both"
+        self.reads_prompts = settings.apply_to != "both" or settings.mask is not None
+        self.mask = None if settings.mask is None else RunMask(settings.mask)
         self.attention = HostAttention(self._fell_back)
         self.constant_gammas = settings.constant_gammas
         self.tallies: list[SiteTally] = []
@@ -78,6 +80,8 @@ class SkewPatch(SitePatch):
         return run
 
     def _end_run(self, run: RunRecord) -> None:
+        if self.mask is not None:
+            self.mask.forget()
         self.attention.forget_refusals()  # every run asks its backend again and records its own fallbacks
         for sentence in [*fallbacks_of_graphs(), *sorted(self.fallbacks_in_graphs)]:
             run.fell_back(sentence)
@@ -95,14 +99,16 @@ class SkewPatch(SitePatch):
             followed = feedback.row_gammas(self.handle, level, x, options, gammas.image)
         if followed is not None:
             gammas = gammas._replace(image=followed.furthest)
-        prompts = self._prompts_of(options, x) if self.reads_prompts else UNREAD
+        prompts = UNREAD if self.settings.apply_to == "both" else self._prompts_of(options, x)
         active = self.settings.acts_in(prompts.chunks) and gammas != NEUTRAL
+        painted = self.mask.of_call(options, x) if active and self.mask is not None else None
+        active = active and (self.mask is None or painted is not None)
         # Filled on the device: a number that is copied there waits for it.
         gamma_tensor = torch.full((), gammas.image, dtype=torch.float32, device=x.device) if active else None
         asks_kernel = active and allows_triton() and has_kernel(x.device)
         log = CallLog(self.run)
         context = OverrideContext(
-            self.settings, self.attention, gammas, gamma_tensor, prompts.chunks, asks_kernel, log, followed
+            self.settings, self.attention, gammas, gamma_tensor, prompts.chunks, asks_kernel, log, followed, painted
         )
         marks = tuple(options.get("cond_or_uncond", ()))
         interrupted: list[tuple[int, set[str]]] = []
