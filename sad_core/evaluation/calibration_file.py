@@ -1,0 +1,125 @@
+"""The file of a calibration: JSON, so that people can read it and reading it runs no code."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import asdict
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+from ..shown_text import shown
+from ..whole_file import whole_file
+from .calibration import Calibration, Point
+from .diversity import Estimate
+
+KIND = "symmetric-attention calibration"
+VERSION = 1
+SUFFIX = ".calibration.json"
+LARGEST_FILE = 2**20  # bytes
+MOST_POINTS = 1000
+
+
+def save_calibration(calibration: Calibration, path: Path) -> None:
+    """Write a calibration; the file is there as a whole or not at all."""
+    content = {"kind": KIND, "version": VERSION, **_plain(asdict(calibration))}
+    with whole_file(path) as unfinished:
+        unfinished.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def load_calibration(path: Path) -> Calibration:
+    """Read a calibration.
+
+    Raises:
+        ValueError: no such file, too large, no calibration, of a newer version, or with numbers that make no sense.
+    """
+    name = shown(path.name)
+    try:
+        size = path.stat().st_size if path.is_file() else None
+    except (OSError, ValueError):  # a name that no file can have
+        size = None
+    if size is None:
+        raise ValueError(f"There is no file {name}; choose a calibration that was saved before.")
+    if size > LARGEST_FILE:
+        raise ValueError(f"{name} has {size / 2**20:.1f} MB, but a calibration has at most 1 MB; choose another file.")
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        content = None
+    if not isinstance(content, dict) or content.get("kind") != KIND:
+        raise ValueError(f"{name} is not a calibration of this pack; choose a file saved by Calibrate (SAD).")
+    if content.get("version") != VERSION:
+        raise ValueError(
+            f"{name} is a calibration of version {shown(content.get('version'))}, but this pack reads version "
+            f"{VERSION}; update the pack, or calibrate again."
+        )
+    try:
+        found = _read(content)
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError):
+        raise ValueError(f"{name} is a damaged calibration; calibrate again.") from None
+    return found
+
+
+def _read(content: dict[str, Any]) -> Calibration:
+    points = tuple(
+        Point(
+            _number(each["gamma"]),
+            _count(each["n"]),
+            *(_estimate(each[key]) for key in ("diversity", "change", "drift")),
+        )
+        for each in content["points"]
+    )
+    found = Calibration(
+        points=points,
+        smooth=tuple(_number(each) for each in content["smooth"]),
+        largest_drift=_number(content["largest_drift"]),
+        left_out=tuple(_number(each) for each in content["left_out"]),
+        space=_text(content["space"]),
+        unit=_text(content["unit"]),
+        beta=_number(content["beta"]),
+        start=_number(content["start"]),
+        end=_number(content["end"]),
+        model=_text(content["model"]),
+        weights=tuple(_number(each) for each in content["weights"]),
+    )
+    gammas = [point.gamma for point in points]
+    is_rising = all(one < other for one, other in pairwise(gammas))
+    steps = [other - one for one, other in pairwise(found.smooth)]
+    is_monotone = all(step >= 0 for step in steps) or all(step <= 0 for step in steps)
+    if not (2 <= len(points) <= MOST_POINTS and len(points) == len(found.smooth) and 1.0 in gammas):
+        raise ValueError
+    if not (is_rising and is_monotone and 0 <= found.start < found.end <= 1):
+        raise ValueError
+    return found
+
+
+def _number(value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+        raise ValueError
+    return float(value)
+
+
+def _count(value: Any) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise ValueError
+    return value
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str):
+        raise TypeError
+    return value
+
+
+def _estimate(value: dict[str, Any]) -> Estimate:
+    return Estimate(*(_number(value[key]) for key in ("value", "low", "high")))
+
+
+def _plain(content: Any) -> Any:
+    """Numbers with as many digits as mean something."""
+    if isinstance(content, float):
+        return float(f"{content:.6g}")
+    if isinstance(content, dict):
+        return {key: _plain(value) for key, value in content.items()}
+    return [_plain(value) for value in content] if isinstance(content, (list, tuple)) else content
