@@ -8,6 +8,8 @@ except ImportError as error:
     raise ImportError("Symmetric Attention (SAD) needs ComfyUI 0.19.0 or newer; please update ComfyUI.") from error
 
 from .best_of_sampler import BestOfSamplerNode
+from .calibrate import CalibrateNode
+from .creativity import CreativityNode
 from .diversity_report import DiversityReportNode
 from .gamma_grid import GammaGridNode
 from .gamma_schedule import GammaScheduleNode
@@ -42,6 +44,8 @@ NODES: list[type[io.ComfyNode]] = [
     LoadStabilityBaselineNode,
     StabilityFeedbackNode,
     BestOfSamplerNode,
+    CalibrateNode,
+    CreativityNode,
 ]
 
 

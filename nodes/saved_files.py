@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from comfy_api.latest import io
 
+from .host.links import wrong_links
 from .host.output_folder import existing_file, files_below, fingerprint_of
 
 
@@ -23,19 +25,21 @@ def file_input(first: str, is_one: Callable[[Path], bool], tooltip: str) -> io.C
 
 
 class ReadsSavedFile:
-    """The checks of a node with `file_input`; stands before io.ComfyNode."""
+    """The checks of a node with an input `file`; stands before io.ComfyNode."""
 
     @classmethod
-    def validate_inputs(cls, file: str | None, input_types: dict[str, str]) -> bool | str:
+    def validate_inputs(cls, file: str | None = None, input_types: dict[str, str] | None = None) -> bool | str:
         """Accept any name inside the output folder, in the list or not, and a STRING by wire.
 
-        ComfyUI then leaves both checks to this function: of the list, and of the type of the wire.
+        ComfyUI then leaves both checks to this function: of the list, and of the types of all wires.
         """
-        wired = input_types.get("file")
+        wires = dict(input_types or {})
+        wired = wires.pop("file", None)
         if wired not in (None, "STRING", "COMBO", "*"):
             return f"file comes from an output of type {wired}, but must be a STRING, as of the node that saves."
-        if file is None:  # known when the node before has run
-            return True
+        wrong = wrong_links(cls, wires)
+        if wrong or file is None:  # a wired name is known when the node before has run
+            return wrong or True
         try:
             existing_file(file)
         except ValueError as problem:
@@ -43,6 +47,6 @@ class ReadsSavedFile:
         return True
 
     @classmethod
-    def fingerprint_inputs(cls, file: str | None) -> str:
+    def fingerprint_inputs(cls, file: str | None = None, **_: Any) -> str:
         """Return another value when the file changes, so that ComfyUI reads it again; a wired name is not known yet."""
         return fingerprint_of(file)

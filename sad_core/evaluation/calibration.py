@@ -31,7 +31,7 @@ class Point:
         n: images.
         diversity: the mean distance of two images.
         change: of it, from that of γ = 1.
-        drift: the mean distance from the image of γ = 1 with the same seed.
+        drift: root mean square of pixels from the image of γ = 1 with the same seed, pixels from 0 to 1.
     """
 
     gamma: float
@@ -156,7 +156,7 @@ def calibrate(report: DiversityReport, largest_drift: float) -> tuple[tuple[Poin
 
     Args:
         report: of the sweep, with γ = 1 in it.
-        largest_drift: the bound, in the unit of the report's distances.
+        largest_drift: the bound, as root mean square of pixels.
 
     Raises:
         ValueError: no γ = 1, fewer than three images of a γ, or no other γ within the bound.
@@ -171,7 +171,9 @@ def calibrate(report: DiversityReport, largest_drift: float) -> tuple[tuple[Poin
             f"The sweep has fewer than {FEWEST_IMAGES} images of γ = {', '.join(few)}; raise batch_size of its latent, "
             "8 or more tell small differences."
         )
-    points = [Point(row.gamma, row.n, row["distance"], row["distance_change"], row["drift"]) for row in report.rows]
+    points = [
+        Point(row.gamma, row.n, row["distance"], row["distance_change"], row["pixel_drift"]) for row in report.rows
+    ]
     near = tuple(point for point in points if point.gamma == 1.0 or point.drift.value <= largest_drift)
     if len(near) < 2:
         smallest = min(point.drift.value for point in points if point.gamma != 1.0) if len(points) > 1 else math.nan

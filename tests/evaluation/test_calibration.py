@@ -22,7 +22,11 @@ def around(value, reach=0.01):
 
 
 def row(gamma, diversity, drift, n=8, neutral=0.5):
-    measures = {"distance": around(diversity), "distance_change": around(diversity - neutral), "drift": around(drift)}
+    measures = {
+        "distance": around(diversity),
+        "distance_change": around(diversity - neutral),
+        "pixel_drift": around(drift),
+    }
     return Row(gamma, n, 0, 0, measures)
 
 

@@ -1,0 +1,117 @@
+"""The node that calibrates the slider of a checkpoint by a sweep: Calibrate (SAD)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from comfy_api.latest import io
+from torch import Tensor
+
+from ..sad_core.evaluation.calibration import Calibration, calibrate, monotone
+from ..sad_core.evaluation.calibration_file import SUFFIX, save_calibration
+from .calibration_texts import describe_calibration
+from .diversity_report import measure
+from .host.browser import show_on_node
+from .host.calibrating import swept
+from .host.output_folder import new_file
+from .shared import CATEGORY, SWEEP_ALIASES, sweep_inputs
+
+PREFIX = "calibration/own"
+
+
+class CalibrateNode(io.ComfyNode):
+    """The images, the gammas and the MODELs of a sweep in, a file for Creativity (SAD) out."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        """Widgets, sockets and what they mean."""
+        return io.Schema(
+            node_id="SADCalibrate",
+            display_name="Calibrate (SAD)",
+            category=CATEGORY,
+            description=(
+                "Makes the slider of Creativity (SAD) for your own checkpoint: a sweep over gamma tells how diverse "
+                "pictures get and how far they move, and the slider goes evenly through what was measured. Wants 8 "
+                "seeds or more of each gamma, and gammas on both sides of 1."
+            ),
+            search_aliases=[*SWEEP_ALIASES, "calibration", "slider", "creativity"],
+            is_input_list=True,
+            is_output_node=True,
+            not_idempotent=True,  # it says on the node that ran what it saved
+            inputs=[
+                *sweep_inputs("The images of the sweep; each run a batch of the same seeds."),
+                io.Model.Input(
+                    "model", tooltip="The MODEL of the sweep, as Skew Attention (SAD) gives it to the sampler."
+                ),
+                io.ClipVision.Input(
+                    "clip_vision",
+                    optional=True,
+                    tooltip=(
+                        "Compares images by what they show, in the embeddings of this model (Load CLIP Vision). "
+                        "Without it they are compared as thumbnails, by colour and layout alone."
+                    ),
+                ),
+                io.Float.Input(
+                    "largest_drift",
+                    default=0.2,
+                    min=0.001,
+                    max=1.0,
+                    step=0.01,
+                    round=0.001,
+                    optional=True,
+                    tooltip=(
+                        "How far pictures may move from those of gamma 1 with the same seed, as root mean square of "
+                        "pixels from 0 to 1. Gammas beyond it are left out of the slider."
+                    ),
+                ),
+                io.String.Input(
+                    "filename_prefix",
+                    default=PREFIX,
+                    optional=True,
+                    tooltip="Folder and beginning of the name below ComfyUI's output folder; a number is added.",
+                ),
+            ],
+            outputs=[
+                io.String.Output("file", display_name="file", tooltip="The name of the file, for Creativity (SAD)."),
+                io.String.Output("summary", display_name="summary", tooltip="What was measured, and the two ends."),
+            ],
+            hidden=[io.Hidden.unique_id],
+        )
+
+    @classmethod
+    def execute(
+        cls,
+        images: Sequence[Tensor],
+        gamma: Sequence[float],
+        model: Sequence[Any],
+        clip_vision: Sequence[Any] = (),
+        largest_drift: Sequence[float] = (0.2,),
+        filename_prefix: Sequence[str] = (PREFIX,),
+    ) -> io.NodeOutput:
+        """Return the name of the file and the summary, from one batch `(B, h, w, 3)` a run.
+
+        Raises:
+            ValueError: a sweep that no slider can be made of, or a name that leads out of the output folder.
+        """
+        settings, name, weights = swept(model)
+        report = measure(images, gamma, clip_vision)
+        points, left_out = calibrate(report, largest_drift[0])
+        calibration = Calibration(
+            points=points,
+            smooth=monotone([point.diversity.value for point in points]),
+            largest_drift=largest_drift[0],
+            left_out=left_out,
+            space=report.space.name,
+            unit=report.space.unit,
+            beta=1.0 if settings is None else settings.beta,
+            start=0.0 if settings is None else settings.start,
+            end=1.0 if settings is None else settings.end,
+            model=name,
+            weights=weights,
+        )
+        path, file = new_file(filename_prefix[0], SUFFIX)
+        save_calibration(calibration, path)
+        summary = describe_calibration(calibration)
+        show_on_node(f"{summary}\nSaved as {file}.", cls.hidden.unique_id)
+        return io.NodeOutput(file, summary)

@@ -1,0 +1,71 @@
+"""A calibration in sentences: what the ends of its slider are, and what a position means in measured units."""
+
+from __future__ import annotations
+
+from ..sad_core.evaluation.calibration import Calibration, Setting
+from ..sad_core.evaluation.diversity import Estimate
+from .host.calibrating import HIGHEST, LOWEST
+from .host.settings import SkewSettings
+
+SIDES = {1: "creative", -1: "precise"}
+
+
+def describe_calibration(calibration: Calibration) -> str:
+    """What was measured, and the two ends."""
+    gammas = ", ".join(f"{point.gamma:g}" for point in calibration.points)
+    counts = sorted({point.n for point in calibration.points})
+    images = f"{counts[0]}" if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
+    sentences = [f"Calibrated on {calibration.model} by γ {gammas}, {images} images each, in {calibration.space}."]
+    if calibration.left_out:
+        beyond = ", ".join(f"{gamma:g}" for gamma in calibration.left_out)
+        sentences.append(f"γ {beyond} moved pictures by more than {calibration.largest_drift:g} and is left out.")
+    sentences += [_end(calibration, side) for side in (1, -1)]
+    return " ".join(sentences)
+
+
+def _end(calibration: Calibration, side: int) -> str:
+    if not calibration.is_open(side):
+        return f"No γ made pictures more {SIDES[side]}: that half of the slider stays at γ 1."
+    found = calibration.at(float(side))
+    luck = "" if calibration.is_sure(side) else ", which may be the luck of these seeds"
+    return f"The {SIDES[side]} end is γ {found.gamma:g}: two images lie {_change(found, calibration.unit)}{luck}."
+
+
+def describe_position(position: float, settings: SkewSettings, found: Setting | None, own: Calibration | None) -> str:
+    """What a position of the slider means for the MODEL it is on."""
+    gamma = settings.gamma_schedule.gamma_range[0]
+    window = "" if (settings.start, settings.end) == (0, 1) else f", from {settings.start:.0%} to {settings.end:.0%}"
+    means = f"Position {position:g} is γ {gamma:.4g}, β {settings.beta:g}{window}."
+    if own is None or found is None:
+        return (
+            f"{means} Not calibrated for this checkpoint: this is the default range, γ {LOWEST:g} to {HIGHEST:g}, and "
+            "what it does here has not been measured. Calibrate (SAD) measures it."
+        )
+    if gamma == 1.0:
+        side = 1 if position > 0 else -1
+        if position and not own.is_open(side):
+            return (
+                f"{means} The calibration found no γ that made pictures more {SIDES[side]}, so this is the plain model."
+            )
+        return f"{means} This is the plain model."
+    luck = (
+        ""
+        if own.is_sure(1 if position > 0 else -1)
+        else " The interval at this end holds 0: it may be the luck of the seeds."
+    )
+    return (
+        f"{means} In the sweep two images at this γ lay {_change(found, own.unit)}, and each moved by "
+        f"{_amount(found.drift)} (root mean square of pixels) from that of γ 1.{luck}"
+    )
+
+
+def _change(found: Setting, unit: str) -> str:
+    direction = "further apart" if found.change.value >= 0 else "nearer to each other"
+    value, low, high = found.change.value, found.change.low, found.change.high
+    if value < 0:
+        value, low, high = -value, -high, -low
+    return f"{_amount(Estimate(value, low, high))} {direction} than at γ 1 ({unit})"
+
+
+def _amount(number: Estimate) -> str:
+    return f"{number.value:.3g} (95 % interval {number.low:.3g} to {number.high:.3g})"

@@ -1,0 +1,22 @@
+"""Wires of a type that an input does not take, for nodes that ComfyUI leaves this check to."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from comfy_execution.validation import validate_node_input
+
+
+def wrong_links(node: Any, received: Mapping[str, str]) -> str:
+    """Return a sentence about a wire of the wrong type; empty where there is none.
+
+    Args:
+        node: the class of a node.
+        received: types of the outputs that are wired to its inputs, by the name of the input.
+    """
+    wanted = {each.id: each.get_io_type() for each in node.GET_SCHEMA().inputs}
+    for name, kind in received.items():
+        if name in wanted and not validate_node_input(kind, wanted[name]):
+            return f"{name} comes from an output of type {kind}, but must be a {wanted[name]}."
+    return ""
