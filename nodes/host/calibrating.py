@@ -47,7 +47,8 @@ def swept(models: Sequence[ModelPatcher]) -> tuple[SkewSettings | None, str, tup
         if low != high or not plain or not is_whole:
             raise ValueError(
                 "A slider turns gamma, with beta and the percents of the sweep, so the Skew Attention (SAD) of the "
-                "sweep must have nothing else set: no schedule, no mask, adaptive off, norm value, blocks empty, apply_to both."
+                "sweep must have nothing else set: no schedule, no mask, adaptive off, norm value, blocks empty, "
+                "apply_to both."
             )
         if found is not None and (found.beta, found.start, found.end) != (own.beta, own.start, own.end):
             raise ValueError("The runs of the sweep had different beta or percents; a sweep turns gamma alone.")
