@@ -43,7 +43,8 @@ def image_projection(width: int) -> dict[str, Any]:
 
 def adapt_unet(model: Any) -> None:
     """Load an IP-Adapter for every cross-attention of a UNet, as its file has it."""
-    weights, number = {}, 1
+    weights: dict[str, Tensor] = {}
+    number = 1
     for name in model.attn_processors:
         if name.endswith("attn2.processor"):
             layer = model.get_submodule(name.removesuffix(".processor"))
@@ -55,7 +56,7 @@ def adapt_unet(model: Any) -> None:
 
 def adapt_flux(model: Any) -> None:
     """Load an IP-Adapter for every block of Flux with text."""
-    weights = {}
+    weights: dict[str, Tensor] = {}
     for number in range(len(model.transformer_blocks)):
         for part in ("to_k_ip", "to_v_ip"):
             weights[f"{number}.{part}.weight"] = normal(32, 16, seed=number)
@@ -69,7 +70,7 @@ def adapt_sd3(model: Any) -> None:
     projection = IPAdapterTimeImageProjection(
         embed_dim=12, output_dim=32, hidden_dim=16, heads=1, num_queries=3, timestep_in_dim=8
     )
-    weights = {}
+    weights: dict[str, Tensor] = {}
     for number in range(len(model.attn_processors)):
         of_block = processors.SD3IPAdapterJointAttnProcessor2_0(32, 32, 8, timesteps_emb_dim=16)
         weights |= {f"{number}.{name}": weight for name, weight in of_block.state_dict().items()}
