@@ -12,6 +12,8 @@ NODES = (
     *("SADStabilityProbe", "SADStabilityPlot", "SADSaveStabilityTrace", "SADLoadStabilityTrace", "SADDiversityReport"),
     *("SADStabilityBaseline", "SADSaveStabilityBaseline", "SADLoadStabilityBaseline", "SADStabilityFeedback"),
     "SADBestOfSampler",
+    "SADCalibrate",
+    "SADCreativity",
 )
 WORKFLOWS = (
     *("sd15_img2img_two_pass", "sdxl_adaptive_against_static", "sdxl_diversity_report", "sdxl_gamma_sweep"),

@@ -109,7 +109,7 @@ def test_a_calibration_of_another_checkpoint_is_refused(sd15, sd3, output):
         execute(CreativityNode, model=sd15.model, position=1.0, file=file)
 
 
-def test_a_checkpoint_is_known_again_in_half_precision_and_while_it_is_loaded(sd15):
+def test_a_checkpoint_is_known_again_in_half_precision(sd15):
     own = numbers_of(sd15.model)
     assert len(own) == 16
     assert are_the_same(own, numbers_of(skew(sd15.model)[0]))
