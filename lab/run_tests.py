@@ -133,7 +133,7 @@ def type_check(python: str) -> Iterator[Suite]:
     with tempfile.TemporaryDirectory() as folder:
         (Path(folder) / "symmetric_attention").symlink_to(ROOT, target_is_directory=True)
         command = [python, "-m", "mypy", "--config-file", "pyproject.toml"]
-        for package in ("sad_core", "nodes", "tests"):
+        for package in ("sad_core", "demo_model", "nodes", "tests"):
             command += ["-p", f"symmetric_attention.{package}"]
         command += ["-p", "lab"]
         yield Suite("types", command, {"MYPYPATH": folder}, minutes=1.3)

@@ -10,6 +10,7 @@ except ImportError as error:
 from .best_of_sampler import BestOfSamplerNode
 from .calibrate import CalibrateNode
 from .creativity import CreativityNode
+from .demo_model import DemoModelNode
 from .diversity_report import DiversityReportNode
 from .gamma_grid import GammaGridNode
 from .gamma_schedule import GammaScheduleNode
@@ -46,6 +47,7 @@ NODES: list[type[io.ComfyNode]] = [
     BestOfSamplerNode,
     CalibrateNode,
     CreativityNode,
+    DemoModelNode,
 ]
 
 

@@ -11,12 +11,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from safetensors.torch import load
 
 from lab.campaign.hostile_files import is_one_sentence
 from lab.campaign.ledger import Budget, Ledger
 from lab.campaign.prompts import plain, with_node
 from lab.demo.comfyui_server import ComfyUIServer, ServerError
+from lab.demo.gamma_sweep import pictures_of
 
 
 @dataclass(frozen=True)
@@ -175,4 +175,4 @@ def is_answer(text: str) -> bool:
 
 def picture(server: ComfyUIServer) -> torch.Tensor:
     """Return the picture of the plain model."""
-    return load(server.download(server.run(plain())["numbers"]["numbers"][0]))["images"]
+    return pictures_of(server, server.run(plain()))[0]

@@ -13,12 +13,12 @@ import time
 from pathlib import Path
 
 import torch
-from safetensors.torch import load
 
 from lab.campaign.ledger import Budget, Ledger
 from lab.campaign.prompts import Prompt, measured, node, patched, plain
 from lab.campaign.servers import start
 from lab.demo.comfyui_server import ComfyUIServer
+from lab.demo.gamma_sweep import pictures_of
 from sad_core import StabilityTrace
 
 STEPS = 2
@@ -110,4 +110,4 @@ ROWS = STEPS * 2 * 10  # passes and sites
 
 def picture(server: ComfyUIServer, nodes: Prompt) -> torch.Tensor:
     """Run a prompt and return its picture."""
-    return load(server.download(server.run(nodes)["numbers"]["numbers"][0]))["images"]
+    return pictures_of(server, server.run(nodes))[0]

@@ -12,13 +12,13 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from safetensors.torch import load
 from torch import Tensor
 
 from lab.campaign.ledger import Budget, Ledger
 from lab.campaign.prompts import Prompt, measured, node, patched, plain, shown
 from lab.campaign.servers import start
 from lab.demo.comfyui_server import ComfyUIServer, ServerError
+from lab.demo.gamma_sweep import pictures_of
 
 STEPS = 3
 LONG = 300  # steps of a run that is cancelled
@@ -60,7 +60,7 @@ class Watch:
 
     def same_picture(self, name: str, outputs: dict[str, Any]) -> None:
         """Compare a picture with the first of its name, bit by bit."""
-        picture = load(self.server.download(outputs["numbers"]["numbers"][0]))["images"]
+        (picture,) = pictures_of(self.server, outputs)
         if not torch.equal(self.pictures.setdefault(name, picture), picture):
             self.ledger.fault(f"the picture of {name} is another one after {self.ledger.counts.total()} rounds")
 
@@ -151,8 +151,8 @@ def list_run(watch: Watch, draw: random.Random) -> None:
     nodes = patched(STEPS, gamma=["sweep", 0])
     nodes["sweep"] = node("SADGammaSweep", {"values": "1, 1.5, 0.5"})
     outputs = watch.server.run(nodes)
-    for name, file in zip(("plain", "value", "half"), outputs["numbers"]["numbers"], strict=True):
-        watch.same_picture(name, {"numbers": {"numbers": [file]}})
+    for name, file in zip(("plain", "value", "half"), outputs["numbers"]["latents"], strict=True):
+        watch.same_picture(name, {"numbers": {"latents": [file]}})
 
 
 SETTINGS: dict[str, dict[str, Any]] = {

@@ -1,4 +1,4 @@
-"""The servers of the campaign: the pack, the demo nodes, and nodes that look and that fail."""
+"""The servers of the campaign: the pack, and nodes that look and that fail."""
 
 from __future__ import annotations
 

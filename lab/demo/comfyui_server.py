@@ -19,7 +19,7 @@ from typing import Any
 
 from lab.folders import ROOT, expand_path
 
-PACKS = {"symmetric-attention": ROOT, "symmetric-attention-demo": ROOT / "lab" / "demo" / "comfyui_nodes"}
+PACKS = {"symmetric-attention": ROOT}
 
 
 class ServerError(RuntimeError):
@@ -29,7 +29,7 @@ class ServerError(RuntimeError):
 class ComfyUIServer:
     """`with ComfyUIServer(path_of_comfyui) as server: server.run(prompt)`.
 
-    The server works in a temporary folder that holds links to this pack and to the demo nodes, so the user's own
+    The server works in a temporary folder that holds a link to this pack, so the user's own
     ComfyUI folder is read and never written.
 
     Args:

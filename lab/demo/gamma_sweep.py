@@ -14,11 +14,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load
+from safetensors.torch import load, load_file
 from torch import Tensor
 
+from demo_model.bands import decode
 from lab.demo.comfyui_server import ComfyUIServer, interpreter_of
-from lab.demo.model import CATEGORIES, load_model
+from lab.demo.model import CATEGORIES, MODEL_FILE, load_model
 from lab.demo.sampling import sample
 from lab.folders import expand_path
 from lab.moving_line import MovingLine
@@ -64,30 +65,29 @@ def workflow(
 ) -> dict[str, dict[str, Any]]:
     """The same picture as a ComfyUI workflow in API format; γ None leaves the Skew Attention node out.
 
-    A `nonce` that was not used before has the server sample anew where it would take the picture from its cache.
+    A `nonce` that was not used before has the server sample anew where it would take the picture from its cache. The
+    editor knows no such input and drops it.
     """
     nodes: dict[str, dict[str, Any]] = {
-        "model": {"class_type": "SADDemoModel", "inputs": {}},
-        "positive": {"class_type": "SADDemoConditioning", "inputs": {"category": category}},
-        "negative": {"class_type": "SADDemoConditioning", "inputs": {"category": "no category"}},
-        "latent": {"class_type": "SADDemoLatent", "inputs": {"count": 1, "nonce": nonce}},
+        "model": {"class_type": "SADDemoModel", "inputs": {"picture": category, "count": 1}},
         "sampler": {
             "class_type": "KSampler",
             "inputs": {
                 "model": ["model", 0],
-                "positive": ["positive", 0],
-                "negative": ["negative", 0],
-                "latent_image": ["latent", 0],
+                "positive": ["model", 1],
+                "negative": ["model", 2],
+                "latent_image": ["model", 4],
                 "seed": seed,
                 "steps": steps,
                 "cfg": GUIDANCE,
                 "sampler_name": "euler",
                 "scheduler": "simple",
                 "denoise": 1.0,
+                "nonce": nonce,  # no input of the node: ComfyUI passes it on to nobody, but samples anew for another
             },
         },
-        "decode": {"class_type": "SADDemoDecode", "inputs": {"samples": ["sampler", 0], "enlarge": 1}},
-        "numbers": {"class_type": "SADDemoSave", "inputs": {"images": ["decode", 0]}},
+        "decode": {"class_type": "VAEDecode", "inputs": {"samples": ["sampler", 0], "vae": ["model", 3]}},
+        "numbers": {"class_type": "SaveLatent", "inputs": {"samples": ["sampler", 0], "filename_prefix": "numbers"}},
     }
     if gamma is not None:
         nodes["skew"] = {
@@ -99,11 +99,25 @@ def workflow(
     return nodes
 
 
+def enlarged(images: list[Any], times: int) -> dict[str, Any]:
+    """A node that repeats the pixels of a workflow's pictures, so that people can see them."""
+    side = 32 * times
+    widgets = {"upscale_method": "nearest-exact", "width": side, "height": side, "crop": "disabled"}
+    return {"class_type": "ImageScale", "inputs": {"image": images, **widgets}}
+
+
+def pictures_of(server: ComfyUIServer, outputs: dict[str, Any]) -> list[Tensor]:
+    """The pictures `(N, 3, 32, 32)` in [0, 1] of every batch of a run, from its latents, which lose no bits."""
+    weights = load_file(MODEL_FILE)
+    whitening = weights["latent_mean"], weights["latent_std"]
+    batches = [load(server.download(each["filename"]))["latent_tensor"] for each in outputs["numbers"]["latents"]]
+    return [decode(latents, *whitening).clamp(0, 1) for latents in batches]
+
+
 def picture_of(server: ComfyUIServer, prompt: dict[str, Any]) -> Tensor:
     """Run a workflow of ours and fetch its picture, `(3, 32, 32)` in [0, 1]."""
-    (name,) = server.run(prompt)["numbers"]["numbers"]
-    picture: Tensor = load(server.download(name))["images"][0]
-    return picture.movedim(-1, 0)
+    (batch,) = pictures_of(server, server.run(prompt))
+    return batch[0]
 
 
 def sweep_in_comfyui(

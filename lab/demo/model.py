@@ -1,14 +1,14 @@
 """The demo model: a Stable-Diffusion-shaped UNet of about five million parameters, its category tokens, its whitening.
 
-All of it lives in one file, `demo/model.safetensors`, under four kinds of names:
+All of it lives in one file, `MODEL_FILE`, under four kinds of names:
 
     unet.*         weights of diffusers' UNet2DConditionModel, diffusers names, float16
     context        (categories + 1, 4, 64) learned cross-attention tokens, float16; the last one means "no category"
-    latent_mean    (12,) float32, see demo/latent.py
+    latent_mean    (12,) float32, see demo_model/bands.py
     latent_std     (12,) float32
 
 The shape is that of Stable Diffusion 1.x made small, so hosts that know that family hold the same weights after
-renaming them, with the options in demo/shape.py.
+renaming them, with the options in demo_model/shape.py.
 """
 
 from __future__ import annotations
@@ -24,8 +24,9 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from lab.demo.latent import decode, encode
-from lab.demo.shape import CATEGORIES, COMFYUI_UNET_CONFIG, CONTEXT_TOKENS, MODEL_FILE, NO_CATEGORY
+from demo_model.bands import decode, encode
+from demo_model.shape import CATEGORIES, COMFYUI_UNET_CONFIG, CONTEXT_TOKENS, NO_CATEGORY, PATH
+from lab.folders import ROOT
 
 __all__ = [
     "CATEGORIES",
@@ -38,6 +39,8 @@ __all__ = [
     "read_metadata",
     "save_model",
 ]
+
+MODEL_FILE = ROOT / PATH
 
 
 def build_unet(config: Mapping[str, Any] = COMFYUI_UNET_CONFIG) -> UNet2DConditionModel:
@@ -94,7 +97,7 @@ class DemoModel(nn.Module):
 
     def encode(self, pictures: Tensor) -> Tensor:
         """Pictures (N, 3, 32, 32) in [0, 1] -> latents (N, 12, 16, 16)."""
-        return encode(pictures, self.latent_mean, self.latent_std, self.latent_shape[-1])
+        return encode(pictures, self.latent_mean, self.latent_std)
 
     def decode(self, latents: Tensor) -> Tensor:
         """Latents (N, 12, 16, 16) -> pictures (N, 3, 32, 32), a little outside [0, 1] at times."""

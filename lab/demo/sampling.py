@@ -16,7 +16,7 @@ import torch
 from diffusers import EulerDiscreteScheduler
 from torch import Tensor
 
-from lab.demo.latent import LATENT_CHANNELS, LATENT_SIZE
+from demo_model.shape import LATENT_CHANNELS, LATENT_SIZE
 from lab.demo.model import NO_CATEGORY, DemoModel
 
 TRAINING_TIMESTEPS = 1000

@@ -3,7 +3,7 @@
     python -m lab.demo.train --minutes 125   # again with the same number to go on after an interruption
     python -m lab.demo.train --minutes 200   # more time: the learning rate rises back to where it then belongs
 
-Every few minutes the averaged (EMA) weights go to demo/model.safetensors in half precision, with the steps and the
+Every few minutes the averaged (EMA) weights go to MODEL_FILE in half precision, with the steps and the
 minutes they took. That file alone is enough to go on. A full checkpoint with the optimiser in demo/.training/ is used
 instead when it is there and is not older.
 """
@@ -27,9 +27,9 @@ from torch import Tensor
 
 from lab.demo.contact_sheet import draw_samples
 from lab.demo.data import add_data_option, download, load_pictures, split
-from lab.demo.latent import LATENT_DEVIATION, measure_whitening
 from lab.demo.model import MODEL_FILE, NO_CATEGORY, DemoModel, load_model, read_metadata, save_model
 from lab.demo.sampling import TRAINING_TIMESTEPS, make_scheduler
+from lab.demo.whitening import LATENT_DEVIATION, measure_whitening
 from lab.folders import expand_path
 
 PRIVATE_FOLDER = Path(__file__).with_name(".training")

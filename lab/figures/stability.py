@@ -10,7 +10,7 @@ import sys
 from typing import Any
 
 from lab.demo.comfyui_server import ComfyUIServer, interpreter_of
-from lab.demo.gamma_sweep import workflow
+from lab.demo.gamma_sweep import enlarged, workflow
 from lab.folders import IMAGES, expand_path
 from lab.testing.hosts import find_host
 
@@ -23,7 +23,7 @@ def probed(gamma: float) -> dict[str, dict[str, Any]]:
     """A workflow in API format that samples with `gamma`, measures every site and keeps the trace of `gamma`."""
     nodes = workflow(gamma, CATEGORY, SEED, steps=STEPS)
     del nodes["numbers"]
-    nodes["decode"]["inputs"]["enlarge"] = 8
+    nodes["large"] = enlarged(["decode", 0], 8)
     nodes["sampler"]["inputs"]["model"] = ["probe", 0]
     nodes["probe"] = {
         "class_type": "SADStabilityProbe",
@@ -37,7 +37,7 @@ def plotted(nodes: dict[str, dict[str, Any]], name: str, layout: str = "heat map
     """Add a plot to `nodes` that is saved under `name`."""
     nodes[f"plot {name}"] = {
         "class_type": "SADStabilityPlot",
-        "inputs": {"trace": ["probe", 1], "after": ["decode", 0], "layout": layout, "passes": "both", "site": ""}
+        "inputs": {"trace": ["probe", 1], "after": ["large", 0], "layout": layout, "passes": "both", "site": ""}
         | inputs,
     }
     nodes[name] = {

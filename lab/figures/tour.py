@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from lab.demo.comfyui_server import ComfyUIServer
-from lab.demo.gamma_sweep import workflow
+from lab.demo.gamma_sweep import enlarged, workflow
 from lab.figures.makers import NODES
 from lab.folders import IMAGES, ROOT
 from lab.generate.workflows import SHOW, put_empty_models
@@ -27,7 +27,6 @@ PATIENCE = 300_000  # milliseconds
 NODE_ID = "kind => window.app.rootGraph._nodes.find(node => node.type === kind).id"
 NOTES = "[...document.querySelectorAll('.sad-chart-note')].map(note => note.textContent)"
 SEARCH = "() => { window.app.extensionManager.command.execute('Workspace.SearchBox.Toggle') }"
-TEMPLATES = "() => { window.app.extensionManager.command.execute('Comfy.BrowseTemplates') }"
 FIXED_SEED = """
 () => window.app.graph._nodes.flatMap(n => n.widgets ?? []).filter(w => w.name === 'control_after_generate')
     .forEach(w => w.value = 'fixed')
@@ -62,20 +61,19 @@ def run_of_a_sweep() -> tuple[dict[str, Any], dict[str, tuple[int, int, int, int
     """The demo model, five gammas and their grid as a prompt, and the places of its nodes."""
     prompt = workflow(1.0, "smileys", 3, steps=12)
     del prompt["numbers"]
-    prompt["latent"]["inputs"]["count"] = 4
+    prompt["model"]["inputs"]["count"] = 4
     prompt["sweep"] = {"class_type": "SADGammaSweep", "inputs": {"values": "0, 0.5, 1, 1.5, 2"}}
     prompt["skew"]["inputs"]["gamma"] = ["sweep", 0]
-    prompt["decode"]["inputs"]["enlarge"] = 4
-    prompt["grid"] = {"class_type": "SADGammaGrid", "inputs": {"images": ["decode", 0], "gamma": ["sweep", 0]}}
+    prompt["large"] = enlarged(["decode", 0], 4)
+    prompt["grid"] = {"class_type": "SADGammaGrid", "inputs": {"images": ["large", 0], "gamma": ["sweep", 0]}}
     prompt["shown"] = {"class_type": "PreviewImage", "inputs": {"images": ["grid", 0]}}
     places = {
         "SADDemoModel": (0, 0, 200, 0),
-        "SADDemoConditioning": (0, 90, 200, 0),
-        "SADDemoLatent": (0, 300, 200, 0),
         "SADGammaSweep": (250, 0, 300, 0),
         "SADSkewAttention": (250, 195, 300, 400),
         "KSampler": (600, 0, 270, 0),
-        "SADDemoDecode": (600, 320, 270, 0),
+        "VAEDecode": (600, 320, 270, 0),
+        "ImageScale": (600, 420, 270, 0),
         "SADGammaGrid": (920, 0, 240, 0),
         "PreviewImage": (920, 120, 560, 560),
     }
@@ -103,7 +101,7 @@ def run_with_charts() -> dict[str, Any]:
 def plot_of_a_report(server: ComfyUIServer) -> bytes:
     """The plot of Diversity and Fidelity Report for eight seeds of the demo model at five gammas."""
     prompt = workflow(1.0, "smileys", 3)
-    prompt["latent"]["inputs"]["count"] = 8
+    prompt["model"]["inputs"]["count"] = 8
     prompt["sweep"] = {"class_type": "SADGammaSweep", "inputs": {"values": "0, 0.5, 1, 1.5, 2"}}
     prompt["skew"]["inputs"]["gamma"] = ["sweep", 0]
     images = {"images": ["decode", 0], "gamma": ["sweep", 0]}
@@ -173,13 +171,6 @@ def main() -> int:
         page.evaluate("() => window.app.graph.clear()")
         write_chart(plot_of_a_report(server), HELP / "diversity_report.png", 800)
 
-        page.evaluate(TEMPLATES)
-        page.get_by_text("symmetric-attention", exact=True).first.click()
-        page.wait_for_timeout(2500)
-        write(page.screenshot(), FOLDER / "tour_templates.jpg", 1100)
-        page.keyboard.press("Escape")
-
-        page.wait_for_timeout(500)
         page.evaluate(SEARCH)
         page.wait_for_timeout(800)
         page.keyboard.type("diversity")
@@ -198,13 +189,10 @@ def main() -> int:
         page.evaluate("prompt => window.app.loadApiJson(prompt, 'sweep')", numbered(prompt))
         page.wait_for_function(f"window.app.graph._nodes.length === {len(prompt)}")
         page.evaluate(PLACE, places)
-        two = "n => n.type === 'SADDemoConditioning'"
-        page.evaluate(f"() => {{ window.app.graph._nodes.filter({two}).forEach((n, i) => n.pos = [0, 90 + 100 * i]) }}")
         page.evaluate(FIXED_SEED)
         page.evaluate("() => window.app.queuePrompt(0)")
         page.wait_for_function("() => window.app.graph._nodes.some(n => n.imgs && n.imgs.length)", timeout=PATIENCE)
         page.evaluate(PLACE, places)
-        page.evaluate(f"() => {{ window.app.graph._nodes.filter({two}).forEach((n, i) => n.pos = [0, 90 + 100 * i]) }}")
         right, bottom = page.evaluate(SHOW, [20, 50])
         page.wait_for_timeout(1500)
         clip = {"x": 0, "y": 0, "width": min(1600, right + 40), "height": min(1000, bottom + 70)}

@@ -76,6 +76,7 @@ def files(root: Path = ROOT) -> Iterator[Path]:
     """Every file that may hold an address of the repository."""
     yield root / "pyproject.toml"
     yield root / CORE
+    yield root / "demo_model" / "shape.py"
     for folder in (".", "docs", "web/docs", "lab/demo"):
         yield from sorted((root / folder).glob("*.md"))
 

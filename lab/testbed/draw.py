@@ -21,7 +21,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from lab.demo.latent import decode
+from demo_model.bands import decode
 from lab.folders import cache_folder, expand_path
 from lab.testbed.arms import Arm, all_arms, twin_arms
 from lab.testbed.data import crop

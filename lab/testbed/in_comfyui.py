@@ -15,14 +15,14 @@ from typing import Any
 
 import comfy.sample
 import comfy.samplers
-import comfy.utils
 import torch
 from comfy.model_patcher import ModelPatcher
 from comfy.patcher_extension import WrappersMP
 from comfy_api.latest import io
+from safetensors.torch import load_file
+from symmetric_attention.nodes.host.demo_model import unet_of
 from torch import Tensor
 
-from lab.demo.comfyui_nodes import DemoConfig, DemoLatentFormat, load_demo_model
 from lab.demo.model import NO_CATEGORY
 from lab.demo.sampling import seed_noise
 from lab.testbed.arms import Arm, Use, use
@@ -42,18 +42,6 @@ MODULES = (  # of ComfyUI, where the nodes of the arms are
     "nodes_sag",
 )
 NODE_ID = "1"
-
-
-class GarmentLatentFormat(DemoLatentFormat):
-    """The demo's, with the bands of two Haar steps."""
-
-    latent_channels = LATENT_CHANNELS
-
-
-class GarmentConfig(DemoConfig):
-    """The demo's, for the test bed's latents."""
-
-    latent_format = GarmentLatentFormat
 
 
 @dataclass
@@ -88,12 +76,12 @@ class Bed:
 
 def load_bed(model: Path, early: Path | None = None) -> Bed:
     """The MODEL of a file, and of an early checkpoint."""
-    loaded = load_demo_model(model, GarmentConfig, COMFYUI_UNET_CONFIG)
-    context = comfy.utils.load_torch_file(str(model))["context"].float()
-    if early is None:
-        return Bed(loaded, context)
-    early_context = comfy.utils.load_torch_file(str(early))["context"].float()
-    return Bed(loaded, context, load_demo_model(early, GarmentConfig, COMFYUI_UNET_CONFIG), early_context)
+    weights = load_file(model)
+    bed = Bed(unet_of(weights, COMFYUI_UNET_CONFIG), weights["context"].float())
+    if early is not None:
+        weights = load_file(early)
+        bed.early, bed.early_context = unet_of(weights, COMFYUI_UNET_CONFIG), weights["context"].float()
+    return bed
 
 
 @cache

@@ -1,6 +1,6 @@
 """The test bed's model: the demo's kind of network, larger, for ten classes of grey pictures.
 
-Its file holds what `demo/model.safetensors` holds, with a context (11, 4, 64) and a whitening of 16 channels.
+Its file holds what the demo model's file holds, with a context (11, 4, 64) and a whitening of 16 channels.
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from lab.demo.shape import COMFYUI_UNET_CONFIG as DEMO_UNET_CONFIG
+from demo_model.shape import COMFYUI_UNET_CONFIG as DEMO_UNET_CONFIG
 
 CLASSES = (
     "T-shirt",

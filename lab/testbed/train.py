@@ -16,11 +16,11 @@ from pathlib import Path
 
 import torch
 
-from lab.demo.latent import measure_whitening
 from lab.demo.train import Trainer, parse_training_options, train
+from lab.demo.whitening import measure_whitening
 from lab.testbed.data import add_data_option, divide, download, load_split, pad
 from lab.testbed.model import STEPS, build_model
-from lab.testbed.shape import LATENT_SIZE, MODEL_FILE
+from lab.testbed.shape import LATENT_CHANNELS, MODEL_FILE
 
 PRIVATE_FOLDER = Path(__file__).with_name(".training")
 
@@ -51,7 +51,7 @@ def main() -> None:
     images = pad(parts.training.images())
     torch.manual_seed(0)
     trainer = GarmentTrainer(
-        *measure_whitening(images, LATENT_SIZE),
+        *measure_whitening(images, LATENT_CHANNELS),
         options.model,
         options.private,
         options.threads,

@@ -1,14 +1,15 @@
 """What stands in for the parts of a checkpoint when a shared workflow is queued in a test.
 
-SD1.5 and SDXL workflows get the demo model, which is one of their kind and has real weights. The other families, and
-CLIP vision, get a tiny model of the real class with random weights (lab/testing/fixture_nodes). Every node of this pack
-stays as it is.
+SD1.5 and SDXL workflows get the demo model, which is one of their kind and has real weights, by the node that users put
+in the place of the loader, the texts and the latent. The other families, and CLIP vision, get a tiny model of the real
+class with random weights (lab/testing/fixture_nodes). Every node of this pack stays as it is.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
+from demo_model.shape import CATEGORIES
 from lab.folders import ROOT
 
 FIXTURES = {"symmetric-attention-fixtures": ROOT / "lab" / "testing" / "fixture_nodes"}
@@ -31,31 +32,66 @@ def with_stand_ins(prompt: dict[str, Any], seed: int) -> dict[str, Any]:
     A server that has run the same workflow with the same `seed` answers from its cache, and nothing is sampled.
     """
     family = family_of(prompt)
-    tiny = {"family": family}
-    demo = family == "demo"
-    model = ("SADDemoModel", {}) if demo else ("SADTinyModel", tiny)
-    latent = ("SADDemoLatent", {"count": 1, "nonce": 0}) if demo else ("SADTinyLatent", tiny)
-    text = ("SADDemoConditioning", {"category": "animals"}) if demo else ("SADTinyConditioning", {**tiny, "name": "a"})
-    table = {
-        **dict.fromkeys(("CheckpointLoaderSimple", "UNETLoader"), model),
-        **dict.fromkeys(("EmptyLatentImage", "EmptySD3LatentImage", "EmptyLatentAudio", "VAEEncode"), latent),
-        "CLIPTextEncode": text,
-        "CLIPVisionLoader": ("SADTinyClipVision", {}),
-        "ConditioningZeroOut": ("ConditioningZeroOut", {}),
-        "VAEDecode": ("SADDemoDecode", {"enlarge": 1}) if demo else ("SADTinyImage", {}),
-        "VAEDecodeAudio": ("SADTinyAudio", {}),
-    }
-    dropped = {"CLIPLoader", "VAELoader"}
+    swapped = with_demo_model(prompt) if family == "demo" else with_tiny_model(prompt, family)
+    for node in swapped.values():
+        node["inputs"] = {
+            name: seed if name in SEEDS and isinstance(value, int) else STEPS if name == "steps" else value
+            for name, value in node["inputs"].items()
+        }
+    return swapped
+
+
+def with_demo_model(prompt: dict[str, Any]) -> dict[str, Any]:
+    """The prompt with Demo Model (SAD) in the place of the loader, and all wired to it that it has."""
+    replaced = {"CLIPTextEncode", "EmptyLatentImage", "VAEEncode"}
+    loaders = [name for name, node in prompt.items() if node["class_type"] == "CheckpointLoaderSimple"]
+
+    def rewired(name: str, value: Any) -> Any:
+        kind = prompt[value[0]]["class_type"] if isinstance(value, list) else ""
+        if kind == "CLIPTextEncode":
+            return [loaders[0], 2 if name == "negative" else 1]
+        if kind in replaced:
+            return [loaders[0], 4]
+        if kind == "CheckpointLoaderSimple":
+            return [loaders[0], {0: 0, 2: 3}[value[1]]]
+        return value
+
+    sizes = [node["inputs"].get("batch_size", 1) for node in prompt.values() if node["class_type"] in replaced]
+    count = max(sizes, default=1)
     swapped = {}
     for name, node in prompt.items():
         kind, inputs = node["class_type"], node["inputs"]
-        if kind in dropped:
+        if kind in replaced:
+            continue
+        if kind == "CheckpointLoaderSimple":
+            kind, inputs = "SADDemoModel", {"picture": CATEGORIES[1], "count": count}
+        elif kind == "CLIPVisionLoader":
+            kind, inputs = "SADTinyClipVision", {}
+        swapped[name] = {"class_type": kind, "inputs": {key: rewired(key, value) for key, value in inputs.items()}}
+    return swapped
+
+
+def with_tiny_model(prompt: dict[str, Any], family: str) -> dict[str, Any]:
+    """The prompt with nodes that give the parts of a tiny model of `family`."""
+    tiny = {"family": family}
+    latent = ("SADTinyLatent", tiny)
+    table = {
+        "CheckpointLoaderSimple": ("SADTinyModel", tiny),
+        "UNETLoader": ("SADTinyModel", tiny),
+        "EmptySD3LatentImage": latent,
+        "EmptyLatentAudio": latent,
+        "CLIPTextEncode": ("SADTinyConditioning", {**tiny, "name": "a"}),
+        "ConditioningZeroOut": ("ConditioningZeroOut", {}),
+        "VAEDecode": ("SADTinyImage", {}),
+        "VAEDecodeAudio": ("SADTinyAudio", {}),
+    }
+    swapped = {}
+    for name, node in prompt.items():
+        kind, inputs = node["class_type"], node["inputs"]
+        if kind in ("CLIPLoader", "VAELoader"):
             continue
         if kind in table:
             kind, fixed = table[kind]
             inputs = {**fixed, **{key: value for key, value in inputs.items() if key in ("samples", "conditioning")}}
-        elif "steps" in inputs:
-            inputs = {**inputs, "steps": STEPS}
-        inputs = {key: seed if key in SEEDS and isinstance(value, int) else value for key, value in inputs.items()}
-        swapped[name] = {"class_type": kind, "inputs": inputs}
+        swapped[name] = {"class_type": kind, "inputs": dict(inputs)}
     return swapped

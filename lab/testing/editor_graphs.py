@@ -5,6 +5,8 @@ from __future__ import annotations
 from itertools import combinations
 from typing import Any
 
+from lab.demo.comfyui_server import ComfyUIServer
+
 # A graph with an id, as people have it, made of a prompt; everything but the nodes with a chart out of the way.
 OPEN = """async prompt => {
     await window.app.loadApiJson(prompt, 'charts');
@@ -54,6 +56,17 @@ def overlapping(boxes: dict[str, list[float]]) -> list[tuple[str, str]]:
         for (one, a), (other, b) in combinations(boxes.items(), 2)
         if min(a[2], b[2]) - max(a[0], b[0]) > 1 and min(a[3], b[3]) - max(a[1], b[1]) > 1
     ]
+
+
+def queue_as_page(page: Any, server: ComfyUIServer, prompt: dict[str, Any]) -> dict[str, Any]:
+    """Run a prompt in the name of the page, so that texts, charts and pictures appear on its nodes; the outputs.
+
+    The ids of the prompt are those of the graph that is open in the page, but its nodes need not be.
+    """
+    client = page.evaluate("() => window.app.api.clientId")
+    prompt_id = server.post("/prompt", {"prompt": prompt, "client_id": client})["prompt_id"]
+    outputs: dict[str, Any] = server.wait(prompt_id)["outputs"]
+    return outputs
 
 
 def numbered(prompt: dict[str, Any]) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 The arrows, none of which runs back:
 
-    __init__ → nodes → nodes/host → sad_core        lab → nodes, sad_core        tests → lab and what they test
+    __init__ → nodes → nodes/host → sad_core, demo_model      lab → what ships      tests → lab and what they test
 """
 
 from __future__ import annotations
@@ -13,13 +13,14 @@ from dataclasses import dataclass
 
 PACK = "symmetric_attention"  # what the pack is called where it is loaded into a ComfyUI
 PACK_ITSELF = "(the pack)"  # the module of __init__.py
-ROOMS = ("nodes/host", "nodes", "sad_core", "lab", "tests")  # the more special first
-SHIPPED = (PACK_ITSELF, "nodes", "nodes/host", "sad_core")
+ROOMS = ("nodes/host", "nodes", "sad_core", "demo_model", "lab", "tests")  # the more special first
+SHIPPED = (PACK_ITSELF, "nodes", "nodes/host", "sad_core", "demo_model")
 MAY_IMPORT = {
     PACK_ITSELF: {"nodes"},
-    "nodes": {"nodes", "nodes/host", "sad_core"},
-    "nodes/host": {"nodes/host", "sad_core"},
+    "nodes": {"nodes", "nodes/host", "sad_core", "demo_model"},
+    "nodes/host": {"nodes/host", "sad_core", "demo_model"},
     "sad_core": {"sad_core"},
+    "demo_model": {"demo_model"},
     "lab": {"lab", *SHIPPED},
     "tests": {"lab", *SHIPPED},
 }
@@ -81,7 +82,7 @@ def _imports_of(path: str, text: str, modules: set[str]) -> Iterator[Import]:
         for name, part in wanted:
             stem = package[: len(package) - level + 1] if level else []
             full = ".".join([*stem, *filter(None, name.split("."))])
-            ours = level > 0 or full.partition(".")[0] in ("lab", "tests", "sad_core", PACK)
+            ours = level > 0 or full.partition(".")[0] in ("lab", "tests", "sad_core", "demo_model", PACK)
             if full == PACK or full.startswith(f"{PACK}."):
                 full = full.removeprefix(PACK).removeprefix(".")
             if ours and part is not None and ".".join(filter(None, (full, part))) in modules:

@@ -49,7 +49,7 @@ PATCHES = ("SADSkewAttention", "SADStabilityProbe")
 
 
 def prompt(steps: int) -> dict[str, Any]:
-    nodes = workflow(1.5, "food", 2, steps=steps, nonce=next(fresh))
+    nodes = workflow(1.5, "food", next(fresh), steps=steps)
     put_probe(nodes)
     wired = {"after": ["decode", 0]}
     nodes["report"] = {"class_type": "SADReport", "inputs": {"report": ["skew", 2], **wired}}

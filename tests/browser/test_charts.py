@@ -50,7 +50,7 @@ def is_ours(told) -> bool:
 
 def prompt(steps: int) -> dict:
     """The demo model behind a schedule and in front of a probe, never seen before by the server."""
-    nodes = workflow(1.5, "food", 2, steps=steps, nonce=next(fresh))
+    nodes = workflow(1.5, "food", next(fresh), steps=steps)
     put_probe(nodes)
     nodes["schedule"] = {
         "class_type": "SADGammaSchedule",

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from lab.demo.latent import LATENT_DEVIATION, decode, encode, haar, inverse_haar, measure_whitening
+from demo_model.bands import decode, encode, haar, inverse_haar
+from lab.demo.whitening import LATENT_DEVIATION, measure_whitening
 
 
 def test_haar_is_the_definition():

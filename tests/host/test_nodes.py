@@ -14,6 +14,7 @@ import symmetric_attention
 import torch
 from comfy_api.latest import io
 from comfy_api.latest._io import Hidden
+from symmetric_attention.demo_model.shape import CATEGORIES
 from symmetric_attention.nodes.gamma_schedule import GammaScheduleNode
 from symmetric_attention.nodes.report import ReportNode
 from symmetric_attention.nodes.skew_attention import SkewAttentionNode
@@ -216,8 +217,14 @@ PROMISED = {
         },
         "outputs": ["LATENT", "FLOAT", "STRING", "SAD_TRACE", "STRING"],
     },
+    "SADDemoModel": {
+        "inputs": [("picture", "COMBO", CATEGORIES[0]), ("count", "INT", 1)],
+        "optional": {"picture", "count"},
+        "outputs": ["MODEL", "CONDITIONING", "CONDITIONING", "VAE", "LATENT"],
+    },
 }
 OPTIONS = {
+    ("SADDemoModel", "picture"): list(CATEGORIES),
     ("SADStabilityProbe", "patterns"): ["value", "input"],
     ("SADStabilityPlot", "layout"): ["heat map", "curves", "heads", "difference", "map", "z-scores"],
     ("SADBestOfSampler", "choose"): ["most stable", "most different", "stable and different"],
@@ -239,6 +246,7 @@ OPTIONS = {
     ],
 }
 RANGES = {
+    ("SADDemoModel", "count"): (1, 64),
     ("SADStabilityProbe", "every_nth_step"): (1, 100),
     ("SADStabilityFeedback", "gain"): (0.0, 2.0),
     ("SADStabilityFeedback", "fall_back"): (0.0, 20.0),

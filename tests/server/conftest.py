@@ -1,4 +1,4 @@
-"""A real ComfyUI server with the pack and the demo nodes in it."""
+"""A real ComfyUI server with the pack in it, and the nodes that tests need."""
 
 from __future__ import annotations
 

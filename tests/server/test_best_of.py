@@ -11,10 +11,9 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load
 
 from lab.demo.comfyui_server import ServerError
-from lab.demo.gamma_sweep import GUIDANCE, workflow
+from lab.demo.gamma_sweep import GUIDANCE, pictures_of, workflow
 
 SEED, STEPS = 11, 8
 fresh = itertools.count(1000)
@@ -22,23 +21,23 @@ fresh = itertools.count(1000)
 
 def prompt(node: str, steps: int = STEPS, seed: int = SEED, **inputs) -> dict:
     """The demo model with a probe, sampled by `node`; optional inputs are left out."""
-    nodes = workflow(None, "food", seed, steps=steps, nonce=next(fresh))
+    nodes = workflow(None, "food", seed, steps=steps)
     del nodes["sampler"]
     nodes["probe"] = {
         "class_type": "SADStabilityProbe",
         "inputs": {"model": ["model", 0], "blocks": "middle", "every_nth_step": 1, "depth_and_curvature": False}
         | {"patterns": "value", "map_site": ""},
     }
-    nodes["noise"] = {"class_type": "RandomNoise", "inputs": {"noise_seed": seed}}
+    nodes["noise"] = {"class_type": "RandomNoise", "inputs": {"noise_seed": seed, "nonce": next(fresh)}}
     nodes["guider"] = {
         "class_type": "CFGGuider",
-        "inputs": {"model": ["probe", 0], "positive": ["positive", 0], "negative": ["negative", 0], "cfg": GUIDANCE},
+        "inputs": {"model": ["probe", 0], "positive": ["model", 1], "negative": ["model", 2], "cfg": GUIDANCE},
     }
     nodes["solver"] = {"class_type": "KSamplerSelect", "inputs": {"sampler_name": "dpmpp_2m_sde"}}
     schedule = {"model": ["model", 0], "scheduler": "karras", "steps": steps, "denoise": 1.0}
     nodes["sigmas"] = {"class_type": "BasicScheduler", "inputs": schedule}
     wired = {"noise": ["noise", 0], "guider": ["guider", 0], "sampler": ["solver", 0], "sigmas": ["sigmas", 0]}
-    nodes["sampler"] = {"class_type": node, "inputs": {**wired, "latent_image": ["latent", 0], **inputs}}
+    nodes["sampler"] = {"class_type": node, "inputs": {**wired, "latent_image": ["model", 4], **inputs}}
     return nodes
 
 
@@ -63,8 +62,8 @@ def best_of(choose: str, steps: int = STEPS, **inputs) -> dict:
 
 
 def images_of(server, outputs: dict) -> torch.Tensor:
-    (name,) = outputs["numbers"]["numbers"]
-    return load(server.download(name))["images"]
+    (images,) = pictures_of(server, outputs)
+    return images
 
 
 def test_what_is_kept_are_the_images_of_its_seeds_also_after_a_cancel(server):

@@ -6,9 +6,8 @@ import itertools
 from typing import Any
 
 import pytest
-from safetensors.torch import load
 
-from lab.demo.gamma_sweep import workflow
+from lab.demo.gamma_sweep import pictures_of, workflow
 
 fresh = itertools.count(50_000)
 STEPS = 3
@@ -50,7 +49,7 @@ def tells_of(told: tuple[str, str], steps: int) -> bool:
 
 
 def picture(server, outputs: dict[str, Any]):
-    return load(server.download(outputs["numbers"]["numbers"][0]))["images"]
+    return pictures_of(server, outputs)[0]
 
 
 def test_the_run_of_a_plain_model_is_not_told_as_a_patched_one(server):
@@ -161,7 +160,7 @@ def test_the_run_of_a_sampler_made_at_run_time_is_told(server):
     outputs = server.run(nodes)
     assert tells_of(texts(outputs), 2)
     assert tells_of(texts(outputs, " made"), 4)
-    nodes["image"] = {"class_type": "SADDemoDecode", "inputs": {"samples": ["made", 0], "enlarge": 1}}
+    nodes["image"] = {"class_type": "VAEDecode", "inputs": {"samples": ["made", 0], "vae": ["model", 3]}}
     read(nodes, ("image", 0), name=" again")  # its latent comes from the cache: nothing is made at run time
     assert tells_of(texts(server.run(nodes), " again"), 4)
     nodes["made"]["inputs"]["model"] = ["model", 0]

@@ -13,15 +13,15 @@ import pytest
 import torch
 from safetensors.torch import load
 
-from lab.demo.comfyui_server import PACKS, ComfyUIServer, ServerError
-from lab.demo.gamma_sweep import GUIDANCE, picture_of, workflow
+from lab.demo.comfyui_server import ComfyUIServer, ServerError
+from lab.demo.gamma_sweep import GUIDANCE, picture_of, pictures_of, workflow
 from lab.demo.model import CATEGORIES, load_model
 from lab.demo.sampling import sample
+from lab.testing.checkpoint_substitutes import FIXTURES
 from sad_core import set_skew_attention
 
 STEPS = 10
 ANIMALS = CATEGORIES.index("animals")
-WITHOUT_THE_PACK = {"symmetric-attention-demo": PACKS["symmetric-attention-demo"]}
 fresh = itertools.count(1)
 
 
@@ -30,15 +30,31 @@ def prompt(gamma: float | None, beta: float = 1.0, seed: int = 4, steps: int = S
     return workflow(gamma, "animals", seed, beta, steps, nonce=next(fresh))
 
 
+def tiny(gamma: float | None) -> dict:
+    """The same workflow with a model that needs no node of the pack."""
+    nodes, family = prompt(gamma), {"family": "SD15"}
+    nodes["model"] = {"class_type": "SADTinyModel", "inputs": family}
+    nodes["text"] = {"class_type": "SADTinyConditioning", "inputs": {**family, "name": "a"}}
+    nodes["latent"] = {"class_type": "SADTinyLatent", "inputs": family}
+    nodes["sampler"]["inputs"] |= {"positive": ["text", 0], "negative": ["text", 0], "latent_image": ["latent", 0]}
+    del nodes["decode"]
+    return nodes
+
+
+def latent_of(server, nodes: dict) -> torch.Tensor:
+    (file,) = server.run(nodes)["numbers"]["latents"]
+    return load(server.download(file["filename"]))["latent_tensor"]
+
+
 @pytest.mark.newest  # on the oldest, host/ compares the bits of a plain model before and after
 def test_without_the_node_the_picture_is_the_plain_comfyuis(comfyui, server):
-    with ComfyUIServer(comfyui, sys.executable, packs=WITHOUT_THE_PACK) as bare:
-        untouched = picture_of(bare, prompt(None))
+    with ComfyUIServer(comfyui, sys.executable, packs=FIXTURES) as bare:
+        untouched = latent_of(bare, tiny(None))
         with pytest.raises(ServerError, match="SADSkewAttention"):
-            bare.queue(prompt(1.5))
-    assert torch.equal(picture_of(server, prompt(None)), untouched)
-    assert not torch.equal(picture_of(server, prompt(1.5)), untouched)
-    assert torch.equal(picture_of(server, prompt(None)), untouched)
+            bare.queue(tiny(1.5))
+    assert torch.equal(latent_of(server, tiny(None)), untouched)
+    assert not torch.equal(latent_of(server, tiny(1.5)), untouched)
+    assert torch.equal(latent_of(server, tiny(None)), untouched)
 
 
 def test_gamma_one_is_the_plain_picture_bit_for_bit(server):
@@ -116,10 +132,9 @@ def test_a_sweep_draws_every_gamma_and_its_grid(server):
     sweep["grid"] = {"class_type": "SADGammaGrid", "inputs": {"images": ["decode", 0], "gamma": ["sweep", 0]}}
     sweep["shown"] = {"class_type": "PreviewImage", "inputs": {"images": ["grid", 0]}}
     outputs = server.run(sweep)
-    names = outputs["numbers"]["numbers"]
-    got = [load(server.download(name))["images"][0].movedim(-1, 0) for name in names]
-    for gamma, picture in zip(gammas, got, strict=True):
-        assert torch.equal(picture, picture_of(server, prompt(gamma)))
+    got = pictures_of(server, outputs)
+    for gamma, pictures in zip(gammas, got, strict=True):
+        assert torch.equal(pictures[0], picture_of(server, prompt(gamma)))
     assert len(outputs["shown"]["images"]) == 1
 
 
@@ -129,12 +144,12 @@ def test_a_sweep_of_several_seeds_is_measured_with_clip_vision(server):
     sweep["sweep"] = {"class_type": "SADGammaSweep", "inputs": {"values": "0.5, 1, 2", "seeds": 2, "first_seed": 5}}
     sweep["skew"]["inputs"]["gamma"] = ["sweep", 0]
     sweep["sampler"]["inputs"]["seed"] = ["sweep", 2]
-    sweep["latent"]["inputs"]["count"] = 2
+    sweep["model"]["inputs"]["count"] = 2
     sweep["vision"] = {"class_type": "SADTinyClipVision", "inputs": {}}
     sweep["measured"] = {
         "class_type": "SADDiversityReport",
         "inputs": {"images": ["decode", 0], "gamma": ["sweep", 0]}
-        | {"clip_vision": ["vision", 0], "conditioning": ["positive", 0]},
+        | {"clip_vision": ["vision", 0], "conditioning": ["model", 1]},
     }
     sweep["shown"] = {"class_type": "PreviewImage", "inputs": {"images": ["measured", 0]}}
     sweep["table"] = {"class_type": "PreviewAny", "inputs": {"source": ["measured", 1]}}
@@ -148,7 +163,7 @@ def test_a_sweep_of_several_seeds_is_measured_with_clip_vision(server):
     lines = list(csv.DictReader(io.StringIO(table)))
     assert [line["gamma"] for line in lines] == ["0.5", "1", "2"]
     assert [line["n"] for line in lines] == ["4"] * 3
-    saved = [load(server.download(name))["images"] for name in outputs["numbers"]["numbers"]]
+    saved = pictures_of(server, outputs)
     rows = [torch.cat(saved[place : place + 2]) for place in (0, 2, 4)]
     for line, pictures in zip(lines, rows, strict=True):
         drift = (pictures - rows[1]).square().mean(dim=(1, 2, 3)).sqrt().mean()
@@ -184,14 +199,14 @@ def test_a_probe_is_plotted_saved_and_loaded_and_changes_no_bit(server):
     assert outputs["same"]["text"] == [text]
     (picture,) = outputs["drawn"]["images"]
     assert server.download(picture["filename"]).startswith(b"\x89PNG")
-    (name,) = outputs["numbers"]["numbers"]
-    assert torch.equal(load(server.download(name))["images"][0].movedim(-1, 0), plain)
+    (pictures,) = pictures_of(server, outputs)
+    assert torch.equal(pictures[0], plain)
 
 
 def test_a_baseline_is_made_saved_loaded_and_steers_gamma(server):
     """Missing optional inputs, as in a prompt of the API; a second prompt follows what the first one has learnt."""
     plain = prompt(1.0)
-    plain["latent"]["inputs"]["count"] = 4  # one image has no spread, and without one nothing is far from normal
+    plain["model"]["inputs"]["count"] = 4  # one image has no spread, and without one nothing is far from normal
     plain["sampler"]["inputs"]["model"] = ["probe", 0]
     plain["probe"] = {
         "class_type": "SADStabilityProbe",

@@ -6,9 +6,10 @@ import numpy
 import pytest
 import torch
 
-from lab.demo.latent import bands_of, decode, encode, measure_whitening
+from demo_model.bands import bands_of, decode, encode
+from lab.demo.whitening import measure_whitening
 from lab.testbed.data import Garments, crop, divide, hash_order, load_split, pad, parse_idx
-from lab.testbed.shape import LATENT_SIZE
+from lab.testbed.shape import LATENT_CHANNELS
 from lab.testing.made_up_pictures import write_data, write_idx
 
 
@@ -88,8 +89,8 @@ def test_copies_of_one_picture_stay_together(garments):
 
 def test_pictures_survive_padding_and_the_haar_steps():
     pictures = torch.rand(6, 1, 28, 28, dtype=torch.float64)
-    whitening = measure_whitening(pad(pictures), LATENT_SIZE)
-    latents = encode(pad(pictures), *whitening, LATENT_SIZE)
+    whitening = measure_whitening(pad(pictures), LATENT_CHANNELS)
+    latents = encode(pad(pictures), *whitening)
     assert latents.shape == (6, 16, 8, 8)
     torch.testing.assert_close(crop(decode(latents, *whitening)), pictures, rtol=0, atol=1e-13)
-    torch.testing.assert_close(bands_of(pad(pictures), LATENT_SIZE).norm(), pictures.norm(), rtol=1e-13, atol=0)
+    torch.testing.assert_close(bands_of(pad(pictures), LATENT_CHANNELS).norm(), pictures.norm(), rtol=1e-13, atol=0)

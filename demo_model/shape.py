@@ -1,18 +1,24 @@
-"""What the demo model is called and how it is shaped; plain numbers, so that hosts without diffusers can read them."""
+"""What the demo model is called, where its file is and how it is shaped.
+
+Plain values, so that hosts without diffusers can read them. A model that takes its place changes this file.
+"""
 
 from __future__ import annotations
 
-from pathlib import Path
-
-from lab.demo.latent import LATENT_CHANNELS, LATENT_SIZE
+REPOSITORY = "https://github.com/symmetric-attention/symmetric-attention"  # kept by lab/generate/addresses.py
+FILE = "sad_demo_emoji.safetensors"
+PATH = f"lab/demo/{FILE}"  # in the repository
+ADDRESS = f"{REPOSITORY}/raw/main/{PATH}"
+MEGABYTES = 10
 
 CATEGORIES = ("smileys", "animals", "food")
 NO_CATEGORY = -1  # the last row of the context, however many categories a model knows
 CONTEXT_TOKENS = 4
 CONTEXT_WIDTH = 64
-MODEL_FILE = Path(__file__).with_name("model.safetensors")
+LATENT_CHANNELS = 12
+LATENT_SIZE = 16
 
-# The network in ComfyUI's words; demo/model.py builds the same one in diffusers' words.
+# The network in ComfyUI's words; lab/demo/model.py builds the same one in diffusers' words.
 COMFYUI_UNET_CONFIG = {
     "image_size": LATENT_SIZE,
     "in_channels": LATENT_CHANNELS,

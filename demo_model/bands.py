@@ -1,21 +1,15 @@
 """Pictures to latents and back, in a few lines of plain PyTorch; exact both ways up to rounding.
 
-A picture (N, 3, 32, 32) becomes a latent (N, 12, 16, 16): one level of the orthonormal Haar transform, then one mean
+A picture (N, 3, 2H, 2W) becomes a latent (N, 12, H, W): one level of the orthonormal Haar transform, then one mean
 and one standard deviation per channel. The detail bands of real pictures are small, so whitening magnifies them for
 the model, and decoding shrinks the model's errors in them by the same factor: that is what keeps checkerboards away.
+A model of grey pictures may take two levels, (N, 1, 4H, 4W) to (N, 16, H, W): the channels say how many there are.
 """
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
-
-LATENT_CHANNELS = 12
-LATENT_SIZE = 16
-PICTURE_SIZE = 32
-# Stable Diffusion's noise schedule is made for latents 64 pixels wide. With so few pixels as 16 x 16 its noise drowns
-# colours that would still show in a larger picture; latents twice as strong bring the two closer together.
-LATENT_DEVIATION = 2.0
 
 
 def haar(pictures: Tensor) -> Tensor:
@@ -40,28 +34,25 @@ def inverse_haar(bands: Tensor) -> Tensor:
     return rows.flatten(-3, -2) / 2
 
 
-def bands_of(pictures: Tensor, size: int) -> Tensor:
-    """Pictures (N, C, 32, 32) -> bands `size` pixels wide, by as many Haar steps as that takes, each of all bands."""
+def bands_of(pictures: Tensor, channels: int) -> Tensor:
+    """Pictures (N, C, H, W) -> bands of so many channels, by as many Haar steps as that takes, each of all bands."""
     bands = pictures
-    while bands.shape[-1] > size:
+    while bands.shape[-3] < channels:
         bands = haar(bands)
     return bands
 
 
-def encode(pictures: Tensor, mean: Tensor, std: Tensor, size: int = LATENT_SIZE) -> Tensor:
-    """Pictures (N, 3, 32, 32) in [0, 1] -> latents (N, 12, 16, 16); `mean` and `std` are (12,)."""
-    return (bands_of(pictures, size) - mean[:, None, None]) / std[:, None, None]
+def encode(pictures: Tensor, mean: Tensor, std: Tensor) -> Tensor:
+    """Pictures (N, C, H, W) in [0, 1] -> latents of as many channels as `mean` and `std` have."""
+    return (bands_of(pictures, len(mean)) - mean[:, None, None]) / std[:, None, None]
 
 
 def decode(latents: Tensor, mean: Tensor, std: Tensor) -> Tensor:
-    """Latents (N, 12, 16, 16) -> pictures (N, 3, 32, 32), not clamped, so that it is the exact inverse of `encode`."""
+    """Latents -> pictures (N, C, H, W), not clamped, so that it is the exact inverse of `encode`.
+
+    C is 3, or 1 where the latents come of one: a Haar step makes four channels of each.
+    """
     pictures = latents * std[:, None, None] + mean[:, None, None]
-    while pictures.shape[-1] < PICTURE_SIZE:
+    while pictures.shape[-3] % 4 == 0:
         pictures = inverse_haar(pictures)
     return pictures
-
-
-def measure_whitening(pictures: Tensor, size: int = LATENT_SIZE) -> tuple[Tensor, Tensor]:
-    """The (12,) `mean` and `std` that give the latents of pictures (N, 3, 32, 32) mean 0 and LATENT_DEVIATION."""
-    std, mean = torch.std_mean(bands_of(pictures, size), dim=(0, 2, 3))
-    return mean, std / LATENT_DEVIATION

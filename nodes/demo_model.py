@@ -1,0 +1,77 @@
+"""The node that loads the small model of this project: Demo Model (SAD)."""
+
+from __future__ import annotations
+
+from comfy_api.latest import io
+
+from ..demo_model.shape import CATEGORIES
+from .host import demo_model
+from .shared import CATEGORY, SEARCH_ALIASES
+
+
+class DemoModelNode(io.ComfyNode):
+    """The parts of the demo model out: all that a graph takes from a checkpoint, its texts and an empty LATENT."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        """Widgets, sockets and what they mean."""
+        return io.Schema(
+            node_id="SADDemoModel",
+            display_name="Demo Model (SAD)",
+            category=CATEGORY,
+            description=(
+                "Loads the small model of this project, which draws tiny pictures on any CPU, so that every template "
+                "can be tried without a checkpoint. Its file goes into models/checkpoints; where it is missing, the "
+                "node says where to get it."
+            ),
+            search_aliases=[*SEARCH_ALIASES, "demo", "example", "no checkpoint", "loader"],
+            inputs=[
+                io.Combo.Input(
+                    "picture",
+                    options=list(CATEGORIES),
+                    default=CATEGORIES[0],
+                    tooltip="What it draws. The model knows these, and no other words.",
+                    optional=True,
+                ),
+                io.Int.Input(
+                    "count",
+                    default=1,
+                    min=1,
+                    max=64,
+                    tooltip="How many pictures at once, each of another noise.",
+                    optional=True,
+                ),
+            ],
+            outputs=[
+                io.Model.Output("model", display_name="model", tooltip="In place of that of Load Checkpoint."),
+                io.Conditioning.Output(
+                    "positive", display_name="positive", tooltip="The picture, in place of CLIP Text Encode."
+                ),
+                io.Conditioning.Output(
+                    "negative", display_name="negative", tooltip="No picture in particular, for the sampler's negative."
+                ),
+                io.Vae.Output("vae", display_name="vae", tooltip="For VAE Decode and VAE Encode."),
+                io.Latent.Output(
+                    "latent",
+                    display_name="latent",
+                    tooltip="Empty, of the model's size, in place of Empty Latent Image.",
+                ),
+            ],
+        )
+
+    @classmethod
+    def execute(cls, picture: str = CATEGORIES[0], count: int = 1) -> io.NodeOutput:
+        """Return the parts of the model, read from its file."""
+        weights = demo_model.read_weights(demo_model.find_file())
+        return io.NodeOutput(
+            demo_model.unet_of(weights),
+            demo_model.conditioning_of(weights, picture),
+            demo_model.conditioning_of(weights, None),
+            demo_model.vae_of(weights),
+            demo_model.empty_latent(count),
+        )
+
+    @classmethod
+    def fingerprint_inputs(cls, **_: object) -> str:
+        """Return another value when the file changes, so that ComfyUI reads it again."""
+        return demo_model.fingerprint()
