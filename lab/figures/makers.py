@@ -11,21 +11,14 @@ NODES = (
     *("SADSkewAttention", "SADGammaSchedule", "SADReport", "SADGammaSweep", "SADGammaGrid"),
     *("SADStabilityProbe", "SADStabilityPlot", "SADSaveStabilityTrace", "SADLoadStabilityTrace", "SADDiversityReport"),
     *("SADStabilityBaseline", "SADSaveStabilityBaseline", "SADLoadStabilityBaseline", "SADStabilityFeedback"),
-    "SADBestOfSampler",
-    "SADCalibrate",
-    "SADCreativity",
+    *("SADBestOfSampler", "SADDemoModel", "SADCalibrate", "SADCreativity"),
 )
 WORKFLOWS = (
-    *("sd15_img2img_two_pass", "sdxl_adaptive_against_static", "sdxl_diversity_report", "sdxl_gamma_sweep"),
-    *(
-        "sdxl_best_of_n",
-        "sdxl_gate",
-        "sdxl_schedule_and_stability",
-        "sdxl_skew_attention",
-        "sdxl_stability_feedback",
-        "stable_audio_skew_attention",
-        "z_image_turbo_skew_attention",
-    ),
+    *("01_start_here_without_a_checkpoint", "02_compare_gamma_with_the_plain_model", "03_turn_gamma_with_a_schedule"),
+    *("04_five_gammas_in_one_picture", "05_measure_diversity_over_gammas", "06_see_the_schedule_and_the_stability"),
+    *("07_let_gamma_follow_stability", "08_finish_the_best_of_eight_seeds", "09_try_seeds_until_one_is_stable"),
+    *("10_compare_adaptive_with_static_gamma", "11_image_to_image_in_two_passes", "12_z_image_turbo_four_seeds"),
+    "13_stable_audio",
 )
 HOST, BROWSER = "a ComfyUI", "chromium"
 
@@ -82,7 +75,7 @@ MAKERS = (
         "tour",
         "lab.figures.tour",
         (
-            *(f"docs/images/tour_{name}.jpg" for name in ("help", "search", "sweep", "templates")),
+            *(f"docs/images/tour_{name}.jpg" for name in ("help", "search", "sweep")),
             *(f"web/docs/images/{node}.jpg" for node in NODES),
             "web/docs/images/diversity_report.png",
         ),
@@ -91,9 +84,9 @@ MAKERS = (
     ),
     Maker(
         "workflows",
-        "lab.generate.workflows",
-        tuple(f"workflows/{name}.jpg" for name in WORKFLOWS),
-        (HOST, BROWSER),
+        "lab.generate.template_cards",
+        (*(f"workflows/{name}.jpg" for name in WORKFLOWS), "docs/images/tour_templates.jpg"),
+        (HOST,),
         minutes=2,
     ),
 )

@@ -79,6 +79,7 @@ def files(root: Path = ROOT) -> Iterator[Path]:
     yield root / "demo_model" / "shape.py"
     for folder in (".", "docs", "web/docs", "lab/demo"):
         yield from sorted((root / folder).glob("*.md"))
+    yield from sorted((root / "web" / "docs").glob("*/*.md"))  # in other languages
 
 
 def rewritten(root: Path = ROOT) -> Mapping[Path, str]:

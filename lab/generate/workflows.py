@@ -1,30 +1,33 @@
-"""Writes workflows/*.json and a picture of each, by building the graphs in a real ComfyUI in a real browser.
+"""Writes workflows/*.json, by building the graphs in a real ComfyUI in a real browser.
 
     python -m lab.generate.workflows [NAME ...]        all of them, or those that are named
 
-The graphs are described below: columns of nodes, from left to right and from top to bottom. Needs a ComfyUI (see
+The graphs are described below: columns of nodes, from left to right and from top to bottom. Each is run once, with the
+demo model, and laid out for the size that its nodes then have, with their texts and charts. ComfyUI has no place for a
+title or a sentence on a template of a pack: it shows the name of the file, which therefore says what the graph does,
+and a number puts it into order. The pictures are made by lab/generate/template_cards.py. Needs a ComfyUI (see
 lab/testing/hosts.py), Debian's chromium, and the packages of the tests.
 """
 
 from __future__ import annotations
 
-import io
-import itertools
 import json
+import shutil
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from lab.demo.comfyui_server import ComfyUIServer
+from lab.demo.comfyui_server import PACKS, ComfyUIServer
 from lab.folders import ROOT
-from lab.testing.editor import FLAGS, find_chromium, open_page
+from lab.testing.checkpoint_substitutes import FIXTURES, with_stand_ins
+from lab.testing.editor import FLAGS, RENDERERS, find_chromium, open_page, render
+from lab.testing.editor_graphs import queue_as_page
 from lab.testing.hosts import find_host
 
 FOLDER = ROOT / "workflows"
 CORE_VERSION = "0.33.0"
-MOST_BYTES = 60_000  # of a picture, so that the archive stays small; those of the first version are larger
-EXAMPLE = "example.png"  # in the input folder of every ComfyUI; the pictures here show one of our own in its place
+EXAMPLE = "example.png"  # in the input folder of every ComfyUI
 
 
 @dataclass(frozen=True)
@@ -99,6 +102,8 @@ T5 = (
     "text_encoders",
     f"{HUGGING_FACE}/ComfyUI-Wiki/t5-base/resolve/main/t5-base.safetensors",
 )
+DEMO_TEXTS = ("load.positive", "load.negative")
+DEMO_STEPS = {"steps": 20, "cfg": 2.0, "scheduler": "simple"}
 
 
 def checkpoint(model: tuple[str, str, str]) -> Node:
@@ -122,6 +127,7 @@ def sampler(
     source: str = "latent.LATENT",
     title: str = "",
     seed_from: str = "",
+    conditions: tuple[str, str] = ("positive.CONDITIONING", "negative.CONDITIONING"),
     **values: Any,
 ) -> Node:
     """A KSampler with a fixed or a wired seed, so that γ alone makes the difference between two runs."""
@@ -134,7 +140,7 @@ def sampler(
         "scheduler": "normal",
         "denoise": 1.0,
     } | values
-    links = {"model": model, "positive": "positive.CONDITIONING", "negative": "negative.CONDITIONING"}
+    links = {"model": model, "positive": conditions[0], "negative": conditions[1]}
     if seed_from:
         links["seed"] = seed_from
     return Node(name, "KSampler", values, links | {"latent_image": source}, title)
@@ -142,6 +148,12 @@ def sampler(
 
 def decoded(name: str = "decode", samples: str = "sampler.LATENT", vae: str = "load.VAE") -> Node:
     return Node(name, "VAEDecode", {}, {"samples": samples, "vae": vae})
+
+
+def enlarged(name: str, images: str) -> Node:
+    """The pixels of the demo model's pictures, large enough to be seen."""
+    widgets = {"upscale_method": "nearest-exact", "width": 256, "height": 256, "crop": "disabled"}
+    return Node(name, "ImageScale", widgets, {"image": images})
 
 
 def saved(prefix: str, images: str = "decode.IMAGE", name: str = "save", **options: Any) -> Node:
@@ -194,7 +206,72 @@ def best_of(**values: Any) -> list[list[Node]]:
 
 
 WORKFLOWS: dict[str, list[list[Node]]] = {
-    "sdxl_skew_attention": [
+    "01_start_here_without_a_checkpoint": [
+        [
+            Node("load", "SADDemoModel", {"picture": "smileys", "count": 4}),
+            note(
+                "Press *Run*: the same four seeds twice, with the plain model and with **gamma**. Then turn gamma on "
+                "Skew Attention; at 1 both rows are equal, bit for bit. **picture** says what is drawn.\n\nWhere the "
+                "file of the demo model is missing, the node says where to get it (10 MB). With a checkpoint of yours, "
+                "open the next template.",
+                170,
+            ),
+        ],
+        [
+            Node("skew", "SADSkewAttention", {"gamma": 2.0, "beta": 1.0}, {"model": "load.model"}),
+        ],
+        [
+            sampler("load.model", "plain", "load.latent", "The plain model", conditions=DEMO_TEXTS, **DEMO_STEPS),
+            sampler("skew.MODEL", "sampler", "load.latent", "With gamma", conditions=DEMO_TEXTS, **DEMO_STEPS),
+        ],
+        [
+            decoded("decode_plain", "plain.LATENT", "load.vae"),
+            decoded(vae="load.vae"),
+            enlarged("large_plain", "decode_plain.IMAGE"),
+            enlarged("large", "decode.IMAGE"),
+        ],
+        [
+            shown("without", "large_plain.IMAGE", "The plain model", 330),
+            shown("with", "large.IMAGE", "With gamma", 330),
+        ],
+    ],
+    "02_compare_gamma_with_the_plain_model": [
+        [
+            checkpoint(SDXL),
+            *texts(FOX, "blurry, low quality"),
+            latent(1024),
+            note(
+                "One press of *Run* samples the same seed twice: with the plain model, and with **gamma**. Drag the "
+                "slider of *Image Compare* to see what moved. It is drawn in Nodes 2.0; in the classic rendering look "
+                "at the two pictures beside it.\n\nFor a quick look, set the latent to 768 and **steps** to 10 in "
+                "both samplers.",
+                165,
+            ),
+        ],
+        [
+            Node("skew", "SADSkewAttention", {"gamma": 1.5, "beta": 1.0}, {"model": "load.MODEL"}),
+        ],
+        [
+            sampler("load.MODEL", "plain", title="The plain model"),
+            sampler("skew.MODEL", title="With gamma"),
+        ],
+        [
+            decoded("decode_plain", "plain.LATENT"),
+            shown("without", "decode_plain.IMAGE", "The plain model", 300),
+            decoded(),
+            shown("with", "decode.IMAGE", "With gamma", 300),
+        ],
+        [
+            Node(
+                "compare",
+                "ImageCompare",
+                {},
+                {"image_a": "decode_plain.IMAGE", "image_b": "decode.IMAGE"},
+                size=(0, 460),
+            ),
+        ],
+    ],
+    "03_turn_gamma_with_a_schedule": [
         [
             checkpoint(SDXL),
             *texts(FOX, "blurry, low quality"),
@@ -220,7 +297,73 @@ WORKFLOWS: dict[str, list[list[Node]]] = {
         ],
         [saved("skew_attention", size=(0, 440)), text_shown("told", "report.text", "What really happened", 220)],
     ],
-    "sdxl_schedule_and_stability": [
+    "04_five_gammas_in_one_picture": [
+        [
+            checkpoint(SDXL),
+            *texts(FOX, "blurry, low quality"),
+            latent(1024, 2),
+            note(
+                "One press of *Run* samples once for every gamma in **values**; keep 1 among them, it is the untouched "
+                "model that the others are measured from. A row of the grid is a gamma, a column a seed.\n\n**moved** "
+                "tells how far a picture went from gamma 1, **apart** how much the pictures of a row differ; both "
+                "count pixels, not meaning. Five gammas take five times as long.",
+                165,
+            ),
+        ],
+        [
+            Node("sweep", "SADGammaSweep", {"values": "0.5, 0.8, 1, 1.2, 1.5"}),
+            Node("skew", "SADSkewAttention", {"beta": 1.0}, {"model": "load.MODEL", "gamma": "sweep.gamma"}),
+        ],
+        [sampler("skew.MODEL"), decoded()],
+        [
+            Node("grid", "SADGammaGrid", {}, {"images": "decode.IMAGE", "gamma": "sweep.gamma"}),
+            saved("gamma_sweep", "grid.grid", size=(0, 420)),
+            text_shown("table", "grid.table", "The same numbers as CSV"),
+        ],
+    ],
+    "05_measure_diversity_over_gammas": [
+        [
+            checkpoint(SDXL),
+            *texts(FOX, "blurry, low quality"),
+            latent(1024, 2),
+            Node("vision", "CLIPVisionLoader", {"clip_name": CLIP_VISION_G[0]}, model=CLIP_VISION_G),
+            note(
+                "Does diversity go up with gamma on **your** checkpoint, and what does it cost? Every gamma gets the "
+                "same seeds: **batch_size** times **seeds** of them, here eight. With fewer, only large differences "
+                "show; five gammas are 40 pictures.\n\nThe plot sets diversity against drift from gamma 1, bars are "
+                "95 % intervals. A broken picture can be very diverse: look at the grid too. It holds for this prompt; "
+                "try a second one. Any CLIP vision model will do, but agreement with the prompt needs bigG for SDXL.",
+                215,
+            ),
+        ],
+        [
+            Node("sweep", "SADGammaSweep", {"values": "0.5, 0.8, 1, 1.2, 1.5", "seeds": 4, "first_seed": 1}),
+            Node("skew", "SADSkewAttention", {"beta": 1.0}, {"model": "load.MODEL", "gamma": "sweep.gamma"}),
+            sampler("skew.MODEL", seed_from="sweep.seed"),
+            decoded(),
+        ],
+        [
+            Node(
+                "measured",
+                "SADDiversityReport",
+                {},
+                {
+                    "images": "decode.IMAGE",
+                    "gamma": "sweep.gamma",
+                    "clip_vision": "vision.CLIP_VISION",
+                    "conditioning": "positive.CONDITIONING",
+                },
+            ),
+            text_shown("summary", "measured.summary", "In words", 260),
+            text_shown("table", "measured.table", "Every number as CSV", 160),
+            Node("grid", "SADGammaGrid", {}, {"images": "decode.IMAGE", "gamma": "sweep.gamma"}),
+        ],
+        [
+            saved("diversity_report", "measured.plot", title="Diversity against drift", size=(0, 420)),
+            saved("gamma_sweep", "grid.grid", "save_grid", title="Look at them too", size=(0, 320)),
+        ],
+    ],
+    "06_see_the_schedule_and_the_stability": [
         [
             checkpoint(SDXL),
             *texts(FOX, "blurry, low quality"),
@@ -277,7 +420,7 @@ WORKFLOWS: dict[str, list[list[Node]]] = {
             shown("stability", "plot.picture", "Stability, site by step", 420),
         ],
     ],
-    "sdxl_stability_feedback": [
+    "07_let_gamma_follow_stability": [
         [
             checkpoint(SDXL),
             *texts(FOX, "blurry, low quality"),
@@ -312,7 +455,88 @@ WORKFLOWS: dict[str, list[list[Node]]] = {
             text_shown("told", "report.text", "What really happened"),
         ],
     ],
-    "sd15_img2img_two_pass": [
+    "08_finish_the_best_of_eight_seeds": [
+        [
+            checkpoint(SDXL),
+            *texts(FOX, "blurry, low quality"),
+            latent(1024),
+            note(
+                "Eight seeds are begun. After 30 % of the steps the more stable half of them stays, and of that half "
+                "the two that differ most are finished. That costs less than four images, and each is what its seed "
+                "gives alone.\n\n"
+                "**choose** takes only stability, or only differences, into account; the latter needs no "
+                "probe. Whether the more stable seeds look better on your model has not been measured: compare with "
+                "**keep** 8.",
+                185,
+            ),
+        ],
+        *best_of(choose="stable and different", candidates=8, keep=2, decide_at=0.3),
+        [
+            saved("best_of_n", size=(0, 420)),
+            text_shown("summary", "best.summary", "What was kept, and what it cost", 150),
+            text_shown("table", "best.table", "Every candidate as CSV", 200),
+        ],
+    ],
+    "09_try_seeds_until_one_is_stable": [
+        [
+            checkpoint(SDXL),
+            *texts(FOX, "blurry, low quality"),
+            latent(1024),
+            note(
+                "One seed at a time is begun, until its stability after 30 % of the steps reaches **threshold**, at "
+                "most **max_tries** times. Only that seed is finished. Where none reaches it, the best one is, and the "
+                "summary says so.\n\nWhat scores are usual depends on the model and the prompt: set the threshold very "
+                "high once, and read them in the table.",
+                165,
+            ),
+        ],
+        *best_of(choose="most stable", candidates=1, keep=1, decide_at=0.3, max_tries=4, threshold=0.1),
+        [
+            saved("gate", size=(0, 420)),
+            text_shown("summary", "best.summary", "Whether the gate was passed", 150),
+            text_shown("table", "best.table", "Every try as CSV", 160),
+        ],
+    ],
+    "10_compare_adaptive_with_static_gamma": [
+        [
+            checkpoint(SDXL),
+            *texts(FOX, "blurry, low quality"),
+            latent(1024),
+            note(
+                "The same seed three times: the plain model, a strong gamma, and the same gamma with **adaptive** on, "
+                "which weighs it by how symmetric each layer's attention is, for each picture alone.\n\nRaise gamma or "
+                "beta on both nodes until the static picture breaks, and see whether the adaptive one holds. Then "
+                'try "gamma" against "gamma and beta".',
+                155,
+            ),
+        ],
+        [
+            Node("static", "SADSkewAttention", {"gamma": 1.2, "beta": 3.0}, {"model": "load.MODEL"}, "Static"),
+            Node(
+                "adaptive",
+                "SADSkewAttention",
+                {"gamma": 1.2, "beta": 3.0, "adaptive": "gamma and beta"},
+                {"model": "load.MODEL"},
+                "Adaptive",
+            ),
+        ],
+        [
+            sampler("load.MODEL", "plain", title="Plain model"),
+            sampler("static.MODEL", "with_static", title="Static"),
+            sampler("adaptive.MODEL", "with_adaptive", title="Adaptive"),
+        ],
+        [
+            decoded("plain_image", "plain.LATENT"),
+            decoded("static_image", "with_static.LATENT"),
+            decoded("adaptive_image", "with_adaptive.LATENT"),
+        ],
+        [
+            saved("plain", "plain_image.IMAGE", "save_plain", title="Plain model"),
+            saved("static", "static_image.IMAGE", "save_static", title="Static"),
+            saved("adaptive", "adaptive_image.IMAGE", "save_adaptive", title="Adaptive"),
+        ],
+    ],
+    "11_image_to_image_in_two_passes": [
         [
             checkpoint(SD15),
             *texts("an oil painting of a lighthouse in a storm, thick brush strokes", "blurry, low quality"),
@@ -350,7 +574,7 @@ WORKFLOWS: dict[str, list[list[Node]]] = {
         ],
         [decoded(samples="second.LATENT"), saved("img2img_two_pass", size=(0, 440))],
     ],
-    "z_image_turbo_skew_attention": [
+    "12_z_image_turbo_four_seeds": [
         [
             Node(
                 "load",
@@ -402,7 +626,7 @@ WORKFLOWS: dict[str, list[list[Node]]] = {
         ],
         [saved("z_image_turbo", size=(0, 400)), text_shown("told", "report.text", "What really happened")],
     ],
-    "stable_audio_skew_attention": [
+    "13_stable_audio": [
         [
             checkpoint(STABLE_AUDIO),
             Node(
@@ -434,162 +658,16 @@ WORKFLOWS: dict[str, list[list[Node]]] = {
             text_shown("told", "report.text", "What really happened", 220),
         ],
     ],
-    "sdxl_gamma_sweep": [
-        [
-            checkpoint(SDXL),
-            *texts(FOX, "blurry, low quality"),
-            latent(1024, 2),
-            note(
-                "One press of *Run* samples once for every gamma in **values**; keep 1 among them, it is the untouched "
-                "model that the others are measured from. A row of the grid is a gamma, a column a seed.\n\n**moved** "
-                "tells how far a picture went from gamma 1, **apart** how much the pictures of a row differ; both "
-                "count pixels, not meaning. Five gammas take five times as long.",
-                165,
-            ),
-        ],
-        [
-            Node("sweep", "SADGammaSweep", {"values": "0.5, 0.8, 1, 1.2, 1.5"}),
-            Node("skew", "SADSkewAttention", {"beta": 1.0}, {"model": "load.MODEL", "gamma": "sweep.gamma"}),
-        ],
-        [sampler("skew.MODEL"), decoded()],
-        [
-            Node("grid", "SADGammaGrid", {}, {"images": "decode.IMAGE", "gamma": "sweep.gamma"}),
-            saved("gamma_sweep", "grid.grid", size=(0, 420)),
-            text_shown("table", "grid.table", "The same numbers as CSV"),
-        ],
-    ],
-    "sdxl_diversity_report": [
-        [
-            checkpoint(SDXL),
-            *texts(FOX, "blurry, low quality"),
-            latent(1024, 2),
-            Node("vision", "CLIPVisionLoader", {"clip_name": CLIP_VISION_G[0]}, model=CLIP_VISION_G),
-            note(
-                "Does diversity go up with gamma on **your** checkpoint, and what does it cost? Every gamma gets the "
-                "same seeds: **batch_size** times **seeds** of them, here eight. With fewer, only large differences "
-                "show; five gammas are 40 pictures.\n\nThe plot sets diversity against drift from gamma 1, bars are "
-                "95 % intervals. A broken picture can be very diverse: look at the grid too. It holds for this prompt; "
-                "try a second one. Any CLIP vision model will do, but agreement with the prompt needs bigG for SDXL.",
-                215,
-            ),
-        ],
-        [
-            Node("sweep", "SADGammaSweep", {"values": "0.5, 0.8, 1, 1.2, 1.5", "seeds": 4, "first_seed": 1}),
-            Node("skew", "SADSkewAttention", {"beta": 1.0}, {"model": "load.MODEL", "gamma": "sweep.gamma"}),
-            sampler("skew.MODEL", seed_from="sweep.seed"),
-            decoded(),
-        ],
-        [
-            Node(
-                "measured",
-                "SADDiversityReport",
-                {},
-                {
-                    "images": "decode.IMAGE",
-                    "gamma": "sweep.gamma",
-                    "clip_vision": "vision.CLIP_VISION",
-                    "conditioning": "positive.CONDITIONING",
-                },
-            ),
-            text_shown("summary", "measured.summary", "In words", 260),
-            text_shown("table", "measured.table", "Every number as CSV", 160),
-            Node("grid", "SADGammaGrid", {}, {"images": "decode.IMAGE", "gamma": "sweep.gamma"}),
-        ],
-        [
-            saved("diversity_report", "measured.plot", title="Diversity against drift", size=(0, 420)),
-            saved("gamma_sweep", "grid.grid", "save_grid", title="Look at them too", size=(0, 320)),
-        ],
-    ],
-    "sdxl_adaptive_against_static": [
-        [
-            checkpoint(SDXL),
-            *texts(FOX, "blurry, low quality"),
-            latent(1024),
-            note(
-                "The same seed three times: the plain model, a strong gamma, and the same gamma with **adaptive** on, "
-                "which weighs it by how symmetric each layer's attention is, for each picture alone.\n\nRaise gamma or "
-                "beta on both nodes until the static picture breaks, and see whether the adaptive one holds. Then "
-                'try "gamma" against "gamma and beta".',
-                155,
-            ),
-        ],
-        [
-            Node("static", "SADSkewAttention", {"gamma": 1.2, "beta": 3.0}, {"model": "load.MODEL"}, "Static"),
-            Node(
-                "adaptive",
-                "SADSkewAttention",
-                {"gamma": 1.2, "beta": 3.0, "adaptive": "gamma and beta"},
-                {"model": "load.MODEL"},
-                "Adaptive",
-            ),
-        ],
-        [
-            sampler("load.MODEL", "plain", title="Plain model"),
-            sampler("static.MODEL", "with_static", title="Static"),
-            sampler("adaptive.MODEL", "with_adaptive", title="Adaptive"),
-        ],
-        [
-            decoded("plain_image", "plain.LATENT"),
-            decoded("static_image", "with_static.LATENT"),
-            decoded("adaptive_image", "with_adaptive.LATENT"),
-        ],
-        [
-            saved("plain", "plain_image.IMAGE", "save_plain", title="Plain model"),
-            saved("static", "static_image.IMAGE", "save_static", title="Static"),
-            saved("adaptive", "adaptive_image.IMAGE", "save_adaptive", title="Adaptive"),
-        ],
-    ],
-    "sdxl_best_of_n": [
-        [
-            checkpoint(SDXL),
-            *texts(FOX, "blurry, low quality"),
-            latent(1024),
-            note(
-                "Eight seeds are begun. After 30 % of the steps the more stable half of them stays, and of that half "
-                "the two that differ most are finished. That costs less than four images, and each is what its seed "
-                "gives alone.\n\n"
-                "**choose** takes only stability, or only differences, into account; the latter needs no "
-                "probe. Whether the more stable seeds look better on your model has not been measured: compare with "
-                "**keep** 8.",
-                185,
-            ),
-        ],
-        *best_of(choose="stable and different", candidates=8, keep=2, decide_at=0.3),
-        [
-            saved("best_of_n", size=(0, 420)),
-            text_shown("summary", "best.summary", "What was kept, and what it cost", 150),
-            text_shown("table", "best.table", "Every candidate as CSV", 200),
-        ],
-    ],
-    "sdxl_gate": [
-        [
-            checkpoint(SDXL),
-            *texts(FOX, "blurry, low quality"),
-            latent(1024),
-            note(
-                "One seed at a time is begun, until its stability after 30 % of the steps reaches **threshold**, at "
-                "most **max_tries** times. Only that seed is finished. Where none reaches it, the best one is, and the "
-                "summary says so.\n\nWhat scores are usual depends on the model and the prompt: set the threshold very "
-                "high once, and read them in the table.",
-                165,
-            ),
-        ],
-        *best_of(choose="most stable", candidates=1, keep=1, decide_at=0.3, max_tries=4, threshold=0.1),
-        [
-            saved("gate", size=(0, 420)),
-            text_shown("summary", "best.summary", "Whether the gate was passed", 150),
-            text_shown("table", "best.table", "Every try as CSV", 160),
-        ],
-    ],
 }
 
 VIEW = {"scale": 0.8, "offset": [150, 110]}  # where the editor stands when the graph is opened
-COLUMN_WIDTH, GAP_ACROSS, GAP_DOWN, TITLE_HEIGHT = 310, 50, 16, 44
+COLUMN_WIDTH, GAP_ACROSS, GAP_DOWN, TITLE_HEIGHT = 310, 50, 24, 44
 
 BUILD = """
-([columns, width, across, down, title]) => {
+([columns, width, across, offset]) => {
     const graph = window.app.graph;
     graph.clear();
+    graph.last_node_id = offset;  // the editor keeps the values of a widget by its node's id
     graph.id = '00000000-0000-0000-0000-000000000000';
     const made = {};
     columns.forEach((column, index) => {
@@ -616,18 +694,24 @@ BUILD = """
                 throw new Error(`cannot wire ${source} to ${wanted.name}.${input}`);
         }
     columns.forEach((column, index) => {
-        let y = 0;
-        for (const wanted of column) {
+        column.forEach((wanted, row) => {
             const node = made[wanted.name];
-            const least = node.computeSize();
-            node.setSize([wanted.size[0] || width, wanted.size[1] || least[1]]);
-            node.pos = [index * (width + across), y];
-            y += node.size[1] + title + down;
-        }
+            node.setSize([wanted.size[0] || width, wanted.size[1] || node.computeSize()[1]]);
+            node.pos = [index * (width + across), row * 800];
+        });
     });
+    const ids = columns.map(column => column.map(wanted => made[wanted.name].id));
     graph.setDirtyCanvas(true, true);
-    return JSON.stringify(graph.serialize());
+    return [JSON.stringify(graph.serialize()), ids];
 }
+"""
+# The height of every node by its id, in the units of the graph, as it is drawn now.
+HEIGHTS = """
+() => Object.fromEntries(window.app.graph._nodes.map(node => {
+    const drawn = document.querySelector(`.lg-node[data-node-id="${node.id}"]`)?.getBoundingClientRect();
+    const height = drawn ? drawn.height / window.app.canvas.ds.scale - LiteGraph.NODE_TITLE_HEIGHT : node.size[1];
+    return [node.id, height];
+}))
 """
 # The editor's own furniture is put away; the corners of the graph tell where the picture is cut.
 SHOW = """
@@ -648,37 +732,58 @@ SHOW = """
 
 
 def main() -> int:
-    from PIL import Image
     from playwright.sync_api import sync_playwright
 
     names = sys.argv[1:] or list(WORKFLOWS)
     chromium, host = find_chromium(), find_host()
     if host is None or chromium is None:
         sys.exit("No ComfyUI or no chromium on this machine; both are needed.")
-    packs = {"symmetric-attention": ROOT}
-    with ComfyUIServer(host, sys.executable, packs=packs) as server, sync_playwright() as playwright:
+    with ComfyUIServer(host, sys.executable, packs={**PACKS, **FIXTURES}) as server, sync_playwright() as playwright:
         put_empty_models(server.output.parent)
-        draw_lighthouse(server.output.parent / "input" / EXAMPLE)
+        shutil.copy(host / "input" / EXAMPLE, server.output.parent / "input")
         browser = playwright.chromium.launch(executable_path=chromium, args=FLAGS)
         server.post("/settings", {"Comfy.TutorialCompleted": True})  # no greeting over the graph
-        for name in names:
-            page = open_page(browser, server, 2000, 1500)  # a new one: the editor remembers widgets
-            page.evaluate("() => window.app.extensionManager.command.execute('Workspace.ToggleFocusMode')")
-            columns = [[{**vars(node), "properties": node.properties} for node in column] for column in WORKFLOWS[name]]
-            sizes = [COLUMN_WIDTH, GAP_ACROSS, GAP_DOWN, TITLE_HEIGHT]
-            graph = json.loads(page.evaluate(BUILD, [columns, *sizes]))
-            graph["extra"]["ds"] = VIEW
+        page = open_page(browser, server, 2000, 1500)
+        for number, name in enumerate(names, 1):
+            graph = laid_out(page, server, WORKFLOWS[name], 1000 * number)
             text = json.dumps(graph, indent=2, ensure_ascii=False) + "\n"
             (FOLDER / f"{name}.json").write_text(text, encoding="utf-8")
-            right, bottom = page.evaluate(SHOW, [20, 50])
-            page.wait_for_timeout(1000)  # the editor draws when it likes
-            clip = {"x": 0, "y": 0, "width": right + 40, "height": bottom + 70}
-            picture = Image.open(io.BytesIO(page.screenshot(clip=clip))).convert("RGB")
-            write_jpg(picture, FOLDER / f"{name}.jpg")
-            print(name, picture.size, (FOLDER / f"{name}.jpg").stat().st_size)
-            page.close()
+            print(name, flush=True)
         browser.close()
     return 0
+
+
+def laid_out(page: Any, server: ComfyUIServer, columns: list[list[Node]], offset: int) -> dict[str, Any]:
+    """A graph as the editor saves it, its nodes placed below each other by the size that they have after a run.
+
+    While it is built its ids begin after `offset`, which no other graph of the page may have used.
+    """
+    render(page, "classic")
+    described = [[{**vars(node), "properties": node.properties} for node in column] for column in columns]
+    saved_text, ids = page.evaluate(BUILD, [described, COLUMN_WIDTH, GAP_ACROSS, offset])
+    prompt = json.loads(page.evaluate("async () => JSON.stringify((await window.app.graphToPrompt()).output)"))
+    queue_as_page(page, server, with_stand_ins(prompt, seed=1))
+    tallest: dict[str, float] = {}
+    for renderer in RENDERERS:
+        render(page, renderer)
+        page.wait_for_timeout(2500)  # texts, charts and pictures arrive, and the editor draws when it likes
+        for node_id, height in page.evaluate(HEIGHTS).items():
+            tallest[node_id] = max(height, tallest.get(node_id, 0.0))
+    graph: dict[str, Any] = json.loads(saved_text)
+    places = {}
+    for column, rows in enumerate(ids):
+        top = 0
+        for node_id in rows:
+            places[node_id] = [column * (COLUMN_WIDTH + GAP_ACROSS), top]
+            top += round(tallest[str(node_id)]) + TITLE_HEIGHT + GAP_DOWN
+    for node in graph["nodes"]:
+        node["pos"] = places[node["id"]]
+        node["id"] -= offset
+    for link in graph["links"]:
+        link[1], link[3] = link[1] - offset, link[3] - offset
+    graph["last_node_id"] -= offset
+    graph["extra"]["ds"] = VIEW
+    return graph
 
 
 def put_empty_models(base: Path) -> None:
@@ -688,45 +793,6 @@ def put_empty_models(base: Path) -> None:
             name, directory, _ = node.model
             (base / "models" / directory).mkdir(parents=True, exist_ok=True)
             (base / "models" / directory / name).touch()
-
-
-def draw_lighthouse(path: Path) -> None:
-    """Write what somebody might load to have it painted: a lighthouse in a storm, in a few flat colours."""
-    from PIL import Image, ImageDraw, ImageFilter
-
-    side = 768
-    picture = Image.new("RGB", (side, side), "#2b3a52")
-    draw = ImageDraw.Draw(picture, "RGBA")
-    for x, y, size, colour in ((90, 130, 150, "#42526b"), (330, 70, 190, "#37465f"), (640, 150, 170, "#4b5b74")):
-        draw.ellipse((x - size, y - size // 2, x + size, y + size // 2), colour)  # clouds
-    picture.paste(picture.filter(ImageFilter.GaussianBlur(14)))
-    for end in ([(0, 60), (0, 230)], [(side, 110), (side, 250)]):  # beams of light
-        draw.polygon([(500, 196), *end], "#ffe9a866")
-    for row, colour in enumerate(("#35607a", "#2c5269", "#234559", "#1b394b")):  # waves
-        top = 500 + 60 * row
-        crests = [(x, top + (18 if (x // 48 + row) % 2 else -18)) for x in range(0, side + 48, 48)]
-        draw.polygon([*crests, (side, side), (0, side)], colour)
-        draw.line(crests, "#cfe0e8", 4, "curve")
-    draw.polygon([(360, 610), (420, 520), (500, 490), (590, 515), (670, 620), (700, 700), (330, 700)], "#2a2523")
-    edges = [(452 + 0.1 * (500 - y), 548 - 0.1 * (500 - y), y) for y in (500, 430, 360, 290, 230)]
-    for number, ((left, right, low), (upper_left, upper_right, high)) in enumerate(itertools.pairwise(edges)):
-        stripe = [(left, low), (right, low), (upper_right, high), (upper_left, high)]
-        draw.polygon(stripe, "#b3402e" if number % 2 else "#e8e2d4")
-    draw.rectangle((468, 220, 532, 232), "#20242c")
-    draw.rectangle((480, 176, 520, 220), "#ffe9a8")
-    draw.polygon([(472, 176), (528, 176), (500, 146)], "#20242c")
-    picture.save(path)
-
-
-def write_jpg(picture: Any, path: Path) -> None:
-    """Write `picture` as large as it fits into `MOST_BYTES` with a quality at which text can be read."""
-    for percent in range(100, 40, -5):
-        smaller = picture.resize([side * percent // 100 for side in picture.size], reducing_gap=3.0)
-        for quality in (88, 76, 64):
-            smaller.save(path, quality=quality, optimize=True)
-            if path.stat().st_size <= MOST_BYTES:
-                return
-    raise ValueError(f"{path.name} does not fit into {MOST_BYTES} bytes.")
 
 
 if __name__ == "__main__":

@@ -73,7 +73,7 @@ def test_without_the_file_one_sentence_says_where_to_get_it(checkpoints):
 def test_the_address_and_the_pages_that_give_it_lead_to_the_file():
     assert ADDRESS.endswith(f"/raw/main/{PATH}")
     assert (ROOT / PATH).samefile(MODEL_FILE)
-    for page in ("web/docs/SADDemoModel.md",):
+    for page in ("web/docs/SADDemoModel.md", "docs/tour.md"):
         assert ADDRESS in (ROOT / page).read_text(encoding="utf-8")
 
 

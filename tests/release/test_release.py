@@ -33,6 +33,7 @@ UNWANTED_TEXT = (
 SAID_IN_WORDS = {".md", ".json", ".txt", ".toml"}  # pages may say "no pickle" and how to install matplotlib
 LARGEST_ARCHIVE = 2_500_000  # bytes
 LARGEST_FILE = 250_000
+LARGEST_CARD = 60_000  # the picture of a workflow
 LANGUAGES = {"en", "fr", "ja", "ko", "zh"}
 NODE_ID = re.compile(r'node_id="(\w+)"')
 
@@ -72,10 +73,13 @@ def test_every_node_has_its_help_page(archive):
     assert {path.stem for path in (archive / "web" / "docs").glob("*.md")} == set(ids)
 
 
-def test_every_workflow_has_its_picture(archive):
-    workflows = list((archive / "workflows").glob("*.json"))
+def test_every_workflow_has_its_picture_and_a_place_in_their_order(archive):
+    workflows = sorted((archive / "workflows").glob("*.json"))
     assert workflows
     assert {path.stem for path in (archive / "workflows").glob("*.jpg")} == {path.stem for path in workflows}
+    for number, path in enumerate(workflows, 1):
+        assert path.stem.startswith(f"{number:02}_")
+        assert path.with_suffix(".jpg").stat().st_size <= LARGEST_CARD
 
 
 def test_only_what_ships_is_in_it(archive):
