@@ -261,6 +261,24 @@ def acted_among(kind: str, others: str) -> Card:
     return card_of
 
 
+def on_a_slider(server: ComfyUIServer) -> Image.Image:
+    """The same seeds at both ends and in the middle of a slider that a sweep of the demo model has calibrated."""
+    sweep = with_node(sampled(1.0, 8), "sweep", "SADGammaSweep", values="0.5, 0.8, 1, 1.5, 2")
+    sweep["skew"]["inputs"]["gamma"] = ["sweep", 0]
+    del sweep["shown"]
+    wired = {"images": ["decode", 0], "gamma": ["sweep", 0], "model": ["skew", 0], "largest_drift": 0.5}
+    sweep = with_node(sweep, "calibrate", "SADCalibrate", **wired)
+    sweep = with_node(sweep, "file", "PreviewAny", source=["calibrate", 0])
+    file = server.run(sweep)["file"]["text"][0]
+    rows = []
+    for text, position in (("precise", -1.0), ("the plain model", 0.0), ("creative", 1.0)):
+        prompt = sampled(1.0)
+        prompt["skew"] = {"class_type": "SADCreativity", "inputs": {"model": ["model", 0], "file": file}}
+        prompt["skew"]["inputs"]["position"] = position
+        rows.append((text, pictures_of(server, prompt)))
+    return rows_of(rows)
+
+
 CARDS: dict[str, Card] = {
     "01_start_here_without_a_checkpoint": start_here,
     "02_compare_gamma_with_the_plain_model": compared,
@@ -275,6 +293,7 @@ CARDS: dict[str, Card] = {
     "11_image_to_image_in_two_passes": two_passes,
     "12_z_image_turbo_four_seeds": acted_among("image", "text"),
     "13_stable_audio": acted_among("audio", ""),
+    "14_calibrate_a_slider": on_a_slider,
 }
 
 

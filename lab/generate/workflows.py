@@ -658,6 +658,48 @@ WORKFLOWS: dict[str, list[list[Node]]] = {
             text_shown("told", "report.text", "What really happened", 220),
         ],
     ],
+    "14_calibrate_a_slider": [
+        [
+            checkpoint(SDXL),
+            *texts(FOX, "blurry, low quality"),
+            latent(1024, 2),
+            note(
+                "One press of *Run* samples four gammas with eight seeds each, **batch_size** times **seeds**, and "
+                "makes a slider of what was measured: 0 is the untouched model, 1 the most creative gamma whose "
+                "pictures stay within **largest_drift**, -1 the most precise.\n\nThen refresh the node definitions "
+                "(R), choose the saved file in **Creativity** and run again. Until then it takes its default range and says "
+                "so. The slider holds for this checkpoint; whether it holds for other prompts, look.",
+                190,
+            ),
+        ],
+        [
+            Node("sweep", "SADGammaSweep", {"values": "0.8, 1, 1.2, 1.5", "seeds": 4, "first_seed": 1}),
+            Node("skew", "SADSkewAttention", {"beta": 1.0}, {"model": "load.MODEL", "gamma": "sweep.gamma"}),
+            sampler("skew.MODEL", seed_from="sweep.seed"),
+            decoded(),
+        ],
+        [
+            Node(
+                "calibrate",
+                "SADCalibrate",
+                {"largest_drift": 0.3},
+                {"images": "decode.IMAGE", "gamma": "sweep.gamma", "model": "skew.MODEL"},
+            ),
+            text_shown("measured", "calibrate.summary", "The two ends of the slider", 220),
+        ],
+        [
+            Node(
+                "creativity",
+                "SADCreativity",
+                {"position": 1.0},
+                {"model": "load.MODEL"},
+            ),
+            text_shown("meant", "creativity.text", "What the position means", 160),
+            sampler("creativity.MODEL", "creative", title="With the slider"),
+            decoded("decode_creative", "creative.LATENT"),
+        ],
+        [saved("creativity", "decode_creative.IMAGE", size=(0, 420))],
+    ],
 }
 
 VIEW = {"scale": 0.8, "offset": [150, 110]}  # where the editor stands when the graph is opened
@@ -774,10 +816,10 @@ def laid_out(page: Any, server: ComfyUIServer, columns: list[list[Node]], offset
     for column, rows in enumerate(ids):
         top = 0
         for node_id in rows:
-            places[node_id] = [column * (COLUMN_WIDTH + GAP_ACROSS), top]
+            places[str(node_id)] = [column * (COLUMN_WIDTH + GAP_ACROSS), top]
             top += round(tallest[str(node_id)]) + TITLE_HEIGHT + GAP_DOWN
     for node in graph["nodes"]:
-        node["pos"] = places[node["id"]]
+        node["pos"] = places[str(node["id"])]
         node["id"] -= offset
     for link in graph["links"]:
         link[1], link[3] = link[1] - offset, link[3] - offset
