@@ -667,8 +667,8 @@ WORKFLOWS: dict[str, list[list[Node]]] = {
                 "One press of *Run* samples four gammas with eight seeds each, **batch_size** times **seeds**, and "
                 "makes a slider of what was measured: 0 is the untouched model, 1 the most creative gamma whose "
                 "pictures stay within **largest_drift**, -1 the most precise.\n\nThen refresh the node definitions "
-                "(R), choose the saved file in **Creativity** and run again. Until then it takes its default range and says "
-                "so. The slider holds for this checkpoint; whether it holds for other prompts, look.",
+                "(R), choose the saved file in **Creativity** and run again. Until then it takes its default range and "
+                "says so. The slider holds for this checkpoint; whether it holds for other prompts, look.",
                 190,
             ),
         ],

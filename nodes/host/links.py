@@ -15,7 +15,8 @@ def wrong_links(node: Any, received: Mapping[str, str]) -> str:
         node: the class of a node.
         received: types of the outputs that are wired to its inputs, by the name of the input.
     """
-    wanted = {each.id: each.get_io_type() for each in node.GET_SCHEMA().inputs}
+    # Not GET_SCHEMA, which keeps its schema on the class: ComfyUI asks a locked copy of it.
+    wanted = {each.id: each.get_io_type() for each in node.define_schema().inputs}
     for name, kind in received.items():
         if name in wanted and not validate_node_input(kind, wanted[name]):
             return f"{name} comes from an output of type {kind}, but must be a {wanted[name]}."

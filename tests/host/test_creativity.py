@@ -147,7 +147,7 @@ def test_a_sweep_that_turned_more_than_gamma_is_refused(sd15, output):
 
 
 def test_wires_and_names_are_checked_in_place_of_the_host(output):
-    told = CreativityNode.validate_inputs
+    told = CreativityNode.PREPARE_CLASS_CLONE(None).validate_inputs  # as ComfyUI asks
     assert told(NONE, {}) is told("not/there/yet.calibration.json", {}) is told(None, {"file": "STRING"}) is True
     assert told(NONE, {"model": "MODEL", "position": "FLOAT"}) is True
     assert told(NONE, {"model": "VAE"}) == "model comes from an output of type VAE, but must be a MODEL."
