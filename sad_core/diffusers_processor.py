@@ -152,7 +152,8 @@ def _put(layers: list[Layer], family: Family, settings: SkewSettings) -> None:
 
 def _sensor_of(module: Any, read: ReadLength) -> LengthSensor:
     """Put a sensor on a module: that of before under the key of before, because a compiled graph is of one key."""
-    sensor, hooks = module.__dict__.get(KEPT_SENSOR), module._forward_pre_hooks
+    sensor: LengthSensor | None = module.__dict__.get(KEPT_SENSOR)
+    hooks = module._forward_pre_hooks
     if sensor is None or sensor.read is not read or sensor.key is None or sensor.key in hooks:
         sensor = module.__dict__[KEPT_SENSOR] = LengthSensor(read)
         sensor.key = module.register_forward_pre_hook(sensor, with_kwargs=True).id

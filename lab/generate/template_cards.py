@@ -116,7 +116,12 @@ def best_of(server: ComfyUIServer, begun: int, kept: int, choose: str, **widgets
     steps = {"model": ["model", 0], "scheduler": "simple", "steps": STEPS, "denoise": 1.0}
     prompt["sigmas"] = {"class_type": "BasicScheduler", "inputs": steps}
     prompt["model"]["inputs"]["count"] = 1
-    inputs = {"noise": ["noise", 0], "guider": ["guider", 0], "sampler": ["solver", 0], "sigmas": ["sigmas", 0]}
+    inputs: dict[str, Any] = {
+        "noise": ["noise", 0],
+        "guider": ["guider", 0],
+        "sampler": ["solver", 0],
+        "sigmas": ["sigmas", 0],
+    }
     inputs |= {"latent_image": ["model", 4], "choose": choose, "decide_at": 0.3}
     everyone = {"candidates": begun, "keep": begun}
     pictures = pictures_of(server, with_node(prompt, "sampler", "SADBestOfSampler", **inputs, **everyone))

@@ -103,7 +103,7 @@ T5 = (
     f"{HUGGING_FACE}/ComfyUI-Wiki/t5-base/resolve/main/t5-base.safetensors",
 )
 DEMO_TEXTS = ("load.positive", "load.negative")
-DEMO_STEPS = {"steps": 20, "cfg": 2.0, "scheduler": "simple"}
+DEMO_STEPS: dict[str, Any] = {"steps": 20, "cfg": 2.0, "scheduler": "simple"}
 
 
 def checkpoint(model: tuple[str, str, str]) -> Node:

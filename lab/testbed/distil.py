@@ -56,7 +56,8 @@ def guided(model: DemoModel, scaled: Tensor, timesteps: Tensor, labels: Tensor, 
         velocity: Tensor = model(scaled, timesteps, labels)
         return velocity
     both = torch.cat([labels, torch.full_like(labels, NO_CATEGORY)])
-    return guide(*model(scaled.repeat(2, 1, 1, 1), timesteps.repeat(2), both).chunk(2), guidance)
+    conditional, unconditional = model(scaled.repeat(2, 1, 1, 1), timesteps.repeat(2), both).chunk(2)
+    return guide(conditional, unconditional, guidance)
 
 
 def predicted_latent(
