@@ -808,7 +808,7 @@ def laid_out(page: Any, server: ComfyUIServer, columns: list[list[Node]], offset
     tallest: dict[str, float] = {}
     for renderer in RENDERERS:
         render(page, renderer)
-        page.wait_for_timeout(2500)  # texts, charts and pictures arrive, and the editor draws when it likes
+        page.wait_for_timeout(6000)  # texts, charts and pictures arrive, and the editor draws when it likes
         for node_id, height in page.evaluate(HEIGHTS).items():
             tallest[node_id] = max(height, tallest.get(node_id, 0.0))
     graph: dict[str, Any] = json.loads(saved_text)

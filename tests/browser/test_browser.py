@@ -20,7 +20,7 @@ WAITING = """() => window.app.graph._nodes.filter(node => {
     const shown = name => node.widgets?.find(w => w.name === name)?.value;
     if (['PreviewImage', 'SaveImage'].includes(node.type))
         return !window.app.nodeOutputs[node.id]?.images?.length || !(LiteGraph.vueNodesMode || node.imgs?.length);
-    const tells = ['SADSkewAttention', 'SADStabilityProbe', 'SADReport'].includes(node.type);
+    const tells = ['SADSkewAttention', 'SADStabilityProbe', 'SADReport', 'SADCreativity'].includes(node.type);
     if (tells) return !shown('last_run');
     return false;
 }).map(node => node.type).concat([...document.querySelectorAll('.lg-node img')].filter(each => !each.complete))"""
