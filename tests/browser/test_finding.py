@@ -55,7 +55,7 @@ WORDS = {
 # The name of the pack, each of its words, and what users want: of our nodes the one that does it comes first.
 TO_SKEW_ATTENTION = [
     *("symmetric", "symmetric attention", "Symmetric Attention (SAD)", "attention", "skew", "skew attention"),
-    *("variety", "variation", "same face", "seed", "seed variance", "creativity", "guidance", "detail", "composition"),
+    *("variety", "variation", "same face", "seed", "seed variance", "guidance", "detail", "composition"),
     "circulation",
 ]
 BESIDE_THE_REPORT = ["diversity", "fidelity"]  # words of the name of another node, which the editor puts first
@@ -75,6 +75,9 @@ def test_nodes_are_found_by_what_users_type(page, server):
     for words in BESIDE_THE_REPORT:
         found = [name for name in page.evaluate(FOUND, words) if name in ours]
         assert found[:2] == ["SADDiversityReport", "SADSkewAttention"], words
+    found = page.evaluate(FOUND, "creativity")  # since there is a node of this name
+    assert found[0] == "SADCreativity"
+    assert "SADSkewAttention" in found
     for name, node in ours.items():
         title = node["display_name"]
         assert page.evaluate(FOUND, title)[:1] == [name], title
@@ -97,8 +100,10 @@ def test_every_template_is_in_the_template_browser_with_its_picture(page, server
     assert set(server.get("/api/workflow_templates")["symmetric-attention"]) == names
     page.evaluate(COMMAND, "Comfy.BrowseTemplates")
     page.get_by_text("symmetric-attention", exact=True).first.click()
-    for name in names:
-        page.get_by_text(name, exact=True).first.wait_for(timeout=20_000)
+    for name in sorted(names):
+        card = page.get_by_text(name, exact=True).first
+        card.wait_for(timeout=20_000)
+        card.scroll_into_view_if_needed()  # the pictures of those out of sight are not loaded
     # The browser shows them under addresses that say nothing, so they are known by how wide the files are.
     widths = [Image.open(path).width for path in (ROOT / "workflows").glob("*.jpg")]
     page.wait_for_function(SHOWN, arg=widths, timeout=60_000)

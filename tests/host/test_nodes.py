@@ -222,6 +222,23 @@ PROMISED = {
         "optional": {"picture", "count"},
         "outputs": ["MODEL", "CONDITIONING", "CONDITIONING", "VAE", "LATENT"],
     },
+    "SADCalibrate": {
+        "inputs": [
+            ("images", "IMAGE", None),
+            ("gamma", "FLOAT", None),
+            ("model", "MODEL", None),
+            ("clip_vision", "CLIP_VISION", None),
+            ("largest_drift", "FLOAT", 0.2),
+            ("filename_prefix", "STRING", "calibration/own"),
+        ],
+        "optional": {"clip_vision", "largest_drift", "filename_prefix"},
+        "outputs": ["STRING", "STRING"],
+    },
+    "SADCreativity": {
+        "inputs": [("model", "MODEL", None), ("position", "FLOAT", 0.5), ("file", "COMBO", "no calibration")],
+        "optional": {"position", "file"},
+        "outputs": ["MODEL", "STRING", "SAD_REPORT"],
+    },
 }
 OPTIONS = {
     ("SADDemoModel", "picture"): list(CATEGORIES),
@@ -319,6 +336,7 @@ def test_what_has_a_default_may_be_missing_and_is_then_the_default(nodes):
             is_named = (node_id, each.id) in NAMED_IN_EVERY_PROMPT
             assert each.optional != is_named, (node_id, each.id)
             missing = arguments[each.id].default
+            default = [default] if node.GET_SCHEMA().is_input_list else default
             wanted = inspect.Parameter.empty if is_named else default
             assert (list(missing) if isinstance(missing, tuple) else missing) == wanted, (node_id, each.id)
 
@@ -379,7 +397,8 @@ def test_the_frontend_can_be_told_of_the_node(nodes, node_id):
     info = node.GET_NODE_INFO_V1()
     assert info["category"] == "model/patch/symmetric attention"
     assert info["display_name"].endswith("(SAD)")
-    assert info["output_node"] is (node_id in ("SADReport", "SADSaveStabilityTrace", "SADSaveStabilityBaseline"))
+    saves = {"SADReport", "SADSaveStabilityTrace", "SADSaveStabilityBaseline", "SADCalibrate"}
+    assert info["output_node"] is (node_id in saves)
     assert all(info["output_tooltips"])
 
 
