@@ -31,14 +31,7 @@ SELECTED = """
 """
 
 # Whether pictures of these widths are shown, as many of each as are given.
-SHOWN = """
-widths => {
-    const seen = [...document.images].filter(each => each.complete).map(each => each.naturalWidth);
-    const count = (list, width) => list.filter(each => each === width).length;
-    return widths.every(width => count(seen, width) >= count(widths, width));
-}
-"""
-
+SHOWN = "([image, width]) => image.complete && image.naturalWidth === width"
 PICTURE_OF_THE_HELP = "() => [...document.images].some(i => i.src.includes('SADReport.jpg') && i.naturalWidth > 0)"
 
 # What a user types, and the node that has to be among what is found.
@@ -104,9 +97,10 @@ def test_every_template_is_in_the_template_browser_with_its_picture(page, server
         card = page.get_by_text(name, exact=True).first
         card.wait_for(timeout=20_000)
         card.scroll_into_view_if_needed()  # the pictures of those out of sight are not loaded
-    # The browser shows them under addresses that say nothing, so they are known by how wide the files are.
-    widths = [Image.open(path).width for path in (ROOT / "workflows").glob("*.jpg")]
-    page.wait_for_function(SHOWN, arg=widths, timeout=60_000)
+        # Shown under an address that says nothing, so it is known by how wide the file is.
+        picture = card.locator("xpath=ancestor::*[.//img][1]").locator("img").first
+        width = Image.open(ROOT / "workflows" / f"{name}.jpg").width
+        page.wait_for_function(SHOWN, arg=[picture.element_handle(timeout=20_000), width], timeout=20_000)
     assert page.problems == []
 
 
