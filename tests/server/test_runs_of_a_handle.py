@@ -80,7 +80,7 @@ def test_a_merge_that_drops_the_patches_is_seen(server):
 def test_what_no_sampler_made_is_seen(server):
     nodes = prompt()
     server.run(nodes)
-    nodes["report"]["inputs"]["after"] = nodes["plot"]["inputs"]["after"] = ["latent", 0]
+    nodes["report"]["inputs"]["after"] = nodes["plot"]["inputs"]["after"] = ["model", 4]
     report, summary = texts(server.run(nodes))
     assert NO_RUN in report
     assert summary.startswith(NO_TRACE)
