@@ -32,7 +32,7 @@ def prompt(gamma: float | None, beta: float = 1.0, seed: int = 4, steps: int = S
 
 def tiny(gamma: float | None) -> dict:
     """The same workflow with a model that needs no node of the pack."""
-    nodes, family = prompt(gamma), {"family": "SD15"}
+    nodes, family = prompt(gamma), {"family": "SD20"}
     nodes["model"] = {"class_type": "SADTinyModel", "inputs": family}
     nodes["text"] = {"class_type": "SADTinyConditioning", "inputs": {**family, "name": "a"}}
     nodes["latent"] = {"class_type": "SADTinyLatent", "inputs": family}
