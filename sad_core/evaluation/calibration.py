@@ -95,13 +95,9 @@ class Calibration:
         """
         if not -1 <= position <= 1:
             raise ValueError(f"position is {position}, but it must be a number from -1 to 1.")
-        neutral = self._neutral
-        here = self.smooth[neutral]
-        if position >= 0:
-            wanted = here + position * (max(self.smooth) - here)
-        else:
-            wanted = here + position * (here - min(self.smooth))
-        gamma = self._gamma_of(wanted)
+        here, least, most = self.smooth[self._neutral], min(self.smooth), max(self.smooth)
+        wanted = here + position * (most - here if position >= 0 else here - least)
+        gamma = self._gamma_of(min(max(wanted, least), most))  # rounding may lead a little beyond an end
         return Setting(gamma, self._between(gamma, "change"), self._between(gamma, "drift"))
 
     def is_open(self, side: int) -> bool:

@@ -83,6 +83,13 @@ def test_a_gain_within_the_luck_of_the_seeds_is_not_sure():
     assert not found.is_sure(1)
 
 
+def test_rounding_at_an_end_does_not_lead_back_to_the_plain_model():
+    """0.5 − (0.5 − D) is a little below this D."""
+    found = calibration(report(row(0.0, 0.03062828466450896, 0.1), row(1.0, 0.5, 0.0)))
+    assert 0.5 - (0.5 - found.smooth[0]) < found.smooth[0]
+    assert found.at(-1).gamma == 0.0
+
+
 @given(st.lists(st.tuples(st.floats(-1, 3), st.floats(0, 1), st.floats(0, 1)), min_size=1, max_size=8), st.data())
 def test_the_slider_is_monotone_and_never_leaves_the_bound(others, data):
     gammas = {round(gamma, 3): (diversity, drift) for gamma, diversity, drift in others} | {1.0: (0.5, 0.0)}
