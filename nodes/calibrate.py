@@ -15,7 +15,7 @@ from .diversity_report import measure
 from .host.browser import show_on_node
 from .host.calibrating import swept
 from .host.output_folder import new_file
-from .shared import CATEGORY, SWEEP_ALIASES, sweep_inputs
+from .shared import CATEGORY, SWEEP_ALIASES, clip_vision_input, sweep_inputs
 
 PREFIX = "calibration/own"
 
@@ -44,14 +44,7 @@ class CalibrateNode(io.ComfyNode):
                 io.Model.Input(
                     "model", tooltip="The MODEL of the sweep, as Skew Attention (SAD) gives it to the sampler."
                 ),
-                io.ClipVision.Input(
-                    "clip_vision",
-                    optional=True,
-                    tooltip=(
-                        "Compares images by what they show, in the embeddings of this model (Load CLIP Vision). "
-                        "Without it they are compared as thumbnails, by colour and layout alone."
-                    ),
-                ),
+                clip_vision_input(),
                 io.Float.Input(
                     "largest_drift",
                     default=0.2,

@@ -41,18 +41,14 @@ def describe_position(position: float, settings: SkewSettings, found: Setting | 
             f"{means} Not calibrated for this checkpoint: this is the default range, γ {LOWEST:g} to {HIGHEST:g}, and "
             "what it does here has not been measured. Calibrate (SAD) measures it."
         )
+    side = 1 if position > 0 else -1
     if gamma == 1.0:
-        side = 1 if position > 0 else -1
         if position and not own.is_open(side):
             return (
                 f"{means} The calibration found no γ that made pictures more {SIDES[side]}, so this is the plain model."
             )
         return f"{means} This is the plain model."
-    luck = (
-        ""
-        if own.is_sure(1 if position > 0 else -1)
-        else " The interval at this end holds 0: it may be the luck of the seeds."
-    )
+    luck = "" if own.is_sure(side) else " The interval at this end holds 0: it may be the luck of the seeds."
     return (
         f"{means} In the sweep two images at this γ lay {_change(found, own.unit)}, and each moved by "
         f"{_amount(found.drift)} (root mean square of pixels) from that of γ 1.{luck}"

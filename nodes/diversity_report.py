@@ -13,7 +13,7 @@ from ..sad_core.evaluation.measures import PIXELS, DiversityReport, FeatureSpace
 from .diversity_summary import summarise
 from .host.clip_vision import describe, embed, prompt_beside
 from .plots.diversity import draw_report
-from .shared import CATEGORY, SWEEP_ALIASES, sweep_inputs
+from .shared import CATEGORY, SWEEP_ALIASES, clip_vision_input, sweep_inputs
 
 
 class DiversityReportNode(io.ComfyNode):
@@ -34,14 +34,7 @@ class DiversityReportNode(io.ComfyNode):
             is_input_list=True,
             inputs=[
                 *sweep_inputs("The images of the sweep; each run a batch of the same seeds."),
-                io.ClipVision.Input(
-                    "clip_vision",
-                    optional=True,
-                    tooltip=(
-                        "Compares images by what they show, in the embeddings of this model (Load CLIP Vision). "
-                        "Without it they are compared as thumbnails, by colour and layout alone."
-                    ),
-                ),
+                clip_vision_input(),
                 io.Conditioning.Input(
                     "conditioning",
                     optional=True,

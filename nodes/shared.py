@@ -70,3 +70,15 @@ def sweep_inputs(images_tooltip: str) -> list[io.Input]:
         io.Image.Input("images", tooltip=images_tooltip),
         io.Float.Input("gamma", force_input=True, tooltip="The gamma output of Gamma Sweep (SAD)."),
     ]
+
+
+def clip_vision_input() -> io.Input:
+    """Return the input of a node that compares the images of a sweep: where they are compared."""
+    return io.ClipVision.Input(
+        "clip_vision",
+        optional=True,
+        tooltip=(
+            "Compares images by what they show, in the embeddings of this model (Load CLIP Vision). "
+            "Without it they are compared as thumbnails, by colour and layout alone."
+        ),
+    )

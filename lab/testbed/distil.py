@@ -27,6 +27,7 @@ from lab.demo.contact_sheet import draw_samples
 from lab.demo.model import NO_CATEGORY, DemoModel, save_model
 from lab.demo.sampling import TRAINING_TIMESTEPS, guide
 from lab.demo.train import Progress, Trainer, parse_training_options, train
+from lab.folders import expand_path
 from lab.testbed.data import add_data_option, divide, download, load_split, pad
 from lab.testbed.model import build_model, load_model
 from lab.testbed.shape import MODEL_FILE
@@ -141,7 +142,7 @@ def distil(
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add_data_option(parser)
-    parser.add_argument("--teacher", type=Path, default=MODEL_FILE)
+    parser.add_argument("--teacher", type=expand_path, default=MODEL_FILE)
     parser.add_argument("--guidance", type=float, default=GUIDANCE, help=f"of the teacher (default {GUIDANCE:g})")
     parser.add_argument("--minutes", type=float, default=60, help="of all students together, over all sessions")
     options = parse_training_options(parser, TWIN_FILE, PRIVATE_FOLDER)

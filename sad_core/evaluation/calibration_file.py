@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ..shown_text import shown
-from ..whole_file import whole_file
+from ..whole_file import size_of, whole_file
 from .calibration import Calibration, Point
 from .diversity import Estimate
 
@@ -34,13 +34,7 @@ def load_calibration(path: Path) -> Calibration:
     Raises:
         ValueError: no such file, too large, no calibration, of a newer version, or with numbers that make no sense.
     """
-    name = shown(path.name)
-    try:
-        size = path.stat().st_size if path.is_file() else None
-    except (OSError, ValueError):  # a name that no file can have
-        size = None
-    if size is None:
-        raise ValueError(f"There is no file {name}; choose a calibration that was saved before.")
+    name, size = shown(path.name), size_of(path, "calibration")
     if size > LARGEST_FILE:
         raise ValueError(f"{name} has {size / 2**20:.1f} MB, but a calibration has at most 1 MB; choose another file.")
     try:

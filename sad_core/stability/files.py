@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ..shown_text import shown
+from ..whole_file import size_of
 
 LOOKED_AT = 4096  # bytes of a file, to tell what it is
 # What reading a damaged header ends in.
@@ -39,13 +40,7 @@ def opened(path: Path, key: str, kind: str, saver: str, largest: int) -> Iterato
     """
     from safetensors import SafetensorError, safe_open
 
-    name = shown(path.name)
-    try:
-        size = path.stat().st_size if path.is_file() else None
-    except (OSError, ValueError):  # a name that no file can have
-        size = None
-    if size is None:
-        raise ValueError(f"There is no file {name}; choose a {kind} that was saved before.")
+    name, size = shown(path.name), size_of(path, kind)
     if size > largest:
         raise ValueError(
             f"{name} has {size / 2**20:.0f} MB, but a {kind} has at most {largest // 2**20} MB; choose another file."
