@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-GUIDANCE = 2.0
+GUIDANCE = 4.0  # of 1, 1.5, 2, 3, 4 and 6 the nearest to the validation part (gates.json)
 STEPS = 10
 SAMPLERS = ("euler", "euler_ancestral")
 GAMMAS = (-1.0, 0.0, 0.5, 0.8, 1.05, 1.2, 1.5, 2.0, 3.0)
@@ -115,9 +115,9 @@ def our_arms() -> Iterator[Arm]:
 
 def rivals() -> Iterator[Arm]:
     """What a ComfyUI user would turn instead: core nodes where there are any, else methods of `lab.testbed.rivals`."""
-    for scale in (1.0, 1.25, 1.5, 3.0, 4.0, 6.0):
+    for scale in (1.0, 1.5, 2.0, 3.0, 6.0, 8.0):
         yield Arm(f"CFG {scale:g}", "CFG", scale, guidance=scale)
-    for scale in (2.0, 3.0, 4.0):
+    for scale in (4.0, 6.0, 8.0):
         # Kynkäänniemi et al. 2024, https://arxiv.org/abs/2404.07724: guidance in the middle of the run alone.
         off = (use("CFGOverride", cfg=1.0, end_percent=0.2), use("CFGOverride", cfg=1.0, start_percent=0.8))
         yield Arm(f"CFG in an interval {scale:g}", "CFG in an interval", scale, off, guidance=scale)
@@ -130,10 +130,10 @@ def rivals() -> Iterator[Arm]:
         (0.7, 0.8, 0.9, 1.1, 1.2, 1.5),
         lambda q: [use("UNetSelfAttentionMultiply", q=q, k=1.0, v=1.0, out=1.0)],
     )
-    for scale in (2.0, 3.0, 4.0, 6.0):
+    for scale in (4.0, 6.0, 8.0, 12.0):
         apg = use("APG", eta=0.0, norm_threshold=0.0, momentum=-0.5)
         yield Arm(f"APG {scale:g}", "APG", scale, (apg,), guidance=scale)
-    for scale in (2.0, 3.0, 4.0):
+    for scale in (4.0, 6.0, 8.0):
         yield Arm(f"RescaleCFG {scale:g}", "RescaleCFG", scale, (use("RescaleCFG", multiplier=0.7),), guidance=scale)
     for name, node in (("PAG", "perturbed attention guidance"), ("SEG", "smoothed energy guidance")):
         yield from curve(name, (0.25, 0.5, 1.0, 2.0), lambda scale, node=node: [use(node, scale=scale, blocks=BUSY)])
@@ -143,7 +143,7 @@ def rivals() -> Iterator[Arm]:
     yield from curve("Epsilon Scaling", (0.99, 1.005, 1.01, 1.02), lambda s: [use("Epsilon Scaling", scaling_factor=s)])
     yield from curve("CADS", (0.85, 0.8, 0.7, 0.5), lambda start: [use("CADS", start=start)])
     yield from curve("noise on the class", (0.25, 0.5, 1.0, 2.0), lambda s: [use("noise on the condition", strength=s)])
-    for scale in (1.5, 2.0, 3.0):
+    for scale in (1.5, 2.0, 3.0, 4.0):
         yield Arm(f"autoguidance {scale:g}", "autoguidance", scale, guidance=scale, away_from_early=True)
     for factor in (0.9, 0.95, 1.05, 1.1):
         yield Arm(f"first noise {factor:g}", "first noise", factor, noise=factor)

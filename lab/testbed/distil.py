@@ -1,6 +1,6 @@
 """Distil the test bed's model into a twin that needs four model calls, with the guidance inside.
 
-    python -m lab.testbed.distil --guidance 3 --minutes 60     # writes twin.safetensors; may be stopped and goes on
+    python -m lab.testbed.distil --guidance 4 --minutes 60     # writes twin.safetensors; may be stopped and goes on
 
 Progressive distillation (Salimans and Ho 2022, https://arxiv.org/abs/2202.00512) of a guided teacher (Meng et al. 2023,
 https://arxiv.org/abs/2210.03142). One step of a student is to land where two steps of its teacher land:
@@ -28,6 +28,7 @@ from lab.demo.model import NO_CATEGORY, DemoModel, save_model
 from lab.demo.sampling import TRAINING_TIMESTEPS, guide
 from lab.demo.train import Progress, Trainer, parse_training_options, train
 from lab.folders import expand_path
+from lab.testbed.arms import GUIDANCE
 from lab.testbed.data import add_data_option, divide, download, load_split, pad
 from lab.testbed.model import build_model, load_model
 from lab.testbed.shape import MODEL_FILE
@@ -36,7 +37,6 @@ STUDENTS = (8, 4)  # their steps, one after the other
 TWIN_FILE = MODEL_FILE.with_name("twin.safetensors")
 PRIVATE_FOLDER = Path(__file__).with_name(".distilling")
 SHARE_OF_RATE = 0.2  # of the learning rate that the model itself was trained with
-GUIDANCE = 3.0
 
 
 def trailing(steps: int) -> list[int]:

@@ -48,7 +48,7 @@ from lab.testbed.judges import accuracy, features_of, load_judge
 from lab.testbed.model import STEPS, classes_of, draw, load_model
 from lab.testbed.shape import MODEL_FILE
 
-GUIDANCES = (1.0, 1.5, 2.0, 3.0)
+GUIDANCES = (1.0, 1.5, 2.0, 3.0, 4.0, 6.0)
 CHOICE_COUNT = 500  # samples for each of GUIDANCES
 FIRST_CHOICE_SEED = 1_000_000  # the final samples have the seeds from 0 on
 MEMORIES = 42

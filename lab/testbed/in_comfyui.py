@@ -76,12 +76,18 @@ class Bed:
 
 def load_bed(model: Path, early: Path | None = None) -> Bed:
     """The MODEL of a file, and of an early checkpoint."""
-    weights = load_file(model)
-    bed = Bed(unet_of(weights, COMFYUI_UNET_CONFIG), weights["context"].float())
+    bed = Bed(*_network(model))
     if early is not None:
-        weights = load_file(early)
-        bed.early, bed.early_context = unet_of(weights, COMFYUI_UNET_CONFIG), weights["context"].float()
+        bed.early, bed.early_context = _network(early)
     return bed
+
+
+def _network(path: Path) -> tuple[ModelPatcher, Tensor]:
+    """The MODEL and the tokens of each class of a file. On a CPU its convolutions are faster with channels last."""
+    weights = load_file(path)
+    model = unet_of(weights, COMFYUI_UNET_CONFIG)
+    model.model.to(memory_format=torch.channels_last)
+    return model, weights["context"].float()
 
 
 @cache

@@ -24,7 +24,7 @@ from lab.demo.classifier import Classifier
 from lab.evidence.bootstrap import Estimate
 from lab.evidence.results import write_json
 from lab.folders import expand_path
-from lab.testbed.arms import PLAIN, Arm, all_arms, plain_of, twin_arms
+from lab.testbed.arms import GUIDANCE, PLAIN, Arm, all_arms, plain_of, twin_arms
 from lab.testbed.data import add_data_option, divide, download, load_split
 from lab.testbed.draw import COUNT, FOLDER, Source
 from lab.testbed.frontier import curve_of, dominated_area, gain_at_equal
@@ -36,7 +36,7 @@ from lab.testbed.shape import MODEL_FILE
 
 NUMBERS = Path(__file__).with_name("numbers.json")
 NEUTRAL: dict[str, float | None] = {
-    **{"CFG": 2.0, "CFG off at first": 0.0, "Epsilon Scaling": 1.0, "CADS": 0.9, "noise on the class": 0.0},
+    **{"CFG": GUIDANCE, "CFG off at first": 0.0, "Epsilon Scaling": 1.0, "CADS": 0.9, "noise on the class": 0.0},
     **dict.fromkeys(("PAG", "PAG, middle", "SEG", "SAG"), 0.0),
     **dict.fromkeys(("CFG in an interval", "APG", "RescaleCFG", "autoguidance"), None),
 }  # of knobs that do nothing at another strength than 1, or at none
