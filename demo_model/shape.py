@@ -1,4 +1,4 @@
-"""What the demo model is called, where its file is and how it is shaped.
+"""The name, the file and the shape of the demo model.
 
 Plain values, so that hosts without diffusers can read them. A model that takes its place changes this file.
 """

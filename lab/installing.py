@@ -53,7 +53,7 @@ def install(command: Sequence[str], out: TextIO = sys.stderr) -> None:
 
 
 class Progress:
-    """What pip did so far, read from its lines."""
+    """Progress of pip, read from its output."""
 
     def __init__(self) -> None:
         self.packages = 0

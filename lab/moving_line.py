@@ -7,7 +7,7 @@ from typing import TextIO
 
 
 class MovingLine:
-    """Where `out` is a terminal one line moves. Elsewhere only what is kept is written, a line each."""
+    """One line that is redrawn on a terminal. On any other output, only the kept lines are written."""
 
     def __init__(self, out: TextIO) -> None:
         self._out = out

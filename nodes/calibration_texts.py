@@ -11,7 +11,7 @@ SIDES = {1: "creative", -1: "precise"}
 
 
 def describe_calibration(calibration: Calibration) -> str:
-    """What was measured, and the two ends."""
+    """Return the text about the measurement and both ends of the slider."""
     gammas = ", ".join(f"{point.gamma:g}" for point in calibration.points)
     counts = sorted({point.n for point in calibration.points})
     images = f"{counts[0]}" if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
@@ -32,7 +32,7 @@ def _end(calibration: Calibration, side: int) -> str:
 
 
 def describe_position(position: float, settings: SkewSettings, found: Setting | None, own: Calibration | None) -> str:
-    """What a position of the slider means for the MODEL it is on."""
+    """Return the meaning of a slider position for the MODEL at hand."""
     gamma = settings.gamma_schedule.gamma_range[0]
     window = "" if (settings.start, settings.end) == (0, 1) else f", from {settings.start:.0%} to {settings.end:.0%}"
     means = f"Position {position:g} is γ {gamma:.4g}, β {settings.beta:g}{window}."

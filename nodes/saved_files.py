@@ -1,4 +1,4 @@
-"""What the nodes that read a saved file have in common: a list of the files there are, and any other name as well."""
+"""The file input of nodes that read a saved file: a list of the existing files that also accepts other names."""
 
 from __future__ import annotations
 

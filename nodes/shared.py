@@ -1,4 +1,4 @@
-"""What the nodes share: category, search words, the types of their links, and inputs that several of them have."""
+"""The common parts of the nodes: category, search words, link types, and inputs that several nodes have."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""What the pack costs, as ratios of things timed in turn in one process: `python -m lab.benchmarks`."""
+"""The cost of the pack, as ratios of durations measured in turn in one process: `python -m lab.benchmarks`."""

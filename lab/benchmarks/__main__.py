@@ -1,4 +1,4 @@
-"""What the pack costs.
+"""Measure the cost of the pack.
 
     python -m lab.benchmarks                             # attention calls and memory, some minutes
     python -m lab.benchmarks --comfyui ~/ComfyUI    # and what needs a host: the import, whole sampling steps (12 GB)

@@ -1,4 +1,4 @@
-"""How long a start of ComfyUI waits for the pack, beyond torch and ComfyUI itself."""
+"""Measure the time that the pack adds to a start of ComfyUI, torch and ComfyUI itself not counted."""
 
 from __future__ import annotations
 

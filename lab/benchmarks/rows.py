@@ -34,7 +34,7 @@ class Row:
 
     @property
     def verdict(self) -> str:
-        """Whether the goal was met, or lies within the spread of what was measured."""
+        """True if the goal was met or lies within the spread of the measurements."""
         if self.goal is None:
             return ""
         return "met" if self.value <= self.goal else "within the spread" if self.low <= self.goal else "missed"

@@ -169,7 +169,7 @@ def sentences_of(refusal: dict[str, Any]) -> str:
 
 
 def is_answer(text: str) -> bool:
-    """Whether an answer is one plain sentence; those that list all sites of a model may be long."""
+    """Return whether an answer is one plain sentence. It may be long if it lists all sites of a model."""
     return is_one_sentence(text) or (is_one_sentence(text[:200] + ".") and len(text) < 700 and text.endswith("."))
 
 

@@ -108,7 +108,7 @@ def try_file(label: str, kind: FileKind, content: bytes, folder: Path, ledger: L
 
 
 def is_one_sentence(text: str) -> bool:
-    """Whether a refusal is what a user should read: one line that ends as a sentence does, and not too long."""
+    """Return whether an error is fit for a user: one line of moderate length that ends like a sentence."""
     return text.endswith((".", "?")) and len(text) <= LONGEST_REFUSAL and text.isprintable()
 
 

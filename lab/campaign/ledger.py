@@ -1,4 +1,4 @@
-"""How long a part of the campaign goes on, and what it found."""
+"""The limits of a part of the campaign, and its findings."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True)
 class Budget:
-    """How long a part goes on.
+    """The limits of a part.
 
     Attributes:
         runs: rounds at most.
@@ -33,7 +33,7 @@ class Budget:
 
 @dataclass
 class Ledger:
-    """What a part did.
+    """The findings of a part.
 
     Attributes:
         counts: of rounds by what they were, or how they ended.

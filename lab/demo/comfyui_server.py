@@ -104,12 +104,12 @@ class ComfyUIServer:
 
     @property
     def address(self) -> str:
-        """Where a browser finds the server."""
+        """The address of the server for a browser."""
         return f"http://127.0.0.1:{self.port}"
 
     @property
     def log(self) -> str:
-        """What the server has written so far."""
+        """The output of the server so far."""
         return self.log_file.read_text(encoding="utf-8", errors="replace")
 
     def get(self, path: str) -> Any:

@@ -1,4 +1,4 @@
-"""What γ does to the demo model: one picture, rows γ and columns seeds, and a table.
+"""Show the effect of γ on the demo model: one image with a row per γ and a column per seed, and a table.
 
 python -m lab.demo.gamma_sweep                           # through diffusers, no ComfyUI
 python -m lab.demo.gamma_sweep --comfyui ~/ComfyUI       # the same through a real ComfyUI server, and compares the two

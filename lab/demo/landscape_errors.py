@@ -17,7 +17,7 @@ from lab.testing.landscape_errors import Retrieval, landscape_errors
 
 
 def demo_retrievals(steps: int = 25, every: int = 1) -> list[Retrieval]:
-    """What every self-attention of the demo model retrieves, at every so many model calls of one sampling run."""
+    """Collect the retrievals of all self-attention of the demo model at every n-th model call of one sampling run."""
     found: list[Retrieval] = []
     original = F.scaled_dot_product_attention
 

@@ -125,6 +125,6 @@ def load_model(path: Path = MODEL_FILE, network: Callable[[], DemoModel] = DemoM
 
 
 def read_metadata(path: Path = MODEL_FILE) -> dict[str, str]:
-    """What training wrote beside the weights: steps, minutes, loss."""
+    """Return the metadata that training wrote beside the weights: steps, minutes, loss."""
     with safe_open(path, framework="pt") as file:
         return file.metadata() or {}

@@ -73,7 +73,7 @@ def guided_velocity(model: DemoModel, scaled: Tensor, timestep: Tensor, categori
 def first_latents(
     scheduler: EulerDiscreteScheduler, seeds: Sequence[int], shape: tuple[int, int, int] = LATENT_SHAPE
 ) -> Tensor:
-    """Where N seeds start, (N, *shape)."""
+    """Return the initial noise of N seeds, (N, *shape)."""
     noise = torch.cat([seed_noise(seed, shape) for seed in seeds])
     latents: Tensor = noise * (1 + scheduler.sigmas[0] ** 2) ** 0.5
     return latents

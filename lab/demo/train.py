@@ -44,7 +44,7 @@ NOISY_SHARE = 0.65  # timesteps are u to this power; 1 is uniform, less means no
 
 @dataclass
 class Progress:
-    """How far training has come over all sessions; `loss` is a running mean of the unweighted velocity error."""
+    """The progress of training over all sessions. `loss` is a running mean of the unweighted velocity error."""
 
     steps: int = 0
     seconds: float = 0.0
@@ -293,7 +293,7 @@ class Every:
         self.last = time.monotonic()
 
     def due(self) -> bool:
-        """Whether the time has come; asking starts the next wait."""
+        """Return whether the time has come. If it has, the next wait starts."""
         now = time.monotonic()
         if now - self.last < self.seconds:
             return False

@@ -1,1 +1,1 @@
-"""What γ and the stability measures really do, measured on the demo model with paired seeds and intervals."""
+"""The effects of γ and of the stability measures on the demo model, with paired seeds and intervals."""

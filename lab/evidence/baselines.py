@@ -1,4 +1,4 @@
-"""What γ has to be compared with: perturbed-attention guidance and self-attention guidance, from their papers.
+"""Two rivals of γ from their papers: perturbed-attention guidance and self-attention guidance.
 
 FreeU (Si et al., arXiv 2309.11497) comes from diffusers, and temperature is a factor on the first noise; sampling.py
 sets both.
@@ -72,7 +72,7 @@ def picture_and_noise(scaled: Tensor, velocity: Tensor, alpha: Tensor) -> tuple[
 
 
 def salient(queries: Tensor, keys: Tensor, size: int) -> Tensor:
-    """Where tokens are attended to more than the average token is: bool (N, 1, size, size).
+    """Mark the tokens that receive more attention than the average token: bool (N, 1, size, size).
 
     Args:
         queries, keys: (N, H, L, d) of a layer on a square grid; the attention is averaged over its heads.
@@ -109,7 +109,7 @@ def identity_attention(layer: Any) -> Iterator[None]:
 
 
 def _attend_to_oneself(layer: Any, hidden_states: Tensor, *_: object, **__: object) -> Tensor:
-    """What a diffusers attention layer would return, (B, L, C) in and out."""
+    """Return the output of a diffusers attention layer, (B, L, C) in and out."""
     out: Tensor = layer.to_v(hidden_states)
     for projection in layer.to_out:
         out = projection(out)

@@ -1,4 +1,4 @@
-"""How sure a number is: 95 % intervals over seeds, for means, differences, ratios, correlations and set measures.
+"""95 % intervals over seeds, for means, differences, ratios, correlations and set measures.
 
 The seeds are a sample of all seeds; the three categories and the real pictures are what they are. So seeds are drawn
 anew within each category, and the intervals say nothing about other categories, other pictures or another model.
@@ -164,7 +164,7 @@ def grouped(labels: Tensor) -> Tensor:
 
 
 def category_counts(labels: Tensor) -> list[int]:
-    """How many seeds each of the categories has."""
+    """Return the number of seeds of each category."""
     counts: list[int] = labels.unique(return_counts=True)[1].tolist()
     return counts
 

@@ -87,7 +87,7 @@ def _begin_worker() -> None:
 
 @contextmanager
 def results_of(jobs: Iterable[Job], processes: int) -> Iterator[Iterator[bytes]]:
-    """What `run` gives for the jobs, in their order; a single process is this one."""
+    """Yield the results of `run` for the jobs, in their order. With one process, this process runs them."""
     if processes == 1:
         yield map(run, jobs)
         return

@@ -30,7 +30,7 @@ def measure_setting(job: tuple[Path, Path, Setting, int]) -> dict[str, Any]:
 
 
 def measure_stability(job: tuple[Path, Path, Setting, int]) -> dict[str, Any]:
-    """What stability says about the samples of one setting; runs in a worker."""
+    """Measure the stability of the samples of one setting. Runs in a worker."""
     folder, data, setting, count = job
     return stability_and_quality(results_at(folder, data), setting, count)
 

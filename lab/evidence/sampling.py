@@ -111,7 +111,7 @@ def draw_latents(
 
 
 def velocity_under(model: DemoModel, setting: Setting, categories: Tensor, alphas: Tensor) -> Velocity:
-    """What the model under a setting answers, guidance included; `alphas` (1000,) are the schedule's cumulative ones.
+    """Return the guided prediction of the model under a setting. `alphas` (1000,) are the cumulative alphas.
 
     Each call puts γ on the model, or takes it off, as the timestep asks.
     """
@@ -135,7 +135,7 @@ def velocity_under(model: DemoModel, setting: Setting, categories: Tensor, alpha
 
 
 def is_active(setting: Setting, timestep: float) -> bool:
-    """Whether γ acts at a timestep 0...999; the end of the window is outside, unless it is 1."""
+    """Return whether γ acts at a timestep 0...999. The end of the window is outside, unless it is 1."""
     percent = 1 - timestep / TRAINING_TIMESTEPS
     return setting.start <= percent and (percent < setting.end or setting.end == 1.0)
 

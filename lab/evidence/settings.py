@@ -1,4 +1,4 @@
-"""Which settings the evidence compares: every one is drawn for the same seeds, so that any two pair up."""
+"""The settings that the evidence compares. All are drawn for the same seeds, so that any two are paired."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ FreeU = tuple[float, float, float, float]
 
 @dataclass(frozen=True)
 class Setting:
-    """How samples are drawn. Everything but name, sweep, count and `measured` may change a picture.
+    """The settings of a draw. Everything but name, sweep, count and `measured` may change a picture.
 
     Attributes:
         name: short and unique; also the name of the file.
@@ -56,13 +56,13 @@ class Setting:
 
     @property
     def evaluations(self) -> int:
-        """How often the model looks at one sample, from noise to picture."""
+        """The number of model calls for one sample, from noise to picture."""
         passes = 3 if self.pag or self.sag else 1 if self.guidance == 1.0 else 2
         return passes * self.steps
 
 
 def slug(**changes: Any) -> str:
-    """What changes the pictures, in words that suit a file name, such as `gamma_0.5_beta_3`; nothing is `plain`."""
+    """The changed settings in the form of a file name, such as `gamma_0.5_beta_3`, or `plain` for none."""
     words: list[str] = []
     for field in fields(Setting):
         value = changes.get(field.name, field.default)

@@ -1,4 +1,4 @@
-"""How stable each retrieval of a sampling step was: the five Hopfield measures by sample and site."""
+"""The stability of each retrieval of a sampling step: the five Hopfield measures by sample and site."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where samples are kept: one .safetensors file a setting, which grows by whole chunks and is never half written."""
+"""The store of samples: one .safetensors file per setting, which grows by whole chunks and is never half written."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class Store:
         return hashlib.sha256(whole.encode()).hexdigest()
 
     def count(self, setting: Setting) -> int:
-        """How many samples there are, of the seeds 0, 1, 2 ..."""
+        """Return the number of samples, which have the seeds 0, 1, 2 ..."""
         path = self.path(setting)
         if not path.exists():
             return 0

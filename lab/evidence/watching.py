@@ -1,4 +1,4 @@
-"""What the self-attention layers of the demo model were given and what they retrieved; the hooks change no bit."""
+"""Hooks that record the inputs and retrievals of the demo model's self-attention. They change no bit."""
 
 from __future__ import annotations
 

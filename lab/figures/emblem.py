@@ -30,7 +30,7 @@ def energy(x: np.ndarray, y: np.ndarray) -> np.ndarray:
 
 
 def path(start: tuple[float, float], gamma: float, steps: int = 1500, size: float = 0.01) -> np.ndarray:
-    """Where one goes down the landscape from `start`, pushed sideways by `gamma` times the slope."""
+    """Return the path down the landscape from `start`, pushed sideways by `gamma` times the slope."""
     points, place, small = [start], np.array(start), 1e-4
     for _ in range(steps):
         x, y = place

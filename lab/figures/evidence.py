@@ -50,7 +50,7 @@ def draw_figures(numbers: dict[str, Any], store: Store, folder: Path = IMAGES) -
 
 
 def save(figure: Figure, path: Path) -> None:
-    """As PNG, without touching pyplot."""
+    """Return the figure as PNG without using pyplot."""
     FigureCanvasAgg(figure).print_png(path)
 
 
@@ -76,7 +76,7 @@ def gamma_figure(numbers: dict[str, Any]) -> Figure:
 
 
 def is_in_the_grid(setting: Setting) -> bool:
-    """Whether γ and β alone differ from the plain model."""
+    """Return whether only γ and β differ from the unpatched model."""
     return setting.sweep in ("main", "grid") and setting.guidance == 2.0
 
 
@@ -88,13 +88,13 @@ def with_interval(axes: Axes, points: list[tuple[float, list[float]]], colour: s
 
 
 def reach(results: Sequence[list[float]]) -> list[list[float]]:
-    """How far the intervals of (value, low, high) reach below and above their values."""
+    """Return the lengths of the intervals of (value, low, high) below and above their values."""
     below = [max(0.0, value - low) for value, low, _ in results]
     return [below, [max(0.0, high - value) for value, _, high in results]]
 
 
 def plane_figure(numbers: dict[str, Any]) -> Figure:
-    """What each knob does to fidelity and diversity at once, each a line from the plain model at (0, 0)."""
+    """Draw the joint effect of each knob on fidelity and diversity, as a line from the unpatched model at (0, 0)."""
     figure = Figure(figsize=(10.2, 7), dpi=100, layout="constrained")
     axes = figure.subplots()
     families: dict[str, tuple[str, str, Callable[[Setting], bool], str]] = {

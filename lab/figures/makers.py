@@ -1,4 +1,4 @@
-"""Which command makes which committed picture, and what it needs. Needs only the standard library.
+"""The command that makes each committed picture, and its requirements. Needs only the standard library.
 
 docs/figures.md is written from this table by `python -m lab.generate.figures_page`.
 """

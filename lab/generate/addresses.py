@@ -56,7 +56,7 @@ def version(root: Path = ROOT) -> str:
 
 
 def address_of(path: str, slug: str, root: Path = ROOT) -> str:
-    """Where a path of the repository is on the network: a picture itself, the page of any other file or folder."""
+    """Return the URL of a path of the repository: a picture itself, or the page of any other file or folder."""
     if path.endswith(PICTURES):
         return f"{RAW}/{slug}/{BRANCH}/{path}"
     kind = "tree" if (root / path.partition("#")[0]).is_dir() else "blob"

@@ -50,7 +50,7 @@ def _named(name: str, tooltip: str | None) -> dict[str, str]:
 
 
 def promise(nodes: Sequence[Any]) -> dict[str, dict[str, list[Any]]]:
-    """What saved graphs rely on, by node id.
+    """Return the parts of the schemas that saved graphs rely on, by node id.
 
     A graph stores the values of widgets by their order (required inputs first, then optional ones) and links to
     outputs by their number; an API prompt and links to inputs go by name.
@@ -71,13 +71,13 @@ def promise(nodes: Sequence[Any]) -> dict[str, dict[str, list[Any]]]:
 
 
 def is_widget(kind: str, options: dict[str, Any] | None = None) -> bool:
-    """Whether the editor draws a widget for an input of this type, whose value a graph then stores."""
+    """Return whether the editor draws a widget for an input of this type. A graph stores the widget's value."""
     drawn = {"INT", "FLOAT", "STRING", "BOOLEAN", "COMBO", "CURVE"}
     return bool(drawn & set(str(kind).split(","))) and not (options or {}).get("forceInput")
 
 
 def broken(promised: dict[str, dict[str, list[Any]]], found: dict[str, dict[str, list[Any]]]) -> list[str]:
-    """What of the promise no longer holds: all of it must come first and in its order; new things may follow.
+    """Return the broken parts of a promise. All of it must come first and in order. New parts may follow.
 
     Required inputs may become optional, as long as the order of all inputs stays: the required ones, then the optional
     ones, which is the order of their sockets.
@@ -92,7 +92,7 @@ def broken(promised: dict[str, dict[str, list[Any]]], found: dict[str, dict[str,
 
 
 def _became_optional(promised: dict[str, list[Any]], found: dict[str, list[Any]]) -> bool:
-    """Whether all that changed is that fewer inputs are required."""
+    """Return whether the only change is that fewer inputs are required."""
     before, after = ([each for part in INPUTS for each in parts.get(part, [])] for parts in (promised, found))
     fewer = all(each in promised["required"] for each in found.get("required", []))
     return fewer and after[: len(before)] == before

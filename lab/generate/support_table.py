@@ -84,7 +84,7 @@ def since(name: str, newer: Mapping[str, str]) -> str:
 
 
 def factors(row: Family) -> str:
-    """Whether the γ of text and the γ across act in a family."""
+    """Return whether γ of the text tokens and γ across act in a family."""
     return "yes" if row.is_joint else "no"
 
 

@@ -53,7 +53,7 @@ class Node:
 
     @property
     def properties(self) -> dict[str, Any]:
-        """Which pack and version brings the node, so that ComfyUI-Manager finds it where it is missing."""
+        """Return the pack and version that provide the node, so that ComfyUI-Manager finds it if it is missing."""
         if self.type == "MarkdownNote":
             return {}
         if self.type.startswith("SAD"):

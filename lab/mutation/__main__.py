@@ -55,7 +55,7 @@ def copy_tree(folder: Path) -> None:
 
 
 def is_noticed(mutant: Mutant, tree: Path, host: Path | None) -> bool:
-    """Whether a test fails with the fault planted in `tree`; the tree is whole again afterwards.
+    """Return whether a test fails with the fault planted in `tree`. The tree is restored afterwards.
 
     Raises:
         RuntimeError: no test ran, so that nothing can be said.

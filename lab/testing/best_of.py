@@ -30,7 +30,7 @@ def inputs_of(
     latent: dict[str, Any] | None = None,
     guider: Any = None,
 ) -> dict[str, Any]:
-    """What ComfyUI's SamplerCustomAdvanced takes, for the first seed `SEED`."""
+    """Return the inputs of ComfyUI's SamplerCustomAdvanced for the first seed `SEED`."""
     model = family.model if model is None else model
     sampling = model.get_model_object("model_sampling")
     return {
@@ -43,7 +43,7 @@ def inputs_of(
 
 
 def alone(inputs: dict[str, Any], offset: int) -> Any:
-    """What ComfyUI's own node gives for the seed so far from the first one."""
+    """Return the result of ComfyUI's own node for the seed with this offset from the first one."""
     noise = execute(custom_sampler.RandomNoise, noise_seed=SEED + offset)[0]
     return execute(custom_sampler.SamplerCustomAdvanced, **{**inputs, "noise": noise})[0]["samples"]
 

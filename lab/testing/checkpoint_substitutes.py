@@ -1,4 +1,4 @@
-"""What stands in for the parts of a checkpoint when a shared workflow is queued in a test.
+"""Substitutes for the parts of a checkpoint, for shared workflows that a test queues.
 
 SD1.5 and SDXL workflows get the demo model, which is one of their kind and has real weights, by the node that users put
 in the place of the loader, the texts and the latent. The other families, and CLIP vision, get a tiny model of the real

@@ -1,4 +1,4 @@
-"""What a diffusers model returns under γ by the definition, in float64, read in no code of the pack."""
+"""The output of a diffusers model under γ by the definition in float64, without any code of the pack."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from .diffusers_models import DiffusersRow
 
 
 def predict(row: DiffusersRow, model: nn.Module, batch: int = 2) -> Tensor:
-    """What the model returns for the row's inputs."""
+    """Return the output of the model for the row's inputs."""
     with torch.no_grad():
         return row.result(model(**row.inputs(batch)))
 

@@ -29,7 +29,7 @@ def render(page: Any, renderer: str) -> None:
 
 
 def is_error(message: Any) -> bool:
-    """Whether a line of the browser's console is an error that a workflow or this pack could have caused."""
+    """Return whether a line of the browser's console is an error that a workflow or this pack could cause."""
     return message.type == "error" and not message.text.startswith(NOT_OURS)
 
 

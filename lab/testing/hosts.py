@@ -1,4 +1,4 @@
-"""Where the ComfyUI hosts of the tests are, and a newer front end.
+"""Find the ComfyUI hosts of the tests, and a newer front end.
 
     python -m lab.testing.hosts main       prints the folder of the host the pack is made for, or exits with 1
     python -m lab.testing.hosts oldest     the same for the oldest host the pack supports
@@ -70,7 +70,7 @@ def _find(variable: str, places: list[Path | None], version: str) -> Path | None
 
 
 def _given(variable: str, is_one: Callable[[Path], bool], what: str, other: Callable[[], Path | None]) -> Path | None:
-    """What `variable` names, which has to be one; what `other` finds where it names nothing."""
+    """Return the folder that `variable` names, which must be valid, or else the result of `other`."""
     if not os.environ.get(variable):
         return other()
     chosen = expand_path(os.environ[variable])
@@ -81,12 +81,12 @@ def _given(variable: str, is_one: Callable[[Path], bool], what: str, other: Call
 
 
 def is_front_end(folder: Path) -> bool:
-    """Whether `folder` is a front end that a ComfyUI can show."""
+    """Return whether `folder` holds a front end that ComfyUI can serve."""
     return (folder / "index.html").is_file()
 
 
 def is_host(folder: Path) -> bool:
-    """Whether `folder` is a ComfyUI."""
+    """Return whether `folder` is a ComfyUI."""
     return (folder / "comfyui_version.py").is_file() and (folder / "comfy" / "model_patcher.py").is_file()
 
 

@@ -1,4 +1,4 @@
-"""How far the probe's depth and curvature lie from those of the dense spectrum in float64."""
+"""Errors of the probe's depth and curvature against the dense spectrum in float64."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Retrieval = tuple[Tensor, Tensor, Tensor]  # queries, keys and what was retrieve
 
 
 class LandscapeErrors(NamedTuple):
-    """What the probe reports of N heads, less what the dense spectrum in float64 gives, as shares of λ₁ − λ_min.
+    """Return the probe's values of N heads minus those of the dense spectrum in float64, as shares of λ₁ − λ_min.
 
     Attributes:
         depth, curvature: `(N,)`, absolute, each of a mean over the patterns.

@@ -73,7 +73,7 @@ class Seen:
 
     @cached_property
     def effects(self) -> dict[tuple[str, float], float]:
-        """What `effect` has found for this call."""
+        """The result of `effect` for this call."""
         return {}
 
 
@@ -152,7 +152,7 @@ def stated(
     text: float = 1.0,
     cross: float = 1.0,
 ) -> Tensor:
-    """What skew attention is for this call, stated plainly in float64, with γ in the image block alone.
+    """State skew attention for this call plainly in float64, with γ only in the image block.
 
     Args:
         text, cross: what Γ is in the block of all other tokens and in the two blocks between.

@@ -255,7 +255,7 @@ def sites_without_a_place(model: ModelPatcher, sites: list[Site]) -> list[Site]:
 
 
 def is_replaced(site: Site, model: ModelPatcher) -> bool:
-    """Whether another node has replaced the module of a site, or one around it, or a sensor of it, by an object patch.
+    """Return whether an object patch of another node replaced a site's module, its parent or its sensor.
 
     ComfyUI applies object patches in the order they were made (comfy/model_patcher.py, `patch_model`), so it would look
     for our site in their module. Where their patch comes after ours, ours is in the module that theirs calls.
@@ -267,7 +267,7 @@ def is_replaced(site: Site, model: ModelPatcher) -> bool:
 def describe_plan(
     model: str, settings: SkewSettings, chosen: list[Site], held: list[Site], sites: list[Site], spared: list[Site]
 ) -> str:
-    """What will be done, in lines for people; what cannot be done as asked is said too.
+    """Return the plan in lines for people, with everything that cannot be done as asked.
 
     Args:
         model: its name.

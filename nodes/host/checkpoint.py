@@ -32,7 +32,7 @@ def numbers_of(model: ModelPatcher) -> tuple[float, ...]:
 
 
 def are_the_same(one: Sequence[float], other: Sequence[float]) -> bool:
-    """Whether two checkpoints have the same numbers, but for rounding; True where those of one are not known."""
+    """Return whether two checkpoints agree up to rounding. True if the numbers of one are unknown."""
     if not one or not other:
         return True
     scale = max(map(abs, (*one, *other)))

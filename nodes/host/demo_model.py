@@ -61,7 +61,7 @@ class DemoConfig(comfy.supported_models.SD15):
 
 
 class Bands(nn.Module):
-    """What stands in the place of an autoencoder: the Haar transform and the whitening of the demo model."""
+    """The demo model's substitute for an autoencoder: the Haar transform and the whitening."""
 
     mean: Tensor
     std: Tensor
@@ -145,7 +145,7 @@ def unet_of(weights: Mapping[str, Tensor], unet_config: Mapping[str, Any] = COMF
 
 
 def conditioning_of(weights: Mapping[str, Tensor], category: str | None) -> list[Any]:
-    """What the model has learned to call a category, or, for None, no category."""
+    """Return the learned conditioning of a category, or of no category for None."""
     row = NO_CATEGORY if category is None else CATEGORIES.index(category)
     return [[weights["context"][[row]].float(), {}]]
 

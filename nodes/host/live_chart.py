@@ -76,7 +76,7 @@ class LiveChart:
         send_event(EVENT, self.message(points), to_all=self.workflow != NO_ID)
 
     def message(self, points: list[Point] | None = None) -> dict[str, Any]:
-        """What the browser gets: whose run this is, and these points of it, or all."""
+        """Return the message to the browser: the node of the run, and the given points or all points."""
         with self._lock:
             return {
                 "node": self.node_id,

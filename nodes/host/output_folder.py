@@ -76,7 +76,7 @@ def _inside(name: str, field: str) -> Path:
 
 
 def _can_be_a_name(name: str) -> bool:
-    """Whether file systems take a name, and people can read it."""
+    """Return whether a name is legible and valid on every file system."""
     if not name.isprintable() or len(name.encode()) > LONGEST_NAME:
         return False
     return all(len(part.encode()) <= LONGEST_PART for part in name.split("/"))

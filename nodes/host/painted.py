@@ -53,12 +53,12 @@ class PaintedMask:
 
     @property
     def is_empty(self) -> bool:
-        """Whether nothing is painted."""
+        """True if the mask is 0 everywhere."""
         return not bool(self.pixels.any())
 
     @property
     def is_full(self) -> bool:
-        """Whether everything is painted, so that it is as no mask."""
+        """True if the mask is 1 everywhere, which equals no mask."""
         return bool((self.pixels == 1).all())
 
     def describe(self) -> str:

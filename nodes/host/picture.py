@@ -1,4 +1,4 @@
-"""Where the tokens of a site lie in the picture."""
+"""The positions of a site's tokens in the image."""
 
 from __future__ import annotations
 

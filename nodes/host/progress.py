@@ -1,4 +1,4 @@
-"""How far a sampling run is: the p in [0, 1] at which ComfyUI's `percent_to_sigma(p)` gives the current sigma."""
+"""Progress of a sampling run: the p in [0, 1] at which ComfyUI's `percent_to_sigma(p)` is the current sigma."""
 
 from __future__ import annotations
 

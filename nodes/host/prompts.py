@@ -1,4 +1,4 @@
-"""Which prompt each row of a model call was made from.
+"""Find the prompt of each row of a model call.
 
 ComfyUI's `cond_or_uncond` marks are indices into the list of prompts that one evaluation got, not names. Another
 guider, or a node that evaluates the model once more, hands over another list. A guider keeps its conditionings by
@@ -216,7 +216,7 @@ def _names_of(own: tuple[Any, ...], ids: Mapping[str, tuple[Any, ...]]) -> tuple
 
 
 def _are_the_same(one: Any, other: Any) -> bool:
-    """Whether two conditionings, or parts of them, are the same object or have equal numbers."""
+    """Return whether two conditionings, or parts of them, are the same object or have equal numbers."""
     if one is other:
         return True
     if isinstance(one, Tensor) or isinstance(other, Tensor):

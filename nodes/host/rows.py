@@ -1,4 +1,4 @@
-"""Which samples the rows of a model call are, where they are not all samples of the run in their order."""
+"""The sample of each row of a model call, for calls that do not hold all samples of the run in order."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which of several sampling runs made what is wired to a node.
+"""Find the sampling run that made the input of a node.
 
 The handle of a node keeps its last runs, and what is wired to the reader of that handle may come from any of them, or
 from none: the sampler can be wired to another model later, and ComfyUI takes unchanged results from its cache. So a run
@@ -23,7 +23,7 @@ HANDLE_GIVERS = frozenset({"SADSkewAttention", "SADStabilityProbe"})
 
 
 class Prompt(Protocol):
-    """What is asked of ComfyUI's `DynamicPrompt`: the nodes that were queued, and those made while they run."""
+    """The used part of ComfyUI's `DynamicPrompt`: the queued nodes and those created during the run."""
 
     def has_node(self, node_id: str) -> bool: ...
 
@@ -34,7 +34,7 @@ class Prompt(Protocol):
 
 @dataclass(frozen=True)
 class Origin:
-    """Where a sampling run began.
+    """The origin of a sampling run.
 
     Attributes:
         digests: of the node that ran, and of the nodes that made this node while the prompt ran.

@@ -1,4 +1,4 @@
-"""What really happened: a record of every sampling run that went through a patched model."""
+"""The record of every sampling run that went through a patched model."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ NEVER_CALLED = "another node computes or skips this attention, or the model did 
 
 @dataclass
 class SiteTally:
-    """What one site did in the model call that is going on.
+    """The actions of one site in the current model call.
 
     Every site has a tally of its own, at zero when a model call starts. So a compiled graph of one site serves all.
 

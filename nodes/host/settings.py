@@ -1,4 +1,4 @@
-"""What a user asked for, frozen before anything is patched."""
+"""The settings that a user chose, frozen before anything is patched."""
 
 from __future__ import annotations
 
@@ -94,21 +94,21 @@ class SkewSettings:
 
     @property
     def is_neutral(self) -> bool:
-        """Whether the model comes out as it went in, so that nothing needs to be patched."""
+        """True if the settings leave the model unchanged, so that nothing needs to be patched."""
         nothing_painted = self.mask is not None and self.mask.is_empty
         return (self.gamma_schedule.is_neutral and not self.is_modal) or self.beta == 0.0 or nothing_painted
 
     @property
     def is_modal(self) -> bool:
-        """Whether joint attention has a γ of its own beside the image or across."""
+        """True if joint attention has its own γ for text tokens or across."""
         return (self.gamma_text, self.gamma_cross) != (1.0, 1.0)
 
     def acts_in(self, prompts: Iterable[Prompt]) -> bool:
-        """Whether γ acts on the rows of one of these prompts; always where it acts on all."""
+        """Return whether γ acts on the rows of one of these prompts. True if it acts on all prompts."""
         return self.apply_to == "both" or any(map(self.wants, prompts))
 
     def wants(self, prompt: Prompt) -> bool:
-        """Whether γ acts on the rows of this prompt."""
+        """Return whether γ acts on the rows of this prompt."""
         return self.apply_to == "both" or SIDE_OF[self.apply_to] in prompt.sides
 
     def gammas_at(self, progress: float) -> Gammas:
@@ -142,7 +142,7 @@ class SkewSettings:
 
 @dataclass(frozen=True)
 class ProbeSettings:
-    """What one Stability Probe node measures.
+    """The settings of one Stability Probe node.
 
     Attributes:
         measures: which of `TRACE_MEASURES`.

@@ -1,4 +1,4 @@
-"""What all plots share: colours, new figures, figures as images, and what is shown where matplotlib is missing.
+"""The common parts of all plots: colours, new figures, figures as images, and the fallback without matplotlib.
 
 Only the files of this folder import matplotlib, when something is drawn, and never through pyplot: pyplot keeps figures
 and a backend for the whole process, which belongs to ComfyUI.

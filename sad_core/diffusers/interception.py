@@ -25,7 +25,7 @@ from .layouts import Layout
 
 @dataclass
 class SkewSettings:
-    """What `set_skew_attention` was called with. Nobody changes it afterwards.
+    """The arguments of one `set_skew_attention` call. They never change afterwards.
 
     It is not frozen, because PyTorch 2.8 makes a graph anew where any field of a frozen dataclass or of a tuple has
     another value, even one that the graph does not read.

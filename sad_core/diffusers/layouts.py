@@ -1,4 +1,4 @@
-"""Where the image tokens are in one attention call of a diffusers layer.
+"""The position of the image tokens in one attention call of a diffusers layer.
 
 A rule is called with the arguments of the layer and returns a `Layout`, or None where the call is no self-attention.
 It reads shapes and never a value, so that a compiled graph may hold it.

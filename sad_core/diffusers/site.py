@@ -71,7 +71,7 @@ class SkewSite:
         return out
 
     def _plain(self, *args: Any, **kwargs: Any) -> Any:
-        """What the layer returns without γ."""
+        """Return the output of the layer without γ."""
         return self.own(self.attention, *args, **kwargs) if self.inner is None else self.inner(*args, **kwargs)
 
     def _input(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:

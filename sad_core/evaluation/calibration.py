@@ -24,7 +24,7 @@ FEWEST_IMAGES = 3  # of a γ, for an interval
 
 @dataclass(frozen=True)
 class Point:
-    """What a sweep measured at one γ.
+    """The measurements of a sweep at one γ.
 
     Attributes:
         gamma: γ.
@@ -43,7 +43,7 @@ class Point:
 
 @dataclass(frozen=True)
 class Setting:
-    """Where a slider stands.
+    """A slider position and its settings.
 
     Attributes:
         gamma: γ.
@@ -101,11 +101,11 @@ class Calibration:
         return Setting(gamma, self._between(gamma, "change"), self._between(gamma, "drift"))
 
     def is_open(self, side: int) -> bool:
-        """Whether the slider moves γ on the side 1 (creative) or −1 (precise)."""
+        """Return whether the slider moves γ on the side 1 (creative) or −1 (precise)."""
         return self.at(float(side)).gamma != 1.0
 
     def is_sure(self, side: int) -> bool:
-        """Whether the change of the diversity at the end of a side leaves out 0."""
+        """Return whether the interval of the change in diversity at the end of a side excludes 0."""
         change = self.at(float(side)).change
         return change.low > 0 if side > 0 else change.high < 0
 

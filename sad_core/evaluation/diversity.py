@@ -27,12 +27,12 @@ class Estimate:
 
     @property
     def exists(self) -> bool:
-        """Whether there is a number at all."""
+        """True if there is a value."""
         return math.isfinite(self.value)
 
     @property
     def has_interval(self) -> bool:
-        """Whether there were enough images for an interval."""
+        """True if there were enough images for an interval."""
         return math.isfinite(self.low) and math.isfinite(self.high)
 
 

@@ -33,7 +33,7 @@ NOT_THERE = Estimate()
 
 @dataclass(frozen=True)
 class FeatureSpace:
-    """Where images are compared.
+    """A feature space in which images are compared.
 
     Attributes:
         name: for the table and the summary.

@@ -1,4 +1,4 @@
-"""Which of many samples to go on with: when to decide, how many to keep, and which of them."""
+"""Choose among many samples: the steps of decisions, the number to keep, and the samples to keep."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is normal for a model: mean, spread and quantiles of each measure by site, pass and tenth of the run.
+"""The normal range of a model: mean, spread and quantiles of each measure by site, pass and tenth of the run.
 
 Every mean over the heads of one sample at one step counts as one value. Progress is cut into tenths, so runs of 20 and
 of 30 steps compare. Baselines are never changed. Adding runs one by one gives the counts and quantiles of adding them

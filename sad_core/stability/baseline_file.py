@@ -39,7 +39,7 @@ def save_baseline(baseline: StabilityBaseline, path: str | Path) -> None:
 
 
 def has_baseline(path: str | Path) -> bool:
-    """Whether a file has the header of a baseline, of which no more than the first bytes are read."""
+    """Return whether a file has the header of a baseline. Reads only the first bytes."""
     return has_header(path, HEADER)
 
 

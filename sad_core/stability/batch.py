@@ -24,7 +24,7 @@ LANDSCAPE_MEASURES = ("depth", "relative curvature")
 
 @dataclass(frozen=True)
 class BatchedMeasures:
-    """What a `StabilityBatch` found at one retrieval, on the CPU.
+    """The measures of a `StabilityBatch` at one retrieval, on the CPU.
 
     Attributes:
         values: `(B, measures, H)`, each a mean over the patterns.
@@ -128,7 +128,7 @@ class StabilityBatch:
         return [places.get(id(each)) or self._unknown(each) for each in self._retrievals]
 
     def _unknown(self, retrieval: _Retrieved) -> BatchedMeasures:
-        """What is known of a retrieval whose sums were lost, as where memory ran out over them."""
+        """Return NaN measures for a retrieval whose sums were lost, for example for lack of memory."""
         return BatchedMeasures(torch.full((retrieval.batch, len(self.measures), retrieval.heads), torch.nan), False)
 
     def _read(self) -> None:

@@ -61,7 +61,7 @@ class Projection(NamedTuple):
 
 
 class Extremes(NamedTuple):
-    """What follows for each pattern, `(N, P)`, and for each head, `(N, 1)`.
+    """Values for each pattern, `(N, P)`, and for each head, `(N, 1)`.
 
     Attributes:
         depth, curvature: as in `HopfieldStability`.
@@ -202,7 +202,7 @@ def _curvature(values: Tensor, vectors: Tensor, parts: Tensor, overlap: Tensor) 
 
 
 def _is_uncertain(values: Tensor, vectors: Tensor, coupling: Tensor, spread: Tensor) -> Tensor:
-    """Whether one of the ends may be off by too much, `(N, 1)`.
+    """Return whether the error of one of the ends may exceed the tolerance, `(N, 1)`.
 
     An eigenvalue lies within the residual r of an approximation to it, and where no other lies within g of it, within
     r²/g.

@@ -27,7 +27,7 @@ TOWARD, AWAY = DIRECTIONS = ("toward 1", "away from 1")
 
 @dataclass(frozen=True)
 class FeedbackSettings:
-    """How γ follows a score.
+    """The control law by which γ follows a score.
 
     Attributes:
         score: what is followed, and in which window of the run.
@@ -120,7 +120,7 @@ class FeedbackSettings:
 
 
 class State(NamedTuple):
-    """Where feedback has brought the γ of a sample.
+    """The state of feedback for one sample.
 
     Attributes:
         added: to the distance of γ from 1.
@@ -133,7 +133,7 @@ class State(NamedTuple):
 
 @dataclass
 class Observed:
-    """What was measured at one place: how far the run was, and the values of each evaluation."""
+    """The measurements at one site: the progress of the run, and the values of each evaluation."""
 
     progress: float
     evaluations: list[dict[Key, float]]

@@ -16,7 +16,7 @@ DAMAGE = (KeyError, TypeError, ValueError, ArithmeticError, IndexError, Attribut
 
 
 def has_header(path: str | Path, key: str) -> bool:
-    """Whether a file has the header named `key`, of which no more than the first bytes are read."""
+    """Return whether a file has the header named `key`. Reads only the first bytes."""
     try:
         with Path(path).open("rb") as file:
             return f'"{key}"'.encode() in file.read(LOOKED_AT)

@@ -64,7 +64,7 @@ class StabilityRun:
         check_choice("kind", self.kind, KINDS)
 
     def __getstate__(self) -> dict[str, Any]:
-        """What a copy begins with: all that was measured until now."""
+        """Return the state of a copy: all measurements until now."""
         with self._lock:
             return {**vars(self), "notes": list(self.notes), "_steps": list(self._steps), "_lock": None}
 

@@ -1,4 +1,4 @@
-"""Whether a run leaves what is normal for its model, in sentences."""
+"""Report in sentences whether a run leaves the normal range of its model."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ DEVIATIONS = 3.0  # of the share that lies outside by chance
 
 @dataclass(frozen=True)
 class Shift:
-    """How far a measure of a run lies outside of the normal band.
+    """The deviation of a run's measure from the normal band.
 
     Attributes:
         measure: its name.

@@ -124,7 +124,7 @@ class SiteSums:
 
     @property
     def factors_of_unit_length(self) -> Tensor:
-        """What makes each pattern one of unit length, `(N, P)`; 0 where only rounding is left of a constant one."""
+        """Factors that normalise each pattern, `(N, P)`. 0 for a constant pattern, of which only rounding is left."""
         width = self.gram.shape[-1]
         return unit_factors(self.lengths[:, width:], self.means[:, width:], self.tokens)
 

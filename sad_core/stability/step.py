@@ -39,7 +39,7 @@ def split_pass(pass_name: str) -> tuple[str, str]:
 
 
 def is_of(pass_name: str, wanted: str) -> bool:
-    """Whether a pass is the wanted one, or a further one of the same name; cond is positive, uncond is negative."""
+    """Return whether a pass has the given name or a numbered form of it. cond means positive, uncond negative."""
     today, of_all = (Sample(each, 0).today.pass_name for each in (pass_name, wanted))
     return today == of_all or split_pass(today)[0] == of_all
 

@@ -43,7 +43,7 @@ class StabilityTrace:
         self._lock = threading.Lock()
 
     def __getstate__(self) -> dict[str, Any]:
-        """What a copy begins with: the runs until now."""
+        """Return the state of a copy: the runs until now."""
         return {"_runs": list(self.runs), "unmeasured": self.unmeasured}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -108,7 +108,7 @@ class StabilityTrace:
 
     @staticmethod
     def is_saved_in(path: str | Path) -> bool:
-        """Whether a file has the header of a trace, of which no more than the first bytes are read."""
+        """Return whether a file has the header of a trace. Reads only the first bytes."""
         return has_header(path, HEADER)
 
     @staticmethod

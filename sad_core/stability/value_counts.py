@@ -1,4 +1,4 @@
-"""How often each value was seen, in many cells at once, for quantiles that do not depend on the order of the values.
+"""Counts of each value in many cells at once, for quantiles that do not depend on the order of the values.
 
 Values are rounded to 12 bits after the leading one, so a quantile is right to one part in 8,000, and the table stops to
 grow once its cells have seen all values near theirs.

@@ -33,7 +33,7 @@ def resident() -> int:
 
 
 class LookNode(io.ComfyNode):
-    """What is alive in the process, as JSON."""
+    """Return the counts of the objects alive in the process, as JSON."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -86,7 +86,7 @@ class FailNode(io.ComfyNode):
 
 
 class CampaignExtension(ComfyExtension):
-    """What ComfyUI loads."""
+    """Return the extension that ComfyUI loads."""
 
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
         return [LookNode, FailNode]

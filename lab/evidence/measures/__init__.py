@@ -1,4 +1,4 @@
-"""What is measured of the samples of one setting, and against what.
+"""The measures of the samples of one setting, and their references.
 
     real = load_real(folder)                        # once
     plain = embed(plain_pictures, labels)           # once; labels are seed % 3
@@ -118,7 +118,7 @@ def on_the_manifold(samples: Embedded, real: Real) -> dict[str, Tensor]:
 
 
 def as_asked(samples: Embedded) -> dict[str, Tensor]:
-    """Whether the judge sees the category that was asked for, and how surely."""
+    """Return whether the judge sees the requested category, and its probability."""
     features = samples.features["classifier"]
     return {
         "agreement": agreement.agreement(features, samples.labels),

@@ -1,4 +1,4 @@
-"""How near a sample is to the pictures the model was trained on, and how far it is a mixture of several of them.
+"""The distance of a sample from the training pictures, and the degree to which it mixes several of them.
 
 The model knows M = 42 pictures by heart, so a "metastable mixture" can be counted. Nearness alone rewards memorising:
 read these beside the same numbers of pictures the model never saw, which are the null of both indices.
@@ -31,7 +31,7 @@ def nearest_own(samples: Tensor, labels: Tensor, memories: Tensor, memory_labels
 
 
 def mixture_index(samples: Tensor, memories: Tensor) -> Tensor:
-    """How much of what the best memory leaves unexplained a second one explains: (N, d), (M, d) -> (N,) in [0, 1].
+    """The share of the best memory's residual that a second memory explains: (N, d), (M, d) -> (N,) in [0, 1].
 
     d₁ = min_i ‖y − m_i‖²,   d₂ = min over i ≠ j and w in [0, 1] of ‖y − (w m_i + (1 − w) m_j)‖²,   index = 1 − d₂ / d₁.
 

@@ -1,4 +1,4 @@
-"""How far samples lie apart, and how far a setting moved them from the plain model's picture of the same seed."""
+"""Distances between samples, and between a sample and the unpatched model's picture of the same seed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the measures of whole sets share: they are functions of places, and mean the same at every number of samples.
+"""The common form of measures of whole sets: functions of indices whose scale does not depend on the set's size.
 
 A set measure takes the places (n,) of some of the samples it was made for and answers one number, so that resampling
 costs lookups in matrices that are computed once.

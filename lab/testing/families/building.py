@@ -204,7 +204,7 @@ def number_conditioner(**features: Any) -> dict[str, Tensor]:
 
 
 def vision(name: str) -> SimpleNamespace:
-    """What a CLIP vision model gives for a picture."""
+    """A substitute for the output of a CLIP vision model."""
     return SimpleNamespace(penultimate_hidden_states=draw(f"picture {name}", (1, 257, 1280)), all_hidden_states=None)
 
 

@@ -89,12 +89,12 @@ class Family:
 
     @property
     def is_joint(self) -> bool:
-        """Whether γ of text and across act at a site."""
+        """Return whether γ of the text tokens and γ across act at a site."""
         return self.image_tokens is not None and self.has_queries_of_text
 
     @property
     def has_reference(self) -> bool:
-        """Whether a part of the image tokens is a picture that is given."""
+        """Return whether some of the image tokens belong to a given picture."""
         return "reference_latents" in self.extra("cond")
 
     def image(self, tokens: int) -> slice:
@@ -126,7 +126,7 @@ class Family:
 
     @cached_property
     def picture(self) -> Tensor:
-        """What the plain model gives for the defaults of `sample`, before anything was ever patched."""
+        """The output of the unpatched model for the defaults of `sample`, taken before the first patch."""
         return self.sample()
 
     def noise(self, batch: int = 1) -> Any:

@@ -1,4 +1,4 @@
-"""What the tests of one family share, so that its tiny model is built and run as seldom as possible."""
+"""Shared runs of one family's tests, so that its tiny model is built and run as seldom as possible."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ class Runs:
         return [seen for seen in calls if self.acts_in(seen)]
 
     def acts_in(self, seen: Seen) -> bool:
-        """Whether γ acts in a call."""
+        """Return whether γ acts in a call."""
         has_image = not self.row.image_alone or seen.q.shape[2] == self.row.image_tokens
         return self.site(seen) in self.row.paths and has_image
 

@@ -135,7 +135,7 @@ class ExpandedSamplerNode(io.ComfyNode):
 
 
 class FixtureExtension(ComfyExtension):
-    """What ComfyUI loads."""
+    """Return the extension that ComfyUI loads."""
 
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
         return [

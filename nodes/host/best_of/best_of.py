@@ -25,7 +25,7 @@ from .run import SeedRun, Task
 
 @dataclass(frozen=True)
 class BestOfSettings:
-    """What to draw and what to keep.
+    """The settings of a best-of-N run.
 
     Attributes:
         choose: one of `selection.CHOICES`.
@@ -65,7 +65,7 @@ class BestOfSettings:
 
 @dataclass(frozen=True)
 class BestOf:
-    """What was kept.
+    """The result of a best-of-N run.
 
     Attributes:
         latent: ComfyUI's LATENT of the kept images.

@@ -1,4 +1,4 @@
-"""What cannot be sampled row by row, and a LATENT as every candidate starts from it."""
+"""Reject inputs that cannot be sampled row by row, and prepare the LATENT that every candidate starts from."""
 
 from __future__ import annotations
 

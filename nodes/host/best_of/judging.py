@@ -1,4 +1,4 @@
-"""How good the samples of a run look so far, and which of them go on."""
+"""Score the samples of a run so far, and choose those that continue."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ Distances = Callable[[Any, Tensor], Tensor]
 
 @dataclass(frozen=True)
 class Verdict:
-    """What came of one decision.
+    """The outcome of one decision.
 
     Attributes:
         kept: the rows that go on.

@@ -28,7 +28,7 @@ def seeds_from(first: int, count: int) -> list[int]:
 
 
 class StartingNoise:
-    """What each seed starts with: its noise, and where PyTorch's generator stands after it was drawn.
+    """The initial noise of each seed, and the state of PyTorch's generator after the draw.
 
     Args:
         source: ComfyUI's NOISE.

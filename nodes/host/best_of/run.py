@@ -27,7 +27,7 @@ Show = Callable[[int, Any, Any], None]
 
 @dataclass(frozen=True)
 class Task:
-    """What is sampled: the inputs of ComfyUI's SamplerCustomAdvanced.
+    """The inputs of ComfyUI's SamplerCustomAdvanced.
 
     Attributes:
         guider, sampler, sigmas: ComfyUI's.

@@ -1,4 +1,4 @@
-"""Whether the code of a module hands on what lets another node take part in its attention.
+"""Find out whether a module passes on the options through which other nodes reach its attention.
 
 It is read from the code itself, and so it holds for whatever version of ComfyUI runs.
 """
@@ -36,7 +36,7 @@ def reach_of(module: nn.Module) -> str | None:
 
 
 def hands_options_on(module: nn.Module) -> bool:
-    """Whether `forward` takes the options of the host, and a function that hands them on reaches its attention."""
+    """Return whether `forward` takes the host's options and passes them on to its attention."""
     forward = getattr(type(module), "forward", None)
     if not isinstance(forward, FunctionType) or GIVEN_AS not in inspect.signature(forward).parameters:
         return False
@@ -79,7 +79,7 @@ def _keywords(code: CodeType) -> Iterator[str]:
 
 
 def _hands_all_keywords_on(code: CodeType) -> bool:
-    """Whether a function takes any keywords, as `**kwargs`, and calls another one with all of them."""
+    """Return whether a function takes `**kwargs` and passes all of them on to another function."""
     if not code.co_flags & inspect.CO_VARKEYWORDS:
         return False
     first = code.co_argcount + code.co_kwonlyargcount + bool(code.co_flags & inspect.CO_VARARGS)
@@ -104,6 +104,6 @@ def _resolved(name: str, function: FunctionType, module: nn.Module) -> Any:
 
 
 def _is_attention(function: Any) -> bool:
-    """Whether `function` is one that the host's attention file has under the name of an attention."""
+    """Return whether the host's attention file exports `function` under the name of an attention."""
     file = vars(comfy.ldm.modules.attention)
     return any(value is function for name, value in file.items() if ATTENTION.match(name))

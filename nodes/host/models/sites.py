@@ -43,7 +43,7 @@ class Site:
 
     @property
     def shows_input(self) -> bool:
-        """Whether the call of the site shows the input of its attention, which two of the norms need."""
+        """True if the site's call has the input of its attention, which two of the norms need."""
         return self.rule.block_input is not no_input
 
 
@@ -97,7 +97,7 @@ def _walk(network: nn.Module, modules: Mapping[str, nn.Module]) -> Iterator[Site
 
 
 def _is_self_attention(rule: Rule, path: str, modules: Mapping[str, nn.Module]) -> bool:
-    """Whether a module that can be both is no cross-attention: it says so itself, or the block around it does."""
+    """Return whether a module that can be both is self-attention, by its own flag or by that of its block."""
     block = modules.get(path.rpartition(".")[0])
     return not getattr(block, "disable_self_attn", False) and (rule.flag is None or getattr(modules[path], rule.flag))
 
@@ -168,7 +168,7 @@ def list_addresses(sites: Sequence[Site]) -> str:
 
 
 def _is_below(address: str, entry: str) -> bool:
-    """Whether `address` starts with the parts of `entry`, each a word, a number or a range of numbers."""
+    """Return whether `address` starts with the parts of `entry`: words, numbers or ranges of numbers."""
     parts, wanted = address.split("."), entry.split(".")
     return len(wanted) <= len(parts) and all(map(_part_fits, parts, wanted))
 
@@ -181,5 +181,5 @@ def _part_fits(part: str, wanted: str) -> bool:
 
 
 def _is_number(text: str) -> bool:
-    """Whether Python reads a text as a whole number, which no site has more than nine digits of."""
+    """Return whether a text is a whole number of at most nine digits."""
     return text.isdecimal() and len(text) <= 9

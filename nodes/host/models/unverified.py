@@ -50,7 +50,7 @@ def _in_block(path: str) -> str:
 
 
 def _has_a_rule(path: str, module: nn.Module) -> bool:
-    """Whether a module is one that a rule knows; where it is no site all the same, it is cross-attention."""
+    """Return whether a rule knows the module. A known module that is not a site is cross-attention."""
     name = class_name(module)
     return any(rule.module == name and rule.path.fullmatch(path) for rule in RULES)
 

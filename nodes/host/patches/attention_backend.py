@@ -82,12 +82,12 @@ class AttentionCall:
 
 
 def may_be_last_queries(q: Tensor, k: Tensor) -> bool:
-    """Whether q may be that of the last of the tokens of k: fewer, of the same samples, heads and channels."""
+    """Return whether q may belong to the last tokens of k: fewer tokens, same samples, heads and channels."""
     return q.shape[:2] == k.shape[:2] and q.shape[2] < k.shape[2] and q.shape[3] == k.shape[3]
 
 
 class BackendChoice(NamedTuple):
-    """What the inner attention of all calls with the same backend and head dim is.
+    """The inner attention of all calls with the same backend and head dim.
 
     Attributes:
         function: the backend of the host that was called.
@@ -221,7 +221,7 @@ def backends_using_scale() -> tuple[Backend, ...]:
 
 
 def _uses_scale(function: Backend, q: Tensor) -> bool:
-    """Whether `function` gives softmax(2·q kᵀ) v for `scale=2`, with k = v = q. By default a head dim of 1 gives 1."""
+    """Return whether `function` computes softmax(2·q kᵀ) v for `scale=2`, k = v = q. The default is 1 at head dim 1."""
     try:
         out = function(q, q, q, 1, skip_reshape=True, skip_output_reshape=True, scale=2.0)
     except REFUSALS:
@@ -235,10 +235,10 @@ def name_of(function: Backend) -> str:
 
 
 def allows_triton() -> bool:
-    """Whether the user lets kernels written in Triton run: not with ComfyUI's --disable-triton-backend."""
+    """Return whether the user allows Triton kernels. ComfyUI's --disable-triton-backend forbids them."""
     return not getattr(args, "disable_triton_backend", False)  # older hosts know no such argument
 
 
 def compiles_whole() -> bool:
-    """Whether the host's attention goes into one compiled graph; of its backends only PyTorch's does."""
+    """Return whether the host's attention compiles into one graph. Only its PyTorch backend does."""
     return name_of(optimized_attention) == "attention_pytorch"

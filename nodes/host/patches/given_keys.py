@@ -1,4 +1,4 @@
-"""Whether the keys of a call are those of the tokens of its queries, where other nodes hand over queries and keys.
+"""Decide whether the keys and the queries of a call belong to the same tokens if other nodes provide them.
 
 In some families every call of self-attention goes through functions of other nodes first (`attn1_patch` in ComfyUI's
 `transformer_options["patches"]`). Such a function may change each token by itself, or hand over the keys of another
@@ -39,7 +39,7 @@ KNOWN = {
 
 @dataclass(frozen=True)
 class GivenKeys:
-    """What the `attn1_patch` functions of one model call mean for its keys.
+    """The effect of the `attn1_patch` functions of one model call on its keys.
 
     Attributes:
         stand: whether there are such functions, all of them known, so that keys given to a site are no surprise.

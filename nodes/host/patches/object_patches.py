@@ -29,7 +29,7 @@ Forward = Callable[..., Any]  # called with the module first, as the `forward` o
 
 @dataclass(frozen=True)
 class PatchedForward:
-    """What a function of ours at a site or a sensor is made of; it hangs on the function as `patched_forward`.
+    """The parts of our function at a site or a sensor. The function carries them as `patched_forward`.
 
     Attributes:
         patch: the `SitePatch` it belongs to.

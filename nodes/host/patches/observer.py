@@ -32,7 +32,7 @@ class ObservedCall:
     keyword: Mapping[str, Any] = field(repr=False)
 
     def retrieve(self, override: Backend | None, values: Tensor) -> Tensor:
-        """What `override`, or the backend, gives for the same queries and keys and other `(B, H, L, d)` values."""
+        """Return the result of `override` or of the backend for the same q and k and other `(B, H, L, d)` values."""
         layout = {"skip_reshape": True, "skip_output_reshape": False}
         keyword = {name: value for name, value in self.keyword.items() if name not in (*layout, "enable_gqa")} | layout
         first = (self.function,) if override is not None else ()

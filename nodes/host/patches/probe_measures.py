@@ -1,4 +1,4 @@
-"""What a probe reads off one attention call."""
+"""The measurements of a probe at one attention call."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def gamma_of(seen: ObservedCall) -> float | None:
 
 @torch.no_grad()
 def input_patterns(seen: ObservedCall, x: Tensor) -> list[Tensor]:
-    """What the attention of a call retrieves from the block input x, in pieces of the head dim, each `(B, H, L, d)`.
+    """Retrieve from the block input x with the attention of a call, in pieces of the head dim, each `(B, H, L, d)`.
 
     All but the norm guard is linear in the values, so the same retrieval is asked for x without it. ρ is one number a
     token and a head, whatever the values: it is how much longer the real result is than the unguarded one.

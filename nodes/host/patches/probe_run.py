@@ -1,4 +1,4 @@
-"""What a probe keeps of a sampling run and of a model call that are going on."""
+"""The state of a probe during a sampling run and during a model call."""
 
 from __future__ import annotations
 

@@ -45,7 +45,7 @@ Wrapped = Callable[..., Any]
 
 @dataclass
 class CallState:
-    """What the sites share during one model call.
+    """The state that the sites share during one model call.
 
     Attributes:
         active: whether the sites do anything; False outside a model call.

@@ -37,7 +37,7 @@ FUSED = "fused kernel"  # and our own kernel for cards (sad_core/kernels)
 
 @dataclass
 class CallLog:
-    """What the sites of one model call report together; each counts its calls in a `SiteTally`.
+    """The joint report of the sites of one model call. Each counts its calls in a `SiteTally`.
 
     Attributes:
         run: where calls that are left alone are counted; None where nothing is recorded.

@@ -1,4 +1,4 @@
-"""Where an override stands for attention calls that do not read the options which their block is given.
+"""The slots of overrides for attention calls that do not read the options given to their block.
 
 A site gets its override into the options of the call, as ComfyUI's blocks hand them on to the attention. Two kinds of
 blocks do not. In some networks the attention is called by a function that holds the options of the whole forward (reach
