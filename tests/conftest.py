@@ -1,4 +1,4 @@
-"""What all tests share: this checkout is importable, after everything else, and draws are the same on every machine."""
+"""Set up all tests: this checkout is importable, after everything else, and draws are equal on every machine."""
 
 from __future__ import annotations
 

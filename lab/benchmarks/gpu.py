@@ -1,4 +1,4 @@
-"""What the pack costs on a graphics card: attention, whole sampling steps, memory, and the kernel that should be used.
+"""Measure the cost of the pack on a graphics card: attention, whole sampling steps, memory, and the better kernel.
 
     python -m lab.benchmarks.gpu --comfyui ~/ComfyUI                 # on a card, 4 minutes
     python -m lab.benchmarks.gpu --comfyui ~/ComfyUI --tiny          # on the CPU, to see that it runs
@@ -169,7 +169,7 @@ class Clock:
         return seconds
 
     def _captured(self, work: Work) -> tuple[Work, int]:
-        """What replays some calls of `work`, and how many; `work` itself where it cannot be captured."""
+        """Return a function that replays captured calls of `work`, and their number. Without capture, `work` and 1."""
         if not self.on_card:
             return work, 1
         estimate = min(self._once(work) for _ in range(3))
@@ -224,7 +224,7 @@ def draw(shape: Shape, device: torch.device, dtype: torch.dtype) -> list[Tensor]
 
 
 def ways_of(q: Tensor, k: Tensor, v: Tensor) -> dict[str, Work]:
-    """What is timed on one attention call; plain attention first."""
+    """Return the timed variants of one attention call, plain attention first."""
 
     def flash() -> Tensor:
         with sdpa_kernel(SDPBackend.FLASH_ATTENTION):

@@ -69,7 +69,7 @@ def tables_of(numbers: dict[str, Any]) -> dict[str, str]:
 
 
 def sweep_table(numbers: dict[str, Any], sweep: str) -> str:
-    """What settings are compared with, of as many seeds as they have, and below each what they change of it."""
+    """Tabulate each reference with equally many seeds, and below it the changes that settings make."""
     rows = []
     chosen = {name: result for name, result in numbers["settings"].items() if result["sweep"] == sweep}
     for compared, count in dict.fromkeys((result["reference"], result["count"]) for result in chosen.values()):
@@ -170,7 +170,7 @@ def chosen_table(found: dict[str, Any]) -> str:
 
 
 def best_table(found: dict[str, Any]) -> str:
-    """What choosing one of eight seeds by stability gains, and what the same choice does to the other target."""
+    """Tabulate the gain of choosing one of eight seeds by stability, and its effect on the other target."""
     rows = []
     for target, row in found["best of 8"].items():
         gain, most = (spell(row[name], sign="+") for name in ("gain", "largest possible gain"))

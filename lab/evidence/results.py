@@ -63,7 +63,7 @@ SET_MEASURES = (
 
 
 def reference(setting: Setting) -> Setting:
-    """What a setting is compared with: the same without γ where it has one, else the plain model."""
+    """Return the reference of a setting: the same setting without γ if it has one, else the unpatched model."""
     wanted: dict[str, Any] = {"guidance": setting.guidance, "steps": setting.steps} if setting.gamma != 1.0 else {}
     looked_for = replace(Setting("", ""), **wanted)
     for other in SETTINGS:

@@ -1,4 +1,4 @@
-"""What the test bed compares: every arm draws the same seeds of the same model, so that any two of them pair up.
+"""The arms that the test bed compares. All draw the same seeds of the same model, so that any two are paired.
 
 An arm is a chain of nodes through which the MODEL goes before it is sampled, in ComfyUI's words, and the few numbers of
 the sampler. Nodes of ComfyUI and of the pack stand under the ids they have there; those of `lab.testbed.rivals` are
@@ -114,7 +114,7 @@ def our_arms() -> Iterator[Arm]:
 
 
 def rivals() -> Iterator[Arm]:
-    """What a ComfyUI user would turn instead: core nodes where there are any, else methods of `lab.testbed.rivals`."""
+    """The alternatives of a ComfyUI user: core nodes if they exist, else methods of `lab.testbed.rivals`."""
     for scale in (1.0, 1.5, 2.0, 3.0, 6.0, 8.0):
         yield Arm(f"CFG {scale:g}", "CFG", scale, guidance=scale)
     for scale in (4.0, 6.0, 8.0):
@@ -168,7 +168,7 @@ def all_arms() -> tuple[Arm, ...]:
 
 
 def twin_arms() -> tuple[Arm, ...]:
-    """What the distilled twin is asked: our arms, and the rivals that need no guidance; four steps, no guidance."""
+    """The arms of the distilled twin: ours, and the rivals that need no guidance. Four steps, no guidance."""
     asked = [PLAIN, *our_arms(), *(arm for arm in rivals() if arm.knob in RIVALS_OF_THE_TWIN)]
     return tuple(replace(arm, guidance=1.0, steps=STEPS_OF_THE_TWIN) for arm in asked)
 

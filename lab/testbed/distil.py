@@ -71,7 +71,7 @@ def predicted_latent(
 
 
 def euler_step(x: Tensor, latent: Tensor, sigmas: Tensor, next_sigmas: Tensor) -> Tensor:
-    """Where an Euler step from σ leads, given x̂₀ there."""
+    """Return the end of an Euler step from σ, given x̂₀ there."""
     return x + (next_sigmas - sigmas) * (x - latent) / sigmas
 
 
@@ -111,7 +111,7 @@ class StudentTrainer(Trainer):
         return errors.mean(), errors.detach().mean()
 
     def landing(self, x: Tensor, timesteps: Sequence[Tensor], labels: Tensor, alphas: Tensor) -> Tensor:
-        """Where two steps of the teacher lead from x, by the timesteps (N,) of their ends."""
+        """Return the end of two steps of the teacher from x, by the timesteps (N,) of their ends."""
         for start, end in itertools.pairwise(timesteps):
             latent = predicted_latent(self.teacher, x, start, labels, self.guidance, alphas)
             x = euler_step(x, latent, sigmas_at(start, alphas), sigmas_at(end, alphas))

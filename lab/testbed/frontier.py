@@ -1,4 +1,4 @@
-"""What a knob buys: its arms are points of a curve in the plane of fidelity and diversity, the plain model among them.
+"""The curve of a knob in the plane of fidelity and diversity, through its arms and the plain model.
 
 Both axes are changes from the plain model, more is better. A curve is the straight lines between neighbouring
 strengths. Three numbers of it, each taken on every resample of the seeds, so that each has an interval:

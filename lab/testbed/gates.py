@@ -129,7 +129,7 @@ def distances_from_test(features: Tensor, real: Real) -> dict[str, float]:
 
 
 def baselines(real: Real, count: int) -> dict[str, tuple[Tensor, Tensor]]:
-    """What needs no model: pictures (count, 1, 28, 28) and classes by name. The first two are the floor."""
+    """Baselines without a model: pictures (count, 1, 28, 28) and classes by name. The first two are the floor."""
     generator = torch.Generator().manual_seed(0)
     training, validation = real.training.only(slice(count)), real.validation.only(slice(count))
     memories = real.training.only(torch.arange(count) % MEMORIES)
@@ -157,7 +157,7 @@ def nearest(points: Tensor, others: Tensor) -> Tensor:
 
 
 def nearness(samples: Tensor, test: Tensor, training: Tensor) -> dict[str, Any]:
-    """How far samples and test pictures lie from the nearest training picture, in one space; all (n, d)."""
+    """Distances of samples and test pictures from the nearest training picture, in one space; all (n, d)."""
     of_samples, of_test = nearest(samples, training), nearest(test, training)
     places = torch.tensor(QUANTILES, dtype=torch.float64)
     return {

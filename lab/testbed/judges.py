@@ -71,7 +71,7 @@ def train_judge(name: str, training: Garments, epochs: int | None = None) -> Cla
 
 
 def judge_file(folder: Path, name: str) -> Path:
-    """Where a classifier is kept."""
+    """Return the file of a classifier."""
     return folder / f"{name}.safetensors"
 
 

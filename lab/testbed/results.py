@@ -45,7 +45,7 @@ AXES = (FIDELITY, DIVERSITY)
 
 @dataclass(frozen=True)
 class Against:
-    """What samples are held against: as many test pictures, and the guide's features (M, d) of all of them."""
+    """The reference of samples: equally many test pictures, and the guide's features (M, d) of all of them."""
 
     test: Measured
     everything: Tensor

@@ -1,4 +1,4 @@
-"""What is measured of an arm's samples, each number with what it was on 1,000 resamples of the seeds.
+"""The measures of an arm's samples, each with its values on 1,000 resamples of the seeds.
 
 Fidelity and diversity have one leading measure each, the others stand beside them:
 

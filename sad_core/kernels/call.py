@@ -83,22 +83,22 @@ class FusedCall(NamedTuple):
 
     @property
     def blends(self) -> bool:
-        """Whether the plain retrieval is wanted beside the skewed one."""
+        """True if the plain retrieval is needed beside the skewed one."""
         return not is_exactly(self.beta, 1.0)
 
     @property
     def guards(self) -> bool:
-        """Whether the length of the blend is kept near that of the skewed retrieval."""
+        """True if the norm of the blend is held near that of the skewed retrieval."""
         return self.blends and self.norm == "value"
 
     @property
     def has_groups(self) -> bool:
-        """Whether some tokens are no image tokens."""
+        """True if some tokens are not image tokens."""
         return (self.start, self.stop) != (0, self.k.shape[2])
 
     @property
     def text_is_plain(self) -> bool:
-        """Whether all logits but those among image tokens stay as they are."""
+        """True if only the logits among image tokens change."""
         return is_exactly(self.gamma_text, 1.0) and is_exactly(self.gamma_cross, 1.0)
 
     @property

@@ -1,4 +1,4 @@
-"""Whether the fused kernel or the doubled heads compute a retrieval, and in blocks of which size.
+"""Choose between the fused kernel and the doubled heads, and the block sizes of the kernel.
 
 `choices.json` names the quicker one for each architecture, head dim and mode in half precision. `make benchmark-gpu`
 measures both on a card and writes it. Nothing is timed while a model runs, so that the same seed gives the same picture
@@ -28,7 +28,7 @@ SHARED_MEMORY_OF_AMD = 64 * 1024
 
 
 class Blocks(NamedTuple):
-    """How the kernel divides its work: queries and keys of a block, warps, and blocks of keys in flight."""
+    """The division of the kernel's work: queries and keys of a block, warps, and blocks of keys in flight."""
 
     rows: int
     columns: int

@@ -1,4 +1,4 @@
-"""Whether the fused kernel can and should compute a call; the answer is a reason in words where not."""
+"""Decide whether the fused kernel can and should compute a call, with a reason in words if not."""
 
 from __future__ import annotations
 

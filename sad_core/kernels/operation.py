@@ -96,7 +96,7 @@ def _compute(call: FusedCall) -> Tensor | None:
 
 
 def variant_of(call: FusedCall) -> Variant:
-    """What a kernel is compiled and checked for."""
+    """The key under which a kernel is compiled and checked."""
     numbers = (call.gamma, call.gamma_text, call.gamma_cross, call.beta)
     mask = "none" if call.mask is None else "bool" if call.mask.dtype == torch.bool else "additive"
     groups = (call.has_groups, call.text_is_plain) if call.has_groups else (False, True)

@@ -305,4 +305,4 @@ def skew_attention_kernel(
 
 
 IS_INTERPRETED = not isinstance(skew_attention_kernel, triton.runtime.JITFunction)
-"""Whether Triton's interpreter runs the kernel, on any device, for tests (TRITON_INTERPRET=1)."""
+"""True if Triton's interpreter runs the kernel, on any device, for tests (TRITON_INTERPRET=1)."""

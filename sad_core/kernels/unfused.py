@@ -63,7 +63,7 @@ def _gammas(call: FusedCall, rows: slice) -> Tensor:
 
 
 def _bias(mask: Tensor | None, rows: slice, queries: int, keys: int, dtype: torch.dtype) -> Tensor | None:
-    """What is added to the logits of the queries `rows`, or None."""
+    """Return the bias on the logits of the queries `rows`, or None."""
     if mask is None:
         return None
     part = mask.expand(*mask.shape[:-2], queries, keys)[..., rows, :] if mask.dim() > 1 else mask

@@ -1,4 +1,4 @@
-"""What a user sees: shared workflows open and run, and the report of a run appears on the node."""
+"""The user's view: shared workflows open and run, and the report of a run appears on the node."""
 
 from __future__ import annotations
 

@@ -43,7 +43,7 @@ def complaints(page) -> list[str]:
 
 
 def is_ours(told) -> bool:
-    """Whether an error or a warning may have to do with the pack; pictures of templates are never there offline."""
+    """Return whether the pack may have caused an error or a warning. Offline, pictures of templates are missing."""
     about_us = "symmetric" in told.text.lower() or "symmetric" in told.location.get("url", "")
     return told.type in ("error", "warning") and (about_us or "Unknown message type" in told.text)
 
@@ -213,7 +213,7 @@ def test_a_lost_connection_is_told_of_and_the_chart_goes_on_after_it(page, compl
 
 
 def test_a_run_that_the_server_forgot_does_not_stay_running(page, complaints):
-    """What a page has on its charts when the server behind it was started again."""
+    """The charts of a page after a restart of its server."""
     graph_id = page.evaluate(OPEN, prompt(3))
     node = page.evaluate("() => String(window.app.rootGraph._nodes.find(n => n.comfyClass === 'SADStabilityProbe').id)")
     point = {"step": 1, "sigma": 7.0, "progress": 0.2, "means": {"all": [0.5]}}

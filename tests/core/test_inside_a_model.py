@@ -1,4 +1,4 @@
-"""Where the host runs us: inside a compiled model, or under autocast."""
+"""The core inside a compiled model and under autocast."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where the fused kernel is used, and what happens where it is missing or broken; none of it needs Triton or a card."""
+"""The choice of the fused kernel, and the fallback if it is missing or broken. Needs neither Triton nor a card."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What `make demo` writes: the picture, the table, and the numbers in it."""
+"""The output of `make demo`: the picture, the table, and its numbers."""
 
 from __future__ import annotations
 

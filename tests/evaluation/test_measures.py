@@ -74,7 +74,7 @@ def test_the_same_images_have_no_drift_and_a_vendi_score_of_one():
 
 
 def test_gammas_run_several_times_are_taken_together():
-    """As Gamma Sweep gives them with several seeds: the images of each γ in the order of the seeds."""
+    """The output of Gamma Sweep for several seeds: the images of each γ in the order of the seeds."""
     singles = [noise_images(name, contrast=contrast) for contrast in (0.6, 0.9) for name in ("a", "b", "c")]
     together = [noise_images("a", "b", "c", contrast=contrast) for contrast in (0.6, 0.9)]
     assert measured(singles, [1.0] * 3 + [2.0] * 3) == measured(together, [1.0, 2.0])

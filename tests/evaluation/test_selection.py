@@ -1,4 +1,4 @@
-"""Which samples go on: the plan of the decisions, and each choice against a slow statement of what it is."""
+"""The selection of samples: the plan of the decisions, and each choice against a slow statement of it."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def drawn_distances(n: int, seed: int) -> torch.Tensor:
 
 
 def greedy(distances: torch.Tensor, keep: int) -> list[int]:
-    """What `most_different` says it does, one number after the other."""
+    """State `most_different` slowly, one number after the other."""
     n, table = len(distances), distances.tolist()
     if keep == 1:
         means = [math.fsum(row) for row in table]

@@ -435,7 +435,7 @@ def test_the_interval_of_a_mean_is_that_of_scipy():
 
 
 def test_categories_are_strata():
-    """What differs between categories alone is certain, however large."""
+    """A difference only between categories has no uncertainty, however large it is."""
     labels = labels_of(30)
     estimate = mean(labels * 100.0, labels)
     assert estimate.interval == (estimate.value, estimate.value) == (100, 100)

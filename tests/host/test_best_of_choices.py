@@ -1,4 +1,4 @@
-"""What Best Of Sampler chooses, what it costs, and what it says."""
+"""The choices, the cost and the texts of Best Of Sampler."""
 
 from __future__ import annotations
 

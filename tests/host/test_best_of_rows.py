@@ -1,4 +1,4 @@
-"""What is kept of several seeds is what each of them gives when it is sampled alone, by every kind of sampler."""
+"""Every kept seed equals the same seed sampled by itself, with every kind of sampler."""
 
 from __future__ import annotations
 

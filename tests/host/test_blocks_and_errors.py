@@ -1,4 +1,4 @@
-"""Which sites a text in the blocks field chooses, and the one sentence a wrong input gets at the node, not later."""
+"""The sites that the blocks field selects, and the one sentence that a wrong input raises at the node."""
 
 from __future__ import annotations
 

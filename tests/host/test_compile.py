@@ -81,7 +81,7 @@ def test_57_sites_take_as_many_graphs_as_the_plain_model(flux):
 
 @pytest.fixture(scope="module")
 def of_plain() -> list[tuple[int, int, int]]:
-    """What the plain small model takes, once a test has compiled it."""
+    """An empty list that keeps the counters of the compiled unpatched small model after the first use."""
     return []
 
 

@@ -34,7 +34,7 @@ def family(request, families):
 
 
 def call_network(family, network):
-    """What a network gives to a script that calls it by hand."""
+    """Return the output of a network that a script calls directly."""
     x, text = family.noise(), family.conditioning("cond")
     extra = {} if family.name == "SD15" else {"y": text[0][1]["pooled_output"], "guidance": torch.tensor([3.5])}
     with torch.no_grad():
@@ -81,7 +81,7 @@ def of_a_fresh_network(family, fresh_outputs):
 
 @pytest.mark.parametrize("node", NODES)
 def test_options_are_copied_in_the_middle_of_a_run(family, node):
-    """As packs for InstructPix2Pix and guiders do in a post-CFG function, and others at a block."""
+    """Packs for InstructPix2Pix and guiders copy in a post-CFG function, others at a block."""
     model, _ = NODES[node](family.model)
     wanted = family.sample(model)
     copies = []
@@ -113,7 +113,7 @@ def test_options_are_copied_in_the_middle_of_a_run(family, node):
 
 
 class NotCopied:
-    """What another pack may keep beside a prompt or in a schedule of noise."""
+    """An object that another pack may keep beside a prompt or in a noise schedule."""
 
     def __deepcopy__(self, memo):
         raise TypeError("cannot be copied")
@@ -141,7 +141,7 @@ def test_a_copy_of_the_options_copies_nothing_of_other_packs(sd15, node, monkeyp
 
 @pytest.mark.parametrize("node", NODES)
 def test_options_that_are_not_of_the_run_stay_as_they_are(sd15, node):
-    """As the default argument of the host's guider, which is one dictionary for all that ever run."""
+    """The default argument of the host's guider is one dictionary for all runs."""
     model, _ = NODES[node](sd15.model)
     other = {}
 
@@ -159,7 +159,7 @@ def test_options_that_are_not_of_the_run_stay_as_they_are(sd15, node):
 
 @pytest.mark.parametrize("copied", [copy.copy, copy.deepcopy])
 def test_a_call_with_copied_options_is_told_with_its_run(sd15, copied):
-    """What a guider of another pack computes with a copy of the options is skewed, and counted in the run it is in."""
+    """Model calls of another pack's guider with copied options are skewed and counted in their run."""
     model, report = skew(sd15.model)
     results = []
 

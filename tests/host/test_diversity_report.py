@@ -45,7 +45,7 @@ def report(images, gamma, **inputs) -> tuple[list[dict[str, str]], str]:
 
 
 def plot(images, gamma, **inputs) -> torch.Tensor:
-    """What the node draws."""
+    """Return the node's picture."""
     wired = {name: [value] for name, value in inputs.items()}
     return execute(DiversityReportNode, images=images, gamma=gamma, **wired)[0]
 
@@ -109,7 +109,7 @@ def test_equal_images_of_one_gamma_are_said():
 
 
 def test_a_sweep_that_gamma_did_not_move_is_said_and_not_measured():
-    """As where the sampler got the plain model, or Skew Attention is bypassed."""
+    """The sampler has the unpatched model, or Skew Attention is bypassed."""
     plain = torch.rand(4, 16, 16, 3)
     _, summary = report([plain, plain, plain], [0.5, 1.0, 2.0])
     assert summary.startswith(
@@ -166,7 +166,7 @@ def test_different_numbers_of_images_are_said():
 
 
 def test_gammas_run_several_times_are_taken_together():
-    """As Gamma Sweep gives them with several seeds: the images of each γ in the order of the seeds."""
+    """The output of Gamma Sweep for several seeds: the images of each γ in the order of the seeds."""
     singles = [noise_images(name, contrast=contrast) for contrast in (0.6, 0.9) for name in ("a", "b", "c")]
     together = [noise_images("a", "b", "c", contrast=contrast) for contrast in (0.6, 0.9)]
     assert report(singles, [1.0] * 3 + [2.0] * 3) == report(together, [1.0, 2.0])

@@ -1,4 +1,4 @@
-"""What reaches each site is the definition's answer for this γ and β, and for no other."""
+"""Every site returns the definition's result for this γ and β, and for no other."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ def test_adaptive_weighs_gamma_and_beta_by_each_samples_symmetricity(family, ada
 
 @pytest.mark.parametrize("apply_to", ["both", "cond"])
 def test_a_mask_is_added_after_the_mixing(flux, apply_to):
-    """As the core node for image prompts sets it in Flux: another for cond than for uncond."""
+    """The core node for image prompts sets different values for cond and uncond in Flux."""
     tokens = flux.text[0] + flux.image_tokens
     texts = tuple(
         flux.conditioning(

@@ -87,7 +87,7 @@ def first_joint_keys(runs, **options) -> torch.Tensor:
 
 
 def moved(one: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
-    """Which tokens' keys are not the same."""
+    """Return a mask of the tokens whose keys differ."""
     return (one != other).any(dim=3).any(dim=1).any(dim=0)
 
 

@@ -150,7 +150,7 @@ def test_a_hypernetwork_changes_each_token_by_itself_so_gamma_acts(sd15, tmp_pat
 
 
 def test_the_functions_of_the_hosts_own_nodes_are_known(families, tmp_path):
-    """As they stand in a model behind these nodes, and as the host makes them where a node wants weights."""
+    """Build the patches in the form that these nodes leave in a model, or that the host builds from weights."""
     sd15, flux = families["SD15"].model, families["Flux"].model
     models = {
         "hypernetwork": patched_by(hypernetwork(tmp_path, 32))(sd15),
@@ -178,7 +178,7 @@ def test_one_unknown_function_beside_a_known_one_is_enough(sd15, tmp_path):
 
 
 def negative_prompts(n, context, value, extra):
-    """What NegPip does: keys and values of cross-attention."""
+    """Patch keys and values of cross-attention, as NegPip does."""
     return n, context * 1.5, context * 0.5
 
 

@@ -217,7 +217,7 @@ def without_keywords(x, *rest, **kwargs):
 
 
 class Keywords(nn.Module):
-    """As Trellis2 does."""
+    """Pass arguments as Trellis2 does."""
 
     def forward(self, x, transformer_options=None):
         return with_all_keywords(x, transformer_options=transformer_options)

@@ -67,7 +67,7 @@ def test_nothing_is_remembered_from_the_model_call_before(row):
 
 
 def test_a_text_seen_in_an_earlier_forward_is_not_taken_for_one_of_this() -> None:
-    """As where another node runs the network twice in one model call, the second time without text."""
+    """Another node runs the network twice in one model call, the second time without text."""
     (rule,) = [rule for rule in RULES if rule.module == "ideogram4.model.Ideogram4Attention"]
     whole, text = rule.sensors
     seen: dict[str, int] = {}

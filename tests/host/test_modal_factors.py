@@ -1,4 +1,4 @@
-"""Where text and image share a sequence each pair of them has a γ of its own; in LTX-AV sound and picture do.
+"""Text and image in one sequence have a γ for each pair of them. In LTX-AV, sound and image do.
 
 Γ is γ among the image tokens, gamma_text among all others and gamma_cross between the two. What every site gives is
 held against that statement, with queries, keys and values of the host; no other Γ comes near.
@@ -26,7 +26,7 @@ WIDGETS = {"gamma": 1.5, "gamma_text": -0.8, "gamma_cross": 2.2}
 
 
 def others(family, seen) -> int:
-    """How many tokens of a call are no image."""
+    """Return the number of tokens of a call that are not image tokens."""
     image = family.image(seen.q.shape[2])
     return seen.q.shape[2] - (image.stop - image.start)
 

@@ -32,7 +32,7 @@ def by_token(mask, tokens):
 
 
 def columns_of(family, seen):
-    """How many tokens are in a row of the picture, or None where they are no grid over it."""
+    """Return the number of tokens in a row of the image, or None if they form no grid over it."""
     height, width = family.latent[-2:]
     image = family.image(seen.q.shape[2])
     sizes = [(height // patch, width // patch) for patch in (1, 2, 4, 8, 16, 32)]
@@ -40,7 +40,7 @@ def columns_of(family, seen):
 
 
 def wanted(family, seen, gamma, masks, beta=1.0, **options):
-    """What a call is to give, with one mask for every row of the batch."""
+    """Return the expected result of a call, with one mask for every row of the batch."""
     tokens = seen.q.shape[2]
     image = family.image(tokens)
     gammas = torch.ones(len(masks), 1, tokens, 1, dtype=torch.float64)

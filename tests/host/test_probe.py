@@ -50,7 +50,7 @@ def image_block(family, seen) -> tuple[torch.Tensor, ...]:
 
 
 def stated(family, seen, eigenvalues: bool = True) -> dict[str, torch.Tensor]:
-    """What the trace must hold for a call: the measures, `(B, H)`, from dense matrices in float64."""
+    """Return the expected measures of a call, `(B, H)`, from dense matrices in float64."""
     q, k, out = image_block(family, seen)
     measures = definition.hopfield_stability(q, k, out, eigenvalues=eigenvalues)
     found = {name: value.mean(-1) for name, value in measures.items()}

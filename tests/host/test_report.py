@@ -1,4 +1,4 @@
-"""What a run says about itself: while it goes on, afterwards, and when it went otherwise than asked."""
+"""The report of a run: during the run, afterwards, and after a run that differs from the request."""
 
 from __future__ import annotations
 

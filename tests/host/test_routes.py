@@ -1,4 +1,4 @@
-"""What the scripts in web/ ask the server is answered, and a server that cannot answer costs nothing."""
+"""The server answers the requests of the scripts in web/. A server that cannot answer costs nothing."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which of several sampling runs made what is wired to a node, on made-up prompts."""
+"""The sampling run that made the input of a node, on synthetic prompts."""
 
 from __future__ import annotations
 

@@ -47,7 +47,7 @@ def dual_model(sd15, model, negative):
 
 @contextmanager
 def outputs_of(model):
-    """What the network of a model gives in each call inside the block."""
+    """Collect the outputs of a model's network inside the block."""
     outputs = []
     handle = model.model.diffusion_model.register_forward_hook(lambda _, given, out: outputs.append(out.clone()))
     try:

@@ -51,7 +51,7 @@ def plot(trace, **widgets) -> tuple:
 
 
 def is_coloured(picture: torch.Tensor) -> torch.Tensor:
-    """Where a picture is neither black, white nor grey."""
+    """Return a mask of the coloured pixels."""
     return (picture[0].amax(-1) - picture[0].amin(-1)) > 0.1
 
 

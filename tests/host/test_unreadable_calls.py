@@ -31,7 +31,7 @@ NAMES = [
 
 
 class Container:
-    """What a newer host may hand over instead of a tensor."""
+    """An argument that a newer host may pass instead of a tensor."""
 
     def __init__(self, tensor: torch.Tensor):
         self.tensor = tensor
@@ -116,7 +116,7 @@ def test_an_attention_call_that_cannot_be_read_goes_on_as_it_came(sd15, name):
 @pytest.mark.parametrize("name", ["SD15", "Flux"])
 @pytest.mark.parametrize("node", [skew, probe])
 def test_a_rule_that_raises_costs_no_picture_and_is_reported(families, name, node):
-    """As the rule of MiniMax-H3 did on a newer host, when a row of its segments became a tensor."""
+    """The rule of MiniMax-H3 failed on a newer host in this way: a row of its segments became a tensor."""
     family = families[name]
 
     def broken(call, tokens):

@@ -178,7 +178,7 @@ def test_the_probe_leaves_it_alone_too(future, monkeypatch):
 
 
 def asked_after(node, trace, monkeypatch) -> str:
-    """What a reader of the trace says that has the picture of a plain run on `after`."""
+    """Return the text of a trace reader whose `after` has the image of an unpatched run."""
     shown = []
     module = sys.modules[node.__module__]
     monkeypatch.setattr(module, "upstream_of_input", lambda name: Upstream({"another node": 1}))

@@ -37,7 +37,7 @@ def headings(page: Path) -> set[str]:
 
 
 def dead(path: str) -> bool:
-    """Whether a path of the repository, with an anchor or without, leads nowhere."""
+    """Return whether a path of the repository, with or without an anchor, does not exist."""
     name, _, anchor = path.partition("#")
     return not (ROOT / name).exists() or (anchor != "" and anchor not in headings(ROOT / name))
 

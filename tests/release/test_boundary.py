@@ -29,7 +29,7 @@ for norm in sad_core.NORMS:
 
 @pytest.fixture(scope="module")
 def lines() -> list[str]:
-    """What a fresh interpreter, without the host and all other packages, prints."""
+    """Return the output of a fresh interpreter without the host and all other packages."""
     done = subprocess.run([sys.executable, "-c", CODE], cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     return done.stdout.splitlines()

@@ -1,4 +1,4 @@
-"""What the pages say is so: quoted messages are those of the code, links lead somewhere, help pages show their node."""
+"""The pages are right: quoted messages are those of the code, links work, help pages show their node."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def test_the_tour_names_every_workflow():
 
 
 def named_paths(page: str) -> set[str]:
-    """What a page for developers says in code that looks like a path below the root."""
+    """Return the code spans of a page for developers that look like paths below the root."""
     text = (ROOT / page).read_text(encoding="utf-8")
     words = {word for code in re.findall(r"`([^`\n]+)`", text) for word in code.split()}
     return {

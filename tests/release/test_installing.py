@@ -1,4 +1,4 @@
-"""What is seen while an environment is made: a line that moves, or a few lines in a log; what pip said if it fails."""
+"""The output during an installation: a moving line, or a few log lines, and pip's output after a failure."""
 
 from __future__ import annotations
 

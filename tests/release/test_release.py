@@ -1,4 +1,4 @@
-"""What the registry would hand out: everything a user needs, nothing that a registry's scanner or a user would mind."""
+"""The archive of the registry holds everything a user needs and nothing that a scanner or a user would reject."""
 
 from __future__ import annotations
 

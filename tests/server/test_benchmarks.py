@@ -1,4 +1,4 @@
-"""What the benchmarks start in processes of their own starts; how long it takes is nothing to test."""
+"""The processes that the benchmarks start do start. Durations are not tested."""
 
 from __future__ import annotations
 

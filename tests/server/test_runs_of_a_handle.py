@@ -1,4 +1,4 @@
-"""Which run a report and a plot tell of, and what they say of nodes that are bypassed, through a running ComfyUI."""
+"""The run behind a report and a plot, and their texts for bypassed nodes, in a running ComfyUI."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def read(nodes: dict[str, Any], after: tuple[str, int] = ("decode", 0), name: st
 
 
 def texts(outputs: dict[str, Any], name: str = "") -> tuple[str, str]:
-    """What the report and the summary of the plot say."""
+    """Return the report and the summary of the plot."""
     return outputs[f"report{name} text"]["text"][0], outputs[f"plot{name} text"]["text"][0]
 
 
@@ -171,7 +171,7 @@ def test_the_run_of_a_sampler_made_at_run_time_is_told(server):
 
 @pytest.mark.parametrize("gone", ["skew", "probe"])
 def test_with_a_bypassed_node_the_graph_runs_and_says_so(server, gone):
-    """What the editor queues then: the node and the links of what only it gives are left out."""
+    """Return the prompt that the editor queues: without the node and without the links that only it provides."""
     nodes = prompt(steps=2)
     nodes["kept"] = {
         "class_type": "SADSaveStabilityTrace",

@@ -1,4 +1,4 @@
-"""What is normal for a model, against plain loops over all values; one by one is all at once; the file; the shift."""
+"""The baseline against plain loops over all values, updates one by one against all at once, the file, the shift."""
 
 from __future__ import annotations
 

@@ -34,7 +34,7 @@ def sums_of(q, k, patterns) -> SiteSums:
 
 
 def batched(calls, measures=TRACE_MEASURES, **limit) -> list:
-    """What a batch finds at `(q, k, patterns)` after `(q, k, patterns)`."""
+    """Return the measures of a batch at each `(q, k, patterns)` in turn."""
     batch = StabilityBatch(measures, **limit)
     for call in calls:
         batch.take(*call)

@@ -163,7 +163,7 @@ def test_feedback_is_off_outside_its_window():
 
 
 def test_a_long_part_in_which_nobody_asks_is_followed_all_the_same():
-    """As where Skew Attention begins late; what was measured before counts, and no number of steps is too many."""
+    """Skew Attention begins late. Earlier measurements count, and no number of steps is too large."""
     chosen, steps = FeedbackSettings(gain=0.2, most_change=0.001), 3000
     late, asked = SampleFeedback(chosen), SampleFeedback(chosen)
     for step, numbers in enumerate(drifting(-1.0, steps)):

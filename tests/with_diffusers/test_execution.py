@@ -105,7 +105,7 @@ def test_calls_in_two_threads_keep_their_own_lengths(name):
 
 
 def test_checkpointed_layers_are_computed_again_in_a_thread():
-    """As the gradients of a model on a card are, in a thread of PyTorch."""
+    """Compute in a thread of PyTorch, like the gradients of a model on a card."""
     row = BY_NAME["ZImageTransformer2DModel"]
     gradients = []
     for is_checkpointed in (False, True):

@@ -32,7 +32,7 @@ SINGLE_SD3 = replace(BY_NAME["SD3Transformer2DModel"], build=lambda: sd3((), Non
 
 
 def image_projection(width: int) -> dict[str, Any]:
-    """What makes four tokens of this width of an image's embedding."""
+    """A projection of an image's embedding to four tokens of this width."""
     return {
         "proj.weight": normal(4 * width, 12, seed=90),
         "proj.bias": normal(4 * width, 1, seed=91)[:, 0],
