@@ -13,7 +13,6 @@ renaming them, with the options in demo_model/shape.py.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -27,6 +26,7 @@ from torch import Tensor, nn
 from demo_model.bands import decode, encode
 from demo_model.shape import CATEGORIES, COMFYUI_UNET_CONFIG, CONTEXT_TOKENS, NO_CATEGORY, PATH
 from lab.folders import ROOT
+from sad_core.whole_file import whole_file
 
 __all__ = [
     "CATEGORIES",
@@ -110,9 +110,8 @@ def save_model(model: DemoModel, path: Path, metadata: dict[str, str]) -> None:
         name: (tensor if name.startswith("latent_") else tensor.half()).contiguous()
         for name, tensor in model.state_dict().items()
     }
-    unfinished = path.with_suffix(".unfinished")
-    save_file(tensors, unfinished, metadata=metadata)
-    os.replace(unfinished, path)
+    with whole_file(path) as unfinished:
+        save_file(tensors, unfinished, metadata=metadata)
 
 
 def load_model(path: Path = MODEL_FILE, network: Callable[[], DemoModel] = DemoModel) -> DemoModel:

@@ -4,7 +4,7 @@
     python -m lab.demo.train --minutes 200   # more time: the learning rate rises back to where it then belongs
 
 Every few minutes the averaged (EMA) weights go to MODEL_FILE in half precision, with the steps and the
-minutes they took. That file alone is enough to go on. A full checkpoint with the optimiser in demo/.training/ is used
+minutes they took. That file is enough to continue. A full checkpoint with the optimiser in demo/.training/ is used
 instead when it is there and is not older.
 """
 
@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import math
-import os
 import signal
 import time
 from collections.abc import Callable, Mapping
@@ -31,6 +30,7 @@ from lab.demo.model import MODEL_FILE, NO_CATEGORY, DemoModel, load_model, read_
 from lab.demo.sampling import TRAINING_TIMESTEPS, make_scheduler
 from lab.demo.whitening import LATENT_DEVIATION, measure_whitening
 from lab.folders import expand_path
+from sad_core.whole_file import whole_file
 
 PRIVATE_FOLDER = Path(__file__).with_name(".training")
 CATEGORY_DROPOUT = 0.12
@@ -186,7 +186,6 @@ class Trainer:
 
     def save(self) -> None:
         """Writes the full checkpoint, then the model file. Each appears whole or not at all."""
-        unfinished = self.checkpoint_file.with_suffix(".unfinished")
         state = {
             "progress": asdict(self.progress),
             "model": self.model.state_dict(),
@@ -194,8 +193,8 @@ class Trainer:
             "optimiser": self.optimiser.state_dict(),
             "optimiser_steps": self.optimiser_steps,
         }
-        torch.save(state, unfinished)
-        os.replace(unfinished, self.checkpoint_file)
+        with whole_file(self.checkpoint_file) as unfinished:
+            torch.save(state, unfinished)
         save_model(self.average, self.model_file, self.progress.metadata())
 
     def draw(self, per_category: int = 8, steps: int = 25) -> None:

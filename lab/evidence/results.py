@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, replace
 from functools import cache
@@ -25,6 +24,7 @@ from lab.evidence.sampling import categories_of
 from lab.evidence.settings import SETTINGS, Setting
 from lab.evidence.store import Store
 from lab.folders import ROOT
+from sad_core.whole_file import whole_file
 
 PACKAGE = ROOT / "lab" / "evidence"
 NUMBERS = PACKAGE / "numbers.json"
@@ -162,9 +162,8 @@ def drawn_settings(store: Store, settings: Iterable[Setting] = SETTINGS) -> Iter
 
 def write_json(path: Path, content: Any) -> None:
     """Never half a file."""
-    unfinished = path.with_suffix(".unfinished")
-    unfinished.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    os.replace(unfinished, path)
+    with whole_file(path) as unfinished:
+        unfinished.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def slice_of(pictures: torch.Tensor, plain: torch.Tensor) -> list[list[float]]:

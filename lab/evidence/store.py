@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from lab.evidence.sampling import Samples
 from lab.evidence.settings import Setting
 from lab.evidence.stability import MEASURES
 from lab.folders import ROOT
+from sad_core.whole_file import whole_file
 
 FOLDER = ROOT / ".samples"
 VERSION = 1  # to be raised when the code begins to draw other samples for the same setting
@@ -95,6 +95,5 @@ class Store:
         }
         self.folder.mkdir(parents=True, exist_ok=True)
         path = self.path(setting)
-        unfinished = path.with_suffix(".unfinished")
-        save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, unfinished, metadata=metadata)
-        os.replace(unfinished, path)
+        with whole_file(path) as unfinished:
+            save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, unfinished, metadata=metadata)

@@ -25,7 +25,7 @@ from demo_model.bands import decode
 from lab.folders import cache_folder, expand_path
 from lab.testbed.arms import Arm, all_arms, twin_arms
 from lab.testbed.data import crop
-from lab.testbed.gates import kept_samples
+from lab.testbed.kept_samples import kept_samples
 from lab.testbed.shape import MODEL_FILE
 from lab.testing.hosts import find_host
 from lab.testing.in_process_host import pack_in_host

@@ -20,8 +20,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
-import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -30,7 +29,6 @@ from typing import Any
 
 import torch
 from PIL import Image
-from safetensors.torch import load_file, save_file
 from scipy.stats import ks_2samp
 from torch import Tensor
 
@@ -45,6 +43,7 @@ from lab.testbed.attention import averaged_attention
 from lab.testbed.data import Garments, add_data_option, divide, download, load_split
 from lab.testbed.frechet import frechet_distance
 from lab.testbed.judges import accuracy, features_of, load_judge
+from lab.testbed.kept_samples import kept_samples
 from lab.testbed.model import STEPS, classes_of, draw, load_model
 from lab.testbed.shape import MODEL_FILE
 
@@ -55,7 +54,7 @@ MEMORIES = 42
 NOISE = 0.05
 GREY = 0.8  # between the halves of the sheet
 QUANTILES = (0.01, 0.05, 0.25, 0.5, 0.75, 0.95)
-DRAWN_AT_A_TIME = 100
+PAIRED_AT_A_TIME = 100
 
 LARGEST_COPY_SHARE = 0.03  # of samples nearer to a training picture than 99 % of test pictures are
 SMALLEST_COVERAGE = 0.75  # as a share of the floor's
@@ -81,24 +80,6 @@ class Real:
     test: Garments
     training_features: Tensor
     test_features: Tensor
-
-
-def kept_samples(
-    path: Path, seeds: Sequence[int], draw_some: Callable[[Sequence[int]], Tensor], name: str = ""
-) -> Tensor:
-    """Samples (N, 1, 28, 28) in [0, 1] of the seeds, in steps of 1/255. Those that `path` holds are not drawn again.
-
-    What is drawn is told of by `name`, or by that of the file.
-    """
-    pixels = load_file(path)["pixels"] if path.exists() else torch.empty(0, 1, 28, 28, dtype=torch.uint8)
-    while len(pixels) < len(seeds):
-        some = draw_some(seeds[len(pixels) : len(pixels) + DRAWN_AT_A_TIME])
-        pixels = torch.cat([pixels, (some * 255).round().to(torch.uint8)])
-        unfinished = path.with_suffix(".unfinished")
-        save_file({"pixels": pixels}, unfinished)
-        os.replace(unfinished, path)
-        print(f"{name or path.stem}: {len(pixels)} of {len(seeds)} samples", flush=True)
-    return pixels[: len(seeds)].float() / 255
 
 
 def choose_guidance(
@@ -153,7 +134,7 @@ def gaussian_like(features: Tensor, count: int) -> Tensor:
 
 def nearest(points: Tensor, others: Tensor) -> Tensor:
     """Distance of each point (N, d) to the nearest of others (M, d): (N,) float64."""
-    return torch.cat([torch.cdist(some, others).amin(dim=1) for some in points.split(DRAWN_AT_A_TIME)]).double()
+    return torch.cat([torch.cdist(some, others).amin(dim=1) for some in points.split(PAIRED_AT_A_TIME)]).double()
 
 
 def nearness(samples: Tensor, test: Tensor, training: Tensor) -> dict[str, Any]:

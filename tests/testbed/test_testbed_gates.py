@@ -11,8 +11,9 @@ from lab.demo.classifier import save_classifier
 from lab.testbed import gates
 from lab.testbed.data import divide, load_split
 from lab.testbed.frechet import frechet_distance
-from lab.testbed.gates import NOISE, Real, baselines, decide, gaussian_like, kept_samples, nearness
+from lab.testbed.gates import NOISE, Real, baselines, decide, gaussian_like, nearness
 from lab.testbed.judges import DESIGNS, accuracy, augment, features_of, judge_file, load_judge, train_judge
+from lab.testbed.kept_samples import kept_samples
 from lab.testbed.model import build_model
 from lab.testing.made_up_pictures import write_data
 
