@@ -60,7 +60,7 @@ def keep_neutral(
     """
     is_neutral: Any  # a number is not neutral here, because the caller gave such a call to plain attention
     if isinstance(gamma, Tensor) and isinstance(beta, Tensor):
-        # γβ = β at γ = 1 and at β = 0, and there alone: no other γ is so near to 1 that the product rounds to β.
+        # γβ = β only at γ = 1 and at β = 0: no other γ is so near to 1 that the product rounds to β.
         is_neutral = gamma * beta == beta
     elif isinstance(gamma, Tensor):
         is_neutral = gamma == 1.0

@@ -24,7 +24,7 @@ api.addEventListener("execution_start", async ({ detail }) => {
   const included = await nodesInPrompt(api, graph, detail.prompt_id);
   if (!included) return;
   for (const { node, widget, text } of shown) {
-    if (!text || widget.value !== text) continue; // the prompt has told of itself by now
+    if (!text || widget.value !== text) continue; // the prompt has reported by now
     if (!included.has(node)) widget.value = language.text("noPart");
     else if (SAMPLED.includes(node.comfyClass)) widget.value = asEarlier(text, language.text("earlierRun"));
   }

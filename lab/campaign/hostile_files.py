@@ -235,7 +235,7 @@ def use_trace(trace: StabilityTrace, content: bytes) -> None:
 
 
 def assert_as_in_file(trace: StabilityTrace, content: bytes) -> None:
-    """The numbers of a trace are those that the file has for its steps, taken by their names alone."""
+    """The numbers of a trace are those that the file has for its steps, read only by their names."""
     tensors = safetensors.torch.load(content)
     header = json.loads(split(content)[0]["__metadata__"][HEADER])
     assert len(header["runs"]) == len(trace.runs)

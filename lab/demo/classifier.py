@@ -1,4 +1,4 @@
-"""A small judge: tells smileys, animals and food apart, having seen real pictures alone.
+"""A small judge: tells smileys, animals and food apart, having seen only real pictures.
 
 It learns from every picture of the three categories in the package, nine times as many as the demo model knows.
 

@@ -62,7 +62,7 @@ def guide(conditional: Tensor, unconditional: Tensor, guidance: float) -> Tensor
 def guided_velocity(model: DemoModel, scaled: Tensor, timestep: Tensor, categories: Tensor, guidance: float) -> Tensor:
     """The velocity (N, 12, 16, 16) the model sees in `scaled`, pushed away from "no category" by `guidance`.
 
-    A guidance of 1 is the conditional answer alone and costs half as much.
+    A guidance of 1 is only the conditional prediction and costs half as much.
     """
     if guidance == 1.0:
         conditional: Tensor = model(scaled, timestep.expand(len(categories)), categories)

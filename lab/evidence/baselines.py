@@ -36,7 +36,7 @@ def perturbed_attention_guidance(
     """The guided velocity (N, 12, 16, 16) plus `scale` · (conditional − conditional with perturbed attention).
 
     Ahn et al. 2024, arXiv 2403.17377, with guidance as in their equation for both: in the perturbed pass every token of
-    the middle block's self-attention attends to itself alone.
+    the middle block's self-attention attends only to itself.
     """
     conditional, unconditional = both_velocities(model, scaled, timestep, categories)
     with identity_attention(self_attentions(model.unet)[MIDDLE]):
@@ -97,7 +97,7 @@ def blur(latents: Tensor) -> Tensor:
 
 @contextmanager
 def identity_attention(layer: Any) -> Iterator[None]:
-    """Inside the `with` block every token of a diffusers attention layer attends to itself alone."""
+    """Inside the `with` block every token of a diffusers attention layer attends only to itself."""
     before = layer.__dict__.get("forward")  # γ, if it is on the layer
     layer.forward = partial(_attend_to_oneself, layer)
     try:

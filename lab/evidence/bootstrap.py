@@ -122,7 +122,7 @@ def bootstrap(statistic: Callable[[Tensor], Tensor], labels: Tensor) -> Estimate
 def of_set(measure: Callable[[Tensor], float], labels: Tensor) -> Estimate:
     """A set measure (n,) places -> number, on random halves of each category (n,); see above for why halves.
 
-    Where `labels` are those of the first n samples alone, the measure is taken of these alone. The value is the mean.
+    If `labels` cover only the first n samples, only these are measured. The value is the mean.
     """
     resampled = torch.tensor([measure(rows) for rows in halves(labels)], dtype=torch.float64)
     return Estimate(float(resampled.mean()), resampled, len(labels), ("halves", *category_counts(labels)))

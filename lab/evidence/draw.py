@@ -123,7 +123,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--processes", type=int, default=2, help="to draw with, of one thread each (default 2)")
     parser.add_argument("--limit", type=int, help="of each setting so many samples at most")
-    parser.add_argument("--only", nargs="+", metavar="NAME", help="these settings alone")
+    parser.add_argument("--only", nargs="+", metavar="NAME", help="only these settings")
     parser.add_argument("--folder", type=expand_path, default=FOLDER, help="where the samples are kept")
     options = parser.parse_args()
     for name in ("processes", "limit"):

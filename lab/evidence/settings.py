@@ -18,7 +18,7 @@ class Setting:
         sweep: which question it belongs to, one of `SWEEPS`.
         gamma, beta: as for `sad_core.skew_attention`, with the norm of the values.
         start, end: γ acts where start <= 1 - timestep / 1000 < end, ComfyUI's percent; before and after it is 1.
-        adaptive: whether γ and β are weighed by the symmetricity of each layer, for each sample alone.
+        adaptive: whether γ and β are weighed by the symmetricity of each layer, separately for each sample.
         sites: which part of the UNet γ acts in: "down", "middle", "up", or "" for all of it.
         guidance: classifier-free guidance; 1 is none and costs half as much.
         steps: Euler steps, a divisor of 1000.

@@ -89,7 +89,7 @@ def factors(row: Family) -> str:
 
 
 def ranges(addresses: Iterable[str]) -> str:
-    """Addresses as code, those that differ in the last number alone as a range."""
+    """Addresses as code, those that differ only in the last number as a range."""
     runs: dict[str, list[int]] = {}
     for address in addresses:
         stem, _, last = address.rpartition(".")

@@ -130,7 +130,7 @@ def sampler(
     conditions: tuple[str, str] = ("positive.CONDITIONING", "negative.CONDITIONING"),
     **values: Any,
 ) -> Node:
-    """A KSampler with a fixed or a wired seed, so that γ alone makes the difference between two runs."""
+    """A KSampler with a fixed or a wired seed, so that two runs differ only in γ."""
     values = {
         "control_after_generate": "fixed",
         "seed": 1,

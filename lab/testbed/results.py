@@ -117,7 +117,7 @@ def chosen(planes: Mapping[str, Tensor], arms: Iterable[Arm]) -> dict[str, str]:
 
 
 def measure_arms(source: Source, arms: Sequence[Arm], against: Against, count: int) -> dict[str, dict[str, Estimate]]:
-    """The measures of each arm by name, the plain models' among them; told of as they come."""
+    """Return the measures of each arm by name, the plain models' among them. Prints progress."""
     found: dict[str, dict[str, Estimate]] = {}
     plain: dict[str, Measured] = {}
     for arm in sorted(arms, key=lambda each: each.knob.partition(",")[0] != PLAIN.knob):

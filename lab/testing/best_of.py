@@ -55,7 +55,7 @@ def best_of(inputs: dict[str, Any], choose: str = "most different", **widgets: A
 
 
 def assert_as_alone(inputs: dict[str, Any], latent: dict[str, Any]) -> None:
-    """Fail where a kept image is not, bit for bit, what its seed gives alone."""
+    """Fail if a kept image differs in any bit from a run of its seed by itself."""
     assert len(latent["samples"]) == len(latent["batch_index"])
     for row, offset in enumerate(latent["batch_index"]):
         assert torch.equal(latent["samples"][row : row + 1], alone(inputs, offset)), offset

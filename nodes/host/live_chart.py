@@ -1,6 +1,6 @@
 """The chart that grows on a probe while it measures: every step goes to the browsers as it is finished.
 
-Every page that shows the graph draws it, not the one alone that queued the prompt. The points are also kept here for a
+Every page that shows the graph draws it, not only the one that queued the prompt. The points are also kept here for a
 while, for pages that are opened or reloaded later. No run ever reads them.
 """
 
@@ -33,7 +33,7 @@ class LiveChart:
 
     Args:
         node_id: as the prompt has it, `12:3` for the node 3 in the subgraph 12.
-        workflow: the id of the graph the prompt was queued from: node ids alone are not unique.
+        workflow: the id of the graph the prompt was queued from: node ids by themselves are not unique.
         measures: names of the numbers of every point.
         bands: what is normal for each measure, as `(progress, lowest, highest)` by progress; empty where not known.
     """
@@ -128,7 +128,7 @@ def point_of(step: Step, number: int) -> Point:
         number: how many steps were measured up to it.
     """
     means = step.part_means()
-    if len(means) == 2:  # one part alone is all there is
+    if len(means) == 2:  # there is only one part
         means = {"all": means["all"]}
     columns = {part: values.tolist() for part, values in means.items()}
     gammas = step.gamma_by_sample()

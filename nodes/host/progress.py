@@ -18,7 +18,7 @@ class ModelSampling(Protocol):
 def progress_at(model_sampling: ModelSampling, sigma: float) -> float:
     """The p that solves `percent_to_sigma(p) = sigma`, for any model and any patched shift.
 
-    It depends on sigma alone: image to image, split samplers and samplers that call the model several times a step all
+    It depends only on sigma: image to image, split samplers and samplers that call the model several times a step all
     agree. Neither a step counter nor a place in the run's list of sigmas could do that.
 
     Args:

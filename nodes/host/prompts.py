@@ -2,7 +2,7 @@
 
 ComfyUI's `cond_or_uncond` marks are indices into the list of prompts that one evaluation got, not names. Another
 guider, or a node that evaluates the model once more, hands over another list. A guider keeps its conditionings by
-name, and every conditioning has an id, its `uuid`. The id alone does not name a row either: beside a prompt with an
+name, and every conditioning has an id, its `uuid`. The id is not enough to name a row either: beside a prompt with an
 area ComfyUI puts a copy with the same id among the prompts of the other side (comfy/samplers.py,
 `create_cond_with_same_area_if_none`). So a row is named by its id and by the whole list it comes from.
 """

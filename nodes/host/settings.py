@@ -52,7 +52,7 @@ class SkewSettings:
         start, end: the part of the run, in progress, where anything happens; `end` itself is outside unless it is 1.
         apply_to: one of `APPLY_TO`.
         gamma_text, gamma_cross: γ in joint attention among the tokens beside the image, and between those and the
-            image, the same from `start` to `end`; `gamma_schedule` and `adaptive` drive γ among the image tokens alone.
+            image, constant from `start` to `end`. `gamma_schedule` and `adaptive` drive only the γ among image tokens.
         act_where_unverified: whether γ also acts where it is not verified that queries and keys are the same tokens: in
             a model that no rule knows, and beside functions of other nodes that may hand over other keys.
         mask: where in the picture γ acts; everywhere where it is None.

@@ -11,7 +11,7 @@ class Shared:
     """Something that runs write into: a copy of what holds it holds the same one.
 
     Packs copy `model_options` with `copy.deepcopy` in the middle of a run and call the model with the copy. That call
-    belongs to the run and is told of with it.
+    belongs to the run and is reported with it.
     """
 
     def __copy__(self: Self) -> Self:

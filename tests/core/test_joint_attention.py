@@ -1,4 +1,4 @@
-"""γ among the inner tokens alone, against the plain statement with a matrix Γ."""
+"""γ among only the inner tokens, against the plain statement with a matrix Γ."""
 
 from __future__ import annotations
 
@@ -100,7 +100,7 @@ def test_an_open_slice_reaches_the_ends():
 
 
 def test_what_text_tokens_say_to_each_other_does_not_matter():
-    """Only ‘inner × inner’ logits are skewed, so a longer text changes inner rows by its plain weight alone."""
+    """Only ‘inner × inner’ logits are skewed, so a longer text changes inner rows only by its plain weight."""
     call, inner = tokens(), slice(4, 12)
     shut = torch.zeros(12, 12, dtype=torch.float64)
     shut[4:, :4] = float("-inf")

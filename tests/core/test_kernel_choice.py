@@ -314,7 +314,7 @@ def test_a_kernel_that_raises_costs_one_traceback_and_no_picture(launches, monke
     assert [record.levelno for record in caplog.records] == [logging.WARNING]
     assert "ptxas was not found" in caplog.text
     assert caplog.text.count("Traceback") == 1
-    skew_attention(drawn.q, drawn.k, drawn.v, 0.6, 3.0)  # another variant is told of without a traceback
+    skew_attention(drawn.q, drawn.k, drawn.v, 0.6, 3.0)  # another variant is logged without a traceback
     assert len(caplog.records) == 2
     assert caplog.text.count("Traceback") == 1
 

@@ -162,7 +162,7 @@ def test_the_directions_hold_nearly_all_that_so_many_can(rank):
 
 
 def test_directions_that_no_starting_cosine_sees_are_found():
-    """The iteration starts from slow cosines over the channels; x made of fast ones alone is their worst case."""
+    """The iteration starts from slow cosines over the channels; x made only of fast ones is their worst case."""
     position = torch.arange(128, dtype=torch.float64) + 0.5
     fast = torch.cos(position * torch.arange(100, 108, dtype=torch.float64)[:, None] * math.pi / 128)
     x = torch.randn(2, 60, 8, dtype=torch.float64) @ fast

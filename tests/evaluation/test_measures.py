@@ -39,7 +39,7 @@ def test_a_report_knows_its_space_and_its_row_of_gamma_one(sweep):
 
 
 def test_the_change_against_gamma_one_is_paired_by_seed(sweep):
-    """Every distance grows by the same factor, so the change is surer than the two distances alone would make it."""
+    """Every distance grows by the same factor, so the change is surer than the two distances by themselves."""
     rows = measured(*sweep)
     last = {name: float(text) for name, text in rows[2].items() if name.startswith("distance")}
     assert last["distance_change"] == pytest.approx(last["distance"] / 3, rel=1e-3)

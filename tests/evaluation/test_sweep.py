@@ -23,7 +23,7 @@ def test_the_table_holds_the_distances():
 
 
 def test_runs_of_one_gamma_make_one_row_each_compared_with_its_own_seed():
-    """Grey 0.1 moved from 0.2 and 0.5 from 0.4: by 0.1 each, where the first of γ 1 alone would say 0.3 for one."""
+    """Grey 0.1 moved from 0.2 and 0.5 from 0.4: by 0.1 each, where only the first of γ 1 would give 0.3 for one."""
     images = [grey_images(0.1), grey_images(0.5), grey_images(0.2), grey_images(0.4)]
     single = compare_gammas(images, [0.5, 0.5, 1.0, 1.0])
     rows = rows_of(single)

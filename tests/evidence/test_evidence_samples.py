@@ -325,7 +325,7 @@ def test_self_attention_guidance_is_the_papers(model):
 
 @pytest.mark.parametrize("gamma", [1.0, 2.0])
 def test_stability_is_that_of_what_was_retrieved(model, gamma):
-    """At the first step, of the conditional pass alone, once for each sample."""
+    """At the first step, of only the conditional pass, once for each sample."""
     sites = list(self_attentions(model.unet))
     samples = draw_samples(model, setting(gamma=gamma, beta=3.0, measured=True, steps=2), SEEDS)
     assert samples.stability.shape == (3, 2, 10, len(MEASURES))

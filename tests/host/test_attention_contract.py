@@ -96,7 +96,7 @@ def test_an_override_of_another_pack_attends_in_both_orders(families, name, orde
 
 @pytest.mark.parametrize("name", NAMES)
 def test_an_override_that_takes_containers_works_in_both_orders(families, name):
-    """It gets containers where it stands alone, as in cross-attention, and plain tensors from ours."""
+    """It gets containers without our override, as in cross-attention, and plain tensors from ours."""
     family, kinds = families[name], set()
 
     def theirs(function: Callable[..., Tensor], *given: Any, **named: Any) -> Tensor:

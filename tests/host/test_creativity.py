@@ -1,4 +1,4 @@
-"""The slider: calibrated by a sweep on this checkpoint, it turns γ alone, and says what a position means."""
+"""The slider: calibrated by a sweep on this checkpoint, it turns only γ, and its text says what a position means."""
 
 from __future__ import annotations
 

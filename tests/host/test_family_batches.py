@@ -1,4 +1,4 @@
-"""In every family a picture is what it is alone: whatever stands beside it in the batch, joined or split, CFG or none.
+"""In every family an image equals that of a run by itself, for any batch mates, passes joined or split, CFG or none.
 
 Rows of a batch differ by rounding on the plain host too. What is allowed is a thousandth of the change that γ makes to
 the picture, and three times what the host's own pictures differ by without us.

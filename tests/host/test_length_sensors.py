@@ -80,7 +80,7 @@ def test_a_text_seen_in_an_earlier_forward_is_not_taken_for_one_of_this() -> Non
 
 
 def test_frame_by_frame_sampling_with_a_cache_is_left_alone():
-    """There the first frame alone is square."""
+    """There only the first frame is square."""
     (rule,) = [rule for rule in RULES if rule.module == "wan.ar_model.CausalWanSelfAttention"]
     x, freqs = torch.zeros(1, 8, 4), None
     assert rule.image_tokens(SiteCall((x, freqs), {"kv_cache": None}), 8) == slice(0, 8)

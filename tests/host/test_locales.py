@@ -11,7 +11,7 @@ import symmetric_attention
 from lab.generate.node_schemas import ENGLISH, LOCALES, english, read
 
 TRANSLATED = ("fr", "ja", "ko", "zh")
-SCRIPT = {"ja": r"[\u3040-\u30ff]", "ko": r"[\uac00-\ud7af]", "zh": r"[\u4e00-\u9fff]"}  # of that language alone
+SCRIPT = {"ja": r"[\u3040-\u30ff]", "ko": r"[\uac00-\ud7af]", "zh": r"[\u4e00-\u9fff]"}  # only of that language
 
 
 def keys(content: dict, before: str = "") -> dict[str, str]:
@@ -93,7 +93,7 @@ def translation(language: str) -> dict[str, str]:
 
 
 def sentences(texts: dict[str, str]) -> dict[str, str]:
-    """Tooltips and descriptions; names alone are left out."""
+    """Tooltips and descriptions; plain names are left out."""
     return {path: text for path, text in texts.items() if path.endswith(("tooltip", "description"))}
 
 

@@ -32,7 +32,7 @@ def others(family, seen) -> int:
 
 
 def assert_modal(family, calls, beta: float) -> None:
-    """Every joint call is that of `FACTORS` and of nothing like it; every other call is that of γ alone."""
+    """Every joint call is that of `FACTORS` and of nothing like it; every other call is that of only γ."""
     assert any(others(family, seen) for seen in calls)
     for seen in calls:
         got = distance(seen.out, stated(family, seen, 1.5, beta, text=-0.8, cross=2.2))
@@ -42,7 +42,7 @@ def assert_modal(family, calls, beta: float) -> None:
             continue
         for wrong in MISTAKEN:
             if others(family, seen) == 1 and wrong == {**FACTORS, "text": wrong["text"]}:
-                continue  # one token alone has no skew part
+                continue  # a single token has no skew part
             others_say = stated(family, seen, wrong["gamma"], beta, text=wrong["text"], cross=wrong["cross"])
             assert got < 0.02 * distance(seen.out, others_say), (seen.path, wrong)
         assert got <= 1e-3 * whole, seen.path

@@ -36,7 +36,7 @@ def family(families, request):
 
 
 def both_orders(family, theirs, **options) -> torch.Tensor:
-    """The picture of both nodes together, which must not depend on which comes first, nor be that of one alone."""
+    """Return the image of both nodes together. It must not depend on their order, nor equal that of a single node."""
     plain = family.sample(**options)
     of_theirs, of_ours = family.sample(theirs(family.model), **options), family.sample(skew(family.model)[0], **options)
     first, later = skew(theirs(family.model)), skew(family.model)

@@ -43,7 +43,7 @@ def address_of(family, path: str) -> str:
 
 
 def image_block(family, seen) -> tuple[torch.Tensor, ...]:
-    """Queries, keys and result of a call, the image tokens alone."""
+    """Queries, keys and result of a call, only the image tokens."""
     tokens = seen.q.shape[2]
     image = slice(tokens - (family.image_tokens or tokens), tokens)
     return seen.q[:, :, image], seen.k[:, :, image], seen.out[:, :, image]
@@ -96,7 +96,7 @@ def test_a_probe_changes_no_bit_of_the_picture(family, every):
     assert family.sample().equal(family.picture)
 
 
-# Every order with and without β where all sites see the image alone and where text is among the tokens; in the other
+# Every order with and without β if all sites see only the image and if text is among the tokens; in the other
 # families the one order in which both nodes stand on the probe's two sides.
 SKEWED = [
     *((name, order, each) for name in ("SD15", "Flux") for order in ORDERS for each in ({}, ADAPTIVE)),
@@ -425,7 +425,7 @@ def test_a_compiled_model_is_measured_like_an_uncompiled_one(small_flux, is_skew
 
 
 class Picky:
-    """Another pack's override that takes packed layouts alone, and changes its answer with every seventh call."""
+    """Another pack's override that takes only packed layouts, and changes its answer with every seventh call."""
 
     def __init__(self):
         self.calls = 0

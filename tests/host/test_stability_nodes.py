@@ -1,4 +1,4 @@
-"""Stability Plot, Save and Load: pictures that show what was measured, and files in the output folder alone."""
+"""Stability Plot, Save and Load: pictures that show what was measured, and files only in the output folder."""
 
 from __future__ import annotations
 

@@ -124,7 +124,7 @@ def test_a_wrong_block_stops_the_prompt_and_the_right_ones_are_listed(server):
 
 
 def test_a_sweep_draws_every_gamma_and_its_grid(server):
-    """Fan out, sample, gather: each picture is the one that its gamma gives alone."""
+    """Fan out, sample, gather: each picture equals that of its gamma in a run by itself."""
     gammas = (0.5, 1.0, 2.0)
     sweep = prompt(1.0)
     sweep["sweep"] = {"class_type": "SADGammaSweep", "inputs": {"values": "0.5, 1, 2"}}

@@ -48,7 +48,7 @@ export function heightOf(number, [low, high]) {
 }
 
 /**
- * The `d` of a path through points, lifted over gaps; a point alone becomes a dot.
+ * The `d` of a path through points, lifted over gaps; a single point becomes a dot.
  * @param {Point[]} points
  * @param {(value: number) => number} y the height of a value.
  */

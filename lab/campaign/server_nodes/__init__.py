@@ -1,4 +1,4 @@
-"""Nodes that look into the server's process, and that fail on purpose; for the campaign and its tests alone."""
+"""Nodes that look into the server's process, and that fail on purpose. Only for the campaign and its tests."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """The distance of a sample from the training pictures, and the degree to which it mixes several of them.
 
-The model knows M = 42 pictures by heart, so a "metastable mixture" can be counted. Nearness alone rewards memorising:
-read these beside the same numbers of pictures the model never saw, which are the null of both indices.
+The model knows M = 42 pictures by heart, so a "metastable mixture" can be counted. Nearness by itself rewards
+memorising. Compare with the same numbers of pictures that the model never saw, which are the null of both indices.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ def patchwork_index(pictures: Tensor, memories: Tensor) -> Tensor:
 
     Pictures (N, 3, H, W) and memories (M, 3, H, W) are cut into patches of 4x4 pixels. Each patch votes for the memory
     whose patch in the same place is nearest, and for any other that is as near up to `TIE`, as two yellow smileys are
-    on the cheek. White background abstains; a picture of background alone has index 0, and so has a memory itself.
+    on the cheek. White background abstains; a picture with only background has index 0, and so has a memory itself.
     A left half of one memory beside a right half of another scores ½ and is no blend anywhere.
     """
     patches, memory_patches = cut(pictures), cut(memories)

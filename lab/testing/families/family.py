@@ -25,7 +25,7 @@ class Family:
         latent: shape of one latent, without the batch.
         text: tokens and channels of the text.
         pooled: channels of the pooled text, or None.
-        image_tokens: tokens of the image at a joint site, None where sites see the image alone.
+        image_tokens: tokens of the image at a joint site, None if sites see only the image.
         config_class: in `comfy.supported_models`.
         paths: by address, the module whose attention calls are the site's.
         asked: addresses of sites that act only when they are named, and their modules.
@@ -193,7 +193,7 @@ class Family:
 
 
 def draw(name: str, shape: tuple[int, ...]) -> Tensor:
-    """Normal numbers that depend on `name` alone."""
+    """Return normal numbers that depend only on `name`."""
     return torch.randn(shape, generator=torch.Generator().manual_seed(zlib.crc32(name.encode())))
 
 

@@ -67,7 +67,7 @@ class QwenImage21Transformer2DModel(nn.Module):
     """[text, reference image, text, image]: text looks back, an image at itself and at all before it.
 
     With `keeps_keys` the keys and values of all before the image are kept from call to call, and later calls have the
-    image alone for their tokens.
+    only the image for their tokens.
     """
 
     def __init__(self, dtype: torch.dtype, channels: int, text: int) -> None:

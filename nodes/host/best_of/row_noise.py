@@ -1,4 +1,4 @@
-"""Noise for a batch in which every row has its own seed, so that each gets what it would get if it were sampled alone.
+"""Noise for a batch in which every row has its own seed, so that each gets the noise of a run by itself.
 
 A sampler draws noise in three ways (comfy/k_diffusion/sampling.py, comfy/samplers.py): from a generator that it seeds
 with the seed of the run, from PyTorch's own generator, and from a Brownian tree. `RowNoise` answers the first two with

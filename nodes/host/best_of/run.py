@@ -144,7 +144,7 @@ class SeedRun:
     # In the run
 
     def _prepare(self, executor: Any, model: Any, noise_shape: Any, *args: Any, **kwargs: Any) -> Any:
-        """Have ComfyUI make room for all rows, where it is told of one."""
+        """Have ComfyUI make room for all rows, although it knows of one."""
         return executor(model, [self.task.at_once or len(self.offsets), *noise_shape[1:]], *args, **kwargs)
 
     def _sample_rows(

@@ -23,7 +23,7 @@ UNVERIFIED = "not verified"  # of a network that no rule knows
 # γ acts among the image tokens. Refiners of the text see none of them, so they are left alone until they are named.
 OPT_IN_KINDS = (TEXT_REFINER,)
 NOT_SAME_TOKENS = "queries and keys are not the same tokens"
-OF_OTHERS = ""  # the reason for calls that are none of the image, as cross-attention is none; nothing is told of them
+OF_OTHERS = ""  # the reason for calls that are none of the image, such as cross-attention; they are not reported
 # How an override gets from a site to its attention call: in the options that the block is given, in those that the
 # whole forward of the network shares, or through the child of the module that names the attention of its layer.
 OPTIONS, NETWORK, LAYER = "options", "network", "layer"
@@ -175,7 +175,7 @@ def queries_of_the_image(call: SiteCall, queries: int, keys: int) -> bool:
 
 
 def without_cache(call: SiteCall, tokens: int) -> slice | None:
-    """Every token, unless the keys are those of earlier chunks too: then the first chunk alone would be square."""
+    """Every token, unless the keys are those of earlier chunks too: then only the first chunk would be square."""
     return slice(0, tokens) if call.argument("kv_cache", 2) is None else None
 
 
@@ -247,10 +247,10 @@ class Rule:
         flag: attribute of the module that must be true, where one class serves self- and cross-attention.
         stream: "video" or "audio" in models that have sites of both.
         takes_patches: whether the queries, keys and values of this attention go through the `attn1_patch` functions of
-            other nodes, which may hand over those of other tokens. Wan calls such functions with the result alone.
+            other nodes, which may hand over those of other tokens. Wan calls such functions with only the result.
         keys: the keyword by which the block around may hand over other keys; None where there is none.
         last_queries: tells the calls whose queries are the last of the keys' tokens, and in which γ acts among the
-            image tokens that have a query; None where γ acts in calls with as many queries as keys alone.
+            image tokens that have a query; None if γ acts only in calls with as many queries as keys.
         pads_samples: whether samples of different lengths are padded, and then have a mask of the keys.
         reach: how an override gets to the attention call: `OPTIONS`, `NETWORK`, `LAYER`, or `FOUND`.
         arguments: the names of the arguments of the module's `forward`, where the code around may hand them over by

@@ -147,7 +147,7 @@ def _did_you_mean(word: str, sites: Sequence[Site]) -> str:
 
 
 def list_addresses(sites: Sequence[Site]) -> str:
-    """Addresses for a message; runs that differ in the last number alone are written as a range."""
+    """Addresses for a message; runs that differ only in the last number are written as a range."""
     runs: list[tuple[str, list[int]]] = []
     for site in sites:
         stem, _, last = site.address.rpartition(".")

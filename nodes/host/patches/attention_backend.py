@@ -69,7 +69,7 @@ class AttentionCall:
         return cls(q, k, v, heads, mask, softmax_scale(q.shape[-1], keyword.get("scale")), keyword)
 
     def rows(self, start: int, stop: int) -> AttentionCall:
-        """The call for the samples `start … stop` alone."""
+        """Return the call for only the samples `start … stop`."""
         q, k, v = self.q[start:stop], self.k[start:stop], self.v[start:stop]
         mask = self.mask if self.mask is None or self.mask.shape[0] == 1 else self.mask[start:stop]
         return AttentionCall(q, k, v, self.heads, mask, self.scale, self.keyword)

@@ -50,9 +50,9 @@ class Observer(Shared):
     below it; see `innermost`.
 
     Attributes:
-        look: told of the call once it is done.
-        failed: told of what went wrong in looking, which must not cost the picture.
-        previous: the override that does the attention, or None for the host's backend alone.
+        look: is called with the call after it is done.
+        failed: is called with an error of `look`, which must not cost the image.
+        previous: the override that does the attention, or None for only the host's backend.
     """
 
     def __init__(
