@@ -62,7 +62,8 @@ well is refused only by the versions of ComfyUI before the one named there.
 TAIL = """
 A model that is in neither table stays as it is. Where its code hands `transformer_options` to ComfyUI's attention, the
 node lists these sites as not verified, and `act_where_unverified` lets γ act there, among all tokens of a call. Else it
-is refused with a sentence that names it.
+is refused with a sentence that names it. So it is with MOSS-image and PAN 2, which came with 0.42 and 0.46 and whose
+code was not at hand.
 
 Calls in which queries and keys are not the same tokens are left as they are, and the report counts them, unless the
 queries are known to be the last of the keys' tokens, as in HiDream-O1. Left alone are also calls

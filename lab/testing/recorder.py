@@ -25,7 +25,7 @@ from lab.testing import definition
 from lab.testing.families.family import Family
 
 FUNCTIONS = ("optimized_attention", "optimized_attention_masked")
-STAND_INS = "lab.testing.families.stand_ins"  # calls by a contract of its own
+STAND_INS = tuple(f"lab.testing.families.{name}" for name in ("stand_ins", "prism", "sensenova"))
 
 
 def attention_names() -> list[tuple[ModuleType, str]]:
@@ -33,8 +33,8 @@ def attention_names() -> list[tuple[ModuleType, str]]:
     chosen = [getattr(comfy.ldm.modules.attention, name) for name in FUNCTIONS]
     files = [module for name, module in sorted(sys.modules.items()) if name.startswith("comfy.ldm.")]
     named = [(file, name) for file in files for name in FUNCTIONS if getattr(file, name, None) in chosen]
-    stand_ins = sys.modules.get(STAND_INS)
-    return named if stand_ins is None else [*named, (stand_ins, FUNCTIONS[0])]
+    # Stand-ins may call the host's attention by a contract of their own.
+    return [*named, *((sys.modules[name], FUNCTIONS[0]) for name in STAND_INS if name in sys.modules)]
 
 
 @dataclass(frozen=True)

@@ -23,18 +23,18 @@ from lab.testing.recorder import distance, effect, plainly, stated
 from lab.testing.run_nodes import compiled, probe, skew
 
 ROWS = {**HOSTED, **STAND_INS}
-NETWORK = [*in_this_host(["HiDreamO1"]), "QwenImage21"]
+LAST = [*in_this_host(["HiDreamO1"]), "QwenImage21", "SenseNovaU15"]
 LAYER = ["PixArtSigma", "ErnieImage"]
 pytestmark = pytest.mark.newest
 
 
-@pytest.fixture(scope="module", params=NETWORK)
+@pytest.fixture(scope="module", params=LAST)
 def last(request):
     """A model whose image looks at text that does not look back."""
     yield from one(request.param)
 
 
-@pytest.fixture(scope="module", params=[*NETWORK, *LAYER])
+@pytest.fixture(scope="module", params=[*LAST, *LAYER])
 def row(request):
     yield from one(request.param)
 

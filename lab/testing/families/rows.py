@@ -12,7 +12,7 @@ from typing import Any
 import comfy.supported_models
 import torch
 
-from lab.testing.families import configs, stand_ins
+from lab.testing.families import configs, prism, sensenova, stand_ins
 from lab.testing.families.building import (
     a_reference,
     build,
@@ -712,6 +712,40 @@ STAND_INS = by_name(
         acts_on="the video tokens at `blocks`, the audio tokens at `audio`",
         notes="the groups `video` and `audio` choose one of the two",
         with_input=True,
+        stands_in_for="pull request",
+    ),
+    Family(
+        "Prism",
+        prism.prism,
+        latent=(4, 5, 8),
+        text=(10, 48),
+        config_class="Prism",
+        paths={
+            **each("blocks", "fusion_blocks.#.video_block.self_attn.attn", 2),
+            **each("audio", "fusion_blocks.#.audio_block.self_attn.attn", 2),
+            **each("last", "remaining_video_blocks.#.self_attn.attn", 1),
+        },
+        other_stages=each("low_noise", "video_dit_2.blocks.#.self_attn.attn", 3),
+        calls=5,
+        acts_on="the audio tokens at `audio`, the video tokens at all others",
+        notes="the groups `video` and `audio` choose one of the two; `low_noise` is the second video network, and each "
+        "run reaches one of the two; Prism's own sparse attention is left as it is",
+        stands_in_for="pull request",
+    ),
+    Family(
+        "SenseNovaU15",
+        sensenova.sensenova,
+        latent=(4, 6, 8),
+        text=(20, 48),
+        image_tokens=48,
+        config_class="SenseNovaU15",
+        paths=each("layers", "language_model.model.layers.#.self_attn", 2),
+        calls=2,
+        acts_on=TEXT,
+        notes="reference images count as text, as their keys are kept; the text does not look at the image",
+        edge=0,
+        image_alone=True,
+        has_queries_of_text=False,
         stands_in_for="pull request",
     ),
     hosted_by_layer(

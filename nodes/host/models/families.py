@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 
-from .later_families import FOUND_IN_CODE, KANDINSKY_6, LAST_QUERIES, TRELLIS
+from .later_families import FOUND_IN_CODE, KANDINSKY_6, LAST_QUERIES, PRISM, TRELLIS
 from .site_rules import (
     JOINT,
     SELF,
@@ -330,6 +330,7 @@ RULES = (
     *SELF_AND_CROSS,
     *TRELLIS,
     *KANDINSKY_6,
+    *PRISM,
     *LAST_QUERIES,
     *FOUND_IN_CODE,
 )

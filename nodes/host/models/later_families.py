@@ -14,6 +14,7 @@ from .site_rules import (
     LengthSensor,
     Rule,
     after_what_is_kept,
+    all_of_the_block,
     before_seen,
     first_argument,
     last_tokens,
@@ -48,12 +49,31 @@ KANDINSKY_6 = tuple(
         kind,
         block_input=first_argument,
         stream=stream,
+        is_in_picture=stream != "audio",
     )
     for blocks, stem, kind, stream in (
         ("visual_blocks.#.videoT", "blocks", SELF, "video"),
         ("visual_blocks.#.audioT", "audio", SELF, "audio"),
         ("video_text_transformer_blocks.#", "text_refiner.video", TEXT_REFINER, None),
         ("audio_text_transformer_blocks.#", "text_refiner.audio", TEXT_REFINER, None),
+    )
+)
+# Prism: two networks of video, for the high and the low noise, and one of sound beside either
+PRISM = tuple(
+    Rule(
+        "prism.model.AttentionModule",
+        numbered(f"{block}.self_attn.attn"),
+        f"{stem}.{{index}}",
+        SELF,
+        stream=stream,
+        arguments=("q", "k", "v", "transformer_options"),
+        is_in_picture=stream != "audio",
+    )
+    for block, stem, stream in (
+        ("fusion_blocks.#.video_block", "blocks", "video"),
+        ("fusion_blocks.#.audio_block", "audio", "audio"),
+        ("remaining_video_blocks.#", "last", "video"),
+        ("video_dit_2.blocks.#", "low_noise", "video"),
     )
 )
 # The image looks at itself and at text that does not look back; its queries are the last of the keys' tokens.
@@ -66,6 +86,15 @@ LAST_QUERIES = (
         takes_patches=True,
         last_queries=queries_of_the_image,
         reach=NETWORK,
+    ),
+    Rule(
+        "sensenova.model.Attention",
+        numbered("language_model.model.layers.#.self_attn"),
+        "layers.{index}",
+        SELF,
+        last_queries=all_of_the_block(("hidden_states", 0)),
+        arguments=("hidden_states", "rope", "prefix_key", "prefix_value", "transformer_options"),
+        method="forward_generation",  # text and reference images go through another one
     ),
     Rule(
         "comfy.text_encoders.llama.TransformerBlock",

@@ -1,8 +1,8 @@
 """The vocabulary of the family table: what a site's call is, where its image tokens are, how a site is recognised.
 
-A site is the innermost module whose `forward` makes the attention calls. Whether it is self-attention is read from the
-module's class and place, never from shapes: cross-attention has square logits too whenever the text is as long as the
-image (an SD1.5 middle block at 448×704 has 77 tokens).
+A site is the innermost module whose `forward`, or another method that the rule names, makes the attention calls.
+Whether it is self-attention is read from the module's class and place, never from shapes: cross-attention has square
+logits too whenever the text is as long as the image (an SD1.5 middle block at 448×704 has 77 tokens).
 
 Where text and image share one sequence, the split comes from what the model itself passes on: the two arguments of a
 block, ComfyUI's `img_slice`, or, where a block gets one joined sequence, from a `LengthSensor`: a module that gets one
@@ -28,6 +28,7 @@ OF_OTHERS = ""  # the reason for calls that are none of the image, such as cross
 # whole forward of the network shares, or through the child of the module that names the attention of its layer.
 OPTIONS, NETWORK, LAYER = "options", "network", "layer"
 FOUND = "found"  # by options or by layer, whichever the code of the host's module shows; no site where it shows neither
+FORWARD = "forward"
 UNREADABLE = "this version of ComfyUI calls the block in a way that is not known"
 
 
@@ -164,6 +165,17 @@ def after_what_is_kept(sensor: str) -> LastQueries:
     return has_last_queries
 
 
+def all_of_the_block(tokens: Argument) -> LastQueries:
+    """[text and reference images, image], of which the block gets the image, and the keys of all before it."""
+
+    def has_last_queries(call: SiteCall, queries: int, keys: int) -> bool:
+        if not 0 < queries == call.length(*tokens) <= keys:
+            raise ValueError("queries of other tokens than those of the block")
+        return True
+
+    return has_last_queries
+
+
 def queries_of_the_image(call: SiteCall, queries: int, keys: int) -> bool:
     """[text and reference images, image] in pieces, each of which looks at itself and at what comes before it.
 
@@ -253,9 +265,10 @@ class Rule:
             image tokens that have a query; None if γ acts only in calls with as many queries as keys.
         pads_samples: whether samples of different lengths are padded, and then have a mask of the keys.
         reach: how an override gets to the attention call: `OPTIONS`, `NETWORK`, `LAYER`, or `FOUND`.
-        arguments: the names of the arguments of the module's `forward`, where the code around may hand them over by
+        arguments: the names of the arguments of that method, where the code around may hand them over by
             place; none where it is known to name `transformer_options`.
         is_in_picture: whether the tokens are parts of one picture, so that a mask can be laid over them.
+        method: the name of the module's method that makes the attention call.
     """
 
     module: str
@@ -276,6 +289,7 @@ class Rule:
     reach: str = OPTIONS
     arguments: tuple[str, ...] = ()
     is_in_picture: bool = True
+    method: str = FORWARD
 
     def find_tokens(self, call: SiteCall, tokens: int, queries: int | None = None) -> tuple[slice | None, str]:
         """Return the tokens of a call that γ acts among, or None and the reason to leave the call alone.

@@ -1,5 +1,5 @@
-"""Functions of ours in the place of a module's `forward`, as ComfyUI's object patches: what they are made of, and how
-the host takes them back.
+"""Functions of ours in the place of a module's `forward` or another of its methods, as ComfyUI's object patches: what
+they are made of, and how the host takes them back.
 
 A function of ours is a method of the module it stands on, and so is what it calls in turn. A copy of the network
 therefore runs its own weights, and one that was saved whole and loaded has the `forward` of its class.
@@ -21,7 +21,7 @@ from typing import Any
 from comfy.model_patcher import ModelPatcher
 from comfy.patcher_extension import PatcherInjection
 
-from ..models.site_rules import LengthSensor
+from ..models.site_rules import FORWARD, LengthSensor
 from ..models.sites import Site
 
 Forward = Callable[..., Any]  # called with the module first, as the `forward` of a class is
@@ -52,9 +52,14 @@ def patched_forward_of(function: Any) -> PatchedForward | None:
     return ours if isinstance(ours, PatchedForward) and ours.function is function else None
 
 
+def method_of(place: Site | LengthSensor) -> str:
+    """Return the name of the method that we patch: `forward`, or what the rule of a site says."""
+    return FORWARD if isinstance(place, LengthSensor) else place.rule.method
+
+
 def object_path(place: Site | LengthSensor) -> str:
-    """Return the name under which ComfyUI patches the `forward` of a site or a sensor."""
-    return f"diffusion_model.{place.path}.forward"
+    """Return the name under which ComfyUI patches the method of a site or a sensor."""
+    return f"diffusion_model.{place.path}.{method_of(place)}"
 
 
 def own_object(patcher: ModelPatcher, path: str) -> Any:
@@ -122,9 +127,9 @@ def take_off(patcher: ModelPatcher) -> None:
     """Take our functions off modules that the host holds to be unpatched, as after a load that failed."""
     for path, function in patcher.object_patches.items():
         if patched_forward_of(function) is not None and path not in patcher.object_patches_backup:
-            module = function.__self__
-            if module.forward == function:
-                module.forward = without_ours(function)
+            module, name = function.__self__, path.rpartition(".")[2]
+            if getattr(module, name) == function:
+                setattr(module, name, without_ours(function))
 
 
 @contextmanager

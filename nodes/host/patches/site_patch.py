@@ -31,6 +31,7 @@ from .object_patches import (
     Forward,
     PatchedForward,
     loading_errors_kept,
+    method_of,
     object_path,
     own_forward,
     own_module,
@@ -167,7 +168,7 @@ class SitePatch(SideRuns, Shared):
             # override is put into the model and taken out again, that is left out of any graph too.
             function = torch.compiler.disable(function)
         function.patched_forward = PatchedForward(self, place, forward, function)  # type: ignore[attr-defined]
-        function.__name__ = "forward"  # a method is saved by its name: what is loaded is the class's own
+        function.__name__ = method_of(place)  # a method is saved by its name: what is loaded is the class's own
         return function
 
     def _sensing(self, sensor: LengthSensor, forward: Forward) -> Forward:
