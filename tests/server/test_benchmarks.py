@@ -8,5 +8,6 @@ from lab.benchmarks.import_time import measure_import
 
 
 @pytest.mark.newest
-def test_the_import_of_the_pack_is_timed_once_a_start(comfyui):
-    assert len([seconds for seconds in measure_import(comfyui, 2) if seconds > 0]) == 2
+def test_the_import_of_the_pack_is_timed(comfyui):
+    (seconds,) = measure_import(comfyui, 1)
+    assert seconds > 0
