@@ -15,7 +15,7 @@ import torch
 from lab.demo.comfyui_server import ServerError
 from lab.demo.gamma_sweep import GUIDANCE, pictures_of, workflow
 
-SEED, STEPS = 11, 8
+SEED, STEPS = 11, 4
 fresh = itertools.count(1000)
 
 
@@ -79,8 +79,8 @@ def test_what_is_kept_are_the_images_of_its_seeds_also_after_a_cancel(server):
     for image, seed in zip(images, kept, strict=True):
         alone = images_of(server, server.run(prompt("SamplerCustomAdvanced", seed=seed)))
         assert torch.equal(image, alone[0])
-    # 4 candidates for 2 steps, 2 of them for 6 more
-    assert "The model computed 20 rows in place of 32 for all candidates" in outputs["summary"]["text"][0]
+    # 4 candidates for a step, 2 of them for 3 more
+    assert "The model computed 10 rows in place of 16 for all candidates" in outputs["summary"]["text"][0]
     assert f"sites × {STEPS} steps" in outputs["measured"]["text"][0]
 
     running = server.queue(best_of("most stable", steps=400))

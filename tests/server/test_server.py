@@ -20,7 +20,7 @@ from lab.demo.sampling import sample
 from lab.testing.checkpoint_substitutes import FIXTURES
 from sad_core import set_skew_attention
 
-STEPS = 10
+STEPS = 4
 ANIMALS = CATEGORIES.index("animals")
 fresh = itertools.count(1)
 
