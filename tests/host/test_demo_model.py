@@ -8,6 +8,7 @@ import zipfile
 from importlib import import_module
 from pathlib import Path
 
+import comfy.utils
 import folder_paths
 import pytest
 import torch
@@ -16,9 +17,10 @@ from symmetric_attention.nodes.demo_model import DemoModelNode
 from symmetric_attention.nodes.host import demo_model
 
 from demo_model.bands import encode
-from lab.demo.model import MODEL_FILE, NO_CATEGORY, load_model
+from lab.demo.model import COMFYUI_UNET_CONFIG, MODEL_FILE, NO_CATEGORY, build_unet, load_model
 from lab.folders import ROOT
 from lab.generate.archive import write_archive
+from lab.testbed.shape import COMFYUI_UNET_CONFIG as TESTBED_CONFIG
 from lab.testing.in_process_host import load_pack
 from lab.testing.run_nodes import execute
 
@@ -43,6 +45,15 @@ def test_the_parts_are_those_of_the_file(model):
         assert torch.equal(negative[0][0][0], model.context[NO_CATEGORY])
         assert latent["samples"].shape == (3, *model.latent_shape)
         assert not latent["samples"].any()
+
+
+@pytest.mark.parametrize("config", [COMFYUI_UNET_CONFIG, TESTBED_CONFIG], ids=["demo", "test bed"])
+def test_every_weight_has_a_place_in_comfyui(config):
+    """ComfyUI's own table of names covers every weight of the UNet, each with a place of its own."""
+    places = comfy.utils.unet_to_diffusers(config)
+    names = list(build_unet(config).state_dict())
+    assert [name for name in names if name not in places] == []
+    assert len({places[name] for name in names}) == len(names)
 
 
 @pytest.mark.parametrize("side", [32, 48, 128])
