@@ -198,8 +198,8 @@ METHOD = (
     ),
     Mutant(
         CORE + "evaluation/diversity.py",
-        "((n - 1) / n * (left - left.mean())",
-        "(1 / n * (left - left.mean())",
+        "float((len(own) - 1) / len(own) * (own - own.mean())",
+        "float(1 / len(own) * (own - own.mean())",
         "intervals are far too narrow",
         ("evaluation/test_diversity.py",),
     ),

@@ -97,29 +97,41 @@ def off_diagonal_mean(matrix: Tensor) -> Tensor:
 
 
 def jackknife(
-    statistic: Callable[[Tensor], float], n: int, lowest: float = -math.inf, highest: float = math.inf
+    statistic: Callable[[Tensor], float],
+    n: int,
+    lowest: float = -math.inf,
+    highest: float = math.inf,
+    groups: Tensor | None = None,
 ) -> Estimate:
     """Return a number of n images and its 95 % interval, from leaving out one image after the other.
 
-        value ± t·s,   s² = (n − 1)/n · Σᵢ (θ₋ᵢ − mean θ₋)²,   t Student's for n − 1 degrees of freedom
+        value ± t·s,   s² = Σ_g (n_g − 1)/n_g · Σᵢ∈g (θ₋ᵢ − mean_g θ₋)²,   t Student's for n − (number of groups)
 
     The variance is Tukey's estimate (1958). A bootstrap would draw some images twice, and two equal images have no
-    distance, so it would underestimate the diversity of every set.
+    distance, so it would underestimate the diversity of every set. Images of one prompt are one group: the interval is
+    one over seeds, and says nothing about other prompts.
 
     Args:
         statistic: the number of the images with the indices `(m,)` it is called with; NaN where it needs more of them.
         n: the number of images.
         lowest, highest: the limits of the number, which its interval is cut at.
+        groups: of each image, `(n,)`; None where all are one.
 
     Returns:
         The number of all images; without an interval where leaving one out leaves too few.
     """
     everyone = torch.arange(n)
     value = float(statistic(everyone)) if n else math.nan
-    if n < 2 or not math.isfinite(value):
+    names = torch.zeros(n, dtype=torch.long) if groups is None else groups
+    freedom = n - len(names.unique())
+    if freedom < 1 or not math.isfinite(value):
         return Estimate(value)
     left = torch.tensor([float(statistic(everyone[everyone != out])) for out in range(n)], dtype=torch.float64)
-    reach = student(n - 1) * float(((n - 1) / n * (left - left.mean()).square().sum()).sqrt())
+    variance = 0.0
+    for name in names.unique():
+        own = left[names == name]
+        variance += float((len(own) - 1) / len(own) * (own - own.mean()).square().sum())
+    reach = student(freedom) * math.sqrt(variance)
     return Estimate(value, max(value - reach, lowest), min(value + reach, highest))
 
 

@@ -1,4 +1,4 @@
-"""The measures of a sweep over γ, each with its interval: diversity, drift, image guards, agreement with a prompt."""
+"""The measures of sets of images, each with its interval: diversity, drift, image guards, agreement with a prompt."""
 
 from __future__ import annotations
 
@@ -139,7 +139,7 @@ def measure_sweep(
     space: FeatureSpace = PIXELS,
     prompt: Callable[[int], Tensor | str] | None = None,
 ) -> DiversityReport:
-    """Measure the images of a sweep.
+    """Measure the images of a sweep, which all have one prompt.
 
     Args:
         batches: ComfyUI IMAGEs, `(B, height, width, 3)` each.
@@ -151,69 +151,94 @@ def measure_sweep(
         ValueError: there is not one γ for each batch, or the images have several sizes.
     """
     by_gamma = dict(sorted(images_by_gamma(batches, gammas).items()))
-    groups = {gamma: _group(images, space) for gamma, images in by_gamma.items()}
-    text = None if prompt is None else prompt(next(iter(groups.values())).features.shape[1])
-    embedded_text = text if isinstance(text, Tensor) else None
-    neutral = groups.get(1.0)
-    rows = tuple(_row(gamma, group, neutral, space, embedded_text) for gamma, group in groups.items())
-    columns = tuple(name for name in MEASURES if name != "agreement" or embedded_text is not None)
+    sets = {gamma: LookedAt.of(images, [0] * len(images), space) for gamma, images in by_gamma.items()}
+    text = None if prompt is None else prompt(next(iter(sets.values())).features.shape[1])
+    texts = text[None] if isinstance(text, Tensor) else None
+    rows = tuple(measure_set(gamma, images, sets.get(1.0), space, texts) for gamma, images in sets.items())
+    columns = tuple(name for name in MEASURES if name != "agreement" or texts is not None)
     return DiversityReport(rows, space, columns, text if isinstance(text, str) else None)
 
 
 @dataclass(frozen=True)
-class _Group:
-    """The images of one γ, with the numbers of each image that later measures are made of."""
+class LookedAt:
+    """Images of one setting, with the numbers of each image that later measures are made of.
+
+    Attributes:
+        images: `(height, width, 3)` each; those with the same index in two sets have the same prompt and seed.
+        prompts: the number of the prompt of each, `(n,)`.
+        features: `(n, d)`.
+        facts: guards, `(n,)` each.
+        whole: indices of the images that are finite, as their features are.
+        repeated: images that equal another one.
+    """
 
     images: list[Tensor]
-    features: Tensor  # (n, d)
-    facts: dict[str, Tensor]  # (n,) each
-    whole: list[int]  # indices of the images that are finite, as their features are
+    prompts: Tensor
+    features: Tensor
+    facts: dict[str, Tensor]
+    whole: list[int]
     repeated: int
 
+    @classmethod
+    def of(cls, images: list[Tensor], prompts: Sequence[int], space: FeatureSpace) -> LookedAt:
+        """Look at images in a feature space."""
+        guards = {"clipped": clipped_share, "saturation": saturation, "high_frequency": high_frequency_energy}
+        facts = {name: torch.tensor([guard(image) for image in images]).double() for name, guard in guards.items()}
+        features = space.embed(images)
+        whole = [index for index, image in enumerate(images) if is_whole(image) and is_whole(features[index])]
+        different = len(torch.unique(thumbnails([images[index] for index in whole]), dim=0)) if whole else 0
+        return cls(images, torch.tensor(prompts), features, facts, whole, len(whole) - different)
 
-def _group(images: list[Tensor], space: FeatureSpace) -> _Group:
-    guards = {"clipped": clipped_share, "saturation": saturation, "high_frequency": high_frequency_energy}
-    facts = {name: torch.tensor([guard(image) for image in images]).double() for name, guard in guards.items()}
-    features = space.embed(images)
-    whole = [index for index, image in enumerate(images) if is_whole(image) and is_whole(features[index])]
-    different = len(torch.unique(thumbnails([images[index] for index in whole]), dim=0)) if whole else 0
-    return _Group(images, features, facts, whole, len(whole) - different)
 
+def measure_set(
+    gamma: float, found: LookedAt, neutral: LookedAt | None, space: FeatureSpace, texts: Tensor | None = None
+) -> Row:
+    """Return the measures of the images of one setting.
 
-def _row(gamma: float, group: _Group, neutral: _Group | None, space: FeatureSpace, prompt: Tensor | None) -> Row:
-    n, features = len(group.whole), group.features[group.whole]
+    Two images are compared where they have one prompt, and what that gives is averaged over the prompts.
+
+    Args:
+        gamma: γ of the setting.
+        found: its images.
+        neutral: those of γ = 1; None where there are none.
+        space: where they are compared.
+        texts: the prompts in that space, `(prompts, d)`.
+    """
+    n, features, prompts = len(found.whole), found.features[found.whole], found.prompts[found.whole]
     kernel, distances = cosines(features, features), space.distances(features, features)
     measures = {
-        "vendi": jackknife(lambda kept: vendi_score(among(kernel, kept)), n, 1.0, n),
-        "distance": jackknife(lambda kept: mean_distance(among(distances, kept)), n, 0.0),
-        "clipped": _mean(group.facts["clipped"][group.whole], 0.0, 1.0),
+        "vendi": jackknife(_within(lambda kept: vendi_score(among(kernel, kept)), prompts), n, 1.0, n, prompts),
+        "distance": jackknife(
+            _within(lambda kept: mean_distance(among(distances, kept)), prompts), n, 0.0, groups=prompts
+        ),
+        "clipped": _mean(found.facts["clipped"][found.whole], prompts, 0.0, 1.0),
     }
-    if prompt is not None:
-        measures["agreement"] = _mean(cosines(features, prompt[None])[:, 0], -1.0, 1.0)
+    if texts is not None:
+        measures["agreement"] = _mean(cosines(features, texts)[torch.arange(n), prompts], prompts, -1.0, 1.0)
     if neutral is not None:
-        measures |= _changes(group, neutral, space)
-    return Row(gamma, n, len(group.images) - n, group.repeated, measures)
+        measures |= _changes(found, neutral, space)
+    return Row(gamma, n, len(found.images) - n, found.repeated, measures)
 
 
-def _changes(group: _Group, neutral: _Group, space: FeatureSpace) -> dict[str, Estimate]:
+def _changes(found: LookedAt, neutral: LookedAt, space: FeatureSpace) -> dict[str, Estimate]:
     """Return the measures that compare with γ = 1, over the seeds of which both images are finite."""
-    seeds = [index for index in group.whole if index in neutral.whole]
-    n = len(seeds)
-    here, there = group.features[seeds], neutral.features[seeds]
+    seeds = [index for index in found.whole if index in neutral.whole]
+    n, prompts = len(seeds), found.prompts[seeds]
+    here, there = found.features[seeds], neutral.features[seeds]
     distances, before = space.distances(here, here), space.distances(there, there)
-    moved = [float((group.images[seed] - neutral.images[seed]).float().square().mean().sqrt()) for seed in seeds]
+    moved = [float((found.images[seed] - neutral.images[seed]).float().square().mean().sqrt()) for seed in seeds]
 
     def change(kept: Tensor) -> float:
         return mean_distance(among(distances, kept)) - mean_distance(among(before, kept))
 
     def ratio(name: str) -> Estimate:
-        now, then = group.facts[name][seeds], neutral.facts[name][seeds]
-        return jackknife(lambda kept: float(now[kept].sum() / then[kept].sum()), n, 0.0)
+        now, then = found.facts[name][seeds], neutral.facts[name][seeds]
+        return jackknife(lambda kept: float(now[kept].sum() / then[kept].sum()), n, 0.0, groups=prompts)
 
     return {
-        "distance_change": jackknife(change, n),
-        "drift": _mean(space.distances(here, there).diagonal(), 0.0),
-        "pixel_drift": _mean(torch.tensor(moved), 0.0),
+        "distance_change": jackknife(_within(change, prompts), n, groups=prompts),
+        "drift": _mean(space.distances(here, there).diagonal(), prompts, 0.0),
+        "pixel_drift": _mean(torch.tensor(moved), prompts, 0.0),
         "saturation": ratio("saturation"),
         "high_frequency": ratio("high_frequency"),
     }
@@ -224,5 +249,15 @@ def among(pairs: Tensor, kept: Tensor) -> Tensor:
     return pairs[kept][:, kept]
 
 
-def _mean(values: Tensor, lowest: float, highest: float = math.inf) -> Estimate:
-    return jackknife(lambda kept: float(values[kept].mean()), len(values), lowest, highest)
+def _within(statistic: Callable[[Tensor], float], prompts: Tensor) -> Callable[[Tensor], float]:
+    """Return the mean of a statistic of images over the prompts, those of each by themselves."""
+
+    def measure(kept: Tensor) -> float:
+        found = [statistic(kept[prompts[kept] == prompt]) for prompt in prompts[kept].unique()]
+        return sum(found) / len(found) if found else math.nan
+
+    return measure
+
+
+def _mean(values: Tensor, prompts: Tensor, lowest: float, highest: float = math.inf) -> Estimate:
+    return jackknife(lambda kept: float(values[kept].mean()), len(values), lowest, highest, prompts)

@@ -7,8 +7,11 @@ import math
 import pytest
 import torch
 
+from lab.evidence.measures.pairwise import apart, distances_among
+from lab.evidence.measures.vendi import vendi
 from lab.testing.sweep_images import column, contrast_sweep, noise_images, read_table
-from sad_core.evaluation.measures import PIXELS, measure_sweep
+from sad_core.evaluation.diversity import student
+from sad_core.evaluation.measures import PIXELS, LookedAt, measure_set, measure_sweep
 
 
 def measured(images, gamma) -> list[dict[str, str]]:
@@ -168,3 +171,59 @@ def test_agreement_is_a_column_or_a_sentence_that_says_why_not(sweep):
     missing = measure_sweep(*sweep, prompt=lambda width: "There is none.")
     assert "agreement" not in missing.columns
     assert missing.no_agreement == "There is none."
+
+
+# --- several prompts
+
+PROMPTS = [0, 1, 0, 1, 0, 1, 0, 1, 0]
+
+
+def looked_at(contrast: float) -> LookedAt:
+    """Nine images of two prompts, whose images differ in their grey."""
+    images = noise_images(*"abcdefghi", contrast=contrast)
+    shift = torch.tensor(PROMPTS)[:, None, None, None] * 0.1
+    return LookedAt.of(list(images + shift), PROMPTS, PIXELS)
+
+
+def test_pairs_are_those_of_one_prompt_as_on_the_test_bed():
+    """The numbers are those of the code behind docs/evidence.md, on the same images."""
+    before, found = looked_at(0.4), looked_at(0.8)
+    row = measure_set(2.0, found, before, PIXELS)
+    labels, everyone = torch.tensor(PROMPTS), torch.arange(9)
+    features = found.features.double()
+    per_pixel = features.shape[1] ** 0.5
+
+    def lab_distance(images: torch.Tensor) -> float:
+        return apart(distances_among(images.double(), cosine=False), labels)(everyone) / per_pixel
+
+    assert row["distance"].value == pytest.approx(lab_distance(features), rel=1e-9)
+    change = lab_distance(features) - lab_distance(before.features)
+    assert row["distance_change"].value == pytest.approx(change, rel=1e-9)
+    blocks = [vendi(features, labels, size)(everyone[labels == name]) for name, size in ((0, 5), (1, 4))]
+    assert row["vendi"].value == pytest.approx(sum(blocks) / 2, rel=1e-9)
+    moved = torch.stack(found.images) - torch.stack(before.images)
+    assert row["pixel_drift"].value == pytest.approx(float(moved.square().mean(dim=(1, 2, 3)).sqrt().mean()), rel=1e-5)
+
+
+def test_the_interval_over_several_prompts_is_that_of_each_by_itself():
+    """Means over independent sets: their variances add up; one image is left out after the other."""
+    found, before = looked_at(0.8), looked_at(0.4)
+    row = measure_set(2.0, found, before, PIXELS)
+    variance = 0.0
+    for name in (0, 1):
+        own = [index for index, prompt in enumerate(PROMPTS) if prompt == name]
+        one, other = (
+            LookedAt.of([each.images[index] for index in own], [0] * len(own), PIXELS) for each in (found, before)
+        )
+        alone = measure_set(2.0, one, other, PIXELS)["distance_change"]
+        variance += ((alone.high - alone.low) / 2 / student(len(own) - 1)) ** 2 / 4
+    reach = student(9 - 2) * variance**0.5
+    assert (row["distance_change"].high - row["distance_change"].low) / 2 == pytest.approx(reach, rel=1e-9)
+
+
+def test_an_image_agrees_with_its_own_prompt():
+    found = looked_at(0.8)
+    texts = torch.stack([found.features[0], found.features[1]])
+    cosine = torch.nn.functional.cosine_similarity(found.features.double(), texts[PROMPTS].double(), dim=1)
+    row = measure_set(2.0, found, None, PIXELS, texts)
+    assert row["agreement"].value == pytest.approx(float(cosine.mean()), rel=1e-6)
