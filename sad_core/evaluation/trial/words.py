@@ -1,0 +1,112 @@
+"""A trial as a table and in sentences: what is significant and what is not, and what it cost."""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+from collections.abc import Sequence
+
+from ..diversity import Estimate
+from ..measures import MEASURES
+from .plan import prompts_of
+from .result import Measured, Trial, is_significant
+from .ways import PLAIN
+
+# Of a change from γ = 1: its measure, its name, the number that means no change.
+CHANGES = (
+    ("distance_change", "the distance of two pictures of a prompt", 0.0),
+    ("saturation", "saturation", 1.0),
+    ("high_frequency", "high-frequency energy", 1.0),
+)
+
+
+def table_of(trial: Trial) -> str:
+    """Return a CSV: a line for each way of each part, every measure with the ends of its 95 % interval."""
+    columns = [name for name in MEASURES if any(each.row[name].exists for each in trial.report)]
+    text = io.StringIO()
+    lines = csv.writer(text, lineterminator="\n")
+    named = [name + end for name in columns for end in ("", "_low", "_high")]
+    lines.writerow(["part", "setting", "n", "broken", "seconds", *named])
+    for part, found in (("choice", trial.choice), ("report", trial.report)):
+        for each in found:
+            numbers = [number for name in columns for number in _numbers(each.row[name])]
+            cells = [f"{number:.5g}" if math.isfinite(number) else "" for number in numbers]
+            lines.writerow([part, each.way.name, each.row.n, each.row.broken, f"{each.seconds:.4g}", *cells])
+    return text.getvalue()
+
+
+def summary_of(trial: Trial) -> str:
+    """Return what the trial says, a paragraph for each question."""
+    chosen, reported = trial.counted_seeds
+    best, plain = trial.best, trial.plain
+    used = len(set(prompts_of(reported, trial.sampling.prompts)))
+    prompts = "1 prompt" if used == 1 else f"{used} prompts"
+    lines = [
+        f"{trial.name or trial.model}: of {len(trial.choice) - 1} settings of γ on {chosen} seeds, {best.way.name} was "
+        f"chosen. What follows is of {reported} other seeds and {prompts}, compared in {trial.space}.",
+        f"{best.way.name}: {verdict(best)}",
+        *(f"{each.way.name}: {verdict(each)}" for each in trial.report if each.way not in (PLAIN, best.way)),
+        cost_of(trial),
+        *trial.notes,
+    ]
+    broken = [each for each in (plain, best) if each.row.broken]
+    lines += [f"{each.row.broken} pictures of {each.way.name} had NaN in them and were left out." for each in broken]
+    return "\n".join(lines)
+
+
+def verdict(found: Measured) -> str:
+    """Return what the seeds of the report say of a way, to stand after its name and a colon."""
+    row = found.row
+    if row["pixel_drift"].exists and row["pixel_drift"].value == 0.0:
+        return "no picture changed: all equal those of γ 1."
+    sure, unsure = [], []
+    for name, title, neutral in CHANGES:
+        number = row[name]
+        if number.exists:
+            (sure if is_significant(number, neutral) else unsure).append(_change(number, title, neutral))
+    sentences = [f"pictures moved by {_amount(row['pixel_drift'])} of the range of colours."]
+    if sure:
+        sentences.append(f"Significant (the 95 % interval leaves out no change): {_listed(sure)}.")
+    if unsure:
+        sentences.append(f"Not significant, so it may be the luck of these seeds: {_listed(unsure)}.")
+    if row["agreement"].exists:
+        sentences.append(f"Agreement with the prompt is {_amount(row['agreement'])}.")
+    return " ".join(sentences)
+
+
+def cost_of(trial: Trial) -> str:
+    """Return what each way cost, as a factor on γ = 1."""
+    factors = [
+        f"{each.way.name} {each.seconds / trial.plain.seconds:.2f} times as long"
+        for each in trial.report
+        if each.way != PLAIN
+    ]
+    return (
+        f"A picture of γ 1 took {trial.plain.seconds:.3g} s on {trial.machine}; {_listed(factors)}. "
+        f"The trial took {trial.took:.3g} of {trial.minutes:g} minutes."
+    )
+
+
+def _change(number: Estimate, title: str, neutral: float) -> str:
+    if neutral == 1.0:
+        return f"{title} {_amount(number)} times that of γ 1"
+    direction = "larger" if number.value >= 0 else "smaller"
+    value, low, high = _numbers(number)
+    amount = number if value >= 0 else Estimate(-value, -high, -low)
+    return f"{title} {direction} by {_amount(amount)}"
+
+
+def _amount(number: Estimate) -> str:
+    if not number.exists:
+        return "an unknown amount"
+    interval = f" (95 % interval {number.low:.3g} to {number.high:.3g})" if number.has_interval else ""
+    return f"{number.value:.3g}{interval}"
+
+
+def _numbers(number: Estimate) -> tuple[float, float, float]:
+    return number.value, number.low, number.high
+
+
+def _listed(words: Sequence[str]) -> str:
+    return "; ".join(words)

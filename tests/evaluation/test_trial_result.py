@@ -1,0 +1,262 @@
+"""A trial: what is chosen, what is said, and what its file must hold to be believed."""
+
+from __future__ import annotations
+
+import json
+import math
+import random
+from contextlib import suppress
+from dataclasses import replace
+
+import pytest
+
+from lab.testing.made_up_trials import made_up_trial
+from lab.testing.sweep_images import read_table
+from sad_core.evaluation.diversity import Estimate
+from sad_core.evaluation.measures import Row
+from sad_core.evaluation.trial.result import Measured, choose_way, is_significant
+from sad_core.evaluation.trial.result_file import load_trial, save_trial, trial_to_json
+from sad_core.evaluation.trial.ways import LADDER, PLAIN, RIVALS
+from sad_core.evaluation.trial.words import summary_of, table_of, verdict
+
+
+def around(value, reach=0.01):
+    return Estimate(value, value - reach, value + reach)
+
+
+def found(way, change=0.0, seconds=2.0, broken=0, **measures):
+    """A way with guards as at γ = 1, but for what is given."""
+    usual = {"distance": around(0.5 + change), "distance_change": around(change), "pixel_drift": around(0.1)}
+    guards = {"clipped": around(0.0), "saturation": around(1.0), "high_frequency": around(1.0)}
+    return Measured(way, Row(way.gamma, 8, broken, 0, {**usual, **guards, **measures}), seconds)
+
+
+def test_the_most_different_with_its_guards_is_chosen():
+    plain = found(PLAIN, agreement=around(0.3))
+    weak, strong, broken = (
+        found(way, change, agreement=around(0.3)) for way, change in zip(LADDER[:3], (0.1, 0.3, 0.5), strict=True)
+    )
+    assert choose_way([plain, weak, strong, broken]) == broken.way
+    for wrong in (
+        {"saturation": around(1.6)},
+        {"saturation": around(0.6)},
+        {"high_frequency": around(2.1)},
+        {"clipped": around(0.2)},
+        {"agreement": around(0.28)},
+        {"broken": 1},
+    ):
+        worse = found(broken.way, 0.5, **{"agreement": around(0.3), **wrong})
+        assert choose_way([plain, weak, strong, worse]) == strong.way, wrong
+
+
+def test_where_every_gamma_breaks_pictures_the_one_that_moved_least_is_chosen():
+    near, far = (
+        found(way, 0.3, clipped=around(0.9), pixel_drift=around(drift))
+        for way, drift in zip(LADDER[:2], (0.05, 0.4), strict=True)
+    )
+    assert choose_way([found(PLAIN), far, near]) == near.way
+
+
+def test_a_gamma_that_loses_is_chosen_only_where_all_lose():
+    assert choose_way([found(PLAIN), found(LADDER[0], -0.3), found(LADDER[1], -0.1)]) == LADDER[1]
+    with pytest.raises(ValueError, match="No γ can be chosen: γ = 1, another γ and pictures without NaN"):
+        choose_way([found(PLAIN)])
+
+
+@pytest.mark.parametrize(
+    ("number", "is_one"),
+    [(Estimate(0.1, 0.02, 0.2), True), (Estimate(0.1, -0.02, 0.2), False), (Estimate(0.1), False), (Estimate(), False)],
+)
+def test_significant_means_that_the_interval_leaves_out_no_change(number, is_one):
+    assert is_significant(number) == is_one
+
+
+def test_the_sentences_say_what_is_significant_and_what_is_not():
+    way = found(LADDER[2], 0.05, saturation=Estimate(1.2, 1.1, 1.3))
+    said = verdict(way)
+    assert said.startswith("pictures moved by 0.1 (95 % interval 0.09 to 0.11) of the range of colours. Significant")
+    sure, unsure = said.split("Not significant, so it may be the luck of these seeds: ")
+    assert "the distance of two pictures of a prompt larger by 0.05 (95 % interval 0.04 to 0.06)" in sure
+    assert "saturation 1.2 (95 % interval 1.1 to 1.3) times that of γ 1" in sure
+    assert "high-frequency energy 1 (" in unsure
+    assert "smaller by 0.05 (95 % interval 0.04 to 0.06)" in verdict(found(LADDER[0], -0.05))
+    assert (
+        verdict(found(LADDER[0], pixel_drift=Estimate(0.0, 0.0, 0.0))) == "no picture changed: all equal those of γ 1."
+    )
+
+
+def test_the_summary_names_seeds_rivals_and_cost():
+    trial = made_up_trial(4)
+    lines = summary_of(trial).split("\n")
+    assert lines[0].startswith(
+        "checkpoint 4: of 5 settings of γ on 8 seeds, γ 2 was chosen. What follows is of 12 other"
+    )
+    assert [line.split(": pictures moved")[0] for line in lines[1:4]] == ["γ 2", *(way.name for way in RIVALS)]
+    assert "A picture of γ 1 took 2 s on NVIDIA GeForce RTX 4090; γ 2 1.05 times as long" in lines[4]
+    table = read_table(table_of(trial))
+    assert [(row["part"], row["setting"]) for row in table] == [
+        *(("choice", way.name) for way in (PLAIN, *LADDER)),
+        *(("report", way.name) for way in (PLAIN, LADDER[3], *RIVALS)),
+    ]
+    assert float(table[-3]["distance_change"]) == pytest.approx(trial.best.row["distance_change"].value, rel=1e-4)
+
+
+# --- the file
+
+
+@pytest.mark.parametrize("number", range(10))
+def test_a_file_gives_the_trial_back(tmp_path, number):
+    saved = made_up_trial(number)
+    save_trial(saved, tmp_path / "own.trial.json")
+    loaded = load_trial(tmp_path / "own.trial.json")
+    assert trial_to_json(loaded) == trial_to_json(saved)
+    assert loaded.sampling == saved.sampling
+    assert loaded.best.way == saved.best.way
+    assert summary_of(loaded) == summary_of(saved)
+
+
+def wrong(change):
+    """A good file's content, changed."""
+    content = trial_to_json(made_up_trial(0))
+    change(content)
+    return content
+
+
+TEN_WRONG = {
+    "another kind of file": (
+        lambda trial: trial.update(kind="symmetric-attention calibration"),
+        "is not a trial of this pack; choose a file saved by Measure Your Checkpoint",
+    ),
+    "a newer version": (
+        lambda trial: trial.update(version=2),
+        "is a trial of version 2, but this pack reads version 1; update the pack, or measure again",
+    ),
+    "a field that is missing": (lambda trial: trial.pop("took"), "is a damaged trial: 'took'; measure again"),
+    "a path in a name": (
+        lambda trial: trial["model"].update(name="/home/me/model.safetensors"),
+        "is a damaged trial: name is no plain line of text without a path",
+    ),
+    "no γ = 1": (
+        lambda trial: trial["report"].pop(0),
+        r"cannot be right: the report does not begin with γ 1\.",
+    ),
+    "a number beyond its bounds": (
+        lambda trial: trial["report"][2]["measures"].update(clipped=[1.5, 1.4, 1.6]),
+        r"cannot be right: clipped of no guidance in the first fifth is 1\.5, but it can only be from 0 to 1\.",
+    ),
+    "a number outside of its interval": (
+        lambda trial: trial["report"][1]["measures"].update(drift=[0.5, 0.1, 0.2]),
+        r"cannot be right: drift of γ 2 is 0\.5, outside of its interval 0\.1 to 0\.2\.",
+    ),
+    "a change that does not follow": (
+        lambda trial: trial["report"][1]["measures"].update(distance_change=[0.9, 0.8, 1.0]),
+        r"cannot be right: distance_change of γ 2 in the report is 0\.9, but its distance less that of γ 1 is",
+    ),
+    "another choice than the numbers make": (
+        lambda trial: trial.update(chosen="γ 1.5"),
+        r"cannot be right: chosen is γ 1\.5, but by the numbers of the choice it is γ 2\.",
+    ),
+    "pictures that took longer than the trial": (
+        lambda trial: trial.update(took=0.01),
+        r"cannot be right: the pictures took .* minutes by their seconds, but the trial took 0\.01\.",
+    ),
+}
+
+
+@pytest.mark.parametrize("fault", TEN_WRONG)
+def test_ten_wrong_files_are_refused_in_a_sentence_each(tmp_path, fault):
+    change, sentence = TEN_WRONG[fault]
+    path = tmp_path / "own.trial.json"
+    path.write_text(json.dumps(wrong(change)), encoding="utf-8")
+    with pytest.raises(ValueError, match=sentence) as refused:
+        load_trial(path)
+    assert "\n" not in str(refused.value)
+
+
+def halve_the_seeds(trial):
+    trial["report"][1]["n"] //= 2
+
+
+def move_nothing(trial):
+    for each in (*trial["choice"], *trial["report"]):
+        each["measures"] = trial["report"][0]["measures"]
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        (
+            halve_the_seeds,
+            "the settings of the report have 2, 4 seeds, but all must have the same number, from 4 to 192",
+        ),
+        (lambda trial: trial["choice"].append(trial["choice"][1]), "the choice has a setting twice"),
+        (lambda trial: trial["report"].pop(1), "the report does not have the setting that was chosen"),
+        (
+            lambda trial: trial["report"][0]["measures"].update(pixel_drift=[0.1, 0.0, 0.2]),
+            r"pixel_drift of γ 1 in the report is 0\.1, but it must be 0",
+        ),
+    ],
+)
+def test_what_nobody_can_have_measured_is_refused(tmp_path, change, sentence):
+    path = tmp_path / "own.trial.json"
+    path.write_text(json.dumps(wrong(change)), encoding="utf-8")
+    with pytest.raises(ValueError, match=f"cannot be right: {sentence}"):
+        load_trial(path)
+
+
+def test_a_trial_in_which_gamma_moved_nothing_is_refused(tmp_path):
+    trial = wrong(move_nothing)
+    trial["chosen"] = trial["choice"][1]["way"]["name"]
+    trial["report"][1]["way"] = trial["choice"][1]["way"]
+    path = tmp_path / "own.trial.json"
+    path.write_text(json.dumps(trial), encoding="utf-8")
+    with pytest.raises(ValueError, match="no γ moved a picture, so γ acted nowhere"):
+        load_trial(path)
+
+
+def test_what_is_no_trial_is_refused_in_a_sentence(tmp_path):
+    path = tmp_path / "own.trial.json"
+    with pytest.raises(ValueError, match="There is no file own"):
+        load_trial(path)
+    for content in ("", "{", "[]", '{"kind": "another"}', "[" * 100_000, "\0"):
+        path.write_text(content)
+        with pytest.raises(ValueError, match="is not a trial of this pack; choose a file saved by Measure Your"):
+            load_trial(path)
+    path.write_bytes(b"{" + b" " * 2**20)
+    with pytest.raises(ValueError, match="at most 1 MB"):
+        load_trial(path)
+
+
+def test_every_damaged_value_is_refused_in_one_sentence_or_still_reads(tmp_path):
+    """Each value of a good file is replaced by a bad one; what is accepted can still be told in words."""
+    path = tmp_path / "own.trial.json"
+    good, draw = trial_to_json(made_up_trial(1)), random.Random(0)
+
+    def places(content, at=()):
+        for key, value in content.items() if isinstance(content, dict) else enumerate(content):
+            yield (*at, key)
+            if isinstance(value, (dict, list)):
+                yield from places(value, (*at, key))
+
+    accepted = 0
+    for *at, last in list(places(good))[draw.randrange(3) :: 3]:
+        content = json.loads(json.dumps(good))
+        inner = content
+        for key in at:
+            inner = inner[key]
+        inner[last] = draw.choice([None, "x\ny", math.nan, 1e400, -1e300, [], {}, True, "../x"])
+        path.write_text(json.dumps(content))
+        with suppress(ValueError):  # and nothing else
+            trial = load_trial(path)
+            accepted += 1
+            assert summary_of(trial)
+            assert table_of(trial)
+    assert accepted < 40
+
+
+def test_prompts_are_in_the_file_only_where_they_were_given(tmp_path):
+    trial = made_up_trial(0)
+    assert trial_to_json(trial)["sampling"]["texts"] == []
+    told = replace(trial, sampling=replace(trial.sampling, texts=("a red fox",)))
+    save_trial(told, tmp_path / "own.trial.json")
+    assert load_trial(tmp_path / "own.trial.json").sampling.texts == ("a red fox",)
