@@ -116,8 +116,9 @@ def draw_curves(
                 linewidth=2,
                 label=legend,
             )
-            if baseline is not None and measure in baseline.measures:
-                places, lows, _, highs = zip(*baseline.curve(measure, pass_name), strict=True)
+            normal = [] if baseline is None or measure not in baseline.measures else baseline.curve(measure, pass_name)
+            if normal:
+                places, lows, _, highs = zip(*normal, strict=True)
                 for edge, name in ((lows, f"normal, {legend}"), (highs, None)):
                     axes.plot([100 * place for place in places], edge, ":", color=colour, linewidth=1.2, label=name)
         axes.grid(alpha=0.3)

@@ -126,7 +126,8 @@ class Calibration:
                 if min(here, there) <= wanted <= max(here, there) and here != there:
                     share = (wanted - here) / (there - here)
                     start, end = self.points[index].gamma, self.points[index + step].gamma
-                    found.append(start + share * (end - start))
+                    # Rounding may lead a little beyond the two.
+                    found.append(min(max(start + share * (end - start), min(start, end)), max(start, end)))
                     break
                 index += step
         return min(found, key=lambda gamma: abs(gamma - 1.0), default=1.0)

@@ -90,6 +90,16 @@ def test_rounding_at_an_end_does_not_lead_back_to_the_plain_model():
     assert found.at(-1).gamma == 0.0
 
 
+@pytest.mark.parametrize(("one", "end"), [(1.2, 3.4), (1.0, 0.11)])
+def test_rounding_between_two_points_does_not_lead_beyond_them(one, end):
+    """Neither γ + (γ′ − γ) is γ′: the first is above it, where there is no further point, the second below."""
+    assert one + (end - one) != end
+    middle = {one: (0.55, 0.1), 1.0: (0.5, 0.0)}
+    found = calibration(report(*(row(gamma, *numbers) for gamma, numbers in middle.items()), row(end, 0.7, 0.2)))
+    assert found.at(1).gamma == end
+    assert found.at(1).drift == around(0.2)
+
+
 @given(st.lists(st.tuples(st.floats(-1, 3), st.floats(0, 1), st.floats(0, 1)), min_size=1, max_size=8), st.data())
 def test_the_slider_is_monotone_and_never_leaves_the_bound(others, data):
     gammas = {round(gamma, 3): (diversity, drift) for gamma, diversity, drift in others} | {1.0: (0.5, 0.0)}

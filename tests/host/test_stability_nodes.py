@@ -369,6 +369,12 @@ def test_curves_have_the_normal_band_where_a_baseline_says_it():
     assert not banded.equal(picture)
 
 
+def test_a_baseline_of_one_image_has_no_band_and_the_curves_are_drawn():
+    trace, few = StabilityTrace([a_run(42, steps=10)]), StabilityBaseline.from_runs([a_run(1, steps=5, samples=1)])
+    assert not few.curve("energy", None)
+    assert plot(trace, layout="curves", baseline=few)[0].shape[0] == 1
+
+
 def test_a_baseline_of_another_model_is_refused_by_the_plot():
     other = StabilityBaseline.from_runs([a_run(0, model="Flux")])
     for layout in ("curves", "z-scores", "heat map"):
