@@ -334,7 +334,7 @@ HOST_LAYER = (
     ),
     Mutant(
         PATCHES + "object_patches.py",
-        "            if module.forward == function:\n",
+        "            if getattr(module, name) == function:\n",
         "            if False:\n",
         "a load that fails leaves our function on the plain model",
         ("host/test_object_patches.py",),
