@@ -44,8 +44,13 @@ SECONDS_BETWEEN_LINES = 60
 # Threads that wait sleep instead of spinning, which matters wherever two processes share the cores.
 QUIET_THREADS = {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "0"}
 PARTS = ("lint", "check", "host", "torch", "release", "all")
-# The files that go through all families of a host, in a process of their own: a model is built once for all of them.
-FAMILIES = "host/test_families.py host/test_family_batches.py host/test_family_precisions.py host/test_modal_factors.py"
+# What goes through all families of a host, in a process of its own: a model is built and run once for all of it.
+FAMILIES = (
+    "host/test_families.py host/test_family_batches.py host/test_family_precisions.py host/test_modal_factors.py "
+    "host/test_painted_mask.py::test_every_family_is_painted_or_says_that_it_cannot_be "
+    "host/test_painted_mask.py::test_the_tokens_of_every_family_go_along_the_rows_of_the_picture "
+    "host/test_unverified.py::test_the_sites_of_known_families_would_be_found_too"
+)
 # Run with every older PyTorch: the method, and what compiles models.
 WITH_OLDER_TORCH = (
     "core host/test_compile.py host/test_other_modules.py host/test_attention_calls.py "
@@ -165,7 +170,7 @@ def tests(python: str, part: str, hosts: Hosts) -> Iterator[Suite]:
         """Leave out what is marked by `but`, in the part "all" by `in_all`."""
         marked = in_all if part == "all" else but
         chosen = ["-m", f"not ({marked})"] if marked else []
-        chosen += [f"--ignore=tests/{path}" for path in without.split()]
+        chosen += [f"--deselect={path}" if "::" in path else f"--ignore=tests/{path}" for path in without.split()]
         chosen += [f"tests/{path}" for path in paths.split()]
         return Suite(title, [python, "-m", "pytest", "-c", "tests/pytest.ini", *chosen], variables, minutes)
 
@@ -181,7 +186,7 @@ def tests(python: str, part: str, hosts: Hosts) -> Iterator[Suite]:
         yield suite("stability, evaluation, release", 0.6, "stability evaluation release")
         yield suite("fused kernel", 0.6, "kernels")  # alone, because Triton is interpreted there
     if part != "check":
-        yield suite("newest host: the families", 2.5, FAMILIES, **on_newest)
+        yield suite("newest host: the families", 3, FAMILIES, **on_newest)
         yield suite("newest host: all else", 6, "host", FAMILIES, **on_newest)
     if part in ("release", "all"):
         yield suite("demo, evidence and test bed", 2, "demo evidence testbed")
