@@ -2,9 +2,11 @@
 PYTHON ?= python3
 COMFYUI ?=
 TORCH ?=
+FILE ?=
+SHEET ?=
 
 help:  ## this list
-	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | awk -F '\t' '{printf "  make %-12s %s\n", $$1, $$2}'
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | awk -F '\t' '{printf "  make %-13s %s\n", $$1, $$2}'
 
 setup:  ## the environment of the tests, and the hook that lints before a commit
 	@python=$$($(PYTHON) -m lab.environment test) && "$$python" -m pre_commit install
@@ -39,8 +41,11 @@ benchmark-gpu:  ## what the pack costs on a graphics card, in 4 minutes; needs C
 evidence:  ## every number, table and figure of docs/evidence.md, in about an hour on two cores; may be stopped and goes on; needs npm
 	@python=$$($(PYTHON) -m lab.environment evidence) && "$$python" -m lab.evidence
 
+evidence-add:  ## check a trial that somebody sent in; `make evidence-add FILE=own.trial.json` makes it a row of docs/checkpoints.md
+	@python=$$($(PYTHON) -m lab.environment demo) && "$$python" -m lab.evidence.add "$(FILE)" $(if $(SHEET),--sheet "$(SHEET)")
+
 figures:  ## which command makes which picture; `make figures NAMES="emblem sweep"` draws them anew, `NAMES=all` everything
 	@$(if $(COMFYUI),COMFYUI_PATH="$(COMFYUI)") $(PYTHON) -m lab.figures $(NAMES)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup lint check test-host demo test test-torch test-all benchmark benchmark-gpu evidence figures
+.PHONY: help setup lint check test-host demo test test-torch test-all benchmark benchmark-gpu evidence evidence-add figures

@@ -80,7 +80,7 @@ def _check_part(part: str, found: Sequence[Measured]) -> None:
             )
     for name, neutral in UNMOVED.items():
         number = plain[name]
-        if number.exists and number.value != neutral:
+        if number.exists and not math.isclose(number.value, neutral, abs_tol=ROUNDING):
             raise Implausible(f"{name} of {PLAIN.name} in the {part} is {number.value:g}, but it must be {neutral:g}.")
 
 

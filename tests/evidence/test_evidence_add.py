@@ -1,0 +1,91 @@
+"""A trial that is sent in: checked, kept as it is, and a row of the page."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import pytest
+from PIL import Image
+
+from lab.evidence.add import BEGIN, END, KEPT, NONE_YET, PAGE, TITLES, add, main, page_of, write_page
+from lab.folders import ROOT
+from lab.testing.made_up_trials import made_up_trial
+from sad_core.evaluation.trial.result_file import SUFFIX, load_trial, save_trial, trial_to_json
+
+
+@pytest.fixture
+def folders(tmp_path):
+    """A trial, and empty folders for what is kept."""
+    for name in ("kept", "images"):
+        (tmp_path / name).mkdir()
+    save_trial(made_up_trial(2), tmp_path / "own.trial.json")
+    return {"kept": tmp_path / "kept", "images": tmp_path / "images"}
+
+
+def test_the_page_is_written_from_what_is_kept():
+    text = PAGE.read_text(encoding="utf-8")
+    rows = page_of(sorted(KEPT.glob(f"*{SUFFIX}")))
+    assert text.count(BEGIN) == text.count(END) == 1
+    assert f"{BEGIN}\n\n{rows}\n\n{END}" in text
+
+
+def test_a_trial_is_kept_and_becomes_a_row(folders, tmp_path):
+    target = add(tmp_path / "own.trial.json", **folders)
+    trial = made_up_trial(2)
+    assert target.name.startswith("checkpoint_2_")
+    assert trial_to_json(load_trial(target)) == trial_to_json(trial)
+    head, _, row = page_of([target], folders["images"]).split("\n")
+    cells = [cell.strip() for cell in row.strip("|").split("|")]
+    assert len(cells) == len(TITLES) == head.count("|") - 1
+    change = trial.best.row["distance_change"]
+    assert cells[0] == "checkpoint 2 (Flux)"
+    assert cells[3] == trial.chosen
+    assert cells[4].startswith(f"**{change.value:.3g}** [{change.low:.3g}, {change.high:.3g}] of ")
+    assert cells[8] == "× 1.05"
+    with pytest.raises(ValueError, match=r"own\.trial\.json is there already, as checkpoint_2_"):
+        add(tmp_path / "own.trial.json", **folders)
+
+
+def test_a_sheet_is_made_small_and_shown_below_the_rows(folders, tmp_path):
+    Image.new("RGB", (3000, 500), "red").save(tmp_path / "sheet.png")
+    target = add(tmp_path / "own.trial.json", tmp_path / "sheet.png", **folders)
+    (picture,) = folders["images"].iterdir()
+    assert Image.open(picture).size == (900, 150)
+    assert page_of([target], folders["images"]).endswith(f"](images/{picture.name})")
+    (tmp_path / "sheet.png").write_bytes(b"no picture")
+    save_trial(made_up_trial(3), tmp_path / "own.trial.json")
+    with pytest.raises(ValueError, match=r"sheet\.png is no picture; give the sheet as it was saved, a PNG"):
+        add(tmp_path / "own.trial.json", tmp_path / "sheet.png", **folders)
+    assert len(list(folders["kept"].iterdir())) == 1  # nothing half added
+
+
+def test_only_what_is_between_the_marks_is_written(folders, tmp_path):
+    page = tmp_path / "page.md"
+    page.write_text(f"before\n{BEGIN}\nold\n{END}\nafter\n", encoding="utf-8")
+    write_page(folders["kept"], page, folders["images"])
+    assert page.read_text(encoding="utf-8") == f"before\n{BEGIN}\n\n{NONE_YET}\n\n{END}\nafter\n"
+
+
+def test_a_wrong_trial_is_one_sentence_and_leaves_the_page_alone(tmp_path, capsys):
+    content = trial_to_json(made_up_trial(0))
+    content["took"] = 1e-4
+    (tmp_path / "own.trial.json").write_text(json.dumps(content), encoding="utf-8")
+    before = PAGE.read_text(encoding="utf-8")
+    assert main([str(tmp_path / "own.trial.json")]) == 1
+    said = capsys.readouterr().err
+    assert said.startswith("own.trial.json cannot be right: the pictures took ")
+    assert said.count("\n") == 1
+    assert PAGE.read_text(encoding="utf-8") == before
+
+
+def test_make_has_the_command():
+    done = subprocess.run(
+        ["make", "-n", "evidence-add", "FILE=own.trial.json", "SHEET=a.png", f"PYTHON={sys.executable}"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert '-m lab.evidence.add "own.trial.json" --sheet "a.png"' in done.stdout
