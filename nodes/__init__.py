@@ -20,6 +20,7 @@ from .host.browser import nodes_of_prompt, serve
 from .host.live_chart import charts
 from .load_stability_baseline import LoadStabilityBaselineNode
 from .load_stability_trace import LoadStabilityTraceNode
+from .measure_checkpoint import MeasureCheckpointNode
 from .report import ReportNode
 from .save_stability_baseline import SaveStabilityBaselineNode
 from .save_stability_trace import SaveStabilityTraceNode
@@ -48,6 +49,7 @@ NODES: list[type[io.ComfyNode]] = [
     CalibrateNode,
     CreativityNode,
     DemoModelNode,
+    MeasureCheckpointNode,
 ]
 
 

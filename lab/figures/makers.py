@@ -12,6 +12,7 @@ NODES = (
     *("SADStabilityProbe", "SADStabilityPlot", "SADSaveStabilityTrace", "SADLoadStabilityTrace", "SADDiversityReport"),
     *("SADStabilityBaseline", "SADSaveStabilityBaseline", "SADLoadStabilityBaseline", "SADStabilityFeedback"),
     *("SADBestOfSampler", "SADDemoModel", "SADCalibrate", "SADCreativity"),
+    "SADMeasureCheckpoint",
 )
 WORKFLOWS = (
     *("01_start_here_without_a_checkpoint", "02_compare_gamma_with_the_plain_model", "03_turn_gamma_with_a_schedule"),

@@ -82,6 +82,19 @@ def upstream_of_input(name: str) -> Upstream | None:
     return None if executing is None else upstream_of(*executing, name)
 
 
+def digest_of_input(name: str) -> str:
+    """Return the digest of what is wired to the input `name` of the node that runs now; empty where nothing is known.
+
+    It is the same while nothing upstream changes, in another session too.
+    """
+    executing = _executing()
+    if executing is None:
+        return ""
+    prompt, node_id, _ = executing
+    wired: Any = prompt.get_node(node_id)["inputs"].get(name) if prompt.has_node(node_id) else None
+    return f"{_digest(prompt, wired[0], {})} {wired[1]}" if _is_link(wired) else ""
+
+
 def origin_of(prompt: Prompt, node_id: str, index: int | None = None) -> Origin | None:
     """Return the origin of a run inside the node `node_id` of `prompt`."""
     family = []

@@ -239,6 +239,36 @@ PROMISED = {
         "optional": {"position", "file"},
         "outputs": ["MODEL", "STRING", "SAD_REPORT"],
     },
+    "SADMeasureCheckpoint": {
+        "inputs": [
+            ("model", "MODEL", None),
+            ("vae", "VAE", None),
+            ("latent_image", "LATENT", None),
+            ("clip", "CLIP", None),
+            ("positive", "CONDITIONING", None),
+            ("negative", "CONDITIONING", None),
+            ("clip_vision", "CLIP_VISION", None),
+            ("minutes", "FLOAT", 15.0),
+            ("steps", "INT", 20),
+            ("cfg", "FLOAT", 7.0),
+            ("sampler_name", "COMBO", "euler"),
+            ("scheduler", "COMBO", "normal"),
+            ("prompts", "STRING", ""),
+            ("first_seed", "INT", 0),
+            ("images_at_once", "INT", 4),
+            ("largest_drift", "FLOAT", 0.3),
+            ("name", "STRING", ""),
+            ("tell_prompts", "BOOLEAN", False),
+            ("filename_prefix", "STRING", "trial/own"),
+            ("act_where_unverified", "BOOLEAN", False),
+        ],
+        "optional": {
+            *("clip", "positive", "negative", "clip_vision", "minutes", "steps", "cfg", "sampler_name", "scheduler"),
+            *("prompts", "first_seed", "images_at_once", "largest_drift", "name", "tell_prompts", "filename_prefix"),
+            "act_where_unverified",
+        },
+        "outputs": ["IMAGE", "STRING", "STRING", "STRING", "STRING"],
+    },
 }
 OPTIONS = {
     ("SADDemoModel", "picture"): list(CATEGORIES),
@@ -280,6 +310,10 @@ RANGES = {
     ("SADBestOfSampler", "rounds"): (1, 8),
     ("SADBestOfSampler", "max_tries"): (1, 100),
     ("SADBestOfSampler", "images_at_once"): (0, 64),
+    ("SADMeasureCheckpoint", "minutes"): (0.1, 1440),
+    ("SADMeasureCheckpoint", "cfg"): (0.0, 100.0),
+    ("SADMeasureCheckpoint", "images_at_once"): (1, 64),
+    ("SADMeasureCheckpoint", "largest_drift"): (0.001, 1.0),
     ("SADSkewAttention", "gamma"): (-2.0, 3.0),
     ("SADSkewAttention", "gamma_text"): (-2.0, 3.0),
     ("SADSkewAttention", "gamma_cross"): (-2.0, 3.0),
@@ -398,6 +432,7 @@ def test_the_frontend_can_be_told_of_the_node(nodes, node_id):
     assert info["category"] == "model/patch/symmetric attention"
     assert info["display_name"].endswith("(SAD)")
     saves = {"SADReport", "SADSaveStabilityTrace", "SADSaveStabilityBaseline", "SADCalibrate"}
+    saves |= {"SADMeasureCheckpoint"}
     assert info["output_node"] is (node_id in saves)
     assert all(info["output_tooltips"])
 

@@ -28,12 +28,13 @@ class LiveRows:
 
     Args:
         names: of the rows, in a trace.
-        at_once: the most rows of an evaluation; 0 means as many as fit into memory.
+        at_once: see the attribute.
         noise: which is paused while the model computes.
         recorded: what earlier evaluations of these rows gave; the first ones take it instead of the model.
         keeps: whether to keep what the evaluations give.
 
     Attributes:
+        at_once: the most rows of an evaluation; 0 means as many as fit into memory, until one did not.
         alive: the rows that go on.
         computed: rows that the model computed, of all evaluations together.
         evaluations: how many there were, recorded ones too.
@@ -54,7 +55,7 @@ class LiveRows:
         self.evaluations = 0
         self._names = names
         self.predictions: list[tuple[list[int], Prediction]] | None = [] if keeps else None
-        self._at_once = at_once
+        self.at_once = at_once
         self._noise = noise
         self._recorded = deque(recorded)
 
@@ -113,7 +114,7 @@ class LiveRows:
         """Return the predictions of the rows that go on, computed as many at once as memory allows."""
         options = model_options.setdefault("transformer_options", {})
         waiting = list(self.alive)
-        at_once = self._at_once or _fitting(model, x_in, len(waiting))
+        at_once = self.at_once or _fitting(model, x_in, len(waiting))
         parts: list[Prediction] = []
         while waiting:
             rows = waiting[:at_once]
@@ -124,7 +125,7 @@ class LiveRows:
             except Exception as error:
                 if len(rows) == 1 or not is_out_of_memory(error):
                     raise
-                at_once = self._at_once = (len(rows) + 1) // 2
+                at_once = self.at_once = (len(rows) + 1) // 2
                 comfy.model_management.soft_empty_cache()
                 continue
             del waiting[: len(rows)]

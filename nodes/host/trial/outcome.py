@@ -1,0 +1,70 @@
+"""What a trial is worth when it has ended: its record, and the slider that its first part gives."""
+
+from __future__ import annotations
+
+import math
+
+from ....sad_core.evaluation.calibration import Calibration, calibrate, monotone
+from ....sad_core.evaluation.measures import DiversityReport, FeatureSpace
+from ....sad_core.evaluation.trial.result import Sampling, Trial
+from ..checkpoint import numbers_of
+from ..patches.site_patch import model_name
+from .run import Found
+from .sampling import Checkpoint, machine_of
+
+
+def trial_of(
+    found: Found, checkpoint: Checkpoint, space: FeatureSpace, minutes: float, name: str, sampling: Sampling
+) -> Trial:
+    """Return the record of a trial.
+
+    Args:
+        found: what it gave.
+        checkpoint: that was tried.
+        space: where images were compared.
+        minutes: the budget.
+        name: of the checkpoint, where the user gives it.
+        sampling: how it was sampled.
+    """
+    return Trial(
+        model=model_name(checkpoint.model.model),
+        weights=numbers_of(checkpoint.model),
+        name=" ".join("".join(each if each not in "/\\\\|<>`" else " " for each in name).split()),
+        machine=machine_of(checkpoint.model),
+        sampling=sampling,
+        minutes=minutes,
+        took=found.seconds / 60,
+        space=space.name,
+        unit=space.unit,
+        choice=found.choice,
+        chosen=found.chosen.name,
+        report=found.report,
+        notes=found.notes,
+    )
+
+
+def calibration_of(trial: Trial, space: FeatureSpace, largest_drift: float) -> Calibration:
+    """Return the slider that the first part of a trial gives, by the ways that turn γ alone.
+
+    Args:
+        trial: that has ended.
+        space: where its images were compared.
+        largest_drift: how far the pictures of a γ of the slider may move, as root mean square of pixels.
+
+    Raises:
+        ValueError: it gives none; the sentence says why.
+    """
+    rows = sorted((each.row for each in trial.choice if each.way.turns_gamma_alone), key=lambda row: row.gamma)
+    points, left_out = calibrate(DiversityReport(tuple(rows), space), largest_drift)
+    if any(math.isnan(point.diversity.value) for point in points):
+        raise ValueError("There is no slider, because the pictures of some γ could not be compared.")
+    return Calibration(
+        points=points,
+        smooth=monotone([point.diversity.value for point in points]),
+        largest_drift=largest_drift,
+        left_out=left_out,
+        space=space.name,
+        unit=space.unit,
+        model=trial.model,
+        weights=trial.weights,
+    )

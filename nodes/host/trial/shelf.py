@@ -1,0 +1,124 @@
+"""Pictures of trials in the output folder, so that a trial that was cancelled goes on where it was.
+
+A picture is a PNG of 8 bits whose name follows from all that it follows from; in it stands how many seconds it took.
+All measures are taken of what was read from the file, so they are the same whether the trial was cancelled or not.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import re
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ....sad_core.evaluation.guards import is_whole
+from ....sad_core.evaluation.trial.ways import Way
+from ....sad_core.whole_file import whole_file
+from ..checkpoint import numbers_of
+from ..patches.site_patch import model_name
+from ..run_origin import digest_of_input
+from .sampling import Checkpoint
+
+SECONDS = "seconds"
+BROKEN = "broken"  # of a picture with NaN, which no PNG can hold
+
+
+@dataclass(frozen=True)
+class Kept:
+    """A picture that is there: `(height, width, 3)` in [0, 1], NaN where it was broken, and the seconds it took."""
+
+    image: Tensor
+    seconds: float
+
+
+def digest_of(*parts: Any) -> str:
+    """Return a short text that is another one for other parts: what JSON can hold, and tensors."""
+    found = hashlib.sha256()
+    for part in parts:
+        if isinstance(part, Tensor):
+            flat = part.detach().to("cpu").contiguous()
+            found.update(f"{flat.dtype} {tuple(flat.shape)}".encode())
+            found.update(flat.view(torch.uint8).numpy().tobytes() if flat.dim() else repr(float(flat)).encode())
+        else:
+            found.update(json.dumps(part, sort_keys=True, default=repr).encode())
+    return found.hexdigest()[:16]
+
+
+def parts_of(value: Any) -> Iterator[Any]:
+    """Yield what a CONDITIONING or a LATENT is made of, in order: tensors, and numbers and texts beside them."""
+    if isinstance(value, dict):
+        for name in sorted(value, key=str):
+            yield str(name)
+            yield from parts_of(value[name])
+    elif isinstance(value, (list, tuple)):
+        yield len(value)
+        for each in value:
+            yield from parts_of(each)
+    elif value is None or isinstance(value, (Tensor, str, int, float)):
+        yield value
+
+
+@dataclass(frozen=True)
+class Shelf:
+    """The pictures of one model and one way to sample it.
+
+    Attributes:
+        folder: where they are; made with the first one.
+    """
+
+    folder: Path
+
+    def path(self, way: Way, prompt: str, seed: int) -> Path:
+        """The file of a picture, by its way, the digest of its prompt and its seed."""
+        word = re.sub(r"[^\w.]+", "_", way.name)
+        return self.folder / f"{word}_{digest_of(asdict(way))[:6]}_{prompt[:8]}_{seed}.png"
+
+    def load(self, path: Path) -> Kept | None:
+        """Return a picture; None where there is none, or none that can be read."""
+        from PIL import Image
+
+        try:
+            with Image.open(path) as picture:
+                pixels = torch.frombuffer(bytearray(picture.convert("RGB").tobytes()), dtype=torch.uint8)
+                image = pixels.reshape(picture.height, picture.width, 3).float() / 255
+                seconds = float(picture.info[SECONDS])
+                is_broken = BROKEN in picture.info
+        except (OSError, ValueError, KeyError, SyntaxError):
+            return None
+        return Kept(torch.full_like(image, math.nan) if is_broken else image, seconds)
+
+    def save(self, path: Path, image: Tensor, seconds: float) -> None:
+        """Keep a picture `(height, width, 3)`."""
+        from PIL import Image
+        from PIL.PngImagePlugin import PngInfo
+
+        told = PngInfo()
+        told.add_text(SECONDS, f"{seconds:.6g}")
+        if not is_whole(image):
+            told.add_text(BROKEN, "1")
+        pixels = (image.float().cpu().nan_to_num(0.0).clamp(0, 1) * 255).round().to(torch.uint8)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with whole_file(path) as unfinished:
+            Image.fromarray(pixels.numpy(), "RGB").save(unfinished, "PNG", pnginfo=told, compress_level=1)
+
+
+def shelf_of(checkpoint: Checkpoint, folder: Path) -> Shelf:
+    """Return the shelf of a checkpoint and of the way it is sampled, in a folder of its own.
+
+    What it follows from is the MODEL as it came, so the nodes upstream of it and of the VAE are part of its name.
+    """
+    model = checkpoint.model
+    digest = digest_of(
+        [digest_of_input("model"), digest_of_input("vae"), model_name(model.model), list(numbers_of(model))],
+        [checkpoint.steps, checkpoint.cfg, checkpoint.sampler, checkpoint.scheduler, checkpoint.act_where_unverified],
+        *parts_of(checkpoint.latent),
+        *parts_of(checkpoint.negative),
+    )
+    return Shelf(folder / f"pictures_{digest}")

@@ -1,0 +1,272 @@
+"""The node that tries one's own checkpoint: Measure Your Checkpoint (SAD)."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+from comfy_api.latest import io
+
+from ..sad_core.evaluation.calibration_file import SUFFIX as CALIBRATION_SUFFIX
+from ..sad_core.evaluation.calibration_file import save_calibration
+from ..sad_core.evaluation.measures import PIXELS
+from ..sad_core.evaluation.trial.plan import MOST_MINUTES
+from ..sad_core.evaluation.trial.prompts import PROMPTS, read_prompts
+from ..sad_core.evaluation.trial.result import Sampling
+from ..sad_core.evaluation.trial.result_file import SUFFIX, save_trial
+from ..sad_core.evaluation.trial.words import summary_of, table_of
+from .diversity_report import space_of
+from .host.browser import show_on_node
+from .host.output_folder import new_file
+from .host.trial.outcome import calibration_of, trial_of
+from .host.trial.prompts import encoders_of, negative_of, texts_beside
+from .host.trial.run import TrialRun
+from .host.trial.sampling import SAMPLERS, SCHEDULERS, Checkpoint, check_model, latent_of_one
+from .host.trial.shelf import shelf_of
+from .plots.sheet import draw_sheet
+from .shared import CATEGORY, SWEEP_ALIASES, clip_vision_input, unverified_widget
+
+PREFIX = "trial/own"
+
+
+class MeasureCheckpointNode(io.ComfyNode):
+    """A checkpoint and a budget of minutes in, the γ that was best on it and what it cost out."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        """Widgets, sockets and what they mean."""
+        return io.Schema(
+            node_id="SADMeasureCheckpoint",
+            display_name="Measure Your Checkpoint (SAD)",
+            category=CATEGORY,
+            description=(
+                "Tries gamma on your own checkpoint for as many minutes as you give it: samples gamma 1 and a ladder "
+                "of gammas with the same seeds, chooses one, and reports it on other seeds beside two rivals. Gives a "
+                "sheet to look at, a table with intervals, a slider for Creativity (SAD), and a file of numbers that "
+                "you can send in."
+            ),
+            search_aliases=[*SWEEP_ALIASES, "benchmark", "checkpoint", "try", "calibrate"],
+            is_output_node=True,
+            not_idempotent=True,  # it says on the node that ran what it found
+            inputs=[
+                io.Model.Input("model", tooltip="The checkpoint, also with LoRAs, but without Skew Attention (SAD)."),
+                io.Vae.Input("vae", tooltip="Decodes the pictures."),
+                io.Latent.Input("latent_image", tooltip="An empty latent of one picture, in the size you use."),
+                io.Clip.Input(
+                    "clip", optional=True, tooltip="Encodes the prompts. Not needed where positive is wired."
+                ),
+                io.Conditioning.Input(
+                    "positive", optional=True, tooltip="One prompt of your own, in place of all those of prompts."
+                ),
+                io.Conditioning.Input(
+                    "negative", optional=True, tooltip="The negative prompt; without it clip encodes an empty one."
+                ),
+                clip_vision_input(),
+                io.Float.Input(
+                    "minutes",
+                    default=15.0,
+                    min=0.1,
+                    max=MOST_MINUTES,
+                    step=1.0,
+                    round=0.1,
+                    optional=True,
+                    tooltip=(
+                        "How long it may take. The first pictures are timed, then it says how many seeds it plans. "
+                        "With more minutes later, the pictures that are there are used again."
+                    ),
+                ),
+                io.Int.Input("steps", default=20, min=1, max=10000, optional=True, tooltip="As in your KSampler."),
+                io.Float.Input(
+                    "cfg",
+                    default=7.0,
+                    min=0.0,
+                    max=100.0,
+                    step=0.1,
+                    round=0.01,
+                    optional=True,
+                    tooltip="As in your KSampler; 1 for turbo and guidance-distilled models.",
+                ),
+                io.Combo.Input(
+                    "sampler_name",
+                    options=list(SAMPLERS),
+                    default="euler",
+                    optional=True,
+                    tooltip="As in your KSampler; not dpm_adaptive.",
+                ),
+                io.Combo.Input(
+                    "scheduler",
+                    options=list(SCHEDULERS),
+                    default="normal",
+                    optional=True,
+                    tooltip="As in your KSampler.",
+                ),
+                io.String.Input(
+                    "prompts",
+                    default="",
+                    multiline=True,
+                    optional=True,
+                    tooltip=(
+                        f"One prompt a line. Empty means {len(PROMPTS)} short ones of this pack, over people, places, "
+                        "things and styles. Each gets four seeds or more, so few minutes use the first ones only."
+                    ),
+                ),
+                io.Int.Input(
+                    "first_seed",
+                    default=0,
+                    min=0,
+                    max=2**53 - 1,
+                    optional=True,
+                    tooltip="The seed of the first picture; the next ones count up from it.",
+                ),
+                io.Int.Input(
+                    "images_at_once",
+                    default=4,
+                    min=1,
+                    max=64,
+                    optional=True,
+                    advanced=True,
+                    tooltip="The most pictures in one call of the model; fewer where memory runs out.",
+                ),
+                io.Float.Input(
+                    "largest_drift",
+                    default=0.3,
+                    min=0.001,
+                    max=1.0,
+                    step=0.01,
+                    round=0.001,
+                    optional=True,
+                    advanced=True,
+                    tooltip=(
+                        "Of the slider: how far pictures may move from those of gamma 1 with the same seed, as root "
+                        "mean square of pixels from 0 to 1. Gammas beyond it are left out of the slider only."
+                    ),
+                ),
+                io.String.Input(
+                    "name",
+                    default="",
+                    optional=True,
+                    advanced=True,
+                    tooltip="What the file calls your checkpoint. Empty: only the class of the model is told.",
+                ),
+                io.Boolean.Input(
+                    "tell_prompts",
+                    default=False,
+                    optional=True,
+                    advanced=True,
+                    tooltip="Whether the file holds your prompts. It never holds a path or a picture.",
+                ),
+                io.String.Input(
+                    "filename_prefix",
+                    default=PREFIX,
+                    optional=True,
+                    advanced=True,
+                    tooltip=(
+                        "Folder and beginning of the names below ComfyUI's output folder. The pictures are kept there "
+                        "too, so that a cancelled trial goes on; delete them when you are done."
+                    ),
+                ),
+                unverified_widget(
+                    "Try gamma also on a model that the pack does not know, where its code reaches ComfyUI's attention."
+                ),
+            ],
+            outputs=[
+                io.Image.Output(
+                    "sheet", display_name="sheet", tooltip="Gamma 1 above, the best gamma below, the same seeds."
+                ),
+                io.String.Output(
+                    "table",
+                    display_name="table",
+                    tooltip="CSV: a line for each setting, every measure with the ends of its 95 % interval.",
+                ),
+                io.String.Output(
+                    "summary", display_name="summary", tooltip="What is significant and what is not, and the cost."
+                ),
+                io.String.Output("file", display_name="file", tooltip="The name of the file of numbers."),
+                io.String.Output(
+                    "calibration",
+                    display_name="calibration",
+                    tooltip="The name of the slider's file, for Creativity (SAD); empty where there is no slider.",
+                ),
+            ],
+            hidden=[io.Hidden.unique_id],
+        )
+
+    @classmethod
+    def execute(
+        cls,
+        model: Any,
+        vae: Any,
+        latent_image: dict[str, Any],
+        clip: Any = None,
+        positive: Any = None,
+        negative: Any = None,
+        clip_vision: Any = None,
+        minutes: float = 15.0,
+        steps: int = 20,
+        cfg: float = 7.0,
+        sampler_name: str = "euler",
+        scheduler: str = "normal",
+        prompts: str = "",
+        first_seed: int = 0,
+        images_at_once: int = 4,
+        largest_drift: float = 0.3,
+        name: str = "",
+        tell_prompts: bool = False,
+        filename_prefix: str = PREFIX,
+        act_where_unverified: bool = False,
+    ) -> io.NodeOutput:
+        """Return the sheet, the table, the summary and the names of both files.
+
+        Raises:
+            ValueError: γ cannot act on the model, something does not fit, or the minutes are too few.
+        """
+        check_model(model, act_where_unverified)
+        folder = new_file(filename_prefix, SUFFIX)[0].parent
+        latent = latent_of_one(model, latent_image, sampler_name)
+        texts = () if positive is not None else read_prompts(prompts)
+        encoders = encoders_of(clip, positive, texts)
+        checkpoint = Checkpoint(
+            model,
+            vae,
+            latent,
+            negative_of(clip, negative),
+            steps,
+            cfg,
+            sampler_name,
+            scheduler,
+            images_at_once,
+            act_where_unverified,
+        )
+        space = PIXELS if clip_vision is None else space_of(clip_vision)
+        tell = partial(show_on_node, node_id=cls.hidden.unique_id)
+        shelf = shelf_of(checkpoint, folder)
+        texts_of = partial(texts_beside, clip_vision)
+        found = TrialRun(checkpoint, encoders, shelf, first_seed, minutes, space, texts_of, tell).run()
+        height, width, _ = found.sheet[0][0].shape
+        sampling = Sampling(
+            width,
+            height,
+            steps,
+            cfg,
+            sampler_name,
+            scheduler,
+            len(encoders),
+            texts == PROMPTS,
+            texts if tell_prompts else (),
+        )
+        trial = trial_of(found, checkpoint, space, minutes, name, sampling)
+        path, file = new_file(filename_prefix, SUFFIX)
+        save_trial(trial, path)
+        summary = summary_of(trial)
+        calibration = ""
+        try:
+            slider = calibration_of(trial, space, largest_drift)
+        except ValueError as reason:
+            summary += f"\nNo slider was made. {reason}"
+        else:
+            calibration = file.removesuffix(SUFFIX) + CALIBRATION_SUFFIX
+            save_calibration(slider, path.with_name(path.name.removesuffix(SUFFIX) + CALIBRATION_SUFFIX))
+        show_on_node(f"{summary}\nSaved as {file}.", cls.hidden.unique_id)
+        rows = {"γ 1": found.sheet[0], found.chosen.name: found.sheet[1]}
+        sheet = draw_sheet(rows, f"{trial.name or trial.model}, the same seeds in both rows")
+        return io.NodeOutput(sheet, table_of(trial), summary, file, calibration)

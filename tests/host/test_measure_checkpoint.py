@@ -1,0 +1,325 @@
+"""Measure Your Checkpoint: the whole run on tiny models, cancelled and gone on with, and what it refuses."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import math
+from types import SimpleNamespace
+
+import comfy.model_management
+import comfy.sample
+import comfy.supported_models
+import pytest
+import torch
+from PIL import Image
+from symmetric_attention.nodes.creativity import CreativityNode
+from symmetric_attention.nodes.host.best_of import live_rows
+from symmetric_attention.nodes.host.trial import run as trial_run
+from symmetric_attention.nodes.host.trial.rivals import with_rescaled_score, without_early_guidance
+from symmetric_attention.nodes.host.trial.sampling import Checkpoint
+from symmetric_attention.nodes.measure_checkpoint import MeasureCheckpointNode
+from symmetric_attention.nodes.plots import sheet as sheet_plot
+
+from lab.testing.families.building import host_class
+from lab.testing.families.rows import REFUSED
+from lab.testing.run_nodes import execute, skew
+from lab.testing.sweep_images import read_table
+from lab.testing.vision_models import tiny_clip_vision
+from sad_core.evaluation.trial.plan import FEWEST_SEEDS, MOST_SEEDS
+from sad_core.evaluation.trial.result_file import load_trial, trial_to_json
+from sad_core.evaluation.trial.ways import LADDER, PLAIN, RIVALS
+
+STEPS = 1
+SHORT = LADDER[2:4]  # in place of the whole ladder, for time
+FEWEST_MINUTES = FEWEST_SEEDS * (1 + len(SHORT) + 2 + len(RIVALS)) / 60  # a second a picture
+
+
+class Decoder:
+    """In place of a VAE: the first channels of a latent."""
+
+    def decode(self, latent):
+        return latent[:, :3].movedim(1, -1).sigmoid()
+
+
+@pytest.fixture(autouse=True)
+def output(tmp_path, monkeypatch):
+    """An output folder, a short ladder, and a clock by which every picture takes a second."""
+    folder_paths = importlib.import_module("folder_paths")
+    sample, now = Checkpoint.sample, [0]
+
+    def sample_and_count(checkpoint, way, positive, seeds, show):
+        now[0] += len(seeds)
+        return sample(checkpoint, way, positive, seeds, show)
+
+    monkeypatch.setattr(folder_paths, "get_output_directory", lambda: str(tmp_path))
+    monkeypatch.setattr(Checkpoint, "sample", sample_and_count)
+    monkeypatch.setattr(trial_run, "clock", lambda: now[0])
+    monkeypatch.setattr(trial_run, "LADDER", SHORT)
+    return tmp_path
+
+
+def inputs_of(family, model=None, **widgets):
+    return {
+        "model": family.model if model is None else model,
+        "vae": Decoder(),
+        "latent_image": {"samples": torch.zeros(1, *family.latent)},
+        "positive": family.conditioning("cond"),
+        "negative": family.conditioning("uncond"),
+        "minutes": FEWEST_MINUTES,
+        "steps": STEPS,
+        "cfg": family.cfg,
+        **widgets,
+    }
+
+
+def measure(family, model=None, **widgets):
+    return execute(MeasureCheckpointNode, **inputs_of(family, model, **widgets))
+
+
+def pictures(output):
+    return sorted(output.rglob("*.png"))
+
+
+def test_the_whole_trial(sd15, output, monkeypatch):
+    """A sheet, a table, a summary, a file that is believed, and a slider; its pictures are those of the sampler."""
+    sheets = []
+    monkeypatch.setattr(sheet_plot, "figure_to_image", lambda figure: sheets.append(figure) or torch.zeros(1, 4, 4, 3))
+    _, table, summary, file, calibration = measure(sd15, name="a/b", first_seed=5, largest_drift=0.6)
+    assert file == "trial/own_00001_.trial.json"
+    assert calibration == "trial/own_00001_.calibration.json"
+    trial = load_trial(output / file)
+    assert (trial.model, trial.name, trial.machine) == ("SD15", "a b", "CPU")
+    assert trial.counted_seeds == (4, 4)
+    assert [each.way for each in trial.choice] == [PLAIN, *SHORT]
+    assert [each.way for each in trial.report] == [PLAIN, trial.best.way, *RIVALS]
+    assert all(each.row["pixel_drift"].value > 0 for each in (*trial.choice, *trial.report) if each.way != PLAIN)
+    assert {each.seconds for each in trial.report} == {1.0}
+    assert trial.took == pytest.approx(len(pictures(output)) / 60, rel=1e-4)
+    assert len(read_table(table)) == 1 + len(SHORT) + 2 + len(RIVALS)
+    assert summary.startswith(f"a b: of 2 settings of γ on 4 seeds, {trial.chosen} was chosen.")
+    (sheet,) = sheets
+    labels = {cell.get_ylabel() for cell in sheet.axes}
+    assert labels == {"γ 1\nplain model", trial.chosen, ""}
+    assert len(sheet.axes) == 2 * 4
+    _, text, _ = execute(CreativityNode, model=sd15.model, position=1.0, file=calibration)
+    assert "Not calibrated" not in text
+    assert_like_the_sampler(sd15, output, 5)
+
+
+def assert_like_the_sampler(family, output, seed):
+    """The pictures of γ = 1 and γ 2 are ComfyUI's own, with our node before it, in 8 bits."""
+    latent = torch.zeros(1, *family.latent)
+    for name, model in (("γ_1", family.model), ("γ_2", skew(family.model, gamma=2.0, beta=1.0)[0])):
+        (path,) = (
+            each for each in pictures(output) if each.name.startswith(f"{name}_") and each.stem.endswith(f"_{seed}")
+        )
+        samples = comfy.sample.sample(
+            model,
+            comfy.sample.prepare_noise(latent, seed),
+            STEPS,
+            family.cfg,
+            "euler",
+            "normal",
+            family.conditioning("cond"),
+            family.conditioning("uncond"),
+            latent,
+            disable_pbar=True,
+            seed=seed,
+        )
+        want = (Decoder().decode(samples)[0] * 255).round().to(torch.uint8)
+        with Image.open(path) as picture:
+            got = torch.frombuffer(bytearray(picture.tobytes()), dtype=torch.uint8).reshape(want.shape)
+        assert torch.equal(got, want), name
+
+
+def test_a_cancelled_trial_goes_on_and_gives_the_same(sd15, output):
+    """The bar never runs back; a trial with nothing new samples nothing."""
+    whole = measure(sd15)
+    calls = []
+
+    def count(_, given):
+        calls.append(len(given[0]))
+        if len(calls) == 8:
+            raise comfy.model_management.InterruptProcessingException
+
+    handle = sd15.model.model.diffusion_model.register_forward_pre_hook(count)
+    try:
+        with pytest.raises(comfy.model_management.InterruptProcessingException):
+            measure(sd15, filename_prefix="other/own")
+        there = len(pictures(output / "other"))
+        assert 0 < there < len(pictures(output / "trial"))
+        assert not list(output.glob("other/*.json"))
+        again = measure(sd15, filename_prefix="other/own")
+        sampled = len(calls)
+        measure(sd15, filename_prefix="other/own")
+        assert len(calls) == sampled
+    finally:
+        handle.remove()
+    for one, other in zip(whole[1:3], again[1:3], strict=True):
+        assert one == other
+    assert torch.equal(whole[0], again[0])
+    one, other = (trial_to_json(load_trial(output / found[3])) for found in (whole, again))
+    assert one == other
+
+
+def test_more_minutes_use_the_pictures_that_are_there(sd15, output):
+    measure(sd15)
+    before = set(pictures(output))
+    _, _, _, file, _ = measure(sd15, minutes=2 * FEWEST_MINUTES)
+    assert before < set(pictures(output))
+    trial = load_trial(output / file)
+    assert trial.counted_seeds[0] > 4
+    assert trial.took * 60 <= 2 * FEWEST_MINUTES * 60 * 1.01
+
+
+def test_other_settings_have_pictures_of_their_own(sd15, output):
+    """A number beside the tokens of a prompt counts too."""
+    measure(sd15)
+    folders = {path.parent for path in pictures(output)}
+    measure(sd15, cfg=4.5)
+    assert len({path.parent for path in pictures(output)}) == len(folders) + 1
+    ((tokens, extra),) = sd15.conditioning("cond")
+    count = len(pictures(output))
+    measure(sd15, positive=[[tokens, {**extra, "guidance": 2.5}]])
+    assert len(pictures(output)) == count + count // 2
+
+
+@pytest.mark.newest
+def test_seeds_of_choice_and_report_are_others(sd15, output):
+    measure(sd15, first_seed=7)
+    seeds = {int(path.stem.rpartition("_")[2]) for path in pictures(output)}
+    assert seeds == {*range(7, 11), *range(7 + MOST_SEEDS, 11 + MOST_SEEDS)}
+
+
+def test_where_memory_runs_out_fewer_pictures_are_sampled_at_once(sd15, output, monkeypatch):
+    def network(executor, x, *args, **kwargs):
+        if len(x) > 2:  # one picture, its two prompts
+            raise torch.OutOfMemoryError("out of memory")
+        return executor(x, *args, **kwargs)
+
+    small = sd15.model.clone()
+    small.add_wrapper("apply_model", network)
+    monkeypatch.setattr(live_rows, "is_out_of_memory", lambda error: isinstance(error, torch.OutOfMemoryError))
+    _, _, summary, file, _ = measure(sd15, small, images_at_once=4)
+    assert "Memory ran out with 4 pictures at once, so 1 were sampled at once." in summary
+    assert load_trial(output / file).notes[-1].startswith("Memory ran out")
+
+
+@pytest.mark.parametrize(
+    ("inputs", "sentence"),
+    [
+        (
+            {"minutes": 0.1},
+            "minutes is 0.1, which is enough for 6 pictures of 1 s, but a trial needs 20; give it 1 min",
+        ),
+        ({"positive": None}, "Nothing says what to draw: wire clip for the prompts, or positive for one prompt"),
+        ({"negative": None}, "The negative prompt is missing: wire negative, or clip for an empty one"),
+        ({"sampler_name": "dpm_adaptive"}, "choose another sampler"),
+        ({"filename_prefix": "../out"}, "filename_prefix"),
+        (
+            {"latent_image": {"samples": torch.zeros(2, 4, 16, 16)}},
+            "latent_image holds 2 images, but a trial draws its own seeds; set batch_size to 1",
+        ),
+    ],
+)
+def test_what_does_not_fit_is_refused_in_a_sentence(sd15, output, inputs, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        measure(sd15, **inputs)
+    assert not list(output.rglob("*.json"))
+
+
+def test_a_model_that_gamma_cannot_act_on_is_refused_at_once(sd15, output, monkeypatch):
+    monkeypatch.setattr(trial_run.TrialRun, "run", lambda run: pytest.fail("it was sampled"))
+    patched, _ = skew(sd15.model, gamma=1.5)
+    with pytest.raises(ValueError, match=r"The MODEL went through Skew Attention \(SAD\), but Measure Your Checkpoint"):
+        measure(sd15, patched)
+    network = torch.nn.Module.__new__(host_class(REFUSED["Stable_Cascade_C"]))
+    torch.nn.Module.__init__(network)
+    settings = comfy.supported_models.Stable_Cascade_C
+    refused = SimpleNamespace(
+        model=SimpleNamespace(diffusion_model=network, model_config=settings.__new__(settings)),
+        object_patches={},
+        object_patches_backup={},
+    )
+    with pytest.raises(ValueError, match=r"Measure Your Checkpoint \(SAD\) cannot work on .*, because "):
+        measure(sd15, refused)
+
+
+def test_a_flow_without_guidance_leaves_one_rival_out_and_says_so(sd3, output):
+    _, _, summary, file, _ = measure(sd3, cfg=1.0, clip_vision=tiny_clip_vision())
+    trial = load_trial(output / file)
+    assert [each.way for each in trial.report[2:]] == [RIVALS[1]]
+    assert "no guidance in the first fifth is left out: at CFG 1 there is no guidance to switch off." in summary
+    assert "Agreement with the prompt was not measured, because" in summary
+    assert trial.space.startswith("image embeddings of the CLIP vision model")
+
+
+class Clip:
+    """In place of a CLIP: a conditioning for each text."""
+
+    def __init__(self, family):
+        self.family, self.texts = family, []
+
+    def tokenize(self, text):
+        return text
+
+    def encode_from_tokens_scheduled(self, text):
+        self.texts.append(text)
+        return self.family.conditioning(text)
+
+
+def test_prompts_are_encoded_once_and_told_only_where_asked(sd15, output):
+    clip = Clip(sd15)
+    given = {"positive": None, "negative": None, "clip": clip, "prompts": "a fox\n\n a house \na fox"}
+    _, _, _, file, _ = measure(sd15, **given, minutes=3 * FEWEST_MINUTES, tell_prompts=True)
+    assert sorted(clip.texts) == ["", "a fox", "a house"]
+    assert load_trial(output / file).sampling.texts == ("a fox", "a house")
+    _, _, _, file, _ = measure(sd15, **given, minutes=3 * FEWEST_MINUTES)
+    told = json.loads((output / file).read_text())["sampling"]
+    assert (told["texts"], told["prompts"], told["packaged"]) == ([], 2, False)
+
+
+def test_a_picture_with_nan_is_counted_and_left_out(sd15, output, monkeypatch):
+    class Broken(Decoder):
+        def decode(self, latent):
+            return super().decode(latent) * (math.nan if len(pictures(output)) == 0 else 1.0)
+
+    _, _, _, file, _ = measure(sd15, vae=Broken())
+    trial = load_trial(output / file)
+    assert [each.row.broken for each in trial.choice] == [1, *[0] * len(SHORT)]
+    assert trial.choice[1].row["distance_change"].exists
+
+
+# --- the rivals
+
+
+def test_without_guidance_the_first_steps_compute_one_prompt(sd15):
+    """Half of four steps with CFG 1, and the rest as they were."""
+    rows = []
+    handle = sd15.model.model.diffusion_model.register_forward_pre_hook(lambda _, given: rows.append(len(given[0])))
+    try:
+        sd15.sample(without_early_guidance(sd15.model, 0.5), steps=4, cfg=5.0)
+    finally:
+        handle.remove()
+    assert sum(rows) == 2 * 1 + 2 * 2
+    assert rows[:2] == [1, 1]
+
+
+@pytest.mark.parametrize("family", ["sd15", "sd3"])
+def test_the_rescaled_score_takes_the_noise_larger_or_smaller(family, request):
+    """Against equation 6 in float64, for a noise level of each row."""
+    model = with_rescaled_score(request.getfixturevalue(family).model, 0.9)
+    (rescaled,) = model.model_options["sampler_post_cfg_function"]
+    x, denoised = torch.randn(3, 4, 5, 5, dtype=torch.float64), torch.randn(3, 4, 5, 5, dtype=torch.float64)
+    sigma = torch.tensor([0.3, 0.8, 1.0], dtype=torch.float64)
+    got = rescaled({"input": x, "denoised": denoised, "sigma": sigma})
+    for row, level in enumerate(sigma.tolist()):
+        alpha = 1 - level if family == "sd3" else 1.0
+        if alpha == 0:
+            assert torch.equal(got[row], denoised[row])
+            continue
+        ratio = (alpha / level) ** 2
+        factor = (ratio + 1) / (ratio / 0.9 + 1)
+        noise = (x[row] - alpha * denoised[row]) / level
+        torch.testing.assert_close(got[row], (x[row] - factor * level * noise) / alpha, rtol=1e-5, atol=1e-5)
