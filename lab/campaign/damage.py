@@ -30,19 +30,32 @@ def join(header: Any, data: bytes) -> bytes:
     return struct.pack("<Q", len(text)) + text + data
 
 
-def damaged(content: bytes, key: str, draw: random.Random) -> bytes:
+def damaged(content: bytes, draw: random.Random, key: str) -> bytes:
     """Return one of the ways to damage a safetensors file.
 
     Args:
         content: the file.
-        key: of its metadata, where a JSON text is.
         draw: what chooses.
+        key: of its metadata, where a JSON text is.
     """
     ways: list[Callable[[bytes, str, random.Random], bytes]] = [
         *(flipped, cut, repeated, with_length, with_entry, with_hostile_metadata),
         *[with_hostile_values] * 6,  # what the checks of the format itself let pass
     ]
     return draw.choice(ways)(content, key, draw)
+
+
+def damaged_json(content: bytes, draw: random.Random) -> bytes:
+    """Return one of the ways to damage a JSON file."""
+    what = draw.choice(["bytes", "piece", "piece", *["values"] * 6])
+    if what == "values":
+        return json.dumps(hostile(json.loads(content), draw)).encode()
+    if what == "piece":
+        return draw.choice([cut, repeated])(content, "", draw)
+    changed = bytearray(content)
+    for _each in range(draw.choice([1, 1, 2, 8, 64])):
+        changed[draw.randrange(len(changed))] = draw.randrange(256)
+    return bytes(changed)
 
 
 def flipped(content: bytes, _: str, draw: random.Random) -> bytes:
@@ -120,7 +133,13 @@ def with_hostile_metadata(content: bytes, key: str, draw: random.Random) -> byte
 def with_hostile_values(content: bytes, key: str, draw: random.Random) -> bytes:
     """Return the file with a few values of its JSON text replaced, repeated, moved or taken away."""
     header, data = split(content)
-    value = json.loads(header["__metadata__"][key])
+    header["__metadata__"][key] = json.dumps(hostile(json.loads(header["__metadata__"][key]), draw))
+    return join(header, data)
+
+
+def hostile(whole: Any, draw: random.Random) -> Any:
+    """Return a JSON value with a few of its values replaced, repeated, moved or taken away."""
+    value = json.loads(json.dumps(whole))
     for _each in range(draw.choice([1, 1, 1, 2, 3])):
         places = list(_places(value))
         holder, at = draw.choice(places)
@@ -139,9 +158,8 @@ def with_hostile_values(content: bytes, key: str, draw: random.Random) -> bytes:
         try:
             json.dumps(value)
         except (ValueError, RecursionError):  # swapped into itself
-            return with_hostile_values(content, key, draw)
-    header["__metadata__"][key] = json.dumps(value)
-    return join(header, data)
+            return hostile(whole, draw)
+    return value
 
 
 def _places(value: Any) -> list[tuple[Any, Any]]:

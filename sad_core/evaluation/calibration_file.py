@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-import math
 from dataclasses import asdict
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+from ..file_values import number_of, text_of, whole_number_of
 from ..shown_text import shown
 from ..whole_file import size_of, whole_file
 from .calibration import Calibration, Point
@@ -19,6 +19,8 @@ VERSION = 1
 SUFFIX = ".calibration.json"
 LARGEST_FILE = 2**20  # bytes
 MOST_POINTS = 1000
+MOST_IMAGES = 2**31
+LARGEST_NUMBER = 1e30
 
 
 def save_calibration(calibration: Calibration, path: Path) -> None:
@@ -59,7 +61,7 @@ def _read(content: dict[str, Any]) -> Calibration:
     points = tuple(
         Point(
             _number(each["gamma"]),
-            _count(each["n"]),
+            whole_number_of(each["n"], 1, MOST_IMAGES),
             *(_estimate(each[key]) for key in ("diversity", "change", "drift")),
         )
         for each in content["points"]
@@ -69,12 +71,12 @@ def _read(content: dict[str, Any]) -> Calibration:
         smooth=tuple(_number(each) for each in content["smooth"]),
         largest_drift=_number(content["largest_drift"]),
         left_out=tuple(_number(each) for each in content["left_out"]),
-        space=_text(content["space"]),
-        unit=_text(content["unit"]),
+        space=text_of(content["space"]),
+        unit=text_of(content["unit"]),
         beta=_number(content["beta"]),
         start=_number(content["start"]),
         end=_number(content["end"]),
-        model=_text(content["model"]),
+        model=text_of(content["model"]),
         weights=tuple(_number(each) for each in content["weights"]),
     )
     gammas = [point.gamma for point in points]
@@ -89,21 +91,10 @@ def _read(content: dict[str, Any]) -> Calibration:
 
 
 def _number(value: Any) -> float:
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
-        raise ValueError
-    return float(value)
-
-
-def _count(value: Any) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise ValueError
-    return value
-
-
-def _text(value: Any) -> str:
-    if not isinstance(value, str):
-        raise TypeError
-    return value
+    """Return a number with which one can go on computing."""
+    if abs(found := number_of(value)) > LARGEST_NUMBER:
+        raise ValueError("a number is too large")
+    return found
 
 
 def _estimate(value: dict[str, Any]) -> Estimate:

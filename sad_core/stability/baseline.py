@@ -17,6 +17,7 @@ from math import prod
 import torch
 from torch import Tensor
 
+from ..shown_text import shown
 from .run import StabilityRun
 from .step import Step, is_of
 from .value_counts import ValueCounts
@@ -139,9 +140,10 @@ class StabilityBaseline:
     def _check(self, what: str, model: str, patterns: str, measures: Sequence[str]) -> None:
         if (model, patterns) != (self.model, self.patterns) or not set(self.measures) <= set(measures):
             raise ValueError(
-                f"This baseline is of {self.model} with {', '.join(self.measures)} ({self.patterns} patterns), but the "
-                f"{what} is of {model} with {', '.join(measures)} ({patterns} patterns); use a baseline of "
-                "the same model, measures and patterns."
+                f"This baseline is of {shown(self.model)} with {shown(', '.join(self.measures))} "
+                f"({shown(self.patterns)} patterns), but the {what} is of {shown(model)} with "
+                f"{shown(', '.join(measures))} ({shown(patterns)} patterns); use a baseline of the same model, "
+                "measures and patterns."
             )
 
     def check_run(self, run: StabilityRun) -> None:

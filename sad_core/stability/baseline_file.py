@@ -11,7 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..file_values import different, text_of, whole_number_of
 from ..parameters import check_choice
+from ..shown_text import shown
 from ..whole_file import whole_file
 from .baseline import ALL, PARTS, StabilityBaseline
 from .files import DAMAGE, has_header, opened
@@ -21,6 +23,8 @@ from .value_counts import ValueCounts
 HEADER = "stability_baseline"
 VERSION = 1
 LARGEST_FILE = 256 * 2**20
+LARGEST_HEADER = 8 * 2**20
+MOST = 2**31  # of runs, samples, steps and tokens
 TEXTS = ("model", "patterns")
 LISTS = ("measures", "sites", "passes")
 TABLES = {"count": torch.int64, "mean": torch.float64, "squares": torch.float64}
@@ -54,17 +58,21 @@ def load_baseline(path: str | Path) -> StabilityBaseline:
     with opened(path, HEADER, "stability baseline", "Save Stability Baseline", LARGEST_FILE) as (header, file):
         tensors = {each: file.get_tensor(each) for each in file.keys()}  # noqa: SIM118 (the file is no dict)
     try:
+        if len(header) > LARGEST_HEADER:
+            raise ValueError("the header is too large")
         content = json.loads(header)
         if (content["version"], content["parts"]) == (VERSION, PARTS):
             return _read(content, tensors)
     except DAMAGE as error:
         raise ValueError(f"{path.name} is damaged and cannot be read; save the baseline again.") from error
-    raise ValueError(f"{path.name} has format {content['version']}, but this version reads {VERSION}; update the pack.")
+    raise ValueError(
+        f"{path.name} has format {shown(content['version'])}, but this version reads {VERSION}; update the pack."
+    )
 
 
 def _read(content: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> StabilityBaseline:
-    fields: dict[str, Any] = {name: str(content[name]) for name in TEXTS}
-    lists = {name: tuple(map(str, content[name])) for name in LISTS}
+    fields: dict[str, Any] = {name: text_of(content[name]) for name in TEXTS}
+    lists = {name: different(map(text_of, content[name])) for name in LISTS}
     for measure in lists["measures"]:
         check_choice("measure", measure, TRACE_MEASURES)
     shape = (len(lists["sites"]), len(lists["passes"]), PARTS, len(lists["measures"]))
@@ -87,8 +95,10 @@ def _read(content: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Stabilit
     seen_counts = torch.zeros(prod(shape), dtype=torch.int64).index_add_(0, seen.cells, counts)
     if not seen_counts.equal(tables["count"].flatten()):
         raise ValueError("the values are not as many as were counted")
-    fields |= {name: int(content[name]) for name in ("runs", "samples")}
-    fields |= {name: tuple(map(int, content[name])) for name in ("tokens", "steps")}
+    fields |= {name: whole_number_of(content[name], 1, MOST) for name in ("runs", "samples")}
+    fields |= {name: tuple(whole_number_of(each, 1, MOST) for each in content[name]) for name in ("tokens", "steps")}
+    if not fields["steps"]:
+        raise ValueError("no run has steps")
     fields |= lists
     fields |= tables
     return StabilityBaseline(**fields, seen=seen)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -11,13 +10,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..shown_text import printable
+from ..file_values import different, number_of, text_of, whole_number_of
 from .run import MOST_STEPS, StabilityRun
 from .step import Sample, Step
 
 VERSION = 1
 LARGEST_HEADER = 8 * 2**20
-LONGEST_NAME = 1000  # of a model, a site or a pass
 LONGEST_NOTE = 20_000
 MOST_RUNS = 1000
 Find = Callable[[str], Tensor]
@@ -58,7 +56,7 @@ def read_runs(header: str, find: Find) -> list[StabilityRun]:
     content = json.loads(header)
     version = content["version"]
     if version != VERSION:
-        _whole_number(version, 0, 10**6)
+        whole_number_of(version, 0, 10**6)
         raise OtherVersion(version)
     if not isinstance(content["runs"], list) or len(content["runs"]) > MOST_RUNS:
         raise ValueError("the runs are no list, or too many")
@@ -85,7 +83,7 @@ def _write_run(number: int, run: StabilityRun, tensors: dict[str, Tensor]) -> di
 
 def _read_run(number: int, content: Mapping[str, Any], find: Find) -> StabilityRun:
     layouts = [_columns(layout) for layout in content["layouts"]]
-    measures = _different(map(_name, content["measures"]))
+    measures = different(map(text_of, content["measures"]))
     if len(content["steps"]) > MOST_STEPS:
         raise ValueError("there are too many steps")
     steps = [
@@ -95,16 +93,16 @@ def _read_run(number: int, content: Mapping[str, Any], find: Find) -> StabilityR
     followed = content.get("gammas", [[]] * len(steps))
     steps = [_followed(step, gammas) for step, gammas in zip(steps, followed, strict=True)]
     run = StabilityRun(
-        _name(content["model"]),
-        tuple(map(_name, content["sites"])),
+        text_of(content["model"]),
+        tuple(map(text_of, content["sites"])),
         measures,
-        patterns=_name(content["patterns"]),
-        kind=_name(content["kind"]),
-        status=_name(content["status"]),
-        stride=_whole_number(content["stride"], 1, 2**31),
-        gamma=_name(content.get("gamma", "")),
-        tokens=_whole_number(content.get("tokens", 0), 0, 2**31),
-        notes=[_text(note, LONGEST_NOTE) for note in content["notes"]],
+        patterns=text_of(content["patterns"]),
+        kind=text_of(content["kind"]),
+        status=text_of(content["status"]),
+        stride=whole_number_of(content["stride"], 1, 2**31),
+        gamma=text_of(content.get("gamma", "")),
+        tokens=whole_number_of(content.get("tokens", 0), 0, 2**31),
+        notes=[text_of(note, LONGEST_NOTE) for note in content["notes"]],
     )
     run.restore(steps)
     return run
@@ -114,61 +112,30 @@ def _read_step(
     name: str, content: Sequence[Any], layouts: Sequence[tuple[tuple[str, int], ...]], measures: int, find: Find
 ) -> Step:
     sigma, progress, samples, layout, mapped = content
-    columns = layouts[_whole_number(layout, 0, len(layouts) - 1)]
-    rows = tuple(Sample(_name(pass_name), _whole_number(row, 0, 10**6)) for pass_name, row in samples)
+    columns = layouts[whole_number_of(layout, 0, len(layouts) - 1)]
+    rows = tuple(Sample(text_of(pass_name), whole_number_of(row, 0, 10**6)) for pass_name, row in samples)
     if not rows:
         raise ValueError(f"step {name} has no samples")
     values = find(name)
     shape = (len(rows), measures, sum(heads for _, heads in columns))
     if tuple(values.shape) != shape or values.dtype != torch.float32:
         raise ValueError(f"step {name} has shape {tuple(values.shape)}, not {shape}")
-    maps = {_name(address): find(f"{name}.{address}") for address in mapped}
+    maps = {text_of(address): find(f"{name}.{address}") for address in mapped}
     for each in maps.values():
         if each.dim() != 3 or len(each) != len(rows) or not each.numel() or each.dtype != torch.float16:
             raise ValueError(f"step {name} has a map of another shape")
-    return Step(_number(sigma), _number(progress), rows, columns, values, maps)
+    return Step(number_of(sigma), number_of(progress), rows, columns, values, maps)
 
 
 def _followed(step: Step, gammas: Iterable[Any]) -> Step:
     """Return the step with the γ that feedback gave its samples; there is none, or one for each."""
-    found = tuple(map(_number, gammas))
+    found = tuple(map(number_of, gammas))
     if found and len(found) != len(step.samples):
         raise ValueError("there is not a γ for every sample")
     return replace(step, gammas=found)
 
 
 def _columns(layout: Iterable[Any]) -> tuple[tuple[str, int], ...]:
-    columns = tuple((_name(address), _whole_number(heads, 1, 10**6)) for address, heads in layout)
-    _different(address for address, _ in columns)
+    columns = tuple((text_of(address), whole_number_of(heads, 1, 10**6)) for address, heads in layout)
+    different(address for address, _ in columns)
     return columns
-
-
-def _different(values: Iterable[Any]) -> tuple[Any, ...]:
-    """Return the values, of which there is at least one and none twice."""
-    found = tuple(values)
-    if not found or len(set(found)) < len(found):
-        raise ValueError("there is nothing, or one thing twice")
-    return found
-
-
-def _number(value: Any) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        raise ValueError("a number is not finite, or none")
-    return float(value)
-
-
-def _whole_number(value: Any, low: int, high: int) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
-        raise ValueError(f"a number is not between {low} and {high}")
-    return value
-
-
-def _name(value: Any) -> str:
-    return _text(value, LONGEST_NAME)
-
-
-def _text(value: Any, longest: int) -> str:
-    """Return a text that can be shown and written to any file."""
-    if not isinstance(value, str) or len(value) > longest:
-        raise ValueError("a text is too long, or none")
-    return printable(value)
