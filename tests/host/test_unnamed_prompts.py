@@ -121,6 +121,28 @@ def test_a_call_without_ids_is_left_alone_by_one_side_and_said_so(sd15):
     assert not sd15.sample(skew(theirs)[0]).equal(sd15.sample())
 
 
+class CallsTheModel(comfy.samplers.CFGGuider):
+    """A guider that calls the model itself, once for each prompt, and says nothing of them."""
+
+    def predict_noise(self, x, timestep, model_options, seed=None):
+        given = dict(model_options["transformer_options"])
+        texts = [self.conds[name][0]["model_conds"]["c_crossattn"].cond for name in ("negative", "positive")]
+        out = [self.inner_model.apply_model(x, timestep, c_crossattn=text, transformer_options=given) for text in texts]
+        return out[0] + 3.0 * (out[1] - out[0])
+
+
+@pytest.mark.parametrize("apply_to", ["both", "cond", "uncond"])
+def test_a_guider_that_calls_the_model_itself_is_left_alone_by_one_side(sd15, apply_to):
+    patched, report = skew(sd15.model, apply_to=apply_to)
+    guider = CallsTheModel(patched)
+    guider.set_conds(sd15.conditioning("cond"), sd15.conditioning("uncond"))
+    with watch_texts(patched, sd15, TEXTS) as calls:
+        sample_by(sd15, guider)
+    assert {name for _, names in calls for name in names} == {"cond", "uncond"}
+    assert_acts_on(sd15, calls, lambda name: apply_to == "both")
+    assert ("without the ids of its prompts" in (report.runs[-1].warning or "")) == (apply_to != "both")
+
+
 def test_where_gamma_acts_on_all_nothing_is_asked_of_the_prompts(sd15):
     for apply_to, count in (("both", 0), ("cond", 1)):
         patched, report = skew(sd15.model, apply_to=apply_to)
