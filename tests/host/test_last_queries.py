@@ -305,6 +305,12 @@ def test_queries_of_a_part_of_the_image_are_told():
     assert rule.find_tokens(call, 30, 30) == (slice(14, 30), "")
     assert rule.find_tokens(call, 30, 8) == (None, f"{UNREADABLE} (ValueError)")
     assert rule.find_tokens(SiteCall((), {}), 30, 17) == (None, f"{UNREADABLE} (KeyError)")
+    rule = next(rule for rule in RULES if rule.module == "sensenova.model.Attention")
+    call = SiteCall((torch.zeros(1, 16, 4),), {})
+    assert rule.find_tokens(call, 30, 16) == (slice(14, 30), "")
+    for tokens, queries in ((30, 8), (12, 16), (30, 30)):
+        assert rule.find_tokens(call, tokens, queries) == (None, f"{UNREADABLE} (ValueError)")
+    assert rule.find_tokens(SiteCall((), {}), 30, 16) == (None, f"{UNREADABLE} (ValueError)")
 
 
 def test_fewer_queries_are_left_alone_where_no_rule_knows_such_calls():

@@ -169,7 +169,8 @@ def all_of_the_block(tokens: Argument) -> LastQueries:
     """[text and reference images, image], of which the block gets the image, and the keys of all before it."""
 
     def has_last_queries(call: SiteCall, queries: int, keys: int) -> bool:
-        if not 0 < queries == call.length(*tokens) <= keys:
+        length = call.length(*tokens)
+        if length is None or not 0 < length == queries <= keys:
             raise ValueError("queries of other tokens than those of the block")
         return True
 
