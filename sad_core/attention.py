@@ -160,7 +160,7 @@ def retrieve_skewed(
         return keep_neutral(result, call.retrieve(q, k, v), gamma, beta) if _any_neutral(gamma, beta) else result
     own_keys = k[:, :, k.shape[2] - q.shape[2] :]
     if isinstance(gamma, Tensor) and gamma.shape[2] > 1:
-        queries, keys = triple_head_dim(q, own_keys, gamma)
+        queries, keys = triple_head_dim(q, own_keys, gamma, in_place=call.in_place)
     else:
         queries, keys = double_head_dim(q, own_keys, gamma, in_place=call.in_place)
     if q.shape[2] < k.shape[2]:

@@ -87,26 +87,41 @@ def double_head_dim(
     return queries, keys
 
 
-def triple_head_dim(q: Tensor, k: Tensor, gamma: Tensor) -> tuple[Tensor, Tensor]:
+def triple_head_dim(q: Tensor, k: Tensor, gamma: Tensor, *, in_place: bool) -> tuple[Tensor, Tensor]:
     """Queries and keys of three times the head dim whose plain product is the skewed logits, with a γ for every row.
 
         q̃ k̃ᵀ = q kᵀ + c₋·(k qᵀ − q kᵀ),    q̃ᵢ = [qᵢ, (c₋ᵢ/s)·kᵢ, −(c₋ᵢ/s)·qᵢ],  k̃ = [k, s·q, s·k]
 
     with s² the largest |c₋| of the head. The first part has no c₋, so that keys `[k, 0, 0]` keep their plain logits.
 
+    Every third is one operation that writes into an empty tensor, or they are joined, with the same bits.
+
     Args:
         q, k: `(B, H, L, d)`.
         gamma: `(B, H, L, 1)` in float32 or wider.
+        in_place: whether to write into empty tensors, see `parameters.writes_in_place`.
 
     Returns:
         `(q̃, k̃)`, each `(B, H, L, 3d)` in the dtype of q.
     """
-    _, c_minus = skew_coefficients(gamma)
-    largest = c_minus.abs().amax(dim=-2, keepdim=True)
-    share = torch.where(largest == 0, 1.0, largest).sqrt()
+    c_minus = torch.rsub(gamma, 0.5, alpha=0.5)  # as in `skew_coefficients`
+    largest = torch.linalg.vector_norm(c_minus, ord=math.inf, dim=-2, keepdim=True)
+    share = largest.masked_fill(largest == 0, 1.0).sqrt()
     rows = c_minus / share
-    queries = torch.cat([q, scaled(k, rows), scaled(q, -rows)], dim=-1)
-    return queries, torch.cat([k, scaled(q, share), scaled(k, share)], dim=-1)
+    if not in_place:
+        queries = torch.cat([q, scaled(k, rows), scaled(q, -rows)], dim=-1)
+        return queries, torch.cat([k, scaled(q, share), scaled(k, share)], dim=-1)
+    head_dim = q.shape[-1]
+    first, second, third = (slice(part * head_dim, (part + 1) * head_dim) for part in range(3))
+    queries = q.new_empty((*q.shape[:-1], 3 * head_dim))
+    keys = torch.empty_like(queries)
+    queries[..., first].copy_(q)
+    torch.mul(k, rows, out=queries[..., second])
+    torch.mul(q, -rows, out=queries[..., third])
+    keys[..., first].copy_(k)
+    torch.mul(q, share, out=keys[..., second])
+    torch.mul(k, share, out=keys[..., third])
+    return queries, keys
 
 
 def after_plain_keys(k: Tensor, keys: Tensor) -> Tensor:

@@ -188,7 +188,7 @@ def _skew_image_tokens(
     own_keys = k[:, :, k.shape[2] - q.shape[2] :]
     gamma, beta = rows_of(gamma, image_tokens), rows_of(beta, image_tokens)
     if is_by_row(gamma):
-        queries, keys = _triple_image_tokens(q, own_keys, gamma, image_tokens)
+        queries, keys = _triple_image_tokens(q, own_keys, gamma, image_tokens, in_place=call.in_place)
     else:
         queries, keys = _double_image_tokens(q, own_keys, gamma, image_tokens, in_place=call.in_place)
     if q.shape[2] < k.shape[2]:
@@ -209,9 +209,11 @@ def _skew_image_tokens(
     return torch.cat([plain[:, :, before], changed, plain[:, :, after]], dim=-2)
 
 
-def _triple_image_tokens(q: Tensor, k: Tensor, gamma: Any, image_tokens: slice) -> tuple[Tensor, Tensor]:
+def _triple_image_tokens(
+    q: Tensor, k: Tensor, gamma: Any, image_tokens: slice, *, in_place: bool
+) -> tuple[Tensor, Tensor]:
     """Queries of the image tokens and keys of all, of three times the head dim, for a γ `(B, H, M, 1)` of every row."""
-    queries, tripled = triple_head_dim(q[:, :, image_tokens], k[:, :, image_tokens], gamma)
+    queries, tripled = triple_head_dim(q[:, :, image_tokens], k[:, :, image_tokens], gamma, in_place=in_place)
     outside = slice(0, image_tokens.start), slice(image_tokens.stop, q.shape[2])
     before, after = (F.pad(k[:, :, part], (0, 2 * q.shape[-1])) for part in outside)
     return queries, torch.cat([before, tripled, after], dim=-2)

@@ -53,10 +53,19 @@ MODES: dict[str, Callable[[ModelPatcher, str], ModelPatcher]] = {
     "gamma": lambda model, blocks: skew(model, 1.05, 1.0, blocks=blocks)[0],
     "gamma and beta": lambda model, blocks: skew(model, 1.05, 3.0, blocks=blocks)[0],
     "adaptive": lambda model, blocks: skew(model, 1.05, 3.0, adaptive="gamma and beta", blocks=blocks)[0],
+    "gamma, mask": lambda model, blocks: skew(model, 1.05, 1.0, mask=half_painted(), blocks=blocks)[0],
+    "gamma and beta, mask": lambda model, blocks: skew(model, 1.05, 3.0, mask=half_painted(), blocks=blocks)[0],
     "feedback": lambda model, blocks: with_feedback(skew(model, 1.05, 1.0, blocks=blocks)[0], blocks=blocks)[0],
     "probe": lambda model, blocks: probe(model, blocks=blocks)[0],
     "probe with depth and curvature": lambda model, blocks: probe(model, blocks=blocks, depth_and_curvature=True)[0],
 }
+
+
+def half_painted() -> Tensor:
+    """A mask over a picture of `ROW`, `(1, height, width)`: 1 in its left half and 0 in the other."""
+    mask = torch.zeros(1, *ROW.latent[-2:])
+    mask[:, :, : mask.shape[2] // 2] = 1.0
+    return mask
 
 
 class Cost(NamedTuple):

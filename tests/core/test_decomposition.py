@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from lab.testing import definition
 from lab.testing.strategies import Call, calls, gammas, tokens
 from sad_core import decompose
-from sad_core.decomposition import double_head_dim
+from sad_core.decomposition import double_head_dim, triple_head_dim
 from sad_core.parameters import per_head
 
 GAMMA = st.floats(-2.0, 3.0)
@@ -167,4 +167,31 @@ def test_a_compiled_graph_has_the_bits_of_the_formula(dtype, shape):
     torch._dynamo.reset()
     form = torch.compile(partial(double_head_dim, in_place=False), backend="eager", fullgraph=True)
     assert_bits_of_the_formula(form, dtype, 1.05, shape)
+    torch._dynamo.reset()
+
+
+def tripled_through_float32(q, k, gamma) -> tuple[torch.Tensor, torch.Tensor]:
+    """The formula of a γ for every row, with every step in float32 at least and one rounding at its end."""
+    precise, dtype = torch.promote_types(k.dtype, torch.float32), q.dtype
+    q, k, c_minus = q.to(precise), k.to(precise), (1 - gamma) / 2
+    largest = [[float(head.abs().max()) or 1.0 for head in sample] for sample in c_minus]
+    share = torch.tensor(largest, dtype=gamma.dtype)[:, :, None, None].sqrt()
+    queries = torch.cat([q, k * (c_minus / share), q * -(c_minus / share)], dim=-1)
+    return queries.to(dtype), torch.cat([k, q * share, k * share], dim=-1).to(dtype)
+
+
+@pytest.mark.parametrize("form", ["written", "joined", "compiled"])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+def test_rows_with_a_gamma_each_have_the_bits_of_the_formula(dtype, form):
+    call = tokens(length=40, head_dim=24).to(dtype)
+    precise = torch.promote_types(dtype, torch.float32)
+    gamma = torch.linspace(-1, 3, 2 * 3 * 40, dtype=precise).reshape(2, 3, 40, 1)
+    gamma[1, 2] = 1.0  # a head in which nothing is skewed
+    build = partial(triple_head_dim, in_place=form == "written")
+    if form == "compiled":
+        torch._dynamo.reset()
+        build = torch.compile(build, backend="eager", fullgraph=True)
+    for got, want in zip(build(call.q, call.k, gamma), tripled_through_float32(call.q, call.k, gamma), strict=True):
+        assert got.dtype == dtype
+        assert torch.equal(got, want)
     torch._dynamo.reset()

@@ -23,6 +23,8 @@ OPERATIONS_OF_A_SITE = {
     "gamma": 6,
     "gamma and beta": 14,
     "adaptive": 35,
+    "gamma, mask": 17,  # three parts of queries and keys, and the rows that stay plain
+    "gamma and beta, mask": 25,
     "feedback": 17,  # those of gamma and of the probe
     "probe": 11,
     "probe with depth and curvature": 11,
@@ -31,6 +33,8 @@ PYTHON_CALLS_OF_A_SITE = {
     "gamma": 23,
     "gamma and beta": 33,
     "adaptive": 47,
+    "gamma, mask": 34,
+    "gamma and beta, mask": 38,
     "feedback": 70,
     "probe": 42,
     "probe with depth and curvature": 42,
@@ -39,6 +43,8 @@ OPERATIONS_OF_A_MODEL_CALL = {
     "gamma": 1,
     "gamma and beta": 1,
     "adaptive": 2,
+    "gamma, mask": 3,  # γ of every row, for all sites of as many tokens
+    "gamma and beta, mask": 3,
     "feedback": 62,
     "probe": 62,  # for all sites together, five of them or seventy
     "probe with depth and curvature": 599,

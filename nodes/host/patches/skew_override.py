@@ -69,6 +69,7 @@ class OverrideContext:
         followed: γ among the image tokens of each row, where feedback gives it; None without feedback. The furthest of
             them from 1 stands in `gammas`.
         painted: where in the picture γ acts; None where it acts everywhere.
+        painted_gammas: γ of every query row, kept for sites that ask for the same rows of as many tokens.
     """
 
     settings: SkewSettings
@@ -80,6 +81,7 @@ class OverrideContext:
     log: CallLog = field(default_factory=CallLog)
     followed: RowGammas | None = None
     painted: CallMask | None = None
+    painted_gammas: dict[tuple[object, ...], Tensor] = field(default_factory=dict)
 
     def unguarded(self) -> OverrideContext:
         """Return the context of the same retrieval with ρ = 1, of which nothing is recorded."""
@@ -325,11 +327,19 @@ class SkewOverride(Shared):
         batch: int,
     ) -> Tensor:
         """Return γ of every query row of the samples `rows` of a call with `batch` samples, `(B, 1, M, 1)`."""
+        tokens, queries = call.k.shape[2], call.q.shape[2]
+        known = self.context.painted_gammas
+        is_shared = not isinstance(gamma, Tensor)  # by the sites of this model call
+        key = (gamma, image_tokens.start, image_tokens.stop, tokens, queries, rows.start, rows.stop, batch)
+        if is_shared and key in known:
+            return known[key]
         share = painted.share(image_tokens.stop - image_tokens.start, batch)
         assert share is not None  # such overrides do not act
-        without_query = call.k.shape[2] - call.q.shape[2]
-        before, after = image_tokens.start - without_query, call.k.shape[2] - image_tokens.stop
-        return painted.gammas(gamma, share[rows], before, after)
+        before, after = image_tokens.start - (tokens - queries), tokens - image_tokens.stop
+        gammas = painted.gammas(gamma, share[rows], before, after)
+        if is_shared:
+            known[key] = gammas
+        return gammas
 
     def _input_norm(self, v: Tensor, rows: slice) -> tuple[str, Tensor | None]:
         """Return a norm that needs the input, and the input of the samples `rows`; "value" where it cannot be seen."""
