@@ -80,7 +80,7 @@ def skew_attention(
             by default where no `attend` is given.
         on_kernel: called when the fused kernel has stood in for `attend`.
         neutral_bits: whether samples and heads of a tensor at γ = 1 or β = 0 keep the bits of the plain retrieval.
-            Without, they may come from the fused kernel, which gives the plain retrieval to rounding.
+            Without, they come to rounding: from the fused kernel, or at β = 1 without a second retrieval.
 
     Returns:
         `(B, H, M, dv)` in the dtype of v; M is L where every token has a query.
@@ -166,7 +166,7 @@ def retrieve_skewed(
     if q.shape[2] < k.shape[2]:
         keys = after_plain_keys(k, keys)
     skewed = call.retrieve(queries, keys, stored)
-    if not blends and not isinstance(gamma, Tensor):
+    if not blends and not (neutral_bits and isinstance(gamma, Tensor)):
         return skewed
     plain = call.retrieve(q, k, stored)
     if blends:

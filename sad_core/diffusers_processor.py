@@ -12,6 +12,8 @@ from __future__ import annotations
 import warnings
 from typing import Any
 
+from torch import Tensor
+
 from .diffusers.families import Family, Layer, family_of
 from .diffusers.interception import SkewSettings, numbers_in_graphs
 from .diffusers.layouts import LengthSensor, ReadLength, without_text
@@ -38,8 +40,8 @@ def set_skew_attention(
     """Put γ and β on every self-attention of a diffusers model; calling it again replaces the settings.
 
     γ stays when the model's processors are replaced (fused projections, slices, IP-Adapters, PAG), and it is copied and
-    saved whole with the model. A compiled model is not compiled again for another γ or β, unless β is 1. Blocks that
-    are compiled by themselves share their graphs as they do without γ.
+    saved whole with the model. A compiled model is not compiled again for another γ or β, but once more for β = 1.
+    Blocks that are compiled by themselves share their graphs as they do without γ.
 
     Args:
         model: a model of diffusers, such as `pipeline.unet` or `pipeline.transformer`; `sad_core/diffusers/families.py`
@@ -76,7 +78,8 @@ def set_skew_attention(
         _check(chosen, family, norm)
         _clear(found)
         in_graphs = numbers_in_graphs(gamma, beta, next(model.parameters()).device)
-        _put(chosen, family, SkewSettings(gamma, beta, norm, adaptive, average_over, in_graphs))
+        neutral_bits = not adaptive and any(isinstance(each, Tensor) for each in (gamma, beta))
+        _put(chosen, family, SkewSettings(gamma, beta, norm, adaptive, average_over, in_graphs, neutral_bits))
     return [f"{layer.name}.processor" for layer in chosen]
 
 

@@ -167,7 +167,7 @@ def retrieve_modal(
         prefix = k.shape[2] - q.shape[2]
         image_tokens = slice(max(0, image_tokens.start - prefix), max(0, image_tokens.stop - prefix))
     if is_image_only:
-        return _skew_image_tokens(q, k, v, gamma, beta, image_tokens, norm, call)
+        return _skew_image_tokens(q, k, v, gamma, beta, image_tokens, norm, call, neutral_bits=neutral_bits)
     return _skew_each_group(q, k, v, gammas, beta, image_tokens, norm, call)
 
 
@@ -180,6 +180,8 @@ def _skew_image_tokens(
     image_tokens: slice,
     norm: str,
     call: PreparedCall,
+    *,
+    neutral_bits: bool,
 ) -> Tensor:
     """The retrieval with γ only among the image tokens."""
     if image_tokens.start == image_tokens.stop:
@@ -195,7 +197,7 @@ def _skew_image_tokens(
         keys = after_plain_keys(k, keys)
     skewed = call.retrieve(queries, keys, v, image_tokens)
     blends = not is_exactly(beta, 1.0)
-    if not blends and not isinstance(gamma, Tensor):
+    if not blends and not (neutral_bits and isinstance(gamma, Tensor)):
         outside = [
             None if rows.start == rows.stop else call.retrieve(q[:, :, rows], k, v, rows) for rows in (before, after)
         ]

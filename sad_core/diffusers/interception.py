@@ -32,6 +32,8 @@ class SkewSettings:
 
     Attributes:
         in_graphs: γ and β for compiled graphs, by `numbers_in_graphs`; None reads the others there too.
+        neutral_bits: whether samples and heads at γ = 1 or β = 0 keep the bits of plain attention. Without tensors
+            there are none.
     """
 
     gamma: FloatOrTensor
@@ -40,6 +42,7 @@ class SkewSettings:
     adaptive: bool = False
     average_over: str = "sample"
     in_graphs: tuple[FloatOrTensor, FloatOrTensor] | None = None
+    neutral_bits: bool = True
 
 
 def numbers_in_graphs(
@@ -47,17 +50,15 @@ def numbers_in_graphs(
 ) -> tuple[FloatOrTensor, FloatOrTensor]:
     """γ and β as compiled graphs read them: as tensors, because a graph is made anew for every value of a number.
 
-    With β = 1 they are left as they are. A γ that is a tensor would cost a second attention there.
+    β = 1 stays a number: the plain retrieval is not needed there, so it is a graph of its own.
 
     Args:
         device: of the model; the CPU stands in where its weights are not loaded.
     """
-    if is_exactly(beta, 1.0):
-        return gamma, beta
     place = torch.device("cpu") if device.type == "meta" else device
     numbers = [
-        each if isinstance(each, Tensor) else torch.tensor(float(each), dtype=torch.float32, device=place)
-        for each in (gamma, beta)
+        each if isinstance(each, Tensor) or is_one else torch.tensor(float(each), dtype=torch.float32, device=place)
+        for each, is_one in ((gamma, False), (beta, is_exactly(beta, 1.0)))
     ]
     return numbers[0], numbers[1]
 
@@ -149,7 +150,7 @@ def skewed_call(
         eta = symmetricity(q[:, :, layout.start : layout.stop], k[:, :, image])
         gamma, beta = adapt(gamma, beta, average(eta, settings.average_over))
     options: dict[str, Any] = {"norm": settings.norm, "scale": scale, "mask": mask, "attend": _attend()}
-    options["neutral_bits"] = not settings.adaptive
+    options["neutral_bits"] = settings.neutral_bits
     if layout.is_square:
         return skew_attention(q, k, v, gamma, beta, x=None if x is None else x[: q.shape[0]], **options)
     return modal_skew_attention(q, k, v, gamma, beta, inner=image, **options)

@@ -192,6 +192,17 @@ def test_the_pure_knob_costs_one_call_as_well():
         assert len(spy.calls) == 1
 
 
+@pytest.mark.parametrize("gamma", [torch.tensor(1.05), torch.tensor([1.0, 0.3]), torch.linspace(0, 2, 72)])
+def test_a_gamma_in_a_tensor_costs_one_call_where_rounding_is_allowed(gamma):
+    call, spy = tokens(mask="(B, 1, L, L)"), Spy()
+    gamma = gamma.reshape(2, 3, 12) if gamma.numel() == 72 else gamma
+    out = run(call, gamma, 1.0, attend=spy, neutral_bits=False)
+    assert len(spy.calls) == 1
+    torch.testing.assert_close(out, run(call, gamma, 1.0), rtol=0, atol=1e-6)
+    blended = run(call, gamma, torch.tensor([3.0, 0.0]), neutral_bits=False)
+    assert torch.equal(blended, run(call, gamma, torch.tensor([3.0, 0.0])))
+
+
 @pytest.mark.parametrize("norm", NORMS)
 @pytest.mark.parametrize("name", FORMS[1:])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from lab.testing import definition
 from lab.testing.strategies import MASKS, Call, betas, calls, gammas, tokens
-from sad_core import joint_skew_attention, skew_attention
+from sad_core import joint_skew_attention, modal_skew_attention, skew_attention
 from sad_core.inner_attention import pytorch_attend
 from sad_core.joint_attention import JOINT_NORMS
 
@@ -121,6 +121,19 @@ def test_neutral_numbers_cost_one_call_with_the_tensors_untouched(gamma, beta):
     ((q, k, v, mask, _),) = seen
     assert all(got is given for got, given in zip((q, k, v, mask), (call.q, call.k, call.v, call.mask), strict=True))
     assert torch.equal(out, torch_attention(call))
+
+
+def test_a_gamma_in_a_tensor_costs_one_retrieval_where_rounding_is_allowed():
+    call, rows = tokens(mask="(B, 1, L, L)"), []
+
+    def attend(q, *others):
+        rows.append(q.shape[2])
+        return pytorch_attend(q, *others)
+
+    gamma, tensors, options = torch.tensor([1.0, 0.3]), (call.q, call.k, call.v), {"inner": slice(3, 9)}
+    out = modal_skew_attention(*tensors, gamma, mask=call.mask, attend=attend, neutral_bits=False, **options)
+    assert sorted(rows) == [3, 3, 6]
+    torch.testing.assert_close(out, stated(call, gamma, 1.0, slice(3, 9)), rtol=0, atol=1e-6)
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16, torch.bfloat16])

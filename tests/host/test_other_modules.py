@@ -6,6 +6,7 @@ import shutil
 
 import pytest
 import torch
+import torch.nn.functional as F
 from comfy.ldm.modules.attention import optimized_attention
 
 from lab.testing.devices import on_two_devices
@@ -51,13 +52,23 @@ def test_inductor_gives_the_pictures_of_eager_runs(small_flux):
 def test_a_site_compiles_without_a_graph_break(small_flux):
     if optimized_attention.__name__ != "attention_pytorch":
         pytest.skip("the host's sub-quadratic attention breaks graphs by itself")
-    torch._dynamo.reset()
     broken = torch._dynamo.utils.counters["graph_break"]
     broken.clear()
     patched, report = skew(small_flux.model, 0.2)
-    small_flux.sample(compiled(patched, fullgraph=True), steps=2)
+    queries: list[int] = []
+
+    def count(graph, _):
+        calls = [node for node in graph.graph.nodes if node.target is F.scaled_dot_product_attention]
+        queries.append(sum(node.args[0].meta["example_value"].shape[2] for node in calls))
+        return graph.forward
+
+    for model in (small_flux.model, patched):
+        torch._dynamo.reset()
+        small_flux.sample(compiled(model, fullgraph=True, backend=count), steps=2)
     assert not broken
     assert report.runs[-1].status == "finished"
+    of_plain, of_patched = queries
+    assert of_patched == of_plain > 0, "γ alone computes an attention that nobody needs"
 
 
 def test_a_swapped_module_is_left_out_and_the_plain_model_comes_back(sd15):

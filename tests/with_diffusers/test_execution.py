@@ -52,11 +52,12 @@ def test_a_compiled_model_is_one_graph_and_follows_gamma(name):
     compiled = torch.compile(model, backend=lambda graph, _: graphs.append(graph) or graph.forward, fullgraph=True)
     plain = predict(row, model)
     more = [1.6 + 0.1 * number for number in range(torch._dynamo.config.recompile_limit)]
-    for gamma in (1.5, *more, 1.0, 1.7, 1.0):
-        names = set_skew_attention(compiled, gamma, 2.0 + gamma)
+    blended = [(gamma, 2.0 + gamma) for gamma in (1.5, *more, 1.0, 1.7, 1.0)]
+    for gamma, beta in ((1.5, 1.0), (1.7, 1.0), *blended):
+        names = set_skew_attention(compiled, gamma, beta)
         assert len(names) == row.layers
         assert relative_error(predict(row, compiled), predict(row, model)) < 1e-6
-    assert len(graphs) == 2, "every γ or β made another graph"  # with γ and without
+    assert len(graphs) == 3, "every γ or β made another graph"  # with γ alone, with β, and without
     assert torch.equal(predict(row, model), plain)
 
 

@@ -260,8 +260,8 @@ class SkewOverride(Shared):
         The whole call has `batch` samples.
 
         With `is_free`, tiles of our own may do the work of `attend` on the CPU, and our fused kernel on a card. In an
-        adaptive share a sample that turns out neutral may come from the kernel. A γ that changes from step to step is
-        a tensor in a compiled graph and is never 1 there, unless a γ of other tokens acts.
+        adaptive share a sample that turns out neutral may come from the kernel. In a compiled graph γ is a tensor and
+        never 1, unless a γ of other tokens acts or each sample or row has its own.
         """
         context, settings, backends = self.context, self.context.settings, self.tally.backends
         beta: float | Tensor = settings.beta
@@ -283,7 +283,8 @@ class SkewOverride(Shared):
         in_place = not compiling and is_untraced(call.q, call.k, call.v, call.mask, gamma, beta, x)
         prepared = PreparedCall(call.mask, call.scale, attend, in_place)
         kernel = is_free and context.has_kernel
-        may_round = settings.adaptive != "off" or (compiling and not settings.is_modal)
+        is_one_number = not settings.is_modal and context.followed is None and context.painted is None
+        may_round = settings.adaptive != "off" or (compiling and is_one_number)
         tokens = call.k.shape[2]
         if image_tokens == slice(tokens - call.q.shape[2], tokens):
             return retrieve_skewed(
