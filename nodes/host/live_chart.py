@@ -136,8 +136,8 @@ def point_of(step: Step, number: int) -> Point:
         count = len(columns["all"])
         columns = {part: [*values, math.nan] for part, values in columns.items()}
         columns["all"][-1] = sum(gammas.values()) / len(gammas)
-        for number, gamma in list(gammas.items())[:MOST_IMAGES] if len(gammas) > 1 else ():
-            columns[f"image {number + 1}"] = [*[math.nan] * count, gamma]
+        for sample, gamma in list(gammas.items())[:MOST_IMAGES] if len(gammas) > 1 else ():
+            columns[f"image {sample + 1}"] = [*[math.nan] * count, gamma]
     return {
         "step": number,
         "sigma": _plain(step.sigma),

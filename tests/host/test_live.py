@@ -254,7 +254,7 @@ def test_feedback_draws_its_gamma_and_the_band_of_its_baseline(sd15, connect):
     want = baseline.curve("alignment", None)
     assert message["bands"][0] == [pytest.approx([place, low, high], rel=1e-5) for place, low, _, high in want]
     points = [point for event in browser.events for point in event["points"]]
-    assert len(points) == 4
+    assert [point["step"] for point in points] == [1, 2, 3, 4]
     for point, step in zip(points, trace.runs[-1].steps, strict=True):
         gammas = step.gamma_by_sample()
         assert point["means"]["all"][1] == pytest.approx(sum(gammas.values()) / 2, rel=1e-5)
