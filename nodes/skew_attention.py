@@ -166,8 +166,8 @@ class SkewAttentionNode(io.ComfyNode):
                     tooltip=(
                         "Where in the picture gamma acts: fully where the mask is 1, not at all where it is 0, in "
                         "between where it is soft. Any size; a batch of masks goes image by image. What is not painted "
-                        "changes a little too, because later layers mix all of the picture. For images, not for "
-                        "videos or sound."
+                        "changes too, on the demo model about half as much, because later layers mix all of the "
+                        "picture. For images, not for videos or sound."
                     ),
                 ),
             ],
