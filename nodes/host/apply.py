@@ -295,11 +295,14 @@ def describe_plan(
         lines.append(f"Left alone until they are named in blocks: {list_addresses(opt_in)}, which see the text alone.")
     if kinds[JOINT] and settings.is_modal:
         lines.append(
-            "In joint attention γ acts among the image tokens, gamma_text among all others and gamma_cross between the "
-            "two."
+            "In joint attention γ acts among the tokens of the image, video, sound or shape, gamma_text among all "
+            "others and gamma_cross between the two."
         )
     elif kinds[JOINT]:
-        lines.append("In joint attention γ acts among the image tokens; text rows and text columns stay as they are.")
+        lines.append(
+            "In joint attention γ acts among the tokens of the image, video, sound or shape; text rows and text "
+            "columns stay as they are."
+        )
     if any(site.rule.last_queries for site in chosen):
         lines.append(
             "The image also looks at text that does not look back at it: γ acts among the image tokens, and the "

@@ -232,7 +232,8 @@ class _Tries:
         kept = [best.start.seeds[row] for row in best.verdicts[-1][1].kept]
         by = "distance to the nearest one kept" if settings.choose == DIFFERENT else settings.score.describe()
         found = ", ".join(f"{seed} ({score:.4g})" for seed, score in zip(kept, scores, strict=True))
-        lines = [f"Kept of {settings.candidates} candidates ({settings.choose}), by seed, with their {by}: {found}."]
+        candidates = "1 candidate" if settings.candidates == 1 else f"{settings.candidates} candidates"
+        lines = [f"Kept of {candidates} ({settings.choose}), by seed, with their {by}: {found}."]
         if settings.max_tries > 1:
             lines.append(self._gate(best))
         computed = sum(run.live.computed for run in {id(run): run for run in [*self.judged, last]}.values())
