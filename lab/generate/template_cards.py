@@ -284,6 +284,19 @@ def on_a_slider(server: ComfyUIServer) -> Image.Image:
     return rows_of(rows)
 
 
+def in_a_grid(server: ComfyUIServer) -> Image.Image:
+    """The grid that the template gives, drawn by the demo model in as few steps as a turbo model takes."""
+    prompt = with_node(sampled(1.0), "sweep", "SADGammaSweep", values="1, 1.2, 1.5")
+    prompt["skew"]["inputs"]["gamma"] = ["sweep", 0]
+    prompt["sampler"]["inputs"]["steps"] = 8
+    wired = {"images": ["decode", 0], "gamma": ["sweep", 0]}
+    (grid,) = pictures_of(server, drawn(with_node(prompt, "grid", "SADGammaGrid", **wired), "grid"))
+    grid.thumbnail((WIDTH - 8, HEIGHT - 8), Image.Resampling.LANCZOS)
+    card = blank()
+    card.paste(grid, ((WIDTH - grid.width) // 2, (HEIGHT - grid.height) // 2))
+    return card
+
+
 CARDS: dict[str, Card] = {
     "01_start_here_without_a_checkpoint": start_here,
     "02_compare_gamma_with_the_plain_model": compared,
@@ -299,6 +312,7 @@ CARDS: dict[str, Card] = {
     "12_z_image_turbo_four_seeds": acted_among("image", "text"),
     "13_stable_audio": acted_among("audio", ""),
     "14_calibrate_a_slider": on_a_slider,
+    "15_do_the_seeds_of_a_turbo_model_differ": in_a_grid,
 }
 
 

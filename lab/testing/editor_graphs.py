@@ -63,8 +63,9 @@ def queue_as_page(page: Any, server: ComfyUIServer, prompt: dict[str, Any]) -> d
 
     The ids of the prompt are those of the graph that is open in the page, but its nodes need not be.
     """
-    client = page.evaluate("() => window.app.api.clientId")
-    prompt_id = server.post("/prompt", {"prompt": prompt, "client_id": client})["prompt_id"]
+    client, graph = page.evaluate("() => [window.app.api.clientId, window.app.rootGraph.id]")
+    told = {"extra_pnginfo": {"workflow": {"id": graph}}}  # by which the charts of the page know their run
+    prompt_id = server.post("/prompt", {"prompt": prompt, "client_id": client, "extra_data": told})["prompt_id"]
     outputs: dict[str, Any] = server.wait(prompt_id)["outputs"]
     return outputs
 

@@ -20,9 +20,11 @@ WAITING = """() => window.app.graph._nodes.filter(node => {
     const shown = name => node.widgets?.find(w => w.name === name)?.value;
     if (['PreviewImage', 'SaveImage'].includes(node.type))
         return !window.app.nodeOutputs[node.id]?.images?.length || !(LiteGraph.vueNodesMode || node.imgs?.length);
-    const tells = ['SADSkewAttention', 'SADStabilityProbe', 'SADReport', 'SADCreativity'].includes(node.type);
-    if (tells) return !shown('last_run');
-    return false;
+    const chart = node.widgets?.find(w => w.name === 'chart')?.element.querySelector('.sad-chart-note').textContent;
+    if (['SADStabilityProbe', 'SADStabilityFeedback'].includes(node.type))
+        return !shown('last_run') || !chart?.startsWith('finished');
+    const tells = ['SADSkewAttention', 'SADReport', 'SADCreativity', 'SADCalibrate', 'SADBestOfSampler'];
+    return tells.includes(node.type) && !shown('last_run');
 }).map(node => node.type).concat([...document.querySelectorAll('.lg-node img')].filter(each => !each.complete))"""
 
 
