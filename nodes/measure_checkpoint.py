@@ -10,7 +10,7 @@ from comfy_api.latest import io
 from ..sad_core.evaluation.calibration_file import SUFFIX as CALIBRATION_SUFFIX
 from ..sad_core.evaluation.calibration_file import save_calibration
 from ..sad_core.evaluation.measures import PIXELS
-from ..sad_core.evaluation.trial.plan import MOST_MINUTES
+from ..sad_core.evaluation.trial.plan import FEWEST_SEEDS, MOST_MINUTES, MOST_SEEDS
 from ..sad_core.evaluation.trial.prompts import PROMPTS, read_prompts
 from ..sad_core.evaluation.trial.result import Sampling
 from ..sad_core.evaluation.trial.result_file import SUFFIX, save_trial
@@ -119,6 +119,18 @@ class MeasureCheckpointNode(io.ComfyNode):
                     tooltip="The seed of the first picture; the next ones count up from it.",
                 ),
                 io.Int.Input(
+                    "most_seeds",
+                    default=MOST_SEEDS,
+                    min=FEWEST_SEEDS,
+                    max=MOST_SEEDS,
+                    optional=True,
+                    advanced=True,
+                    tooltip=(
+                        "It ends before its minutes are over where every setting has so many seeds. 4 is a fast look, "
+                        "of which few numbers will be significant."
+                    ),
+                ),
+                io.Int.Input(
                     "images_at_once",
                     default=4,
                     min=1,
@@ -208,6 +220,7 @@ class MeasureCheckpointNode(io.ComfyNode):
         scheduler: str = "normal",
         prompts: str = "",
         first_seed: int = 0,
+        most_seeds: int = MOST_SEEDS,
         images_at_once: int = 4,
         largest_drift: float = 0.3,
         name: str = "",
@@ -241,7 +254,7 @@ class MeasureCheckpointNode(io.ComfyNode):
         tell = partial(show_on_node, node_id=cls.hidden.unique_id)
         shelf = shelf_of(checkpoint, folder)
         texts_of = partial(texts_beside, clip_vision)
-        found = TrialRun(checkpoint, encoders, shelf, first_seed, minutes, space, texts_of, tell).run()
+        found = TrialRun(checkpoint, encoders, shelf, first_seed, minutes, space, texts_of, tell, most_seeds).run()
         height, width, _ = found.sheet[0][0].shape
         sampling = Sampling(
             width,

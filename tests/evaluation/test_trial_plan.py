@@ -59,6 +59,14 @@ def test_the_report_takes_the_time_that_is_left():
     assert plan.with_time_left(400, 2).choice_seeds == 8
 
 
+def test_no_part_has_more_seeds_than_the_most():
+    plan = plan_trial(1000, 1, most_seeds=6)
+    assert (plan.choice_seeds, plan.report_seeds) == (6, 6)
+    assert plan.with_time_left(1e6, 1).report_seeds == 6
+    with pytest.raises(ValueError, match="most_seeds is 3, but it must be from 4 to 192"):
+        plan_trial(1000, 1, most_seeds=3)
+
+
 @pytest.mark.parametrize("minutes", [0, -1, float("nan"), 1e6])
 def test_what_is_no_budget_is_refused(minutes):
     with pytest.raises(ValueError, match=r"minutes is .*, but it must be above 0 and at most 1440; try 15"):

@@ -60,6 +60,7 @@ class TrialRun:
         texts: given the conditionings of the prompts and the width of the features, the texts in their space
             `(prompts, d)`, or a sentence on why there are none.
         tell: called with sentences about the plan.
+        most_seeds: of a part, also where there is time for more.
     """
 
     checkpoint: Checkpoint
@@ -70,6 +71,7 @@ class TrialRun:
     space: FeatureSpace
     texts: Callable[[Sequence[Any], int], Tensor | str]
     tell: Callable[[str], None] = lambda sentence: None
+    most_seeds: int = MOST_SEEDS
     _conditionings: dict[int, tuple[Any, str]] = field(default_factory=dict, init=False)
     _pictures: int = field(default=0, init=False)  # so far
     _planned: int = field(default=3, init=False)
@@ -94,7 +96,7 @@ class TrialRun:
         first = {way: self._pictures_of(way, [self.first_seed], [0])[0] for way in (PLAIN, *LADDER[:2])}
         self._pictures = 0  # they are counted with the others of their part
         seconds = min(first[way].seconds for way in LADDER[:2])  # the first one of γ = 1 loaded the model
-        plan = plan_trial(self.minutes, seconds, LADDER, wanted, left_out=" ".join(reasons))
+        plan = plan_trial(self.minutes, seconds, LADDER, wanted, " ".join(reasons), self.most_seeds)
         self._planned = plan.pictures
         self.tell(plan.describe(seconds))
         seeds = [self.first_seed + index for index in range(plan.choice_seeds)]

@@ -30,6 +30,7 @@ class Plan:
         ladder: what is chosen among.
         rivals: what is reported beside it.
         left_out: a sentence on rivals that there is no time for, or that mean nothing here; empty where there is none.
+        most_seeds: of a part.
     """
 
     choice_seeds: int
@@ -37,6 +38,7 @@ class Plan:
     ladder: tuple[Way, ...] = LADDER
     rivals: tuple[Way, ...] = RIVALS
     left_out: str = ""
+    most_seeds: int = MOST_SEEDS
 
     @property
     def pictures(self) -> int:
@@ -51,7 +53,7 @@ class Plan:
             seconds: that one picture takes.
         """
         seeds = math.floor(max(left, 0.0) / (seconds * (2 + len(self.rivals))))
-        return replace(self, report_seeds=min(max(seeds, FEWEST_SEEDS), MOST_SEEDS))
+        return replace(self, report_seeds=min(max(seeds, FEWEST_SEEDS), self.most_seeds))
 
     def describe(self, seconds: float) -> str:
         """The plan in a sentence, for pictures that take so many seconds."""
@@ -64,7 +66,12 @@ class Plan:
 
 
 def plan_trial(
-    minutes: float, seconds: float, ladder: Sequence[Way] = LADDER, rivals: Sequence[Way] = RIVALS, left_out: str = ""
+    minutes: float,
+    seconds: float,
+    ladder: Sequence[Way] = LADDER,
+    rivals: Sequence[Way] = RIVALS,
+    left_out: str = "",
+    most_seeds: int = MOST_SEEDS,
 ) -> Plan:
     """Return as many seeds as a budget is enough for; where it is tight, the rivals are left out.
 
@@ -73,12 +80,15 @@ def plan_trial(
         seconds: that one picture takes.
         ladder, rivals: what is sampled beside γ = 1.
         left_out: a sentence on rivals that mean nothing here.
+        most_seeds: of a part, also where there is time for more.
 
     Raises:
         ValueError: a number that is no budget, or too little time for the fewest seeds.
     """
     if not 0 < minutes <= MOST_MINUTES:  # also NaN
         raise ValueError(f"minutes is {minutes:g}, but it must be above 0 and at most {MOST_MINUTES}; try 15.")
+    if not FEWEST_SEEDS <= most_seeds <= MOST_SEEDS:
+        raise ValueError(f"most_seeds is {most_seeds}, but it must be from {FEWEST_SEEDS} to {MOST_SEEDS}.")
     if not 0 < seconds < math.inf:
         raise ValueError(f"A picture took {seconds:g} seconds, of which no plan can be made.")
     pictures = math.floor(60 * minutes / seconds)
@@ -86,7 +96,7 @@ def plan_trial(
     if fewest.pictures > pictures and rivals:
         names = " and ".join(way.name for way in rivals)
         sentence = f"There is no time for {names}, which {60 * minutes / seconds:.0f} pictures leave out."
-        return plan_trial(minutes, seconds, ladder, (), f"{left_out} {sentence}".strip())
+        return plan_trial(minutes, seconds, ladder, (), f"{left_out} {sentence}".strip(), most_seeds)
     if fewest.pictures > pictures:
         raise ValueError(
             f"minutes is {minutes:g}, which is enough for {pictures} pictures of {seconds:.3g} s, but a trial needs "
@@ -94,9 +104,9 @@ def plan_trial(
         )
     chosen_from, reported = 1 + len(ladder), 2 + len(rivals)
     most_of_choice = (pictures - FEWEST_SEEDS * reported) // chosen_from
-    choice = min(max(math.floor(SHARE_OF_CHOICE * pictures / chosen_from), FEWEST_SEEDS), most_of_choice, MOST_SEEDS)
-    report = min((pictures - choice * chosen_from) // reported, MOST_SEEDS)
-    return Plan(choice, report, tuple(ladder), tuple(rivals), left_out)
+    choice = min(max(math.floor(SHARE_OF_CHOICE * pictures / chosen_from), FEWEST_SEEDS), most_of_choice, most_seeds)
+    report = min((pictures - choice * chosen_from) // reported, most_seeds)
+    return Plan(choice, report, tuple(ladder), tuple(rivals), left_out, most_seeds)
 
 
 def prompts_of(seeds: int, prompts: int) -> list[int]:
