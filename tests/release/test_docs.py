@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from lab.benchmarks.gpu import BEGIN, END, SPEED, write_between
+from lab.benchmarks.gpu.pages import BEGIN, END, SPEED, write_between
 from lab.folders import DOCS, ROOT
 
 PAGES = [*sorted(DOCS.glob("*.md")), ROOT / "lab" / "demo" / "README.md"]  # others: test_addresses.py

@@ -1,0 +1,1 @@
+"""The cost of the pack on a graphics card, by `make benchmark-gpu`."""
