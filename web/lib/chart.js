@@ -140,7 +140,7 @@ function drawPanel({ title, lines, neutral, band = [] }, value, cursor) {
   if (neutral !== undefined) drawing.append(path(`M0 ${y(neutral)}H${SIZE}`, "sad-chart-neutral"));
   for (const [number, { points }] of [...lines.entries()].reverse()) {
     const line = path(outline(points, y), "sad-chart-line");
-    const { colour, width, dashes } = STYLES[number % STYLES.length];
+    const { colour, width, dashes } = styleOf(number);
     Object.assign(line.style, { stroke: colour, strokeWidth: width, strokeDasharray: dashes });
     drawing.append(line);
   }
@@ -171,12 +171,21 @@ function scale([low, high], neutral, y) {
 }
 
 /**
+ * How a line is drawn. Beyond the last style the colours come again without dashes, but never that of the first line.
+ * @param {number} number of the line.
+ */
+export function styleOf(number) {
+  if (number < STYLES.length) return STYLES[number];
+  return { ...STYLES[1 + ((number - 1) % (STYLES.length - 1))], dashes: "", border: "solid" };
+}
+
+/**
  * @param {string} name
  * @param {number} number of the line.
  */
 function legendEntry(name, number) {
   const entry = make("span", "", name);
-  const { colour, border } = STYLES[number % STYLES.length];
+  const { colour, border } = styleOf(number);
   entry.style.setProperty("--sad-line-colour", colour);
   entry.style.setProperty("--sad-line-style", border);
   return entry;
