@@ -69,7 +69,8 @@ class Drawer:
         latents = comfy.sample.sample(
             model, self.noise, self.steps, GUIDANCE, "euler", "simple", self.positive, self.negative, empty, seed=0
         )
-        return self.vae.decode(latents).movedim(-1, 1)
+        pictures: Tensor = self.vae.decode(latents)
+        return pictures.movedim(-1, 1)
 
 
 def measure(seeds: int = SEEDS, steps: int = STEPS) -> dict[str, tuple[Estimate, Estimate]]:
