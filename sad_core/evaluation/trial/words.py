@@ -60,7 +60,8 @@ def verdict(found: Measured) -> str:
     row = found.row
     if row["pixel_drift"].exists and row["pixel_drift"].value == 0.0:
         return "no picture changed: all equal those of γ 1."
-    sure, unsure = [], []
+    sure: list[str] = []
+    unsure: list[str] = []
     for name, title, neutral in CHANGES:
         number = row[name]
         if number.exists:
