@@ -345,5 +345,6 @@ def test_without_the_scripts_the_nodes_work_as_before(page, server):
     page.evaluate(QUEUE)
     told = "() => window.told.some(each => String(each).includes('10 of 10 sites × 2 steps'))"
     page.wait_for_function(told, timeout=PATIENCE)
-    others = [each for each in page.problems if "Failed to fetch dynamically imported module" not in each]
-    assert others == []  # the editor tells of the scripts that were blocked
+    # The editor tells of the scripts that were blocked, and since front end 1.58 of messages that nobody listens to.
+    expected = ("Failed to fetch dynamically imported module", "Unknown message type symmetric_attention.")
+    assert [each for each in page.problems if not any(words in each for words in expected)] == []

@@ -128,7 +128,7 @@ def test_nodes_charts_and_help_speak_the_language_of_the_editor(page, server):
         page.get_by_test_id("info-button").click()
         page.get_by_text("实际发生了什么").first.wait_for(timeout=20_000)
         page.wait_for_function(PICTURE_OF_THE_HELP, timeout=20_000)
-        page.evaluate("() => window.app.graph.add(LiteGraph.createNode('SADStabilityProbe'))")
+        page.evaluate("() => { window.app.graph.add(LiteGraph.createNode('SADStabilityProbe')); }")
         note = "[...document.querySelectorAll('.sad-chart-note')].map(each => each.textContent)"
         for renderer in RENDERERS:
             render(page, renderer)
