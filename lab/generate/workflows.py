@@ -730,6 +730,32 @@ WORKFLOWS: dict[str, list[list[Node]]] = {
             shown("plot", "measured.plot", "Diversity against drift", 420),
         ],
     ],
+    "16_measure_your_checkpoint": [
+        [
+            checkpoint(SDXL),
+            latent(1024),
+            note(
+                "Put the loader of your checkpoint in the place of this one, any family, and set **steps**, **cfg**, "
+                "**sampler_name**, **scheduler** and the size as you use them; cfg 1 for a turbo model. Then press "
+                "*Run* and wait for **minutes**.\n\nIt chooses a gamma on some seeds and reports it on others. You "
+                "can cancel: the next run goes on. Look at the sheet before you believe the table. The file of numbers "
+                "holds no prompt and no picture; if you send it in, it becomes a row of docs/checkpoints.md.",
+                250,
+            ),
+        ],
+        [
+            Node(
+                "measure",
+                "SADMeasureCheckpoint",
+                {"minutes": 15.0, "steps": 25, "cfg": 6.0},
+                {"model": "load.MODEL", "clip": "load.CLIP", "vae": "load.VAE", "latent_image": "latent.LATENT"},
+            ),
+        ],
+        [
+            saved("trial/sheet", "measure.sheet", size=(620, 320)),
+            text_shown("found", "measure.summary", "What is significant, and what it costs", 320),
+        ],
+    ],
 }
 
 VIEW = {"scale": 0.8, "offset": [150, 150]}  # where the editor stands: no title lies below its own buttons
