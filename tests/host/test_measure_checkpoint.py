@@ -163,6 +163,7 @@ def test_a_cancelled_trial_goes_on_and_gives_the_same(sd15, output):
     assert one == other
 
 
+@pytest.mark.newest
 def test_more_minutes_use_the_pictures_that_are_there(sd15, output):
     measure(sd15)
     before = set(pictures(output))
@@ -173,6 +174,7 @@ def test_more_minutes_use_the_pictures_that_are_there(sd15, output):
     assert trial.took * 60 <= 2 * FEWEST_MINUTES * 60 * 1.01
 
 
+@pytest.mark.newest
 def test_other_settings_have_pictures_of_their_own(sd15, output):
     """A number beside the tokens of a prompt counts too."""
     measure(sd15)
@@ -269,6 +271,7 @@ class Clip:
         return self.family.conditioning(text)
 
 
+@pytest.mark.newest
 def test_prompts_are_encoded_once_and_told_only_where_asked(sd15, output):
     clip = Clip(sd15)
     given = {"positive": None, "negative": None, "clip": clip, "prompts": "a fox\n\n a house \na fox"}
@@ -280,6 +283,7 @@ def test_prompts_are_encoded_once_and_told_only_where_asked(sd15, output):
     assert (told["texts"], told["prompts"], told["packaged"]) == ([], 2, False)
 
 
+@pytest.mark.newest
 def test_a_picture_with_nan_is_counted_and_left_out(sd15, output, monkeypatch):
     class Broken(Decoder):
         def decode(self, latent):
