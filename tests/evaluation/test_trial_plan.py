@@ -12,7 +12,7 @@ from sad_core.evaluation.trial.ways import LADDER, PLAIN, RIVALS
 FEWEST = FEWEST_SEEDS * (1 + len(LADDER)) + FEWEST_SEEDS * 2  # without rivals
 
 
-def test_every_way_has_a_name_of_its_own_and_gamma_one_is_none_of_the_ladder():
+def test_every_way_has_a_name_and_the_ladder_has_no_gamma_one():
     names = [way.name for way in (PLAIN, *LADDER, *RIVALS)]
     assert len(set(names)) == len(names)
     assert PLAIN.turns_gamma_alone

@@ -49,7 +49,7 @@ def test_the_most_different_with_its_guards_is_chosen():
         assert choose_way([plain, weak, strong, worse]) == strong.way, wrong
 
 
-def test_where_every_gamma_breaks_pictures_the_one_that_moved_least_is_chosen():
+def test_where_every_gamma_breaks_pictures_the_mildest_is_chosen():
     near, far = (
         found(way, 0.3, clipped=around(0.9), pixel_drift=around(drift))
         for way, drift in zip(LADDER[:2], (0.05, 0.4), strict=True)
