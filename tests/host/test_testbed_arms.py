@@ -12,7 +12,7 @@ from lab.demo.model import NO_CATEGORY, save_model
 from lab.demo.sampling import denoise, first_latents, guide, make_scheduler
 from lab.evidence.baselines import identity_attention
 from lab.evidence.watching import self_attentions
-from lab.testbed.arms import BUSY, Arm, Use, all_arms, skew, use
+from lab.testbed.arms import BUSY, GUIDANCE, Arm, Use, all_arms, skew, use
 from lab.testbed.in_comfyui import draw_latents, load_bed, node_classes, output_of
 from lab.testbed.model import build_model, classes_of, load_model
 from lab.testbed.rivals import RIVALS
@@ -82,14 +82,14 @@ def passes(model, scaled, timestep):
 
 
 def test_the_plain_model_draws_what_it_draws_without_comfyui(bed, model):
-    expected = in_diffusers(model, lambda scaled, at, _: guide(*passes(model, scaled, at), 2.0))
+    expected = in_diffusers(model, lambda scaled, at, _: guide(*passes(model, scaled, at), GUIDANCE))
     torch.testing.assert_close(draw_latents(bed, arm(), SEEDS), expected, rtol=0, atol=CLOSE)
 
 
 def test_gamma_through_the_node_is_gamma_without_comfyui(bed, model):
     set_skew_attention(model.unet, gamma=1.5, beta=3.0)
     try:
-        expected = in_diffusers(model, lambda scaled, at, _: guide(*passes(model, scaled, at), 2.0))
+        expected = in_diffusers(model, lambda scaled, at, _: guide(*passes(model, scaled, at), GUIDANCE))
     finally:
         set_skew_attention(model.unet, gamma=1.0)
     assert_draws(bed, arm(skew(gamma=1.5, beta=3.0)), expected)
@@ -98,7 +98,7 @@ def test_gamma_through_the_node_is_gamma_without_comfyui(bed, model):
 def test_guidance_off_at_first_skips_the_pass_without_a_class(bed, model):
     """Of four steps the first two start before 40 % of the run."""
     expected = in_diffusers(
-        model, lambda scaled, at, number: guide(*passes(model, scaled, at), 1.0 if number < 2 else 2.0)
+        model, lambda scaled, at, number: guide(*passes(model, scaled, at), 1.0 if number < 2 else GUIDANCE)
     )
     tried = arm(use("CFGOverride", cfg=1.0, end_percent=0.4))
     assert_draws(bed, tried, expected)
@@ -140,7 +140,7 @@ def test_guidance_away_from_worse_attention(bed, model, kind):
         conditional, unconditional = passes(model, scaled, at)
         with worse_attention(layers[0], kind), worse_attention(layers[1], kind):
             worse = answer(model, scaled, at, classes_of(SEEDS))
-        return guide(conditional, unconditional, 2.0) + 1.5 * (conditional - worse)
+        return guide(conditional, unconditional, GUIDANCE) + 1.5 * (conditional - worse)
 
     assert_draws(bed, arm(use(kind, scale=1.5, blocks=BUSY)), in_diffusers(model, velocity))
 
@@ -148,7 +148,7 @@ def test_guidance_away_from_worse_attention(bed, model, kind):
 def test_freeu_by_resolution_is_that_of_diffusers(bed, model):
     model.unet.enable_freeu(s1=0.9, s2=0.8, b1=1.2, b2=1.1)
     try:
-        expected = in_diffusers(model, lambda scaled, at, _: guide(*passes(model, scaled, at), 2.0))
+        expected = in_diffusers(model, lambda scaled, at, _: guide(*passes(model, scaled, at), GUIDANCE))
     finally:
         model.unet.disable_freeu()
     assert_draws(bed, arm(use("FreeU by resolution", s1=0.9, s2=0.8, b1=1.2, b2=1.1)), expected)
@@ -170,7 +170,7 @@ def conditioned(model, change):
         rows = zip(model.context[classes_of(SEEDS)], SEEDS, strict=True)
         context = torch.stack([change(row, left, number, seed) for row, seed in rows])
         _, unconditional = passes(model, scaled, at)
-        return guide(answer(model, scaled, at, None, context), unconditional, 2.0)
+        return guide(answer(model, scaled, at, None, context), unconditional, GUIDANCE)
 
     return in_diffusers(model, velocity)
 
@@ -199,7 +199,7 @@ def test_noise_on_the_condition_ends_where_it_is_told_to(bed, model):
 def test_the_first_noise_is_scaled(bed, model):
     scheduler = make_scheduler(STEPS)
     first = 1.1 * first_latents(scheduler, SEEDS, model.latent_shape)
-    expected = denoise(scheduler, first, lambda scaled, at: guide(*passes(model, scaled, at), 2.0))
+    expected = denoise(scheduler, first, lambda scaled, at: guide(*passes(model, scaled, at), GUIDANCE))
     assert_draws(bed, arm(noise=1.1), expected)
 
 
