@@ -80,11 +80,11 @@ def test_training_that_was_interrupted_gives_the_same_model(tmp_path, steady):
 
 def test_training_ends_by_the_clock(tmp_path, steady, monkeypatch):
     """The budget is what is left until the end, so the schedule ends there however slow the steps are."""
-    fractions, now = [], iter([100.0, 104.0, 109.0, 111.0, 112.0])
+    fractions, now = [], iter([1000.0, 1400.0, 1900.0, 2100.0, 2200.0])
     monkeypatch.setattr("lab.demo.train.time.time", lambda: next(now))
     monkeypatch.setattr("lab.demo.train.learning_rate", lambda fraction, steps: fractions.append(fraction) or 1e-3)
     trainer = make_trainer(tmp_path)
-    train(trainer, torch.randn(4, 16, 8, 8), LABELS, batch=2, budget_seconds=1e9, ends_at=110.0)
+    train(trainer, torch.randn(4, 16, 8, 8), LABELS, batch=2, budget_seconds=1e9, ends_at=2000.0)
     assert trainer.progress.steps == 4
     assert fractions == sorted(fractions)
     assert fractions[0] == 0
