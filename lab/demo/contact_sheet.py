@@ -8,6 +8,7 @@ Every category is drawn from the same seeds, so a column shows what the same noi
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy
@@ -16,8 +17,8 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-from lab.demo.model import MODEL_FILE, DemoModel, load_model
-from lab.demo.sampling import sample
+from lab.demo.model import MODEL_FILE, LatentModel, load_model
+from lab.demo.sampling import sample, sample_latents
 from lab.folders import expand_path
 
 
@@ -31,12 +32,21 @@ def tile(pictures: Tensor, columns: int, zoom: int = 3, gap: int = 4) -> Image.I
     return Image.fromarray((sheet * 255).round().byte().permute(1, 2, 0).numpy().astype(numpy.uint8))
 
 
-def draw_samples(model: DemoModel, path: Path, per_category: int = 16, guidance: float = 2.0, steps: int = 25) -> None:
+def draw_samples(
+    model: LatentModel,
+    path: Path,
+    per_category: int = 16,
+    guidance: float = 2.0,
+    steps: int = 25,
+    latents_of: Callable[..., Tensor] = sample_latents,
+) -> None:
     """Writes a sheet with a row of `per_category` samples for each category, seeds 0, 1, 2, ... in every row."""
     count = len(model.context) - 1  # the last row of the context means no category
     categories = torch.arange(count).repeat_interleave(per_category)
     seeds = list(range(per_category)) * count
-    tile(sample(model, categories, seeds, steps, guidance).cpu(), columns=per_category).save(path)
+    tile(sample(model, categories, seeds, steps, guidance, latents_of=latents_of).cpu(), columns=per_category).save(
+        path
+    )
 
 
 def main() -> None:

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from diffusers import UNet2DConditionModel
@@ -34,13 +34,16 @@ __all__ = [
     "MODEL_FILE",
     "NO_CATEGORY",
     "DemoModel",
+    "LatentModel",
     "build_unet",
+    "load_as",
     "load_model",
     "read_metadata",
     "save_model",
 ]
 
 MODEL_FILE = ROOT / PATH
+AnyModel = TypeVar("AnyModel", bound="LatentModel")
 
 
 def build_unet(config: Mapping[str, Any] = COMFYUI_UNET_CONFIG) -> UNet2DConditionModel:
@@ -66,24 +69,50 @@ def build_unet(config: Mapping[str, Any] = COMFYUI_UNET_CONFIG) -> UNet2DConditi
     )
 
 
-class DemoModel(nn.Module):
-    """Predicts noise and latent in a noisy latent, given how noisy it is and which category it should show."""
+class LatentModel(nn.Module):
+    """What all such models have beside their network: learned tokens of the categories, and the whitening of latents.
+
+    Attributes:
+        context: (categories + 1, tokens, width); the last row means "no category".
+        latent_shape: channels, height and width of a latent.
+    """
 
     latent_mean: Tensor
     latent_std: Tensor
 
-    def __init__(self, config: Mapping[str, Any] = COMFYUI_UNET_CONFIG, categories: int = len(CATEGORIES)) -> None:
+    def __init__(self, categories: int, width: int, latent_shape: tuple[int, int, int]) -> None:
         super().__init__()
-        self.unet = build_unet(config)
-        self.context = nn.Parameter(torch.randn(categories + 1, CONTEXT_TOKENS, config["context_dim"]))
-        self.register_buffer("latent_mean", torch.zeros(config["in_channels"]))
-        self.register_buffer("latent_std", torch.ones(config["in_channels"]))
+        self.context = nn.Parameter(torch.randn(categories + 1, CONTEXT_TOKENS, width))
+        self.latent_shape = latent_shape
+        self.register_buffer("latent_mean", torch.zeros(latent_shape[0]))
+        self.register_buffer("latent_std", torch.ones(latent_shape[0]))
 
     @property
-    def latent_shape(self) -> tuple[int, int, int]:
-        """Channels, height and width of a latent."""
-        config = self.unet.config
-        return config.in_channels, config.sample_size, config.sample_size
+    def network(self) -> nn.Module:
+        """What looks at latents."""
+        raise NotImplementedError
+
+    def encode(self, pictures: Tensor) -> Tensor:
+        """Pictures (N, 3, 32, 32) in [0, 1] -> latents (N, 12, 16, 16)."""
+        return encode(pictures, self.latent_mean, self.latent_std)
+
+    def decode(self, latents: Tensor) -> Tensor:
+        """Latents (N, 12, 16, 16) -> pictures (N, 3, 32, 32), a little outside [0, 1] at times."""
+        return decode(latents, self.latent_mean, self.latent_std)
+
+
+class DemoModel(LatentModel):
+    """Predicts noise and latent in a noisy latent, given how noisy it is and which category it should show."""
+
+    def __init__(self, config: Mapping[str, Any] = COMFYUI_UNET_CONFIG, categories: int = len(CATEGORIES)) -> None:
+        shape = (config["in_channels"], config["image_size"], config["image_size"])
+        super().__init__(categories, config["context_dim"], shape)
+        self.unet = build_unet(config)
+
+    @property
+    def network(self) -> UNet2DConditionModel:
+        """What looks at latents."""
+        return self.unet
 
     def forward(self, noisy: Tensor, timesteps: Tensor, categories: Tensor) -> Tensor:
         """Velocity (N, 12, 16, 16) of `noisy`, at whole `timesteps` 0...999 (N,), for `categories` (N,) or NO_CATEGORY.
@@ -95,16 +124,8 @@ class DemoModel(nn.Module):
         velocity: Tensor = self.unet(noisy, timesteps, self.context[categories], return_dict=False)[0]
         return velocity
 
-    def encode(self, pictures: Tensor) -> Tensor:
-        """Pictures (N, 3, 32, 32) in [0, 1] -> latents (N, 12, 16, 16)."""
-        return encode(pictures, self.latent_mean, self.latent_std)
 
-    def decode(self, latents: Tensor) -> Tensor:
-        """Latents (N, 12, 16, 16) -> pictures (N, 3, 32, 32), a little outside [0, 1] at times."""
-        return decode(latents, self.latent_mean, self.latent_std)
-
-
-def save_model(model: DemoModel, path: Path, metadata: dict[str, str]) -> None:
+def save_model(model: LatentModel, path: Path, metadata: dict[str, str]) -> None:
     """Writes one .safetensors: network and context in float16, whitening in float32. Never leaves half a file."""
     tensors = {
         name: (tensor if name.startswith("latent_") else tensor.half()).contiguous()
@@ -114,9 +135,14 @@ def save_model(model: DemoModel, path: Path, metadata: dict[str, str]) -> None:
         save_file(tensors, unfinished, metadata=metadata)
 
 
-def load_model(path: Path = MODEL_FILE, network: Callable[[], DemoModel] = DemoModel) -> DemoModel:
-    """The model of a file in float32, ready for sampling. A file with missing or foreign tensors is refused."""
-    model = network()
+def load_model(path: Path = MODEL_FILE) -> DemoModel:
+    """The demo model of a file in float32, ready for sampling."""
+    return load_as(DemoModel, path)
+
+
+def load_as(build: Callable[[], AnyModel], path: Path) -> AnyModel:
+    """The model that `build` makes, with the weights of a file. Raises where tensors are missing or foreign."""
+    model = build()
     with safe_open(path, framework="pt") as file:
         tensors = {name: file.get_tensor(name).float() for name in file.keys()}  # noqa: SIM118 (not a dict)
     model.load_state_dict(tensors)

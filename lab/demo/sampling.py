@@ -17,7 +17,7 @@ from diffusers import EulerDiscreteScheduler
 from torch import Tensor
 
 from demo_model.shape import LATENT_CHANNELS, LATENT_SIZE
-from lab.demo.model import NO_CATEGORY, DemoModel
+from lab.demo.model import NO_CATEGORY, LatentModel
 
 TRAINING_TIMESTEPS = 1000
 LATENT_SHAPE = (LATENT_CHANNELS, LATENT_SIZE, LATENT_SIZE)
@@ -47,7 +47,7 @@ def seed_noise(seed: int, shape: tuple[int, int, int] = LATENT_SHAPE) -> Tensor:
     return torch.randn((1, *shape), generator=generator)
 
 
-def both_velocities(model: DemoModel, scaled: Tensor, timestep: Tensor, categories: Tensor) -> tuple[Tensor, Tensor]:
+def both_velocities(model: LatentModel, scaled: Tensor, timestep: Tensor, categories: Tensor) -> tuple[Tensor, Tensor]:
     """The velocities (N, 12, 16, 16) with the categories and without any, from one call of the model, in this order."""
     both = torch.cat([categories, torch.full_like(categories, NO_CATEGORY)])
     conditional, unconditional = model(scaled.repeat(2, 1, 1, 1), timestep.expand(len(both)), both).chunk(2)
@@ -59,7 +59,9 @@ def guide(conditional: Tensor, unconditional: Tensor, guidance: float) -> Tensor
     return unconditional + guidance * (conditional - unconditional)
 
 
-def guided_velocity(model: DemoModel, scaled: Tensor, timestep: Tensor, categories: Tensor, guidance: float) -> Tensor:
+def guided_velocity(
+    model: LatentModel, scaled: Tensor, timestep: Tensor, categories: Tensor, guidance: float
+) -> Tensor:
     """The velocity (N, 12, 16, 16) the model sees in `scaled`, pushed away from "no category" by `guidance`.
 
     A guidance of 1 is only the conditional prediction and costs half as much.
@@ -89,7 +91,7 @@ def denoise(scheduler: EulerDiscreteScheduler, latents: Tensor, velocity: Veloci
 
 
 def sample_latents(
-    model: DemoModel, categories: Tensor, seeds: Sequence[int], steps: int = 25, guidance: float = 2.0
+    model: LatentModel, categories: Tensor, seeds: Sequence[int], steps: int = 25, guidance: float = 2.0
 ) -> Tensor:
     """One batch of finished latents (N, 12, 16, 16), for `categories` (N,) and N seeds."""
 
@@ -104,16 +106,18 @@ def sample_latents(
 
 
 def sample(
-    model: DemoModel,
+    model: LatentModel,
     categories: Sequence[int] | Tensor,
     seeds: Sequence[int],
     steps: int = 25,
     guidance: float = 2.0,
     chunk: int = 32,
+    latents_of: Callable[..., Tensor] = sample_latents,
 ) -> Tensor:
     """Pictures (N, 3, 32, 32) in [0, 1], one per seed, computed `chunk` at a time.
 
     `categories` are places in CATEGORIES, or NO_CATEGORY, as many as there are seeds; `steps` must divide 1000.
+    `latents_of` samples a batch of latents as `sample_latents` does, for models of another kind.
     """
     categories = torch.as_tensor(categories)
     if len(categories) != len(seeds):
@@ -121,6 +125,6 @@ def sample(
     pictures = []
     for start in range(0, len(seeds), chunk):
         part = slice(start, start + chunk)
-        latents = sample_latents(model, categories[part], seeds[part], steps, guidance)
+        latents = latents_of(model, categories[part], seeds[part], steps, guidance)
         pictures.append(model.decode(latents).clamp(0, 1))
     return torch.cat(pictures)

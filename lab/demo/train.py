@@ -26,7 +26,7 @@ from torch import Tensor
 
 from lab.demo.contact_sheet import draw_samples
 from lab.demo.data import add_data_option, download, load_pictures, split
-from lab.demo.model import MODEL_FILE, NO_CATEGORY, DemoModel, load_model, read_metadata, save_model
+from lab.demo.model import MODEL_FILE, NO_CATEGORY, DemoModel, LatentModel, load_as, read_metadata, save_model
 from lab.demo.sampling import TRAINING_TIMESTEPS, make_scheduler
 from lab.demo.whitening import LATENT_DEVIATION, measure_whitening
 from lab.folders import expand_path
@@ -71,12 +71,17 @@ def average_decay(steps: int) -> float:
     return min(AVERAGE_DECAY, (1 + steps) / (10 + steps))
 
 
+def spread(count: int, generator: torch.Generator | None = None) -> Tensor:
+    """`count` random numbers in 0...1, one from each of `count` equal parts: steadier than independent."""
+    return (torch.arange(count) + torch.rand(count, generator=generator)) / count
+
+
 def spread_timesteps(count: int, generator: torch.Generator | None = None) -> Tensor:
-    """`count` random whole timesteps 0...999, one from each of `count` equally likely parts: steadier than independent.
+    """`count` random whole timesteps 0...999, spread out.
 
     More of them are noisy than clean (NOISY_SHARE), because what a picture is going to show is settled there.
     """
-    places = (torch.arange(count) + torch.rand(count, generator=generator)) / count
+    places = spread(count, generator)
     return (places**NOISY_SHARE * TRAINING_TIMESTEPS).long().clamp_max(TRAINING_TIMESTEPS - 1)
 
 
@@ -93,8 +98,14 @@ def has_bfloat16(device: str) -> bool:
     return device != "cpu" or torch.cpu.get_capabilities().get("avx512_bf16", False)
 
 
+def bfloat16_where_fast(device: torch.device) -> torch.autocast:
+    """A context in which matrices are multiplied in bfloat16 on devices that have it."""
+    enabled = has_bfloat16(device.type)
+    return torch.autocast(device.type, torch.bfloat16, enabled, cache_enabled=False)  # the cache is for one thread
+
+
 def velocity_error(
-    model: DemoModel, latents: Tensor, labels: Tensor, alphas: Tensor, generator: torch.Generator | None = None
+    model: LatentModel, latents: Tensor, labels: Tensor, alphas: Tensor, generator: torch.Generator | None = None
 ) -> tuple[Tensor, Tensor]:
     """The loss to minimise and the plain mean square error, two scalars, of one batch of latents (N, C, 16, 16).
 
@@ -108,8 +119,7 @@ def velocity_error(
     noise = torch.randn(latents.shape, generator=generator).to(device)
     noisy = (signal_scale * latents + noise_scale * noise).contiguous(memory_format=torch.channels_last)
     labels = labels.where(torch.rand(count, generator=generator).to(device) >= CATEGORY_DROPOUT, NO_CATEGORY)
-    enabled = has_bfloat16(device.type)
-    with torch.autocast(device.type, torch.bfloat16, enabled, cache_enabled=False):  # the cache is for one thread
+    with bfloat16_where_fast(device):
         predicted = model(noisy, timesteps, labels)
     difference = predicted.float() - (signal_scale * noise - noise_scale * latents)
     errors = difference.square().mean(dim=(1, 2, 3))
@@ -133,7 +143,7 @@ class Trainer:
         private_folder: Path,
         threads: int = 1,
         compiled: bool = False,
-        network: Callable[[], DemoModel] = DemoModel,
+        network: Callable[[], LatentModel] = DemoModel,
         device: str = "cpu",
     ) -> None:
         """Takes up what the files hold, the full checkpoint first, or starts afresh with the given whitening.
@@ -156,7 +166,7 @@ class Trainer:
         self.progress = Progress()
         if model_file.exists():
             self.progress = Progress.from_metadata(read_metadata(model_file))
-            self.model.load_state_dict(load_model(model_file, network).state_dict())
+            self.model.load_state_dict(load_as(network, model_file).state_dict())
         self.average = network().to(device).eval().requires_grad_(False)
         self.average.load_state_dict(self.model.state_dict())
         # Not fused: that reads weights, gradients and moments as if all lay in memory in the same order.
@@ -164,10 +174,11 @@ class Trainer:
         self.optimiser_steps = 0
         if self.checkpoint_file.exists():
             self.load_checkpoint()
-        self.model.unet.set_attn_processor(AttnProcessor())  # on CPUs faster than the fused attention, backwards
+        if isinstance(self.model, DemoModel):  # on CPUs faster than the fused attention, backwards
+            self.model.unet.set_attn_processor(AttnProcessor())
         self.model.to(memory_format=torch.channels_last)  # a third faster on CPUs
         if compiled:
-            self.model.unet.compile()  # in place: the names of the weights stay
+            self.model.network.compile()  # in place: the names of the weights stay
         self.steps_this_session = 0
         self.seconds_this_session = 0.0
 
@@ -199,8 +210,12 @@ class Trainer:
 
     def draw(self, per_category: int = 8, steps: int = 25) -> None:
         """Writes a sheet of samples of the averaged model beside the checkpoint."""
-        path = self.sheet_folder / f"samples-{self.progress.steps:06}.png"
-        draw_samples(self.average, path, per_category, steps=steps)
+        draw_samples(self.average, self.sheet_file, per_category, steps=steps)
+
+    @property
+    def sheet_file(self) -> Path:
+        """Where a sheet of samples that are drawn now belongs."""
+        return self.sheet_folder / f"samples-{self.progress.steps:06}.png"
 
     def error(
         self, latents: Tensor, labels: Tensor, alphas: Tensor, generator: torch.Generator
@@ -327,7 +342,7 @@ def train(
 
 
 def parse_training_options(
-    parser: argparse.ArgumentParser, model_file: Path, private_folder: Path
+    parser: argparse.ArgumentParser, model_file: Path | None, private_folder: Path | None
 ) -> argparse.Namespace:
     """The options of a command that trains, with those that all such commands have."""
     parser.add_argument("--batch", type=int, default=32, help="pictures a step")

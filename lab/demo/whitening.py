@@ -13,7 +13,9 @@ from demo_model.shape import LATENT_CHANNELS
 LATENT_DEVIATION = 2.0
 
 
-def measure_whitening(pictures: Tensor, channels: int = LATENT_CHANNELS) -> tuple[Tensor, Tensor]:
-    """The (12,) `mean` and `std` that give the latents of pictures (N, 3, 32, 32) mean 0 and LATENT_DEVIATION."""
+def measure_whitening(
+    pictures: Tensor, channels: int = LATENT_CHANNELS, deviation: float = LATENT_DEVIATION
+) -> tuple[Tensor, Tensor]:
+    """The (12,) `mean` and `std` that give the latents of pictures (N, 3, 32, 32) mean 0 and a deviation."""
     std, mean = torch.std_mean(bands_of(pictures, channels), dim=(0, 2, 3))
-    return mean, std / LATENT_DEVIATION
+    return mean, std / deviation

@@ -24,13 +24,13 @@ import torch
 from torch import Tensor
 
 from lab.demo.contact_sheet import draw_samples
-from lab.demo.model import NO_CATEGORY, DemoModel, save_model
+from lab.demo.model import NO_CATEGORY, DemoModel, load_as, save_model
 from lab.demo.sampling import TRAINING_TIMESTEPS, guide
 from lab.demo.train import Progress, Trainer, parse_training_options, train
 from lab.folders import expand_path
 from lab.testbed.arms import GUIDANCE
 from lab.testbed.data import add_data_option, divide, download, load_split, pad
-from lab.testbed.model import build_model, load_model
+from lab.testbed.model import build_model
 from lab.testbed.shape import MODEL_FILE
 
 STUDENTS = (8, 4)  # their steps, one after the other
@@ -122,7 +122,7 @@ def distil(
     teacher_file: Path, guidance: float, steps: int, file: Path, private: Path, options: argparse.Namespace
 ) -> None:
     """Train a student of `steps` steps into `file`, for an equal share of the minutes, or go on with it."""
-    teacher = load_model(teacher_file)
+    teacher = load_as(build_model, teacher_file)
     if not file.exists():
         save_model(teacher, file, Progress().metadata())
     whitening = teacher.latent_mean, teacher.latent_std

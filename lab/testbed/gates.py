@@ -34,7 +34,7 @@ from torch import Tensor
 
 from lab.demo.classifier import Classifier
 from lab.demo.contact_sheet import tile
-from lab.demo.model import DemoModel, read_metadata
+from lab.demo.model import LatentModel, read_metadata
 from lab.evidence.bootstrap import of_set
 from lab.evidence.measures import manifold
 from lab.evidence.measures.kernel_distance import kernel_distance
@@ -83,7 +83,7 @@ class Real:
 
 
 def choose_guidance(
-    model: DemoModel, folder: Path, guide: Classifier, validation: Tensor, count: int
+    model: LatentModel, folder: Path, guide: Classifier, validation: Tensor, count: int
 ) -> tuple[float, dict[str, float]]:
     """The guidance with the smallest Fréchet distance from validation features (M, d), and all the distances."""
     seeds = range(FIRST_CHOICE_SEED, FIRST_CHOICE_SEED + count)
@@ -187,7 +187,7 @@ def decide(
 
 
 def measure(
-    model: DemoModel,
+    model: LatentModel,
     guide: Classifier,
     judge: Classifier,
     real: Real,
@@ -207,7 +207,7 @@ def measure(
     seeds, labels = range(count), classes_of(range(count))
     kinds: dict[str, Callable[[], AbstractContextManager[None]]] = {
         "samples": nullcontext,
-        "samples, attention averaged": lambda: averaged_attention(model.unet),
+        "samples, attention averaged": lambda: averaged_attention(model.network),
     }
     pictures = {}
     for kind, altered in kinds.items():

@@ -1,4 +1,4 @@
-"""The test bed's model in a ComfyUI of this process: a MODEL, sampled through the nodes of an arm.
+"""A model of the test bed in a ComfyUI of this process: a MODEL, sampled through the nodes of an arm.
 
 ComfyUI and the pack are loaded first, by `lab.testing.in_process_host`.
 """
@@ -7,29 +7,31 @@ from __future__ import annotations
 
 import asyncio
 import importlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
+import comfy.model_management
 import comfy.sample
 import comfy.samplers
+import comfy.supported_models
 import torch
 from comfy.model_patcher import ModelPatcher
 from comfy.patcher_extension import WrappersMP
 from comfy_api.latest import io
 from safetensors.torch import load_file
-from symmetric_attention.nodes.host.demo_model import unet_of
+from symmetric_attention.nodes.host.demo_model import DemoLatentFormat, unet_of
 from torch import Tensor
 
 from lab.demo.model import NO_CATEGORY
 from lab.demo.sampling import seed_noise
 from lab.testbed.arms import Arm, Use, use
-from lab.testbed.model import classes_of
+from lab.testbed.model import classes_of, holds_dit
 from lab.testbed.rivals import RIVALS
 from lab.testbed.seeded_noise import SeededNoise
-from lab.testbed.shape import COMFYUI_UNET_CONFIG, LATENT_CHANNELS, LATENT_SIZE
+from lab.testbed.shape import COMFYUI_DIT_CONFIG, COMFYUI_UNET_CONFIG, LATENT_CHANNELS, LATENT_SIZE
 from lab.testing.in_process_host import PACK, nodes_of
 
 MODULES = (  # of ComfyUI, where the nodes of the arms are
@@ -85,9 +87,32 @@ def load_bed(model: Path, early: Path | None = None) -> Bed:
 def _network(path: Path) -> tuple[ModelPatcher, Tensor]:
     """The MODEL and the tokens of each class of a file. On a CPU its convolutions are faster with channels last."""
     weights = load_file(path)
+    if holds_dit(path):
+        return dit_of(weights), weights["context"].float()
     model = unet_of(weights, COMFYUI_UNET_CONFIG)
     model.model.to(memory_format=torch.channels_last)
     return model, weights["context"].float()
+
+
+class DitConfig(comfy.supported_models.Lumina2):
+    """Lumina 2 with the test bed's latents and equal steps of σ."""
+
+    latent_format = DemoLatentFormat
+    sampling_settings: ClassVar = {"multiplier": 1.0, "shift": 1.0}
+
+
+def dit_of(weights: Mapping[str, Tensor]) -> ModelPatcher:
+    """The MODEL of the DiT's weights in float32."""
+    config = DitConfig(dict(COMFYUI_DIT_CONFIG))
+    config.set_inference_dtype(torch.float32, None)
+    model = config.get_model({}, "")
+    dit = {name.removeprefix("dit."): weights[name].float() for name in weights if name.startswith("dit.")}
+    model.diffusion_model.load_state_dict(dit)
+    return ModelPatcher(
+        model.requires_grad_(False).train(False),
+        load_device=comfy.model_management.get_torch_device(),
+        offload_device=comfy.model_management.unet_offload_device(),
+    )
 
 
 @cache

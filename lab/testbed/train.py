@@ -1,7 +1,8 @@
-"""Train the test bed's model. Training may be stopped and resumed at any moment.
+"""Train one of the test bed's models. Training may be stopped and resumed at any moment.
 
     python -m lab.testbed.train --minutes 150 --threads 2 --compile     # on a machine of its own
     python -m lab.testbed.train --until 11:50 --threads 2 --compile     # ends at that time of day, however busy it is
+    python -m lab.testbed.train --network dit --minutes 240             # the second architecture, dit.safetensors
     python -m lab.testbed.train --subset 500 --model subset-500.safetensors --private .training-500
 
 Fewer pictures, the same rule: a subset of 500 lies within that of 5,000, which lies within all 55,000.
@@ -11,18 +12,33 @@ from __future__ import annotations
 
 import argparse
 import time
+from collections.abc import Callable
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
 
 import torch
 
+from lab.demo.model import LatentModel
 from lab.demo.train import Trainer, parse_training_options, train
-from lab.demo.whitening import measure_whitening
+from lab.demo.whitening import LATENT_DEVIATION, measure_whitening
 from lab.testbed.data import add_data_option, divide, download, load_split, pad
+from lab.testbed.flow import DEVIATION, FlowModel, FlowTrainer
 from lab.testbed.model import STEPS, build_model
-from lab.testbed.shape import LATENT_CHANNELS, MODEL_FILE
+from lab.testbed.shape import DIT_FILE, LATENT_CHANNELS, MODEL_FILE
 
 PRIVATE_FOLDER = Path(__file__).with_name(".training")
+
+
+@dataclass(frozen=True)
+class Network:
+    """What is trained, the deviation of its latents, and where it is kept."""
+
+    trainer: type[Trainer]
+    build: Callable[[], LatentModel]
+    deviation: float
+    file: Path
+    private: Path
 
 
 class GarmentTrainer(Trainer):
@@ -30,6 +46,12 @@ class GarmentTrainer(Trainer):
 
     def draw(self, per_category: int = 4, steps: int = STEPS) -> None:
         super().draw(per_category, steps)
+
+
+NETWORKS = {
+    "unet": Network(GarmentTrainer, build_model, LATENT_DEVIATION, MODEL_FILE, PRIVATE_FOLDER),
+    "dit": Network(FlowTrainer, FlowModel, DEVIATION, DIT_FILE, PRIVATE_FOLDER.with_name(".training-dit")),
+}
 
 
 def next_time(clock: str, now: datetime) -> datetime:
@@ -40,23 +62,25 @@ def next_time(clock: str, now: datetime) -> datetime:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Train the model of the test bed, or go on training it.")
+    parser = argparse.ArgumentParser(description="Train a model of the test bed, or go on training it.")
     add_data_option(parser)
+    parser.add_argument("--network", choices=list(NETWORKS), default="unet")
     parser.add_argument("--minutes", type=float, default=150, help="length of the whole training, over all sessions")
     parser.add_argument("--until", metavar="HH:MM", help="end at this time of day instead of after some minutes")
     parser.add_argument("--subset", type=int, help="train on this many of the training pictures")
     parser.add_argument("--device", default="cpu", help="cpu or cuda")
-    options = parse_training_options(parser, MODEL_FILE, PRIVATE_FOLDER)
+    options = parse_training_options(parser, None, None)
+    network = NETWORKS[options.network]
     parts = divide(load_split(options.data or download(), "training"), options.subset)
     images = pad(parts.training.images())
     torch.manual_seed(0)
-    trainer = GarmentTrainer(
-        *measure_whitening(images, LATENT_CHANNELS),
-        options.model,
-        options.private,
+    trainer = network.trainer(
+        *measure_whitening(images, LATENT_CHANNELS, network.deviation),
+        options.model or network.file,
+        options.private or network.private,
         options.threads,
         options.compile,
-        network=build_model,
+        network=network.build,
         device=options.device,
     )
     latents = trainer.model.encode(images.to(options.device))
