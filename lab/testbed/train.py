@@ -3,7 +3,7 @@
     python -m lab.testbed.train --minutes 150 --threads 2 --compile     # on a machine of its own
     python -m lab.testbed.train --until 11:50 --threads 2 --compile     # ends at that time of day, however busy it is
     python -m lab.testbed.train --network dit --minutes 240             # the second architecture, dit.safetensors
-    python -m lab.testbed.train --subset 500 --model subset-500.safetensors --private .training-500
+    python -m lab.testbed.train --subset 500                            # subset-500.safetensors
 
 Fewer pictures, the same rule: a subset of 500 lies within that of 5,000, which lies within all 55,000.
 """
@@ -40,6 +40,13 @@ class Network:
     file: Path
     private: Path
 
+    def places(self, subset: int | None) -> tuple[Path, Path]:
+        """The file and the folder; what learns from a subset has its own."""
+        if subset is None:
+            return self.file, self.private
+        name = "" if self.file == MODEL_FILE else f"{self.file.stem}-"
+        return self.file.with_name(f"{name}subset-{subset}.safetensors"), Path(f"{self.private}-{name}{subset}")
+
 
 class GarmentTrainer(Trainer):
     """The demo's trainer with small sheets, because a sample of this model takes a while."""
@@ -71,13 +78,14 @@ def main() -> None:
     parser.add_argument("--device", default="cpu", help="cpu or cuda")
     options = parse_training_options(parser, None, None)
     network = NETWORKS[options.network]
+    file, private = network.places(options.subset)
     parts = divide(load_split(options.data or download(), "training"), options.subset)
     images = pad(parts.training.images())
     torch.manual_seed(0)
     trainer = network.trainer(
         *measure_whitening(images, LATENT_CHANNELS, network.deviation),
-        options.model or network.file,
-        options.private or network.private,
+        options.model or file,
+        options.private or private,
         options.threads,
         options.compile,
         network=network.build,

@@ -13,8 +13,8 @@ from lab.demo.train import Trainer, train
 from lab.evidence.watching import self_attentions, watching
 from lab.testbed.attention import averaged_attention
 from lab.testbed.model import build_model, classes_of, draw, load_model
-from lab.testbed.shape import CLASSES
-from lab.testbed.train import next_time
+from lab.testbed.shape import CLASSES, MODEL_FILE
+from lab.testbed.train import NETWORKS, next_time
 
 LABELS = torch.tensor([0, 9, 3, 5])
 
@@ -89,6 +89,14 @@ def test_training_ends_by_the_clock(tmp_path, steady, monkeypatch):
     assert fractions == sorted(fractions)
     assert fractions[0] == 0
     assert fractions[-1] == 1
+
+
+def test_no_two_trainings_share_a_place():
+    """A subset's training must not go on from the weights of the whole, nor write over them."""
+    places = [network.places(subset) for network in NETWORKS.values() for subset in (None, 500, 5000)]
+    files, folders = zip(*places, strict=True)
+    assert len(set(files)) == len(set(folders)) == 6
+    assert files[0] == MODEL_FILE
 
 
 def test_a_time_of_day_is_today_or_tomorrow():
