@@ -123,7 +123,7 @@ def test_neutral_numbers_cost_one_call_with_the_tensors_untouched(gamma, beta):
     assert torch.equal(out, torch_attention(call))
 
 
-def test_a_gamma_in_a_tensor_costs_one_retrieval_where_rounding_is_allowed():
+def test_a_tensor_gamma_costs_one_retrieval_where_rounding_is_allowed():
     call, rows = tokens(mask="(B, 1, L, L)"), []
 
     def attend(q, *others):
