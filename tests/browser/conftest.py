@@ -13,10 +13,15 @@ import pytest
 from lab.demo.comfyui_server import PACKS, ComfyUIServer
 from lab.generate.workflows import put_empty_models
 from lab.testing.checkpoint_substitutes import FIXTURES
-from lab.testing.editor import FLAGS, NODES_2, find_chromium, open_page_again
+from lab.testing.editor import FLAGS, NODES_2, find_chromium, open_page_again, render
 from lab.testing.hosts import find_front_end, find_host
 
 sync_api = pytest.importorskip("playwright.sync_api")
+
+EMPTY = """() => {
+    window.app.canvas.setGraph(window.app.rootGraph);
+    window.app.rootGraph.clear();
+}"""
 
 
 @pytest.fixture(scope="session")
@@ -41,7 +46,7 @@ def server() -> Iterator[ComfyUIServer]:
 
 @pytest.fixture(scope="session")
 def browser() -> Iterator:
-    """One Chromium for all tests; every test has a page of its own."""
+    """One Chromium for all tests."""
     chromium = find_chromium()
     if chromium is None:
         pytest.skip("NO CHROMIUM: the browser was not tested; install Debian's chromium")
@@ -59,14 +64,46 @@ def context(browser) -> Iterator:
     context.close()
 
 
+@pytest.fixture(scope="session")
+def opened() -> list:
+    """The page that tests share, once one has opened it."""
+    return []
+
+
 @pytest.fixture
-def page(server: ComfyUIServer, browser, context, tmp_path: Path) -> Iterator:
+def page(request, server: ComfyUIServer, browser, context, opened: list, tmp_path: Path) -> Iterator:
+    """The editor with no graph, in the classic rendering. Leaves a screenshot.
+
+    Opening it takes longer than most tests, so they share it, until one fails.
+    """
+    if not opened:
+        opened.append(open_page_again(context, server))
+    (page,) = opened
+    render(page, "classic")
+    page.evaluate(EMPTY)
+    page.problems.clear()
+    failed = request.session.testsfailed
+    yield page
+    page.screenshot(path=tmp_path / "page.png")
+    if request.session.testsfailed > failed:
+        page.close()
+        opened.clear()
+    leave_other_users(browser, context)
+
+
+@pytest.fixture
+def fresh_page(server: ComfyUIServer, browser, context, tmp_path: Path) -> Iterator:
     """The editor as it is when opened for the first time, in the classic rendering. Leaves a screenshot."""
     server.post("/settings", {NODES_2: False})
     page = open_page_again(context, server)
     yield page
     page.screenshot(path=tmp_path / "page.png")
     page.close()
-    for other in browser.contexts:  # those of pages that the test opened as another user
+    leave_other_users(browser, context)
+
+
+def leave_other_users(browser, context) -> None:
+    """Close the pages that a test opened as another user."""
+    for other in browser.contexts:
         if other is not context:
             other.close()

@@ -328,7 +328,8 @@ def test_the_curve_follows_the_widgets_and_so_does_the_prompt(page, complaints, 
     assert complaints == []
 
 
-def test_without_the_scripts_the_nodes_work_as_before(page, server):
+def test_without_the_scripts_the_nodes_work_as_before(fresh_page, server):
+    page = fresh_page
     page.route("**/symmetric-attention/*.js", lambda route: route.abort())
     page.reload()
     page.wait_for_function(READY, timeout=PATIENCE)

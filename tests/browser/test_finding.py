@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 
+import pytest
 from PIL import Image
 
 from lab.folders import ROOT
@@ -57,6 +58,12 @@ FOUND = """words => {
     const stores = document.querySelector('#vue-app').__vue_app__.config.globalProperties.$pinia._s;
     return stores.get('nodeDef').nodeSearchService.searchNode(words).map(node => node.name);
 }"""
+
+
+@pytest.fixture
+def page(fresh_page):
+    """A page of its own for each test: they leave dialogs, panels and another language behind."""
+    return fresh_page
 
 
 def test_nodes_are_found_by_what_users_type(page, server):

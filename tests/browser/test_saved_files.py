@@ -31,6 +31,12 @@ BUTTON = """kind => {
 }""".replace("NODE", NODE)
 
 
+@pytest.fixture
+def page(fresh_page):
+    """A page of its own for each test: Nodes 2.0 keeps the widgets of an id."""
+    return fresh_page
+
+
 @pytest.mark.parametrize("renderer", RENDERERS)
 def test_saved_files_are_listed_after_a_refresh_and_can_be_uploaded(page, server, tmp_path, renderer):
     render(page, renderer)
