@@ -111,7 +111,13 @@ def test_the_tokens_of_every_family_go_along_the_rows_of_the_picture(runs):
     assert (row, column) in [(rows - 1 - up, right) for up in (0, 1) for right in (0, 1)]  # convolutions reach further
 
 
-@pytest.mark.parametrize("widgets", [{}, {"beta": 3.0}, {"apply_to": "cond"}, {"apply_to": "uncond", "beta": 3.0}])
+@pytest.mark.parametrize(
+    "widgets",
+    [
+        {"apply_to": "uncond", "beta": 3.0},
+        *(pytest.param(each, marks=pytest.mark.newest) for each in ({}, {"beta": 3.0}, {"apply_to": "cond"})),
+    ],
+)
 def test_each_image_of_a_batch_has_its_own_mask(sd15, memory, widgets):
     masks = soft(HEIGHT, WIDTH, images=2)
     patched, _ = skew(sd15.model, 1.6, mask=masks, **widgets)
@@ -167,6 +173,7 @@ def test_a_window_over_a_batch_takes_the_masks_of_its_images(sd15, memory):
     assert not report.runs[-1].untouched
 
 
+@pytest.mark.newest
 def test_a_mask_of_any_size_is_averaged_over_what_a_token_covers(sd15):
     mask = soft(8 * HEIGHT, 8 * WIDTH)
     patched, _ = skew(sd15.model, 1.6, mask=mask)
@@ -188,6 +195,7 @@ def test_nothing_painted_is_the_plain_model_and_all_painted_is_no_mask(sd15):
     assert sd15.sample(everything).equal(sd15.sample(without))
 
 
+@pytest.mark.newest
 @pytest.mark.parametrize("beta", [1.0, 3.0])
 @pytest.mark.parametrize("name", ["SD15", "SD3"])
 def test_rows_that_are_not_painted_have_the_bits_of_the_plain_retrieval(families, name, beta):
@@ -213,6 +221,7 @@ def test_rows_that_are_not_painted_have_the_bits_of_the_plain_retrieval(families
     assert not seen.out[:, :, ~still].equal(plain.out[:, :, ~still])
 
 
+@pytest.mark.newest
 def test_adaptive_strength_goes_by_row_too(sd15):
     mask = soft(HEIGHT, WIDTH)
     patched, _ = skew(sd15.model, 2.0, 3.0, mask=mask, adaptive="gamma and beta")
@@ -227,6 +236,7 @@ def test_adaptive_strength_goes_by_row_too(sd15):
         assert distance(seen.out, want) <= TOLERANCE * effect(sd15, seen, 2.0), seen.path
 
 
+@pytest.mark.newest
 @pytest.mark.parametrize("order", ["mask first", "mask last"])
 def test_the_later_of_two_nodes_has_the_whole_site(sd15, order):
     mask = soft(HEIGHT, WIDTH)
