@@ -283,8 +283,9 @@ class SkewOverride(Shared):
         in_place = not compiling and is_untraced(call.q, call.k, call.v, call.mask, gamma, beta, x)
         prepared = PreparedCall(call.mask, call.scale, attend, in_place)
         kernel = is_free and context.has_kernel
-        is_one_number = not settings.is_modal and context.followed is None and context.painted is None
-        may_round = settings.adaptive != "off" or (compiling and is_one_number)
+        may_round = settings.adaptive != "off" or (
+            compiling and not settings.is_modal and context.followed is None and context.painted is None
+        )
         tokens = call.k.shape[2]
         if image_tokens == slice(tokens - call.q.shape[2], tokens):
             return retrieve_skewed(
