@@ -232,8 +232,8 @@ def _changes(found: LookedAt, neutral: LookedAt, space: FeatureSpace) -> dict[st
         return mean_distance(among(distances, kept)) - mean_distance(among(before, kept))
 
     def ratio(name: str) -> Estimate:
-        now, then = found.facts[name][seeds], neutral.facts[name][seeds]
-        return jackknife(lambda kept: float(now[kept].sum() / then[kept].sum()), n, 0.0, groups=prompts)
+        now, then = (_within(_mean_of(each.facts[name][seeds]), prompts, by_images=True) for each in (found, neutral))
+        return jackknife(lambda kept: _divided(now(kept), then(kept)), n, 0.0, groups=prompts)
 
     return {
         "distance_change": jackknife(_within(change, prompts), n, groups=prompts),
@@ -249,15 +249,35 @@ def among(pairs: Tensor, kept: Tensor) -> Tensor:
     return pairs[kept][:, kept]
 
 
-def _within(statistic: Callable[[Tensor], float], prompts: Tensor) -> Callable[[Tensor], float]:
-    """Return the mean of a statistic of images over the prompts, those of each by themselves."""
+def _within(
+    statistic: Callable[[Tensor], float], prompts: Tensor, *, by_images: bool = False
+) -> Callable[[Tensor], float]:
+    """Return the mean over the prompts of a statistic of the images of each.
+
+    All prompts have one weight, or with `by_images` the number of their images. The weights stay when an image is left
+    out. So the jackknife over seeds within prompts gives the variance of a stratified mean. Prompts with too few images
+    for the statistic, or for an interval of it, are left out if others remain.
+    """
+    members = [torch.nonzero(prompts == prompt).flatten() for prompt in prompts.unique()]
+    finite = [own for own in members if math.isfinite(statistic(own))]
+    with_interval = [own for own in finite if all(math.isfinite(statistic(own[own != out])) for out in own)]
+    used = with_interval or finite
 
     def measure(kept: Tensor) -> float:
-        found = [statistic(kept[prompts[kept] == prompt]) for prompt in prompts[kept].unique()]
-        return sum(found) / len(found) if found else math.nan
+        weights = [len(own) if by_images else 1 for own in used]
+        found = [weight * statistic(own[torch.isin(own, kept)]) for weight, own in zip(weights, used, strict=True)]
+        return sum(found) / sum(weights) if found else math.nan
 
     return measure
 
 
+def _mean_of(values: Tensor) -> Callable[[Tensor], float]:
+    return lambda kept: float(values[kept].mean())
+
+
 def _mean(values: Tensor, prompts: Tensor, lowest: float, highest: float = math.inf) -> Estimate:
-    return jackknife(lambda kept: float(values[kept].mean()), len(values), lowest, highest, prompts)
+    return jackknife(_within(_mean_of(values), prompts, by_images=True), len(values), lowest, highest, prompts)
+
+
+def _divided(now: float, then: float) -> float:
+    return now / then if then else math.nan

@@ -221,6 +221,33 @@ def test_the_interval_over_several_prompts_is_that_of_each_by_itself():
     assert (row["distance_change"].high - row["distance_change"].low) / 2 == pytest.approx(reach, rel=1e-9)
 
 
+def test_the_interval_of_a_mean_over_several_prompts_is_that_of_strata():
+    """The variance of Σ (n_g/N)·mean_g is Σ (n_g/N)²·s_g²/n_g."""
+    found, before = looked_at(0.8), looked_at(0.4)
+    row = measure_set(2.0, found, before, PIXELS)
+    moved = (torch.stack(found.images) - torch.stack(before.images)).square().mean(dim=(1, 2, 3)).sqrt().double()
+    strata = [moved[torch.tensor(PROMPTS) == name] for name in (0, 1)]
+    variance = sum(float((len(own) / len(moved)) ** 2 * own.var() / len(own)) for own in strata)
+    reach = student(len(moved) - 2) * variance**0.5
+    assert row["pixel_drift"].high - row["pixel_drift"].value == pytest.approx(reach, rel=1e-4)
+
+
+def test_a_prompt_with_too_few_whole_images_is_left_out():
+    found, before = looked_at(0.8), looked_at(0.4)
+    own = [index for index, prompt in enumerate(PROMPTS) if prompt == 0]
+    for index, prompt in enumerate(PROMPTS):
+        if prompt == 1 and index != 1:
+            found.images[index][0, 0, 0] = math.nan
+    spoiled = LookedAt.of(found.images, PROMPTS, PIXELS)
+    row = measure_set(2.0, spoiled, before, PIXELS)
+    one, other = (
+        LookedAt.of([each.images[index] for index in own], [0] * len(own), PIXELS) for each in (found, before)
+    )
+    alone = measure_set(2.0, one, other, PIXELS)
+    assert row["distance_change"].value == pytest.approx(alone["distance_change"].value, rel=1e-9)
+    assert row["distance_change"].has_interval
+
+
 def test_an_image_agrees_with_its_own_prompt():
     found = looked_at(0.8)
     texts = torch.stack([found.features[0], found.features[1]])
