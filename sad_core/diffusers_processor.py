@@ -41,7 +41,8 @@ def set_skew_attention(
 
     γ stays when the model's processors are replaced (fused projections, slices, IP-Adapters, PAG), and it is copied and
     saved whole with the model. A compiled model is not compiled again for another γ or β, but once more for β = 1.
-    Blocks that are compiled by themselves share their graphs as they do without γ.
+    Blocks that are compiled by themselves share their graphs as they do without γ. Call it after the model is on its
+    device: compiled graphs read γ and β from where the model was.
 
     Args:
         model: a model of diffusers, such as `pipeline.unet` or `pipeline.transformer`; `sad_core/diffusers/families.py`

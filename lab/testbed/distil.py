@@ -147,9 +147,10 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=60, help="of all students together, over all sessions")
     options = parse_training_options(parser, TWIN_FILE, PRIVATE_FOLDER)
     teacher, guidance = options.teacher, options.guidance
+    begun = options.private / f"guidance-{guidance:g}"  # what was begun at another guidance does not continue here
     for steps in STUDENTS:
         is_last = steps == STUDENTS[-1]
-        private = options.private / str(steps)
+        private = begun / str(steps)
         private.mkdir(parents=True, exist_ok=True)
         file = options.model if is_last else private / "student.safetensors"
         distil(teacher, guidance, steps, file, private, options)

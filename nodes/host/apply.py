@@ -255,7 +255,7 @@ def sites_without_a_place(model: ModelPatcher, sites: list[Site]) -> list[Site]:
 
 
 def is_replaced(site: Site, model: ModelPatcher) -> bool:
-    """Return whether an object patch of another node replaced a site's module, its parent or its sensor.
+    """Return whether an object patch of another node replaced the module of a site or of its sensor, or one around it.
 
     ComfyUI applies object patches in the order they were made (comfy/model_patcher.py, `patch_model`), so it would look
     for our site in their module. Where their patch comes after ours, ours is in the module that theirs calls.

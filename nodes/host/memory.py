@@ -6,5 +6,5 @@ from comfy.model_management import OOM_EXCEPTION, is_oom
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Return whether `error` is an out-of-memory error, which the host handles by freeing memory."""
+    """Return whether the host should handle `error` by freeing memory. Never without a GPU."""
     return OOM_EXCEPTION is not Exception and is_oom(error)  # without a GPU the host calls every error one

@@ -130,7 +130,7 @@ def test_the_thirds_share_out_the_steps(steps):
 
 
 def test_gamma_acts_at_its_sites_alone(model):
-    """Return the retrievals of the first step, in which everything before the first site with γ is unpatched."""
+    """In the first step, everything before the first site with γ is unpatched."""
 
     def stability(**changes):
         return draw_samples(model, setting(steps=1, measured=True, **changes), SEEDS).stability[:, 0]

@@ -150,7 +150,7 @@ def test_a_hypernetwork_changes_each_token_by_itself_so_gamma_acts(sd15, tmp_pat
 
 
 def test_the_functions_of_the_hosts_own_nodes_are_known(families, tmp_path):
-    """Build the patches in the form that these nodes leave in a model, or that the host builds from weights."""
+    """The patches have the form that these nodes leave in a model, or that the host builds from weights."""
     sd15, flux = families["SD15"].model, families["Flux"].model
     models = {
         "hypernetwork": patched_by(hypernetwork(tmp_path, 32))(sd15),

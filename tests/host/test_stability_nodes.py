@@ -143,6 +143,7 @@ def test_a_pass_that_was_not_there_is_said_and_not_drawn(layout, monkeypatch):
 def test_undefined_numbers_are_drawn_as_grey():
     run = run_with(torch.tensor([0.5, float("nan"), 0.9]), chunks=("cond",))
     drawn = {layout: plot(StabilityTrace([run]), layout=layout, site="input.1.0")[0] for layout in LAYOUTS[:3]}
+    drawn["one pass"] = plot(StabilityTrace([run]), layout=LAYOUTS[1], site="input.1.0", passes="cond")[0]
     assert all(picture.isfinite().all() for picture in drawn.values())
     grey = torch.full((3,), 0xCC / 255)
     picture = drawn["heat map"]

@@ -20,7 +20,7 @@ STEPS = 2
 
 def prompt() -> dict:
     wired = {"model": 0, "positive": 1, "negative": 2, "vae": 3, "latent_image": 4}
-    inputs = {name: ["load", output] for name, output in wired.items()}
+    inputs: dict[str, object] = {name: ["load", output] for name, output in wired.items()}
     inputs |= {"minutes": 1440, "most_seeds": FEWEST_SEEDS, "steps": STEPS, "cfg": GUIDANCE, "scheduler": "simple"}
     inputs |= {"largest_drift": 1.0}
     shown = {"class_type": "PreviewAny", "inputs": {}}

@@ -171,7 +171,7 @@ def test_the_run_of_a_sampler_made_at_run_time_is_told(server):
 
 @pytest.mark.parametrize("gone", ["skew", "probe"])
 def test_with_a_bypassed_node_the_graph_runs_and_says_so(server, gone):
-    """Return the prompt that the editor queues: without the node and without the links that only it provides."""
+    """The editor then queues a prompt without the node and without the links that only it provides."""
     nodes = prompt(steps=2)
     nodes["kept"] = {
         "class_type": "SADSaveStabilityTrace",

@@ -66,7 +66,7 @@ class Block(nn.Module):
 class QwenImage21Transformer2DModel(nn.Module):
     """[text, reference image, text, image]: text looks back, an image at itself and at all before it.
 
-    With `keeps_keys` the keys and values of all before the image are kept from call to call, and later calls have the
+    With `keeps_keys` the keys and values of all before the image are kept from call to call, and later calls have
     only the image for their tokens.
     """
 

@@ -330,17 +330,17 @@ class SkewOverride(Shared):
     ) -> Tensor:
         """Return γ of every query row of the samples `rows` of a call with `batch` samples, `(B, 1, M, 1)`."""
         tokens, queries = call.k.shape[2], call.q.shape[2]
-        known = self.context.painted_gammas
-        is_shared = not isinstance(gamma, Tensor)  # by the sites of this model call
-        key = (gamma, image_tokens.start, image_tokens.stop, tokens, queries, rows.start, rows.stop, batch)
-        if is_shared and key in known:
-            return known[key]
+        key: tuple[object, ...] | None = None
+        if not isinstance(gamma, Tensor):  # then the sites of this model call share it
+            key = (gamma, image_tokens.start, image_tokens.stop, tokens, queries, rows.start, rows.stop, batch)
+            if key in self.context.painted_gammas:
+                return self.context.painted_gammas[key]
         share = painted.share(image_tokens.stop - image_tokens.start, batch)
         assert share is not None  # such overrides do not act
         before, after = image_tokens.start - (tokens - queries), tokens - image_tokens.stop
         gammas = painted.gammas(gamma, share[rows], before, after)
-        if is_shared:
-            known[key] = gammas
+        if key is not None:
+            self.context.painted_gammas[key] = gammas
         return gammas
 
     def _input_norm(self, v: Tensor, rows: slice) -> tuple[str, Tensor | None]:
