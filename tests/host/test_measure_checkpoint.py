@@ -16,11 +16,13 @@ from PIL import Image
 from symmetric_attention.nodes.creativity import CreativityNode
 from symmetric_attention.nodes.host.best_of import live_rows
 from symmetric_attention.nodes.host.trial import run as trial_run
+from symmetric_attention.nodes.host.trial import shelf
 from symmetric_attention.nodes.host.trial.rivals import with_rescaled_score, without_early_guidance
 from symmetric_attention.nodes.host.trial.sampling import Checkpoint
 from symmetric_attention.nodes.measure_checkpoint import MeasureCheckpointNode
 from symmetric_attention.nodes.plots import sheet as sheet_plot
 
+from lab.folders import ROOT
 from lab.testing.families.building import host_class
 from lab.testing.families.rows import REFUSED
 from lab.testing.run_nodes import execute, skew
@@ -185,6 +187,35 @@ def test_other_settings_have_pictures_of_their_own(sd15, output):
     count = len(pictures(output))
     measure(sd15, positive=[[tokens, {**extra, "guidance": 2.5}]])
     assert len(pictures(output)) == count + count // 2
+
+
+@pytest.mark.newest
+@pytest.mark.parametrize("changed", ["positive", "negative", "clip", "version", "machine", "object"])
+def test_pictures_made_otherwise_are_not_taken_for_the_present_ones(sd15, output, monkeypatch, changed):
+    """A ControlNet cannot be read, so what is upstream of a conditioning counts, and that it is there."""
+    negative = sd15.conditioning("uncond")
+    negative[0][1]["control"] = object()
+
+    def folder():
+        checkpoint = Checkpoint(
+            sd15.model, None, {"samples": torch.zeros(1, 4, 8, 8)}, negative, 1, 7.0, "euler", "normal", 4
+        )
+        return shelf.shelf_of(checkpoint, output).folder
+
+    before = folder()
+    assert folder() == before
+    if changed == "object":
+        negative[0][1]["control"] = 1j
+    elif changed in ("version", "machine"):
+        name = {"version": "pack_version", "machine": "machine_of"}[changed]
+        monkeypatch.setattr(shelf, name, lambda *given: "another", raising=False)
+    else:
+        monkeypatch.setattr(shelf, "digest_of_input", lambda name: "another" if name == changed else "")
+    assert folder() != before
+
+
+def test_the_version_of_the_pack_is_that_of_its_project_file():
+    assert f'version = "{shelf.pack_version()}"\n' in (ROOT / "pyproject.toml").read_text(encoding="utf-8")
 
 
 @pytest.mark.newest

@@ -24,9 +24,10 @@ from ....sad_core.whole_file import whole_file
 from ..checkpoint import numbers_of
 from ..patches.site_patch import model_name
 from ..run_origin import digest_of_input
-from .sampling import Checkpoint
+from .sampling import Checkpoint, machine_of
 
 SECONDS = "seconds"
+WIRED = ("model", "vae", "clip", "positive", "negative")  # inputs of the node; the latent is read as a whole
 BROKEN = "broken"  # of a picture with NaN, which no PNG can hold
 
 
@@ -52,7 +53,10 @@ def digest_of(*parts: Any) -> str:
 
 
 def parts_of(value: Any) -> Iterator[Any]:
-    """Yield what a CONDITIONING or a LATENT is made of, in order: tensors, and numbers and texts beside them."""
+    """Yield what a CONDITIONING or a LATENT is made of, in order: tensors, and numbers and texts beside them.
+
+    Of anything else, such as a ControlNet, it is the name of its class: what is in it, the nodes upstream say.
+    """
     if isinstance(value, dict):
         for name in sorted(value, key=str):
             yield str(name)
@@ -63,6 +67,8 @@ def parts_of(value: Any) -> Iterator[Any]:
             yield from parts_of(each)
     elif value is None or isinstance(value, (Tensor, str, int, float)):
         yield value
+    else:
+        yield type(value).__qualname__
 
 
 @dataclass(frozen=True)
@@ -109,14 +115,26 @@ class Shelf:
             Image.fromarray(pixels.numpy(), "RGB").save(unfinished, "PNG", pnginfo=told, compress_level=1)
 
 
+def pack_version() -> str:
+    """Return the version of this pack; empty where its file is missing."""
+    try:
+        text = (Path(__file__).parents[3] / "pyproject.toml").read_text(encoding="utf-8")
+    except OSError:
+        return ""
+    found = re.search(r'^version = "(.+)"$', text, re.MULTILINE)
+    return found[1] if found else ""
+
+
 def shelf_of(checkpoint: Checkpoint, folder: Path) -> Shelf:
     """Return the shelf of a checkpoint and of the way it is sampled, in a folder of its own.
 
-    What it follows from is the MODEL as it came, so the nodes upstream of it and of the VAE are part of its name.
+    What it follows from is what came from other nodes, so all that is upstream is part of its name. So are the version
+    of this pack and the machine: another version may sample otherwise, and another machine takes other times.
     """
     model = checkpoint.model
     digest = digest_of(
-        [digest_of_input("model"), digest_of_input("vae"), model_name(model.model), list(numbers_of(model))],
+        [pack_version(), machine_of(model), *map(digest_of_input, WIRED)],
+        [model_name(model.model), list(numbers_of(model))],
         [checkpoint.steps, checkpoint.cfg, checkpoint.sampler, checkpoint.scheduler, checkpoint.act_where_unverified],
         *parts_of(checkpoint.latent),
         *parts_of(checkpoint.negative),
