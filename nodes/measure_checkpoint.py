@@ -18,7 +18,7 @@ from ..sad_core.evaluation.trial.words import summary_of, table_of
 from .diversity_report import space_of
 from .host.browser import show_on_node
 from .host.output_folder import new_file
-from .host.trial.outcome import calibration_of, trial_of
+from .host.trial.outcome import calibration_of, save_sheet, trial_of
 from .host.trial.prompts import encoders_of, negative_of, texts_beside
 from .host.trial.run import TrialRun
 from .host.trial.sampling import SAMPLERS, SCHEDULERS, Checkpoint, check_model, latent_of_one
@@ -279,7 +279,8 @@ class MeasureCheckpointNode(io.ComfyNode):
         else:
             calibration = file.removesuffix(SUFFIX) + CALIBRATION_SUFFIX
             save_calibration(slider, path.with_name(path.name.removesuffix(SUFFIX) + CALIBRATION_SUFFIX))
-        show_on_node(f"{summary}\nSaved as {file}.", cls.hidden.unique_id)
         rows = {"γ 1": found.sheet[0], found.chosen.name: found.sheet[1]}
         sheet = draw_sheet(rows, f"{trial.name or trial.model}, the same seeds in both rows")
+        picture = save_sheet(sheet, path)
+        show_on_node(f"{summary}\nSaved as {file}, with the sheet {picture.name} beside it.", cls.hidden.unique_id)
         return io.NodeOutput(sheet, table_of(trial), summary, file, calibration)

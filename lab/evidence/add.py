@@ -2,7 +2,7 @@
 """Take a trial that somebody sent into docs/checkpoints.md: its numbers are checked, and become a row.
 
     make evidence-add FILE=own.trial.json                         # as Measure Your Checkpoint (SAD) saved it
-    make evidence-add FILE=own.trial.json SHEET=own_sheet.png     # with its sheet, made small
+    make evidence-add FILE=own.trial.json SHEET=own.sheet.jpg     # with its sheet, made small
     python -m lab.evidence.add                                    # only writes the page anew, from the trials it has
 
 The trial is kept as it is in `lab/evidence/checkpoints/`, from which the page is written.
@@ -66,7 +66,9 @@ def keep_sheet(sheet: Path, target: Path) -> None:
     try:
         picture = Image.open(sheet).convert("RGB")
     except (OSError, UnidentifiedImageError):
-        raise ValueError(f"{sheet.name} is no picture; give the sheet as it was saved, a PNG.") from None
+        raise ValueError(
+            f"{sheet.name} is no picture; give the sheet as it was saved, which ends in .sheet.jpg."
+        ) from None
     picture.thumbnail((WIDTH, WIDTH))
     picture.save(target, quality=QUALITY)
 

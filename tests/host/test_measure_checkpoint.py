@@ -104,6 +104,9 @@ def test_the_whole_trial(sd15, output, monkeypatch):
     labels = {cell.get_ylabel() for cell in sheet.axes}
     assert labels == {"γ 1\nplain model", trial.chosen, ""}
     assert len(sheet.axes) == 2 * 4
+    with Image.open(output / file.replace(".trial.json", ".sheet.jpg")) as saved:
+        assert saved.size == (4, 4)
+        assert set(saved.info) <= {"jfif", "jfif_version", "jfif_unit", "jfif_density"}  # no workflow
     _, text, _ = execute(CreativityNode, model=sd15.model, position=1.0, file=calibration)
     assert "Not calibrated" not in text
     assert_like_the_sampler(sd15, output, 5)

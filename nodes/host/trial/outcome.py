@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
+
+from torch import Tensor
 
 from ....sad_core.evaluation.calibration import Calibration, calibrate, monotone
 from ....sad_core.evaluation.measures import DiversityReport, FeatureSpace
 from ....sad_core.evaluation.trial.result import Sampling, Trial
+from ....sad_core.evaluation.trial.result_file import SUFFIX
+from ....sad_core.whole_file import whole_file
 from ..checkpoint import numbers_of
 from ..patches.site_patch import model_name
 from .run import Found
 from .sampling import Checkpoint, machine_of
+
+SHEET_SUFFIX, QUALITY = ".sheet.jpg", 92
 
 
 def trial_of(
@@ -68,3 +75,20 @@ def calibration_of(trial: Trial, space: FeatureSpace, largest_drift: float) -> C
         model=trial.model,
         weights=trial.weights,
     )
+
+
+def save_sheet(sheet: Tensor, trial: Path) -> Path:
+    """Write the sheet beside the file of its trial and return its path.
+
+    The picture holds nothing else; the one that Save Image writes has the workflow in it, with prompts and file names.
+
+    Args:
+        sheet: a ComfyUI IMAGE, `(1, height, width, 3)` in [0, 1].
+        trial: the path of the file of the trial.
+    """
+    from PIL import Image
+
+    path = trial.with_name(trial.name.removesuffix(SUFFIX) + SHEET_SUFFIX)
+    with whole_file(path) as unfinished:
+        Image.fromarray((sheet[0] * 255).round().byte().cpu().numpy(), "RGB").save(unfinished, "JPEG", quality=QUALITY)
+    return path
