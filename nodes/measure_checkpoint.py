@@ -13,7 +13,7 @@ from ..sad_core.evaluation.measures import PIXELS
 from ..sad_core.evaluation.trial.plan import FEWEST_SEEDS, MOST_MINUTES, MOST_SEEDS
 from ..sad_core.evaluation.trial.prompts import PROMPTS, read_prompts
 from ..sad_core.evaluation.trial.result import Sampling
-from ..sad_core.evaluation.trial.result_file import SUFFIX, save_trial
+from ..sad_core.evaluation.trial.result_file import LONGEST_TEXT, MOST_TEXTS, SUFFIX, save_trial, title_of
 from ..sad_core.evaluation.trial.words import summary_of, table_of
 from .diversity_report import space_of
 from .host.browser import show_on_node
@@ -261,11 +261,11 @@ class MeasureCheckpointNode(io.ComfyNode):
             height,
             steps,
             cfg,
-            sampler_name,
-            scheduler,
+            title_of(sampler_name),
+            title_of(scheduler),
             len(encoders),
             texts == PROMPTS,
-            texts if tell_prompts else (),
+            tuple(text[:LONGEST_TEXT] for text in texts[:MOST_TEXTS]) if tell_prompts else (),
         )
         trial = trial_of(found, checkpoint, space, minutes, name, sampling)
         path, file = new_file(filename_prefix, SUFFIX)

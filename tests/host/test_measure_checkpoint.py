@@ -329,6 +329,26 @@ def test_a_picture_with_nan_is_counted_and_left_out(sd15, output, monkeypatch):
     assert trial.choice[1].row["distance_change"].exists
 
 
+@pytest.mark.newest
+def test_what_the_node_saves_is_read_whatever_was_given_and_drawn(sd15, output):
+    """No picture of one γ is whole, the prompts are too many and too long, and the name has what no table takes."""
+
+    class Broken(Decoder):
+        def decode(self, latent):
+            there = len(pictures(output))
+            return super().decode(latent) * (math.nan if 6 < there < 12 or there > 15 else 1.0)
+
+    prompts = "\n".join(["long " * 1000, *map(str, range(1200))])
+    given = {"positive": None, "clip": Clip(sd15), "prompts": prompts, "tell_prompts": True}
+    _, table, summary, file, _ = measure(sd15, vae=Broken(), name="a\x07\n`b`" + "c" * 3000, images_at_once=1, **given)
+    trial = load_trial(output / file)
+    assert min(each.row.n for each in (*trial.choice, *trial.report)) == 0
+    assert trial.name.startswith("a\N{REPLACEMENT CHARACTER} b ccc")
+    assert len(trial.sampling.texts[0]) == 2000
+    assert summary
+    assert table
+
+
 # --- the rivals
 
 

@@ -10,7 +10,7 @@ from torch import Tensor
 from ....sad_core.evaluation.calibration import Calibration, calibrate, monotone
 from ....sad_core.evaluation.measures import DiversityReport, FeatureSpace
 from ....sad_core.evaluation.trial.result import Sampling, Trial
-from ....sad_core.evaluation.trial.result_file import SUFFIX
+from ....sad_core.evaluation.trial.result_file import SUFFIX, title_of
 from ....sad_core.whole_file import whole_file
 from ..checkpoint import numbers_of
 from ..patches.site_patch import model_name
@@ -36,8 +36,8 @@ def trial_of(
     return Trial(
         model=model_name(checkpoint.model.model),
         weights=numbers_of(checkpoint.model),
-        name=" ".join("".join(each if each not in "/\\\\|<>`" else " " for each in name).split()),
-        machine=machine_of(checkpoint.model),
+        name=title_of(name),
+        machine=title_of(machine_of(checkpoint.model)),
         sampling=sampling,
         minutes=minutes,
         took=found.seconds / 60,

@@ -36,7 +36,8 @@ KIND = "symmetric-attention trial"
 VERSION = 1
 SUFFIX = ".trial.json"
 LARGEST_FILE = 2**20  # bytes
-MOST_WAYS, MOST_WEIGHTS, LONGEST_TEXT = 64, 16, 2000
+MOST_WAYS, MOST_WEIGHTS, LONGEST_TEXT, LONGEST_TITLE, MOST_TEXTS = 64, 16, 2000, 200, 1000
+NO_TITLE = frozenset("/\\|<>`")  # paths, and what ends the cell of a table
 DIGITS = 6
 
 
@@ -119,20 +120,26 @@ def _trial(content: dict[str, Any]) -> Trial:
             scheduler=_title(sampling["scheduler"], "scheduler"),
             prompts=_count(sampling["prompts"], "prompts"),
             packaged=_is(sampling["packaged"], "packaged"),
-            texts=tuple(_text(each, "texts") for each in _list(sampling["texts"], "texts", 1000)),
+            texts=tuple(_text(each, "texts") for each in _list(sampling["texts"], "texts", MOST_TEXTS)),
         ),
         minutes=_number(content["minutes"], "minutes", 0.0, MOST_MINUTES),
         took=_number(content["took"], "took", 0.0, 100 * MOST_MINUTES),
         space=_title(content["space"], "space"),
         unit=_title(content["unit"], "unit"),
-        choice=tuple(map(_measured, _list(content["choice"], "choice", MOST_WAYS, fewest=2))),
+        choice=_part(content, "choice"),
         chosen=_text(content["chosen"], "chosen"),
-        report=tuple(map(_measured, _list(content["report"], "report", MOST_WAYS, fewest=2))),
+        report=_part(content, "report"),
         notes=tuple(_text(each, "notes") for each in _list(content["notes"], "notes", MOST_WAYS)),
     )
 
 
-def _measured(content: dict[str, Any]) -> Measured:
+def _part(content: dict[str, Any], name: str) -> tuple[Measured, ...]:
+    ways = _list(content[name], name, MOST_WAYS, fewest=2)
+    may_miss = any(_count(each["broken"], "broken", 0) for each in ways)  # what broken pictures leave nothing of
+    return tuple(_measured(each, may_miss) for each in ways)
+
+
+def _measured(content: dict[str, Any], may_miss: bool) -> Measured:
     given = content["way"]
     way = Way(
         name=_title(given["name"], "name of a setting"),
@@ -148,11 +155,11 @@ def _measured(content: dict[str, Any]) -> Measured:
     if unknown:
         raise ValueError(f"there is no measure {unknown[0]}")
     for name in ("distance", "distance_change", "pixel_drift"):
-        if name not in measures or not measures[name].exists:
+        if not may_miss and (name not in measures or not measures[name].exists):
             raise ValueError(f"{name} of {way.name} is missing")
     row = Row(
         way.gamma,
-        _count(content["n"], "n"),
+        _count(content["n"], "n", 0),
         _count(content["broken"], "broken", 0),
         _count(content["repeated"], "repeated", 0),
         measures,
@@ -208,10 +215,16 @@ def _text(value: Any, name: str) -> str:
     return value
 
 
+def title_of(text: str) -> str:
+    """Return a text as it may stand in a table: one line without the marks of paths and tables, not too long."""
+    line = " ".join("".join(" " if each in NO_TITLE else each for each in text).split())
+    return printable(line[:LONGEST_TITLE].rstrip())
+
+
 def _title(value: Any, name: str) -> str:
     """A text that stands in a table: one line, and no path."""
     text = _text(value, name)
-    if printable(text) != text or set(text) & set("/\\|<>`"):
+    if printable(text) != text or set(text) & NO_TITLE:
         raise ValueError(f"{name} is no plain line of text without a path")
     return text
 
