@@ -18,6 +18,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from PIL import Image
+
 from lab.folders import DOCS, IMAGES, ROOT, expand_path
 from sad_core.evaluation.diversity import Estimate
 from sad_core.evaluation.trial.result import Trial, is_significant
@@ -44,33 +46,35 @@ def add(path: Path, sheet: Path | None = None, kept: Path = KEPT, images: Path =
         ValueError: it is no trial, cannot have been measured, or is there already.
     """
     trial = load_trial(path)
-    digest = hashlib.sha256(json.dumps(trial_to_json(trial), sort_keys=True).encode()).hexdigest()[:8]
+    content = trial_to_json(trial)
+    numbers = [content["choice"], content["report"]]  # another name or note makes no other trial
+    digest = hashlib.sha256(json.dumps(numbers, sort_keys=True).encode()).hexdigest()[:8]
     word = re.sub(r"[^a-z0-9]+", "_", (trial.name or trial.model).lower()).strip("_")[:40] or "checkpoint"
     target = kept / f"{word}_{digest}{SUFFIX}"
-    if any(kept.glob(f"*_{digest}{SUFFIX}")):
-        raise ValueError(f"{path.name} is there already, as {target.name}.")
-    if sheet is not None:
-        keep_sheet(sheet, picture_of(target, images))
+    there = next(kept.glob(f"*_{digest}{SUFFIX}"), None)
+    if there is not None:
+        raise ValueError(f"{path.name} is there already, as {there.name}.")
+    picture = None if sheet is None else small(sheet)
     save_trial(trial, target)
+    if picture is not None:
+        picture.save(picture_of(target, images), quality=QUALITY)
     return target
 
 
-def keep_sheet(sheet: Path, target: Path) -> None:
-    """Keep a sheet as a small picture.
+def small(sheet: Path) -> Image.Image:
+    """Return a sheet as a small picture.
 
     Raises:
         ValueError: it is no picture.
     """
-    from PIL import Image, UnidentifiedImageError
-
     try:
         picture = Image.open(sheet).convert("RGB")
-    except (OSError, UnidentifiedImageError):
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
         raise ValueError(
             f"{sheet.name} is no picture; give the sheet as it was saved, which ends in .sheet.jpg."
         ) from None
     picture.thumbnail((WIDTH, WIDTH))
-    picture.save(target, quality=QUALITY)
+    return picture
 
 
 def picture_of(trial: Path, images: Path = IMAGES) -> Path:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 from PIL import Image
@@ -59,6 +60,24 @@ def test_a_sheet_is_made_small_and_shown_below_the_rows(folders, tmp_path):
     with pytest.raises(ValueError, match=r"sheet\.png is no picture; give the sheet as it was saved, which ends in"):
         add(tmp_path / "own.trial.json", tmp_path / "sheet.png", **folders)
     assert len(list(folders["kept"].iterdir())) == 1  # nothing half added
+
+
+@pytest.mark.parametrize("problem", [SyntaxError, Image.DecompressionBombError])
+def test_a_sheet_that_cannot_be_opened_is_refused_in_a_sentence(folders, tmp_path, monkeypatch, problem):
+    def refuse(path):
+        raise problem
+
+    monkeypatch.setattr(Image, "open", refuse)
+    with pytest.raises(ValueError, match=r"own\.sheet\.jpg is no picture; give the sheet as it was saved"):
+        add(tmp_path / "own.trial.json", tmp_path / "own.sheet.jpg", **folders)
+    assert not list(folders["kept"].iterdir())
+
+
+def test_the_same_numbers_under_another_name_are_no_other_trial(folders, tmp_path):
+    add(tmp_path / "own.trial.json", **folders)
+    save_trial(replace(made_up_trial(2), name="another", notes=("A note.",)), tmp_path / "other.trial.json")
+    with pytest.raises(ValueError, match=r"other\.trial\.json is there already, as checkpoint_2_"):
+        add(tmp_path / "other.trial.json", **folders)
 
 
 def test_only_what_is_between_the_marks_is_written(folders, tmp_path):
