@@ -101,6 +101,19 @@ def test_the_summary_names_seeds_rivals_and_cost():
     assert float(table[-3]["distance_change"]) == pytest.approx(trial.best.row["distance_change"].value, rel=1e-4)
 
 
+def test_broken_pictures_of_every_reported_way_are_told():
+    trial = made_up_trial(4)
+    counts = (0, 2, 0, 1)
+    report = [
+        replace(each, row=replace(each.row, broken=count)) for each, count in zip(trial.report, counts, strict=True)
+    ]
+    said = summary_of(replace(trial, report=tuple(report))).split("\n")
+    assert said[-2:] == [
+        "2 pictures of γ 2 had NaN in them and were left out.",
+        f"1 picture of {RIVALS[1].name} had NaN in it and was left out.",
+    ]
+
+
 # --- the file
 
 

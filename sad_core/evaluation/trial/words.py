@@ -39,7 +39,7 @@ def table_of(trial: Trial) -> str:
 def summary_of(trial: Trial) -> str:
     """Return what the trial says, a paragraph for each question."""
     chosen, reported = trial.counted_seeds
-    best, plain = trial.best, trial.plain
+    best = trial.best
     used = len(set(prompts_of(reported, trial.sampling.prompts)))
     prompts = "1 prompt" if used == 1 else f"{used} prompts"
     lines = [
@@ -50,8 +50,7 @@ def summary_of(trial: Trial) -> str:
         cost_of(trial),
         *trial.notes,
     ]
-    broken = [each for each in (plain, best) if each.row.broken]
-    lines += [f"{each.row.broken} pictures of {each.way.name} had NaN in them and were left out." for each in broken]
+    lines += [_broken(each) for each in trial.report if each.row.broken]
     return "\n".join(lines)
 
 
@@ -74,6 +73,12 @@ def verdict(found: Measured) -> str:
     if row["agreement"].exists:
         sentences.append(f"Agreement with the prompt is {_amount(row['agreement'])}.")
     return " ".join(sentences)
+
+
+def _broken(found: Measured) -> str:
+    if found.row.broken == 1:
+        return f"1 picture of {found.way.name} had NaN in it and was left out."
+    return f"{found.row.broken} pictures of {found.way.name} had NaN in them and were left out."
 
 
 def cost_of(trial: Trial) -> str:
