@@ -237,8 +237,8 @@ def test_where_memory_runs_out_fewer_pictures_are_sampled_at_once(sd15, output, 
     small = sd15.model.clone()
     small.add_wrapper("apply_model", network)
     monkeypatch.setattr(live_rows, "is_out_of_memory", lambda error: isinstance(error, torch.OutOfMemoryError))
-    _, _, summary, file, _ = measure(sd15, small, images_at_once=4)
-    assert "Memory ran out with 4 pictures at once, so 1 were sampled at once." in summary
+    _, _, summary, file, _ = measure(sd15, small, images_at_once=64)
+    assert "Memory ran out with 3 pictures at once, so at most 1 were sampled at once." in summary
     assert load_trial(output / file).notes[-1].startswith("Memory ran out")
 
 

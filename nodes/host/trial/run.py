@@ -84,7 +84,6 @@ class TrialRun:
         Raises:
             ValueError: the budget is too small.
         """
-        at_once = self.checkpoint.at_once
         self._progress = latent_preview.prepare_callback(self.checkpoint.model, self._planned * self.checkpoint.steps)
         wanted, reasons = [], []
         for way in RIVALS:
@@ -113,9 +112,10 @@ class TrialRun:
         report = self._measured(pictures, seeds)
         spent += sum(each.seconds for kept in pictures.values() for each in kept)
         notes = [plan.left_out, self._no_agreement]
-        if self.checkpoint.at_once < at_once:
+        if self.checkpoint.failed_at:
             notes.append(
-                f"Memory ran out with {at_once} pictures at once, so {self.checkpoint.at_once} were sampled at once."
+                f"Memory ran out with {self.checkpoint.failed_at} pictures at once, "
+                f"so at most {self.checkpoint.at_once} were sampled at once."
             )
         before, after = ([each.image for each in pictures[way]] for way in (PLAIN, chosen))
         return Found(plan, choice, report, chosen, (before, after), spent, tuple(filter(None, notes)))

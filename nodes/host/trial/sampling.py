@@ -44,6 +44,7 @@ class Checkpoint:
         steps, cfg, sampler, scheduler: as in KSampler.
         at_once: the most pictures of a model call; fewer once memory ran out.
         act_where_unverified: as in `SkewSettings`.
+        failed_at: how many pictures the first model call had that ran out of memory; 0 where none did.
     """
 
     model: ModelPatcher
@@ -56,6 +57,7 @@ class Checkpoint:
     scheduler: str
     at_once: int
     act_where_unverified: bool = False
+    failed_at: int = field(default=0, init=False)
     _patched: dict[Way, ModelPatcher] = field(default_factory=dict, init=False)
 
     def patched(self, way: Way) -> ModelPatcher:
@@ -93,6 +95,7 @@ class Checkpoint:
             if len(seeds) == 1 or not is_out_of_memory(error):
                 raise
         comfy.model_management.soft_empty_cache()
+        self.failed_at = self.failed_at or len(seeds)
         self.at_once = (len(seeds) + 1) // 2
         halves = (seeds[: self.at_once], seeds[self.at_once :])
         return [image for half in halves for image in self.sample(way, positive, half, show)]
@@ -106,6 +109,7 @@ class Checkpoint:
         run = SeedRun(task, start, range(len(seeds)), show=show)
         latents = run.sample()
         if run.live.at_once:
+            self.failed_at = self.failed_at or len(seeds)
             self.at_once = min(self.at_once, run.live.at_once)
         return [_picture(self.vae.decode(latents[row : row + 1])) for row in range(len(latents))]
 
