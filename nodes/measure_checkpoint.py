@@ -10,10 +10,10 @@ from comfy_api.latest import io
 from ..sad_core.evaluation.calibration_file import SUFFIX as CALIBRATION_SUFFIX
 from ..sad_core.evaluation.calibration_file import save_calibration
 from ..sad_core.evaluation.measures import PIXELS
-from ..sad_core.evaluation.trial.plan import FEWEST_SEEDS, MOST_MINUTES, MOST_SEEDS
+from ..sad_core.evaluation.trial.plan import FEWEST_SEEDS, MOST_MINUTES, MOST_SEEDS, prompts_of
 from ..sad_core.evaluation.trial.prompts import PROMPTS, read_prompts
 from ..sad_core.evaluation.trial.result import Sampling
-from ..sad_core.evaluation.trial.result_file import LONGEST_TEXT, MOST_TEXTS, SUFFIX, save_trial, title_of
+from ..sad_core.evaluation.trial.result_file import LONGEST_TEXT, SUFFIX, save_trial, title_of
 from ..sad_core.evaluation.trial.words import summary_of, table_of
 from .diversity_report import space_of
 from .host.browser import show_on_node
@@ -255,6 +255,8 @@ class MeasureCheckpointNode(io.ComfyNode):
         shelf = shelf_of(checkpoint, folder)
         texts_of = partial(texts_beside, clip_vision)
         found = TrialRun(checkpoint, encoders, shelf, first_seed, minutes, space, texts_of, tell, most_seeds).run()
+        most = max(found.plan.choice_seeds, found.plan.report_seeds)
+        used = len(set(prompts_of(most, len(encoders))))
         height, width, _ = found.sheet[0][0].shape
         sampling = Sampling(
             width,
@@ -263,9 +265,9 @@ class MeasureCheckpointNode(io.ComfyNode):
             cfg,
             title_of(sampler_name),
             title_of(scheduler),
-            len(encoders),
+            used,
             texts == PROMPTS,
-            tuple(text[:LONGEST_TEXT] for text in texts[:MOST_TEXTS]) if tell_prompts else (),
+            tuple(text[:LONGEST_TEXT] for text in texts[:used]) if tell_prompts else (),
         )
         trial = trial_of(found, checkpoint, space, minutes, name, sampling)
         path, file = new_file(filename_prefix, SUFFIX)

@@ -89,7 +89,7 @@ def test_the_summary_names_seeds_rivals_and_cost():
     trial = made_up_trial(4)
     lines = summary_of(trial).split("\n")
     assert lines[0].startswith(
-        "checkpoint 4: of 5 settings of γ on 8 seeds, γ 2 was chosen. What follows is of 12 other"
+        "checkpoint 4: of 5 settings of γ on 8 seeds and 2 prompts, γ 2 was chosen. What follows is of 12 other"
     )
     assert [line.split(": pictures moved")[0] for line in lines[1:4]] == ["γ 2", *(way.name for way in RIVALS)]
     assert "A picture of γ 1 took 2 s on NVIDIA GeForce RTX 4090; γ 2 1.05 times as long" in lines[4]

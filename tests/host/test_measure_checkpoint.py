@@ -99,7 +99,7 @@ def test_the_whole_trial(sd15, output, monkeypatch):
     assert {each.seconds for each in trial.report} == {1.0}
     assert trial.took == pytest.approx(len(pictures(output)) / 60, rel=1e-4)
     assert len(read_table(table)) == 1 + len(SHORT) + 2 + len(RIVALS)
-    assert summary.startswith(f"a b: of 2 settings of γ on 4 seeds, {trial.chosen} was chosen.")
+    assert summary.startswith(f"a b: of 2 settings of γ on 4 seeds and 1 prompt, {trial.chosen} was chosen.")
     (sheet,) = sheets
     labels = {cell.get_ylabel() for cell in sheet.axes}
     assert labels == {"γ 1\nplain model", trial.chosen, ""}
@@ -344,7 +344,8 @@ def test_what_the_node_saves_is_read_whatever_was_given_and_drawn(sd15, output):
     trial = load_trial(output / file)
     assert min(each.row.n for each in (*trial.choice, *trial.report)) == 0
     assert trial.name.startswith("a\N{REPLACEMENT CHARACTER} b ccc")
-    assert len(trial.sampling.texts[0]) == 2000
+    assert list(map(len, trial.sampling.texts)) == [2000]  # the one that was used
+    assert trial.sampling.prompts == 1
     assert summary
     assert table
 

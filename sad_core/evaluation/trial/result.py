@@ -43,7 +43,7 @@ class Sampling:
     Attributes:
         width, height: of a picture, in pixels.
         steps, cfg, sampler, scheduler: as in a sampler node.
-        prompts: how many there were.
+        prompts: how many were used, in the part with more seeds.
         packaged: whether they are those of the pack.
         texts: the prompts themselves, where the user says so; else empty.
     """

@@ -40,11 +40,11 @@ def summary_of(trial: Trial) -> str:
     """Return what the trial says, a paragraph for each question."""
     chosen, reported = trial.counted_seeds
     best = trial.best
-    used = len(set(prompts_of(reported, trial.sampling.prompts)))
-    prompts = "1 prompt" if used == 1 else f"{used} prompts"
+    before, prompts = (_prompts(seeds, trial) for seeds in (chosen, reported))
     lines = [
-        f"{trial.name or trial.model}: of {len(trial.choice) - 1} settings of γ on {chosen} seeds, {best.way.name} was "
-        f"chosen. What follows is of {reported} other seeds and {prompts}, compared in {trial.space}.",
+        f"{trial.name or trial.model}: of {len(trial.choice) - 1} settings of γ on {chosen} seeds and {before}, "
+        f"{best.way.name} was chosen. "
+        f"What follows is of {reported} other seeds and {prompts}, compared in {trial.space}.",
         f"{best.way.name}: {verdict(best)}",
         *(f"{each.way.name}: {verdict(each)}" for each in trial.report if each.way not in (PLAIN, best.way)),
         cost_of(trial),
@@ -73,6 +73,11 @@ def verdict(found: Measured) -> str:
     if row["agreement"].exists:
         sentences.append(f"Agreement with the prompt is {_amount(row['agreement'])}.")
     return " ".join(sentences)
+
+
+def _prompts(seeds: int, trial: Trial) -> str:
+    used = len(set(prompts_of(seeds, trial.sampling.prompts)))
+    return "1 prompt" if used == 1 else f"{used} prompts"
 
 
 def _broken(found: Measured) -> str:
