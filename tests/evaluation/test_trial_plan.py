@@ -59,6 +59,14 @@ def test_the_report_takes_the_time_that_is_left():
     assert plan.with_time_left(400, 2).choice_seeds == 8
 
 
+def test_rivals_are_dropped_where_the_time_left_is_too_short_for_them():
+    plan = Plan(8, 20, left_out="A rival means nothing here.")
+    assert plan.with_time_left(32, 2).rivals == RIVALS
+    late = plan.with_time_left(31, 2)
+    assert (late.report_seeds, late.rivals) == (7, ())
+    assert late.left_out.startswith("A rival means nothing here. There is no time left for no guidance in the first")
+
+
 def test_no_part_has_more_seeds_than_the_most():
     plan = plan_trial(1000, 1, most_seeds=6)
     assert (plan.choice_seeds, plan.report_seeds) == (6, 6)

@@ -222,6 +222,21 @@ def test_the_version_of_the_pack_is_that_of_its_project_file():
 
 
 @pytest.mark.newest
+def test_pictures_that_get_slower_leave_the_rivals_out(sd15, output, monkeypatch):
+    now = [0.0]
+
+    def tick():
+        now[0] += 1.0 if now[0] < 6 else 2.0
+        return now[0]
+
+    monkeypatch.setattr(trial_run, "clock", tick)
+    _, _, summary, file, _ = measure(sd15, images_at_once=1)
+    trial = load_trial(output / file)
+    assert [each.way for each in trial.report] == [PLAIN, trial.best.way]
+    assert "There is no time left for no guidance in the first fifth and temporal score rescaling 0.95" in summary
+
+
+@pytest.mark.newest
 def test_seeds_of_choice_and_report_are_others(sd15, output):
     measure(sd15, first_seed=7)
     seeds = {int(path.stem.rpartition("_")[2]) for path in pictures(output)}

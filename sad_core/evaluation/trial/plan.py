@@ -48,10 +48,17 @@ class Plan:
     def with_time_left(self, left: float, seconds: float) -> Plan:
         """The plan with as many seeds to report as there is time for, once the choice is made.
 
+        Where the pictures took longer than the first ones, so that the fewest seeds do not fit, the rivals are dropped.
+
         Args:
             left: seconds of the budget.
             seconds: that one picture takes.
         """
+        if self.rivals and left < FEWEST_SEEDS * (2 + len(self.rivals)) * seconds:
+            names = " and ".join(way.name for way in self.rivals)
+            sentence = f"There is no time left for {names}, because pictures took longer than the first ones."
+            without = replace(self, rivals=(), left_out=f"{self.left_out} {sentence}".strip())
+            return without.with_time_left(left, seconds)
         seeds = math.floor(max(left, 0.0) / (seconds * (2 + len(self.rivals))))
         return replace(self, report_seeds=min(max(seeds, FEWEST_SEEDS), self.most_seeds))
 
