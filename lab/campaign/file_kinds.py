@@ -1,4 +1,4 @@
-"""What a kind of file is to the campaign, and where what draws a trace stands."""
+"""A kind of file in the campaign, and the code that draws a trace."""
 
 from __future__ import annotations
 

@@ -70,7 +70,7 @@ def build_unet(config: Mapping[str, Any] = COMFYUI_UNET_CONFIG) -> UNet2DConditi
 
 
 class LatentModel(nn.Module):
-    """What all such models have beside their network: learned tokens of the categories, and the whitening of latents.
+    """The parts of all such models beside their network: learned tokens of the categories, and the latents' whitening.
 
     Attributes:
         context: (categories + 1, tokens, width); the last row means "no category".
@@ -89,7 +89,7 @@ class LatentModel(nn.Module):
 
     @property
     def network(self) -> nn.Module:
-        """What looks at latents."""
+        """The network that predicts from latents."""
         raise NotImplementedError
 
     def encode(self, pictures: Tensor) -> Tensor:
@@ -111,7 +111,7 @@ class DemoModel(LatentModel):
 
     @property
     def network(self) -> UNet2DConditionModel:
-        """What looks at latents."""
+        """The network that predicts from latents."""
         return self.unet
 
     def forward(self, noisy: Tensor, timesteps: Tensor, categories: Tensor) -> Tensor:

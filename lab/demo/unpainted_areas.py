@@ -1,4 +1,4 @@
-"""How much a picture of the demo model changes where no mask was painted.
+"""Measure the change of a picture of the demo model outside of the painted mask.
 
     python -m lab.demo.unpainted_areas     # the figures of docs/how_it_works.md, in some minutes
 

@@ -84,7 +84,7 @@ def picture_of(trial: Path, images: Path = IMAGES) -> Path:
 
 
 def page_of(files: Sequence[Path], images: Path = IMAGES) -> str:
-    """What stands between the marks of the page: a row for each kept trial, then their sheets."""
+    """Return the part of the page between its marks: a row for each kept trial, then their sheets."""
     if not files:
         return NONE_YET
     lines = [f"| {' | '.join(TITLES)} |", f"|{' --- |' * len(TITLES)}"]

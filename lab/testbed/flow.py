@@ -36,7 +36,7 @@ class FlowModel(LatentModel):
 
     @property
     def network(self) -> NextDiT:
-        """What looks at latents."""
+        """The network that predicts from latents."""
         return self.dit
 
     def forward(self, noisy: Tensor, sigmas: Tensor, classes: Tensor) -> Tensor:

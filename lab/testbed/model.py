@@ -33,7 +33,7 @@ def load_model(path: Path = MODEL_FILE) -> LatentModel:
 
 
 def holds_dit(path: Path) -> bool:
-    """Whether a file holds the DiT and not the UNet."""
+    """Return whether a file holds the DiT and not the UNet."""
     with safe_open(path, framework="pt") as file:
         return any(name.startswith("dit.") for name in file.keys())  # noqa: SIM118 (not a dict)
 

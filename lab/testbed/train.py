@@ -32,7 +32,7 @@ PRIVATE_FOLDER = Path(__file__).with_name(".training")
 
 @dataclass(frozen=True)
 class Network:
-    """What is trained, the deviation of its latents, and where it is kept."""
+    """A trained network, the deviation of its latents, and its files."""
 
     trainer: type[Trainer]
     build: Callable[[], LatentModel]

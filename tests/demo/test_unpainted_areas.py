@@ -1,4 +1,4 @@
-"""What is painted and what is not, and how much each changed, by loops over pixels."""
+"""The painted and the unpainted pixels and their changes, by loops over pixels."""
 
 from __future__ import annotations
 

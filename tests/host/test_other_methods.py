@@ -34,7 +34,7 @@ def methods_of(network: torch.nn.Module) -> list[object]:
 
 
 def call_network(network: torch.nn.Module) -> torch.Tensor:
-    """What a network gives to a script that calls it by hand."""
+    """Return the output of a network that a script calls directly."""
     with torch.no_grad():
         return network(draw("x", (1, 4, 6, 8)), torch.tensor([0.5]), draw("cond", (1, 20, 48)), transformer_options={})
 

@@ -101,7 +101,7 @@ def test_kohyas_lllite_changes_each_token_by_itself_so_gamma_acts(sd15, tmp_path
 
 
 def keys_and_values_in_turn(q: Any, k: Any, v: Any, extra_options: Any) -> Any:
-    """What NegPip has as `attn2_patch`: the text has two rows for a token, one for its key and one for its value."""
+    """NegPip's `attn2_patch`: the text has two rows for a token, one for its key and one for its value."""
     return q, k[:, 0::2], v[:, 1::2]
 
 

@@ -44,7 +44,7 @@ def test_the_second_network_and_the_last_frames_of_a_sparse_attention(row):
 
 
 def is_low(address: str) -> bool:
-    """Whether a run of the low noise reaches a site."""
+    """Return whether a run of the low noise reaches a site."""
     return address.startswith(("low_noise", "audio"))
 
 

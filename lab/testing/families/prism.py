@@ -70,7 +70,7 @@ class CrossAttention(nn.Module):
 
 
 class Conditioner(nn.Module):
-    """What one stream takes from the other."""
+    """The attention of one stream to the other."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""What a trial is worth when it has ended: its record, and the slider that its first part gives."""
+"""The results of an ended trial: its record, and the slider from its first part."""
 
 from __future__ import annotations
 

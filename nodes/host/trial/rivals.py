@@ -1,4 +1,4 @@
-"""What people turn in place of γ, on a MODEL: no guidance in the first steps, and a rescaled score."""
+"""The rivals of γ on a MODEL: no guidance in the first steps, and a rescaled score."""
 
 from __future__ import annotations
 

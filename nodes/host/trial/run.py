@@ -26,7 +26,7 @@ clock = time.perf_counter
 
 @dataclass(frozen=True)
 class Found:
-    """What a trial gave.
+    """The results of a trial.
 
     Attributes:
         plan: with the seeds that were reported in the end.

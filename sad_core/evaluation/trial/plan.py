@@ -1,4 +1,4 @@
-"""How many seeds a budget of time is enough for, and which prompt each of them gets.
+"""The number of seeds that fits a budget of time, and the prompt of each seed.
 
 A trial has two parts. In the first all ways of the ladder are sampled with some seeds, and one is chosen. In the second
 that one, γ = 1 and the rivals are sampled with other seeds, and these numbers are reported: the best of several noisy
@@ -22,7 +22,7 @@ MOST_MINUTES = 24 * 60
 
 @dataclass(frozen=True)
 class Plan:
-    """What is sampled.
+    """The plan of a trial.
 
     Attributes:
         choice_seeds: of γ = 1 and each way of the ladder.

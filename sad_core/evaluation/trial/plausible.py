@@ -1,4 +1,4 @@
-"""Whether the numbers of a trial can have been measured: their bounds, and what follows from what."""
+"""Check that the numbers of a trial are plausible: their bounds and the relations between them."""
 
 from __future__ import annotations
 

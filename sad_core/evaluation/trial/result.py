@@ -18,7 +18,7 @@ MORE_CLIPPED = 0.1  # of the colour values
 
 @dataclass(frozen=True)
 class Measured:
-    """What a part of a trial measured of one way.
+    """The measurements of one way in a part of a trial.
 
     Attributes:
         way: how it was sampled.
@@ -32,13 +32,13 @@ class Measured:
 
     @property
     def seeds(self) -> int:
-        """How many pictures were sampled."""
+        """Return the number of sampled pictures."""
         return self.row.n + self.row.broken
 
 
 @dataclass(frozen=True)
 class Sampling:
-    """How the pictures were sampled, as far as it is told to others.
+    """The public part of the sampling settings.
 
     Attributes:
         width, height: of a picture, in pixels.
@@ -130,7 +130,7 @@ def choose_way(choice: Sequence[Measured]) -> Way:
 
 
 def has_guards(row: Row, plain: Row) -> bool:
-    """Whether nothing says that the pictures of a way are broken, held against those of γ = 1."""
+    """Return whether no guard marks the pictures of a way as broken, compared with γ = 1."""
     if row.broken > plain.broken:
         return False
     for name, factor in (("saturation", FACTOR_OF_SATURATION), ("high_frequency", FACTOR_OF_HIGH_FREQUENCIES)):
@@ -144,5 +144,5 @@ def has_guards(row: Row, plain: Row) -> bool:
 
 
 def is_significant(number: Estimate, neutral: float = 0.0) -> bool:
-    """Whether the 95 % interval of a number leaves out the one that means no change."""
+    """Return whether the 95 % interval of a number excludes the value that means no change."""
     return number.has_interval and not number.low <= neutral <= number.high

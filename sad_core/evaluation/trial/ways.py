@@ -1,4 +1,4 @@
-"""What a trial compares: γ = 1, a ladder of γ, and what people turn instead."""
+"""The ways that a trial compares: γ = 1, a ladder of γ, and its rivals."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Way:
 
     @property
     def turns_gamma_alone(self) -> bool:
-        """Whether the way is γ over the whole run, as a slider turns it; γ = 1 too."""
+        """True if the way is γ over the whole run, as a slider turns it, or γ = 1."""
         return self.rival == NO_RIVAL and (self.beta, self.start, self.end) == (1.0, 0.0, 1.0)
 
 
