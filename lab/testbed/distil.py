@@ -83,7 +83,7 @@ class StudentTrainer(Trainer):
     def __init__(self, teacher: DemoModel, guidance: float, steps: int, *arguments: object, **named: object) -> None:
         super().__init__(*arguments, **named)  # type: ignore[arg-type]
         self.teacher, self.guidance, self.sampling_steps = teacher, guidance, steps
-        self.teacher.to(memory_format=torch.channels_last)
+        self.teacher.to(self.model.latent_mean.device, memory_format=torch.channels_last)
 
     def draw(self, per_category: int = 4, steps: int | None = None) -> None:
         """Writes a sheet of samples of the student, in its own number of steps and without guidance."""
@@ -96,9 +96,9 @@ class StudentTrainer(Trainer):
         """The mean square error of the student's velocity, twice."""
         starts = torch.tensor([*trailing(self.sampling_steps), -1])
         step = torch.randint(self.sampling_steps, (len(latents),), generator=generator)
-        here, there = starts[step], starts[step + 1]
+        here, there = starts[step].to(latents.device), starts[step + 1].to(latents.device)
         middle = torch.div(here + there, 2, rounding_mode="floor")
-        noise = torch.randn(latents.shape, generator=generator)
+        noise = torch.randn(latents.shape, generator=generator).to(latents.device)
         sigmas, next_sigmas = sigmas_at(here, alphas), sigmas_at(there, alphas)
         x = latents + sigmas * noise
         with torch.no_grad():
@@ -126,14 +126,13 @@ def distil(
     if not file.exists():
         save_model(teacher, file, Progress().metadata())
     whitening = teacher.latent_mean, teacher.latent_std
-    trainer = StudentTrainer(
-        teacher, guidance, steps, *whitening, file, private, options.threads, options.compile, network=build_model
-    )
+    places = file, private, options.threads, options.compile
+    trainer = StudentTrainer(teacher, guidance, steps, *whitening, *places, network=build_model, device=options.device)
     part = divide(load_split(options.data or download(), "training"), None).training
     train(
         trainer,
-        trainer.model.encode(pad(part.images())),
-        part.labels,
+        trainer.model.encode(pad(part.images()).to(options.device)),
+        part.labels.to(options.device),
         options.batch,
         options.minutes * 60 / len(STUDENTS),
     )
@@ -145,6 +144,7 @@ def main() -> None:
     parser.add_argument("--teacher", type=expand_path, default=MODEL_FILE)
     parser.add_argument("--guidance", type=float, default=GUIDANCE, help=f"of the teacher (default {GUIDANCE:g})")
     parser.add_argument("--minutes", type=float, default=60, help="of all students together, over all sessions")
+    parser.add_argument("--device", default="cpu", help="cpu or cuda")
     options = parse_training_options(parser, TWIN_FILE, PRIVATE_FOLDER)
     teacher, guidance = options.teacher, options.guidance
     begun = options.private / f"guidance-{guidance:g}"  # what was begun at another guidance does not continue here
