@@ -106,14 +106,14 @@ METHOD = (
         ),
     ),
     Mutant(
-        CORE + "joint_attention.py",
+        CORE + "image_tokens.py",
         "skewed = call.retrieve(queries, keys, v, image_tokens)",
         "skewed = call.retrieve(queries, keys, v)",
         "image rows get the mask of the first rows",
         ("core/test_joint_attention.py",),
     ),
     Mutant(
-        CORE + "joint_attention.py",
+        CORE + "token_groups.py",
         "gamma_text, (gamma_text, gamma_cross, gamma_text))",
         "gamma_text, (gamma_text, gamma_text, gamma_text))",
         "text looks at images with gamma_text",
