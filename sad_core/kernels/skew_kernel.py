@@ -12,7 +12,7 @@ The columns are visited in segments, because every row has one γ for all column
     other tokens            before and after the image tokens, where those are a part of the sequence
     image tokens            all tokens where no part is chosen
 
-Importing this file imports Triton. `operation.py` is the only module that does.
+Importing this file imports Triton. `launch.py` is the only module that does.
 """
 
 from __future__ import annotations

@@ -19,7 +19,8 @@ from sad_core.kernels import choice, eligibility, operation
 from sad_core.kernels.call import FusedCall
 from sad_core.kernels.choice import Blocks, block_sizes, chosen, padded
 from sad_core.kernels.eligibility import ineligibility, unsuitability
-from sad_core.kernels.operation import fused_retrieve, imitation, smaller_strides
+from sad_core.kernels.imitation import imitation, smaller_strides
+from sad_core.kernels.operation import fused_retrieve
 from sad_core.kernels.unfused import retrieve_unfused
 
 CACHED = (choice._wish, choice.choices, eligibility._unsuitability, eligibility.import_error)

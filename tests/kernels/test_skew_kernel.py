@@ -18,7 +18,8 @@ from sad_core import modal_skew_attention, skew_attention
 from sad_core.kernels import operation
 from sad_core.kernels.call import FusedCall
 from sad_core.kernels.choice import Blocks
-from sad_core.kernels.operation import fused_retrieve, launch, skew_attention_operation, variant_of
+from sad_core.kernels.launch import launch
+from sad_core.kernels.operation import fused_retrieve, skew_attention_operation, variant_of
 from sad_core.kernels.unfused import retrieve_unfused
 
 pytest.importorskip("triton", reason="Triton is not installed, so there is no interpreter to run the kernel")

@@ -17,7 +17,7 @@ from lab.benchmarks.timing import Work
 from sad_core import adapt, average, hopfield_stability, skew_attention, symmetricity
 from sad_core.kernels.call import FusedCall
 from sad_core.kernels.eligibility import import_error
-from sad_core.kernels.operation import launch
+from sad_core.kernels.launch import launch
 
 GAMMA, BETA = 1.05, 3.0
 THREE = ("energy", "instability", "alignment")
