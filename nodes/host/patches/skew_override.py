@@ -16,11 +16,12 @@ from ....sad_core.joint_attention import JOINT_NORMS, retrieve_modal
 from ....sad_core.kernels.eligibility import is_wanted
 from ....sad_core.parameters import is_untraced
 from ..memory import is_out_of_memory
+from ..model_calls import SiteTally
 from ..models.site_rules import NOT_SAME_TOKENS, OF_OTHERS, UNREADABLE, SiteCall
 from ..models.sites import Site
 from ..painted import CallMask
 from ..prompts import Prompt
-from ..run_report import RunRecord, SiteTally
+from ..run_report import RunRecord
 from ..settings import NEUTRAL, Gammas, SkewSettings
 from ..shared import Shared
 from .attention_backend import AttentionCall, Backend, HostAttention, may_be_last_queries, name_of

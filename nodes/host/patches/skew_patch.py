@@ -17,12 +17,13 @@ from ....sad_core.kernels.choice import constant_in_graphs
 from ....sad_core.kernels.eligibility import has_kernel
 from ....sad_core.kernels.operation import fallbacks_of_graphs
 from ..browser import log_and_show
+from ..model_calls import SiteTally, UnreadCall
 from ..models.site_rules import SiteCall
 from ..models.sites import Site
 from ..noise_level import NoiseLevel
 from ..painted import RunMask
 from ..prompts import UNREAD, CallPrompts
-from ..run_report import RunRecord, SiteTally, SkewReport, UnreadCall
+from ..run_report import RunRecord, SkewReport
 from ..settings import NEUTRAL, SkewSettings
 from .attention_backend import HostAttention, allows_triton
 from .feedback_patch import feedback_of
