@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import hypothesis
@@ -156,6 +157,29 @@ def test_the_video_of_minimax_is_found_with_a_row_for_each_token(row, found):
     """With a noise mask a newer host gives a row for each token, on the device: it is not read there."""
     call = SiteCall((None, None, [(0, 2, 1), (2, 6, row)]), {})
     assert SEGMENTS.find_tokens(call, 6)[0] == found
+
+
+@pytest.mark.newest
+@pytest.mark.parametrize(
+    ("start", "stop", "queries", "wanted"),
+    [
+        (2, 5, TOKENS, slice(2, 5)),
+        (2, 5, 3, slice(3, 5)),
+        (0, TOKENS, TOKENS, slice(0, TOKENS)),
+        (-1, 5, TOKENS, None),
+        (-TOKENS, 5, 3, None),
+        (2, TOKENS + 1, TOKENS, None),
+        (TOKENS, TOKENS + 2, TOKENS, None),
+        (3, 3, TOKENS, None),
+        (1, 3, 3, None),
+    ],
+)
+def test_gamma_acts_among_tokens_only_that_the_call_has(start, stop, queries, wanted):
+    """A part that a rule reads from a call of a newer host may reach beyond the tokens, or hold none with a query."""
+    rule = replace(
+        SEGMENTS, image_tokens=lambda call, tokens: slice(start, stop), last_queries=lambda call, queries, keys: True
+    )
+    assert rule.find_tokens(SiteCall((), {}), TOKENS, queries) == (wanted, "" if wanted else rule.skip_reason)
 
 
 def test_a_norm_without_its_input_is_value_and_the_report_says_so(sd15):
