@@ -1,4 +1,4 @@
-"""The script that times the pack on a card runs whole on the CPU, at tiny sizes."""
+"""The scripts that time the pack on a card run whole on the CPU, at tiny sizes."""
 
 from __future__ import annotations
 
@@ -8,7 +8,9 @@ import sys
 
 import folder_paths
 import pytest
+import torch
 
+from lab.benchmarks.gpu.checkpoint_run import TINY, run
 from lab.benchmarks.gpu.pages import GOALS
 from lab.folders import ROOT
 
@@ -31,3 +33,13 @@ def test_every_part_of_the_script_runs_at_tiny_sizes(tmp_path):
     for mode, goal in GOALS.items():
         assert f"| {mode} |" in printed.stdout
         assert f"| {goal:g} |" in printed.stdout
+
+
+def test_a_trial_of_a_random_sdxl_says_its_plan_and_its_time(tmp_path, monkeypatch):
+    monkeypatch.setattr(folder_paths, "get_output_directory", lambda: str(tmp_path))
+    said = run(60.0, torch.device("cpu"), tiny=True, **TINY).split("\n")
+    assert said[0].startswith("A picture takes ")
+    assert any(line.startswith("SDXL: of 5 settings of γ on 4 seeds and 1 prompt") for line in said)
+    assert said[-1].startswith("Spent ")
+    assert " of 60 minutes, " in said[-1]
+    assert "NaN" not in "".join(said)
