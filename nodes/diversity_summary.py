@@ -49,7 +49,7 @@ def _findings(report: DiversityReport) -> list[str]:
     return [
         found,
         f"That is {_amount(change)} more than at γ = 1, {sure}",
-        f"The cost: pictures moved {_amount(most['drift'])} from those of the same seeds at γ = 1, high-frequency "
+        f"The cost: images moved {_amount(most['drift'])} from those of the same seeds at γ = 1, high-frequency "
         f"energy is {_amount(most['high_frequency'])} and saturation {_amount(most['saturation'])} times as high, and "
         f"{clipped:.2g} % of the colour values are clipped against {before:.2g} %.",
         measured,

@@ -187,7 +187,9 @@ def check_norm(norm: str, x: Tensor | None, v: Tensor) -> None:
     if norm in ("value", "none"):
         return
     if x is None:
-        raise ValueError(f'norm "{norm}" needs x, the (B, L, C) input of the attention block; "value" does without.')
+        raise ValueError(
+            f'norm "{norm}" needs x, the (B, L, C) input of the attention block. Pass x, or use norm "value".'
+        )
     if x.dim() != 3 or x.shape[:2] != (v.shape[0], v.shape[2]):
         raise ValueError(f"x has shape {tuple(x.shape)}, but with v {tuple(v.shape)} it must be (B, L, C).")
 

@@ -29,8 +29,8 @@ def decompose(logits: Tensor) -> tuple[Tensor, Tensor]:
     """
     if logits.dim() < 2 or logits.shape[-1] != logits.shape[-2]:
         raise ValueError(
-            f"logits have shape {tuple(logits.shape)}, but only square logits (…, L, L) split into a symmetric and "
-            "a skew part; cross-attention has none."
+            f"logits have shape {tuple(logits.shape)}, but only square logits (…, L, L) can be split into a symmetric "
+            "and a skew part. Those of cross-attention cannot."
         )
     half = logits / 2  # halved before the sum, which half precision might not hold
     return half + half.mT, half - half.mT

@@ -72,7 +72,9 @@ def set_skew_attention(
     chosen = [layer for layer in found if not layers or f"{layer.name}.processor.".startswith(begins)]
     if not chosen:
         parts = ", ".join(dict.fromkeys(layer.name.partition(".")[0] for layer in found))
-        raise ValueError(f'layers: the name of no self-attention begins with "{layers}"; here they begin with {parts}.')
+        raise ValueError(
+            f'layers: no self-attention layer has a name that begins with "{layers}". The names begin with {parts}.'
+        )
     if is_exactly(gamma, 1.0) or is_exactly(beta, 0.0):
         _clear(found)
     else:
@@ -148,8 +150,8 @@ def _put(layers: list[Layer], family: Family, settings: SkewSettings) -> None:
             wrapped.append(layer.name)
     if wrapped:
         warnings.warn(
-            f"Another package has replaced the forward of {len(wrapped)} attention layers ({wrapped[0]} is the first). "
-            "γ is gone from them when it takes that back; then call set_skew_attention again.",
+            f"Another package has replaced the forward of {len(wrapped)} attention layers ({wrapped[0]} is the "
+            "first). When that package restores them, they lose γ. Call set_skew_attention again afterwards.",
             stacklevel=3,
         )
 

@@ -18,7 +18,7 @@ def number_of(value: Any) -> float:
         ValueError: it is none.
     """
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        raise ValueError("a number is not finite, or none")
+        raise ValueError("a number is missing or not finite")
     return float(value)
 
 
@@ -40,7 +40,7 @@ def text_of(value: Any, longest: int = LONGEST_NAME) -> str:
         ValueError: it is too long, or no text.
     """
     if not isinstance(value, str) or len(value) > longest:
-        raise ValueError("a text is too long, or none")
+        raise ValueError("a text is missing or too long")
     return printable(value)
 
 
@@ -52,5 +52,5 @@ def different(values: Iterable[Any]) -> tuple[Any, ...]:
     """
     found = tuple(values)
     if not found or len(set(found)) < len(found):
-        raise ValueError("there is nothing, or one thing twice")
+        raise ValueError("a list is empty, or has an entry twice")
     return found

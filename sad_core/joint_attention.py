@@ -179,5 +179,5 @@ def token_range(inner: slice, tokens: int) -> slice:
     """
     start, stop, step = inner.start or 0, tokens if inner.stop is None else inner.stop, inner.step or 1
     if step != 1 or not 0 <= start < stop <= tokens:
-        raise ValueError(f"inner is {inner}, but it must be a run of tokens within 0 … {tokens}.")
+        raise ValueError(f"inner is {inner}, but it must be a range of tokens within 0 … {tokens}.")
     return slice(start, stop)

@@ -44,7 +44,7 @@ def read_values(values: str | Sequence[float] | float) -> list[float]:
     try:
         return [float(entry) for entry in entries]
     except (TypeError, ValueError, OverflowError):
-        raise ValueError(f"values: {shown(repr(values))} is not a list of numbers; write them as 1, 1.05, 1.") from None
+        raise ValueError(f"values: {shown(repr(values))} is not a list of numbers. Write them as 1, 1.05, 1.") from None
 
 
 def out_of_order(start_name: str, start: float, end_name: str, end: float) -> str:
@@ -71,13 +71,13 @@ class GammaSchedule:
     def __post_init__(self) -> None:
         check_choice("The easing", self.easing, EASINGS)
         if not self.keyframes:
-            raise ValueError("The schedule is empty; give at least one pair (progress, gamma).")
+            raise ValueError("The schedule is empty. Give at least one pair (progress, gamma).")
         last = -math.inf
         for progress, gamma in self.keyframes:
             if not 0 <= progress <= 1:
-                raise ValueError(f"A keyframe stands at {progress:g}, but progress runs from 0 (start) to 1 (end).")
+                raise ValueError(f"A keyframe is at {progress:g}, but progress runs from 0 (start) to 1 (end).")
             if progress <= last:
-                raise ValueError(f"A keyframe at {progress:g} follows one at {last:g}; put them in rising order.")
+                raise ValueError(f"A keyframe at {progress:g} follows one at {last:g}. Put keyframes in rising order.")
             if not math.isfinite(gamma):
                 raise ValueError(f"γ is {gamma} at progress {progress:g}, but it must be a finite number.")
             last = progress
@@ -162,13 +162,13 @@ class GammaSchedule:
         frames = []
         entries = split_entries(text)
         if not entries:
-            raise ValueError("keyframes is empty; write progress:gamma, as in 0:1, 0.3:1.05, 1:1.")
+            raise ValueError("keyframes is empty. Write progress:gamma, as in 0:1, 0.3:1.05, 1:1.")
         for entry in entries:
             try:
                 progress, gamma = (float(number) for number in entry.split(":"))
             except ValueError:
                 raise ValueError(
-                    f'The keyframe "{shown(entry)}" is not understood; write progress:gamma, as in 0:1, 0.3:1.05, 1:1.'
+                    f'The keyframe "{shown(entry)}" is not understood. Write progress:gamma, as in 0:1, 0.3:1.05, 1:1.'
                 ) from None
             frames.append((progress, gamma))
         return cls(tuple(frames), easing)
@@ -197,6 +197,6 @@ class GammaSchedule:
             ValueError: no values, and as the class itself.
         """
         if not len(values):
-            raise ValueError("values is empty; write at least one γ, as in 1, 1.05, 1.")
+            raise ValueError("values is empty. Write at least one γ, as in 1, 1.05, 1.")
         steps = max(len(values) - 1, 1)
         return cls.from_points((index / steps, gamma) for index, gamma in enumerate(values))

@@ -104,7 +104,7 @@ def _shaped_like(eta: Tensor, value: FloatOrTensor, name: str) -> FloatOrTensor:
         return value
     if eta.dim() == 2 and value.shape == eta.shape[:1]:
         return value[:, None]
-    raise ValueError(f"{name} has shape {tuple(value.shape)}, which does not go with η of shape {tuple(eta.shape)}.")
+    raise ValueError(f"{name} has shape {tuple(value.shape)}, which does not match η of shape {tuple(eta.shape)}.")
 
 
 def average(eta: Tensor, over: str = "sample") -> Tensor:

@@ -41,5 +41,5 @@ def size_of(path: Path, kind: str) -> int:
     except (OSError, ValueError):  # a name that no file can have
         size = None
     if size is None:
-        raise ValueError(f"There is no file {shown(path.name)}; choose a {kind} that was saved before.")
+        raise ValueError(f"There is no file {shown(path.name)}. Choose a saved {kind}.")
     return size

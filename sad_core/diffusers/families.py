@@ -197,7 +197,7 @@ FAMILIES = {
     "StableAudioDiTModel": STABLE_AUDIO,
 }
 
-IS_LINEAR = "its self-attention is linear: it has no softmax, so no logits to split"
+IS_LINEAR = "its self-attention is linear and has no softmax, so there are no logits to split"
 REFUSALS = {
     "SanaTransformer2DModel": IS_LINEAR,
     "SanaVideoTransformer3DModel": IS_LINEAR,
@@ -218,8 +218,8 @@ def family_of(model: nn.Module) -> Family:
     if name in FAMILIES:
         return FAMILIES[name]
     raise ValueError(
-        f"γ cannot act in {name or type(model).__name__}, because its class is not known. "
-        f"Give one of diffusers' {', '.join(FAMILIES)}."
+        f"γ cannot act in {name or type(model).__name__}, because its class is not supported. Pass one of these "
+        f"classes of diffusers: {', '.join(FAMILIES)}."
     )
 
 

@@ -204,8 +204,8 @@ def length_of_images(args: tuple[Any, ...], kwargs: dict[str, Any]) -> int:
     images = argument(args, kwargs, 0, "x")
     if isinstance(images[0], list) or any(image.shape != images[0].shape for image in images):
         raise ValueError(
-            "γ cannot act in this call, because its images differ in size or some are references. "
-            "Give images of one size and no references, or take γ away with set_skew_attention(model, gamma=1.0)."
+            "γ cannot act in this call, because its images differ in size or some are references. Pass images of one "
+            "size and no references, or remove γ with set_skew_attention(model, gamma=1.0)."
         )
     _, frames, height, width = images[0].shape
     patch, patch_frames = argument(args, kwargs, 7, "patch_size") or 2, argument(args, kwargs, 8, "f_patch_size") or 1

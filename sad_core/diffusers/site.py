@@ -65,7 +65,7 @@ class SkewSite:
         if interception.skewed == 0 and not may_be_left_out:
             raise RuntimeError(
                 f"γ cannot act in {self.name}, because {type(processor).__name__} did not call PyTorch's attention "
-                f'there. Call set_attention_backend("native") of the model, or take γ away with '
+                'there. Call set_attention_backend("native") of the model, or remove γ with '
                 "set_skew_attention(model, gamma=1.0)."
             )
         return out
@@ -83,7 +83,7 @@ class SkewSite:
         hidden_states = LayerCall(self.attention, args, kwargs).hidden_states
         own_norms = (getattr(self.attention, name, None) for name in ("spatial_norm", "group_norm"))
         if hidden_states.dim() != 3 or any(norm is not None for norm in own_norms):
-            raise ValueError(f'norm: {self.name} has a norm of its own inside, so it needs "value" or "none".')
+            raise ValueError(f'norm: {self.name} already contains a norm, so norm must be "value" or "none".')
         return hidden_states
 
 
@@ -102,8 +102,8 @@ def unknown(name: str, processor: Any, known: tuple[str, ...]) -> ValueError:
         known: the processors that are known.
     """
     return ValueError(
-        f"γ cannot act in {name}, because its processor {type(processor).__name__} is not known. "
-        f"Set one of diffusers' {', '.join(known)}, or take γ away with set_skew_attention(model, gamma=1.0)."
+        f"γ cannot act in {name}, because its processor {type(processor).__name__} is not supported. Set one of these "
+        f"processors of diffusers: {', '.join(known)}. Or remove γ with set_skew_attention(model, gamma=1.0)."
     )
 
 

@@ -161,12 +161,14 @@ def calibrate(report: DiversityReport, largest_drift: float) -> tuple[tuple[Poin
     if not largest_drift > 0 or not math.isfinite(largest_drift):
         raise ValueError(f"largest_drift is {largest_drift}, but it must be a number above 0.")
     if report.neutral is None:
-        raise ValueError("The sweep has no γ = 1, which the slider is measured from; add 1 to its gammas.")
+        raise ValueError(
+            "The sweep has no γ = 1, and the slider is measured from it. Add 1 to the gammas of the sweep."
+        )
     few = [f"{row.gamma:g}" for row in report.rows if row.n < FEWEST_IMAGES]
     if few:
         raise ValueError(
-            f"The sweep has fewer than {FEWEST_IMAGES} images of γ = {', '.join(few)}; raise batch_size of its latent, "
-            "8 or more tell small differences."
+            f"The sweep has fewer than {FEWEST_IMAGES} images of γ = {', '.join(few)}. Raise batch_size of the "
+            "latent. Small differences need 8 or more."
         )
     points = [
         Point(row.gamma, row.n, row["distance"], row["distance_change"], row["pixel_drift"]) for row in report.rows
@@ -175,8 +177,8 @@ def calibrate(report: DiversityReport, largest_drift: float) -> tuple[tuple[Poin
     if len(near) < 2:
         smallest = min(point.drift.value for point in points if point.gamma != 1.0) if len(points) > 1 else math.nan
         raise ValueError(
-            f"No γ but 1 stays within largest_drift {largest_drift:g}; the nearest moved pictures by {smallest:.3g}. "
-            "Raise it, or sweep gammas nearer to 1."
+            f"Every γ except 1 moves images further than largest_drift {largest_drift:g}. The smallest move is "
+            f"{smallest:.3g}. Raise largest_drift, or sweep gammas nearer to 1."
         )
     return near, tuple(point.gamma for point in points if point not in near)
 

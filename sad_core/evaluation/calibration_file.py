@@ -38,22 +38,22 @@ def load_calibration(path: Path) -> Calibration:
     """
     name, size = shown(path.name), size_of(path, "calibration")
     if size > LARGEST_FILE:
-        raise ValueError(f"{name} has {size / 2**20:.1f} MB, but a calibration has at most 1 MB; choose another file.")
+        raise ValueError(f"{name} has {size / 2**20:.1f} MB, but a calibration has at most 1 MB. Choose another file.")
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):
         content = None
     if not isinstance(content, dict) or content.get("kind") != KIND:
-        raise ValueError(f"{name} is not a calibration of this pack; choose a file saved by Calibrate (SAD).")
+        raise ValueError(f"{name} is not a calibration of this pack. Choose a file saved by Calibrate (SAD).")
     if content.get("version") != VERSION:
         raise ValueError(
             f"{name} is a calibration of version {shown(content.get('version'))}, but this pack reads version "
-            f"{VERSION}; update the pack, or calibrate again."
+            f"{VERSION}. Update the pack, or calibrate again."
         )
     try:
         found = _read(content)
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError):
-        raise ValueError(f"{name} is a damaged calibration; calibrate again.") from None
+        raise ValueError(f"{name} is a damaged calibration. Calibrate again.") from None
     return found
 
 

@@ -49,11 +49,11 @@ def plan_rounds(candidates: int, keep: int, decide_at: float, rounds: int, steps
     if not 1 <= keep <= candidates:
         raise ValueError(f"keep is {keep}, but it must be from 1 to the {candidates} candidates.")
     if not 0.0 < decide_at < 1.0:  # also NaN
-        raise ValueError(f"decide_at is {decide_at:g}, but it must lie between 0 and 1; try 0.3.")
+        raise ValueError(f"decide_at is {decide_at:g}, but it must lie between 0 and 1. Try 0.3.")
     if rounds < 1:
         raise ValueError(f"rounds is {rounds}, but there must be at least 1.")
     if steps < 1:
-        raise ValueError("sigmas has no step to sample; wire the SIGMAS of a scheduler with at least one step.")
+        raise ValueError("sigmas has no step to sample. Wire the SIGMAS of a scheduler with at least one step.")
     planned: dict[int, int] = {}
     for number in range(1, rounds + 1):
         share = number / rounds
@@ -113,7 +113,7 @@ def most_different(distances: Tensor, keep: int) -> list[int]:
         ValueError: a distance that is not a number.
     """
     if distances.isnan().any():
-        raise ValueError("A distance between two images is not a number; the model gave NaN for one of them.")
+        raise ValueError("A distance between two images is not a number. The model returned NaN for one of them.")
     if keep == 1:
         return [int(distances.mean(dim=1).argmax())]
     found = list(divmod(int(distances.argmax()), len(distances)))
@@ -147,6 +147,6 @@ def _highest(scores: Tensor, keep: int) -> list[int]:
     if wrong:
         raise ValueError(
             f"The stability of {wrong} of {len(scores)} candidates is not a number, so they cannot be compared. The "
-            "probe measured nothing of them, or the model gave NaN."
+            "probe did not measure them, or the model returned NaN."
         )
     return scores.argsort(descending=True, stable=True)[:keep].tolist()

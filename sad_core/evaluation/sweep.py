@@ -51,7 +51,7 @@ def compare_gammas(batches: Sequence[Tensor], gammas: Sequence[float]) -> Compar
     by_gamma = images_by_gamma(batches, gammas)
     if len({len(images) for images in by_gamma.values()}) > 1:
         raise ValueError(
-            "The images of a sweep must all have one size and number, but there are "
+            "All runs of a sweep must have images of the same size and number, but there are "
             f"{', '.join(f'{len(images)} of gamma {gamma:g}' for gamma, images in by_gamma.items())}."
         )
     rows = {gamma: torch.stack(images) for gamma, images in by_gamma.items()}
@@ -73,13 +73,13 @@ def images_by_gamma(batches: Sequence[Tensor], gammas: Sequence[float]) -> dict[
     """
     if len(batches) != len(gammas):
         raise ValueError(
-            f"{len(batches)} images came in for {len(gammas)} gammas, but there must be one run for each: wire gamma "
-            "from the same Gamma Sweep (SAD) as into Skew Attention (SAD)."
+            f"{len(batches)} images came in for {len(gammas)} gammas, but there must be one run for each. Wire gamma "
+            "from the Gamma Sweep (SAD) that also feeds Skew Attention (SAD)."
         )
     sizes = {(batch.shape[2], batch.shape[1]) for batch in batches}
     if len(sizes) > 1:
         raise ValueError(
-            "The images of a sweep must all have one size and number, but there are "
+            "All runs of a sweep must have images of the same size and number, but there are "
             f"{', '.join(f'{width}×{height}' for width, height in sorted(sizes))} pixels."
         )
     by_gamma: dict[float, list[Tensor]] = {}

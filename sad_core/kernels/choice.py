@@ -71,7 +71,7 @@ def _wish() -> str | None:
     value = os.environ.get(VARIABLE, "").strip().lower()
     if value in ("", ALWAYS, NEVER):
         return value or None
-    logging.warning("%s is %r, but it must be %r or %r; it is ignored.", VARIABLE, value, ALWAYS, NEVER)
+    logging.warning("%s is %r, but it must be %r or %r. It is ignored.", VARIABLE, value, ALWAYS, NEVER)
     return None
 
 

@@ -27,25 +27,27 @@ def ineligibility(call: FusedCall) -> str | None:
     numbers = (call.gamma, call.gamma_text, call.gamma_cross, call.beta)
     tensors = [x for x in (q, k, v, mask, *numbers) if isinstance(x, Tensor)]
     if not has_kernel(q.device):
-        return f"the tensors are on {q.device.type}; the kernel needs CUDA or ROCm"
+        return f"the tensors are on {q.device.type}, and the kernel needs CUDA or ROCm"
     if any(x.device != q.device for x in tensors):
         return "the tensors are on different devices"
     if q.dtype not in DTYPES or not q.dtype == k.dtype == v.dtype:
-        return f"q, k and v are {q.dtype}, {k.dtype} and {v.dtype}; the kernel takes one of float16, bfloat16, float32"
+        return (
+            f"q, k and v are {q.dtype}, {k.dtype} and {v.dtype}, and the kernel takes only float16, bfloat16, float32"
+        )
     if v.shape != k.shape or q.shape[:2] != k.shape[:2] or q.shape[3] != k.shape[3] or q.shape[2] > k.shape[2]:
         return "q, k and v differ in more than the number of queries"
     if q.shape[3] > LARGEST_HEAD_DIM:
-        return f"the head dim is {q.shape[3]}; the kernel takes {LARGEST_HEAD_DIM} at most"
+        return f"the head dim is {q.shape[3]}, and the kernel takes {LARGEST_HEAD_DIM} at most"
     if 0 in q.shape:
         return "there is nothing to compute"
     if any(x.stride(3) != 1 or x.stride(2) * x.shape[2] > LARGEST_OFFSET for x in (q, k, v)):
-        return "the numbers of a token lie apart, or its tokens too far apart"
+        return "the channels of a token are not adjacent in memory, or its tokens are too far apart"
     if mask is not None and mask.dtype != torch.bool and not mask.is_floating_point():
         return f"the mask is {mask.dtype}"
     if call.blends and call.norm not in NORMS:
         return f'the norm "{call.norm}" needs patterns beside the values'
     if torch.is_grad_enabled() and any(x.requires_grad for x in tensors):
-        return "gradients are wanted"
+        return "gradients are needed"
     if q.dtype == torch.float32 and torch.is_autocast_enabled(q.device.type):
         return "autocast would compute in half precision"
     if not torch.compiler.is_compiling() and torch._C._are_functorch_transforms_active():
@@ -80,7 +82,7 @@ def _unsuitability(device_type: str, index: int, head_dim: int, blends: bool, is
     if device_type == "cpu" and import_error() is None and is_interpreted():
         return None
     if device_type != "cuda":
-        return f"the tensors are on {device_type}; the kernel needs CUDA or ROCm"
+        return f"the tensors are on {device_type}, and the kernel needs CUDA or ROCm"
     architecture = architecture_of(index)
     if torch.version.hip is not None and AMD_ARCHITECTURES.match(architecture) is None:
         return f"the kernel is not used on {architecture}, only on RDNA3 and newer and on CDNA"

@@ -70,7 +70,7 @@ class StabilityBaseline:
         if len(kinds) != 1 or not measures:
             raise ValueError(
                 f"A baseline needs measured runs of one model with the same patterns, but got {len(runs)} runs of "
-                f"{len(kinds)} kinds; measure several seeds with the same probe."
+                f"{len(kinds)} kinds. Measure several seeds with the same probe."
             )
         result = _of_run(runs[0], measures)
         for run in runs[1:]:
@@ -142,7 +142,7 @@ class StabilityBaseline:
             raise ValueError(
                 f"This baseline is of {shown(self.model)} with {shown(', '.join(self.measures))} "
                 f"({shown(self.patterns)} patterns), but the {what} is of {shown(model)} with "
-                f"{shown(', '.join(measures))} ({shown(patterns)} patterns); use a baseline of the same model, "
+                f"{shown(', '.join(measures))} ({shown(patterns)} patterns). Use a baseline of the same model, "
                 "measures and patterns."
             )
 
@@ -157,7 +157,7 @@ class StabilityBaseline:
         if run.steps and not {*run.addresses} & {*self.sites}:
             raise ValueError(
                 f"This baseline has none of the sites of the run ({', '.join(run.addresses)}), only "
-                f"{', '.join(self.sites[1:])}; measure the same blocks."
+                f"{', '.join(self.sites[1:])}. Measure the same blocks."
             )
 
     @cached_property

@@ -64,9 +64,9 @@ def load_baseline(path: str | Path) -> StabilityBaseline:
         if (content["version"], content["parts"]) == (VERSION, PARTS):
             return _read(content, tensors)
     except DAMAGE as error:
-        raise ValueError(f"{path.name} is damaged and cannot be read; save the baseline again.") from error
+        raise ValueError(f"{path.name} is damaged and cannot be read. Save the baseline again.") from error
     raise ValueError(
-        f"{path.name} has format {shown(content['version'])}, but this version reads {VERSION}; update the pack."
+        f"{path.name} has format {shown(content['version'])}, but this version reads {VERSION}. Update the pack."
     )
 
 
@@ -94,7 +94,7 @@ def _read(content: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Stabilit
         raise ValueError("the values are out of order")
     seen_counts = torch.zeros(prod(shape), dtype=torch.int64).index_add_(0, seen.cells, counts)
     if not seen_counts.equal(tables["count"].flatten()):
-        raise ValueError("the values are not as many as were counted")
+        raise ValueError("the number of values is not the one counted")
     fields |= {name: whole_number_of(content[name], 1, MOST) for name in ("runs", "samples")}
     fields |= {name: tuple(whole_number_of(each, 1, MOST) for each in content[name]) for name in ("tokens", "steps")}
     if not fields["steps"]:

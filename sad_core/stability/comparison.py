@@ -19,15 +19,15 @@ def difference(run: StabilityRun, other: StabilityRun) -> StabilityRun:
     if (run.model, run.patterns, run.kind) != (other.model, other.patterns, other.kind):
         raise ValueError(
             f"A run of {run.model} with {run.patterns} patterns ({run.kind}) cannot be compared with one of "
-            f"{other.model} with {other.patterns} patterns ({other.kind}); measure the same model twice, with the same "
-            "patterns."
+            f"{other.model} with {other.patterns} patterns ({other.kind}). Measure the same model twice, with the "
+            "same patterns."
         )
     measures = tuple(measure for measure in run.measures if measure in other.measures)
     shared = [address for address in run.addresses if address in other.addresses]
     if not run.steps or not other.steps or not measures or not shared:
         raise ValueError(
-            "The two runs cannot be compared: they must have steps, measures and attention sites in common. Measure "
-            "the same model twice, with the same probe settings."
+            "The two runs cannot be compared, because they have no steps, measures or attention sites in common. "
+            "Measure the same model twice, with the same probe settings."
         )
     result = StabilityRun(run.model, tuple(shared), measures, run.patterns, kind="difference", stride=run.stride)
     indices, their_indices = ([each.measures.index(measure) for measure in measures] for each in (run, other))
@@ -48,9 +48,9 @@ def difference(run: StabilityRun, other: StabilityRun) -> StabilityRun:
             values = torch.cat(list(found.values()), dim=-1)
             steps.append(Step(step.sigma, step.progress, tuple(samples), columns, values))
     if not steps:
-        raise ValueError("The two runs have no sample in common; compare runs with the same batch and the same CFG.")
+        raise ValueError("The two runs have no sample in common. Compare runs with the same batch and the same CFG.")
     result.restore(steps)
     result.status = "finished"
     if run.gamma and other.gamma:
-        result.gamma = f"{run.gamma} less {other.gamma}"
+        result.gamma = f"{run.gamma} minus {other.gamma}"
     return result

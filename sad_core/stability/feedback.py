@@ -77,13 +77,13 @@ class FeedbackSettings:
         check_choice("measure of the baseline", self.score.measure, baseline.measures)
         if not any(self.score.wants(site) for site in baseline.sites[1:]):
             raise ValueError(
-                f'sites is "{self.score.sites}", but the baseline has none of these; it has '
+                f'sites is "{self.score.sites}", but the baseline has none of these sites. It has '
                 f"{', '.join(baseline.sites[1:])}."
             )
         if not self.normal:
             raise ValueError(
-                f"The baseline has no spread of {self.score.measure}, so nothing is far from normal "
-                f"(images in it: {baseline.samples}); add a run with other seeds to it."
+                f"The baseline has no spread of {self.score.measure}, so distances from normal cannot be measured "
+                f"(images in it: {baseline.samples}). Add a run with other seeds to it."
             )
 
     @cached_property

@@ -43,9 +43,9 @@ def opened(path: Path, key: str, kind: str, saver: str, largest: int) -> Iterato
     name, size = shown(path.name), size_of(path, kind)
     if size > largest:
         raise ValueError(
-            f"{name} has {size / 2**20:.0f} MB, but a {kind} has at most {largest // 2**20} MB; choose another file."
+            f"{name} has {size / 2**20:.0f} MB, but a {kind} has at most {largest // 2**20} MB. Choose another file."
         )
-    of_another_kind = f"{name} is not a {kind} of this pack; choose a file saved by {saver}."
+    of_another_kind = f"{name} is not a {kind} of this pack. Choose a file saved by {saver}."
     try:
         with safe_open(str(path), "pt") as file:
             header = (file.metadata() or {}).get(key)

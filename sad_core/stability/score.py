@@ -128,16 +128,16 @@ class StabilityScore:
         """
         steps = run.steps
         if not steps:
-            raise ValueError(f"The trace of {run.model} is empty, so it has no score; let a sampler run first.")
+            raise ValueError(f"The trace of {run.model} is empty, so it has no score. Run a sampler first.")
         if not any(self.wants(address) for address in run.addresses):
             raise ValueError(
-                f'sites is "{self.sites}", but the trace has none of these; it has {", ".join(run.addresses)}.'
+                f'sites is "{self.sites}", but the trace has none of these sites. It has {", ".join(run.addresses)}.'
             )
         inside = [step for step in steps if self.is_inside(step.progress)]
         if not inside:
             raise ValueError(
-                f"No step lies between {self.start:g} and {self.end:g}; the trace goes from {steps[0].progress:.3g} to "
-                f"{steps[-1].progress:.3g}."
+                f"No step lies between {self.start:g} and {self.end:g}. The trace goes from {steps[0].progress:.3g} "
+                f"to {steps[-1].progress:.3g}."
             )
         found: defaultdict[int, list[float]] = defaultdict(list)
         for step in inside:

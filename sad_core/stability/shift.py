@@ -48,7 +48,7 @@ class Shift:
         low, high = self.part / PARTS, (self.part + 1) / PARTS
         return (
             f"{self.measure} leaves the normal band: {self.share:.0%} of the values lie outside, {self.chance:.0%} "
-            f"would by chance; furthest at {self.site} from {low:.0%} to {high:.0%} of the run, "
+            f"would by chance. The furthest are at {self.site} from {low:.0%} to {high:.0%} of the run, "
             f"{abs(self.distance):.1f} standard deviations {side} the mean."
         )
 
@@ -101,12 +101,12 @@ def describe_shift(baseline: StabilityBaseline, run: StabilityRun) -> str:
     inside = [f"{each.measure} ({each.share:.0%})" for each in found if not each.is_shifted]
     if inside:
         lines.append(
-            f"Inside the normal band: {', '.join(inside)}. In brackets the share of values outside, "
-            f"{baseline.chance:.0%} would by chance."
+            f"Inside the normal band: {', '.join(inside)}. The share of values outside it is in brackets. By chance "
+            f"it would be {baseline.chance:.0%}."
         )
     if not found:
         lines.append("The baseline has no value for the sites, passes and steps of this run.")
     new = run.tokens and baseline.tokens and run.tokens not in baseline.tokens
     if new:
-        lines.append(f"The run has {run.tokens} tokens at its largest site; the baseline knows no run of this size.")
+        lines.append(f"The run has {run.tokens} tokens at its largest site, and the baseline has no run of this size.")
     return "\n".join(lines)

@@ -25,7 +25,7 @@ LARGEST_TRACE = 28 * 2**20
 HEADER = "stability_trace"
 LARGEST_FILE = 64 * 2**20
 EMPTY = (
-    "No sampling run went through this probe yet. If a picture came out all the same, its sampler was served from a "
+    "No sampling run went through this probe yet. If an image came out anyway, its sampler took it from ComfyUI's "
     "cache or used another model."
 )
 
@@ -67,7 +67,7 @@ class StabilityTrace:
             ValueError: no run was begun.
         """
         if not self.runs:
-            raise ValueError("This trace has no run to record in; begin one first.")
+            raise ValueError("This trace has no run to record in. Begin one first.")
         self.runs[-1].record(sigma, progress, samples, values)
 
     @property
@@ -101,7 +101,7 @@ class StabilityTrace:
         from safetensors.torch import save_file
 
         if self.is_empty:
-            raise ValueError("This trace is empty, so there is nothing to save; let a sampler run first.")
+            raise ValueError("This trace is empty, so there is nothing to save. Run a sampler first.")
         header, tensors = write_runs(self.runs)
         with whole_file(path) as unfinished:
             save_file(tensors, str(unfinished), metadata={HEADER: header})
@@ -127,10 +127,10 @@ class StabilityTrace:
                 return StabilityTrace(read_runs(header, file.get_tensor))
             except OtherVersion as other:
                 raise ValueError(
-                    f"{name} has format {other}, but this version reads {VERSION}; update the pack."
+                    f"{name} has format {other}, but this version reads {VERSION}. Update the pack."
                 ) from None
             except (*DAMAGE, SafetensorError) as error:
-                raise ValueError(f"{name} is damaged and cannot be read; save the trace again.") from error
+                raise ValueError(f"{name} is damaged and cannot be read. Save the trace again.") from error
 
     def merged(self, other: StabilityTrace) -> StabilityTrace:
         """A trace with the runs of both, those of `other` last."""

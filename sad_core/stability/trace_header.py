@@ -35,7 +35,7 @@ def write_runs(runs: Iterable[StabilityRun]) -> tuple[str, dict[str, Tensor]]:
     content = [_write_run(number, run, tensors) for number, run in enumerate(runs)]
     header = json.dumps({"version": VERSION, "runs": content})
     if len(header) > LARGEST_HEADER:
-        raise ValueError("This trace has too many samples and steps for one file; save it as CSV or JSON.")
+        raise ValueError("This trace has too many samples and steps for one file. Save it as CSV or JSON.")
     return header, tensors
 
 
@@ -59,7 +59,7 @@ def read_runs(header: str, find: Find) -> list[StabilityRun]:
         whole_number_of(version, 0, 10**6)
         raise OtherVersion(version)
     if not isinstance(content["runs"], list) or len(content["runs"]) > MOST_RUNS:
-        raise ValueError("the runs are no list, or too many")
+        raise ValueError("the runs are not a list, or there are too many")
     return [_read_run(number, run, find) for number, run in enumerate(content["runs"])]
 
 
@@ -131,7 +131,7 @@ def _followed(step: Step, gammas: Iterable[Any]) -> Step:
     """Return the step with the γ that feedback gave its samples; there is none, or one for each."""
     found = tuple(map(number_of, gammas))
     if found and len(found) != len(step.samples):
-        raise ValueError("there is not a γ for every sample")
+        raise ValueError("some samples have no γ")
     return replace(step, gammas=found)
 
 

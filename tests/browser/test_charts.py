@@ -310,7 +310,7 @@ def test_the_curve_follows_the_widgets_and_so_does_the_prompt(page, complaints, 
     assert "keyframes" not in greyed(page, "SADGammaSchedule")
     assert "start_gamma" in greyed(page, "SADGammaSchedule")
     page.screenshot(path=tmp_path / "keyframes.png")
-    assert wrong["note"] == 'The keyframe "oops" is not understood; write progress:gamma, as in 0:1, 0.3:1.05, 1:1.'
+    assert wrong["note"] == 'The keyframe "oops" is not understood. Write progress:gamma, as in 0:1, 0.3:1.05, 1:1.'
 
     page.evaluate(f"""() => {{
         const source = LiteGraph.createNode('PrimitiveFloat');

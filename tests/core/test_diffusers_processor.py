@@ -130,7 +130,9 @@ def test_a_model_of_another_package_is_refused_with_what_is_known():
     class UNet2DConditionModel(torch.nn.Module):
         """Not that of diffusers."""
 
-    with pytest.raises(ValueError, match=r"its class is not known\. Give one of diffusers' UNet2DConditionModel, "):
+    with pytest.raises(
+        ValueError, match=r"its class is not supported\. Pass one of these classes of diffusers: UNet2DConditionModel, "
+    ):
         set_skew_attention(UNet2DConditionModel())
 
 
@@ -197,5 +199,5 @@ def test_masks_of_a_call_with_added_keys_keep_their_columns(kind, monkeypatch):
 
 @pytest.mark.parametrize("layers", ["left_blocks", "up_block"])
 def test_layers_that_the_model_does_not_have_are_refused(layers):
-    with pytest.raises(ValueError, match=f'begins with "{layers}"; here they begin with down_blocks'):
+    with pytest.raises(ValueError, match=f'begins with "{layers}". The names begin with down_blocks'):
         set_skew_attention(sdxl_shaped_unet(), gamma=0.5, layers=layers)

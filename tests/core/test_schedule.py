@@ -265,4 +265,4 @@ def test_numbers_are_read_from_a_text_a_list_or_a_single_number(values, numbers)
 
 @pytest.mark.parametrize("values", ["1, x", ["1", None], None])
 def test_what_is_not_a_list_of_numbers_is_refused(values):
-    assert "is not a list of numbers; write them as 1, 1.05, 1." in refusal(read_values, values)
+    assert "is not a list of numbers. Write them as 1, 1.05, 1." in refusal(read_values, values)

@@ -154,7 +154,7 @@ def cut(values):
         (
             report(row(1.0, 0.5, 0.0), row(1.2, 0.5, 0.7)),
             0.5,
-            r"No γ but 1 stays within largest_drift 0\.5; .* by 0\.7",
+            r"Every γ except 1 moves images further than largest_drift 0\.5. The smallest move is 0\.7",
         ),
         (SWEEP, 0.0, r"largest_drift is 0\.0, but it must be a number above 0"),
         (SWEEP, float("nan"), "largest_drift is nan"),
@@ -186,7 +186,7 @@ def test_what_is_no_calibration_is_refused_in_a_sentence(tmp_path):
         load_calibration(path)
     for content in ("", "{", "[]", '{"kind": "another"}', "[" * 100_000, "\0"):
         path.write_text(content)
-        with pytest.raises(ValueError, match="is not a calibration of this pack; choose a file saved by Calibrate"):
+        with pytest.raises(ValueError, match=r"is not a calibration of this pack. Choose a file saved by Calibrate"):
             load_calibration(path)
     path.write_bytes(b"{" + b" " * 2**20)
     with pytest.raises(ValueError, match="at most 1 MB"):
@@ -226,5 +226,5 @@ def test_a_newer_file_asks_for_a_newer_pack(tmp_path):
     path = tmp_path / "own.calibration.json"
     save_calibration(calibration(), path)
     path.write_text(path.read_text().replace('"version": 1', '"version": 2'))
-    with pytest.raises(ValueError, match=r"of version 2, but this pack reads version 1; update the pack"):
+    with pytest.raises(ValueError, match=r"of version 2, but this pack reads version 1\. Update the pack"):
         load_calibration(path)

@@ -23,7 +23,7 @@ def test_every_way_has_a_name_and_the_ladder_has_no_gamma_one():
 @given(st.floats(0.1, 1000), st.floats(0.01, 100))
 def test_a_plan_keeps_its_budget_and_uses_it(minutes, seconds):
     if 60 * minutes / seconds < FEWEST:
-        with pytest.raises(ValueError, match=r"which is enough for \d+ pictures of .* s, but a trial needs"):
+        with pytest.raises(ValueError, match=r"which is enough for \d+ images of .* s, but a trial needs"):
             plan_trial(minutes, seconds)
         return
     plan = plan_trial(minutes, seconds)
@@ -39,7 +39,7 @@ def test_fifteen_minutes_of_eight_seconds_a_picture():
     plan = plan_trial(15, 8)
     assert (plan.choice_seeds, plan.report_seeds, plan.rivals) == (7, 17, RIVALS)
     assert plan.describe(8) == (
-        "A picture takes 8 s, so the plan is 7 seeds of 6 settings to choose from and 17 other seeds of 4 to report: "
+        "An image takes 8 s, so the plan is 7 seeds of 6 settings to choose from and 17 other seeds of 4 to report: "
         "110 pictures in 14.7 minutes."
     )
 
@@ -77,12 +77,12 @@ def test_no_part_has_more_seeds_than_the_most():
 
 @pytest.mark.parametrize("minutes", [0, -1, float("nan"), 1e6])
 def test_what_is_no_budget_is_refused(minutes):
-    with pytest.raises(ValueError, match=r"minutes is .*, but it must be above 0 and at most 1440; try 15"):
+    with pytest.raises(ValueError, match=r"minutes is .*, but it must be above 0 and at most 1440\. Try 15"):
         plan_trial(minutes, 1)
 
 
 def test_too_little_time_says_how_much_is_needed():
-    with pytest.raises(ValueError, match="enough for 7 pictures of 8 s, but a trial needs 32; give it 5 minutes"):
+    with pytest.raises(ValueError, match=r"enough for 7 images of 8 s, but a trial needs 32. Set minutes to 5"):
         plan_trial(1, 8)
     assert plan_trial(5, 8).pictures >= 32
 

@@ -59,7 +59,7 @@ def test_where_every_gamma_breaks_pictures_the_mildest_is_chosen():
 
 def test_a_gamma_that_loses_is_chosen_only_where_all_lose():
     assert choose_way([found(PLAIN), found(LADDER[0], -0.3), found(LADDER[1], -0.1)]) == LADDER[1]
-    with pytest.raises(ValueError, match="No γ can be chosen: γ = 1, another γ and pictures without NaN"):
+    with pytest.raises(ValueError, match=r"No γ can be chosen. A choice needs images without NaN"):
         choose_way([found(PLAIN)])
 
 
@@ -74,25 +74,24 @@ def test_significant_means_that_the_interval_leaves_out_no_change(number, is_one
 def test_the_sentences_say_what_is_significant_and_what_is_not():
     way = found(LADDER[2], 0.05, saturation=Estimate(1.2, 1.1, 1.3))
     said = verdict(way)
-    assert said.startswith("pictures moved by 0.1 (95 % interval 0.09 to 0.11) of the range of colours. Significant")
-    sure, unsure = said.split("Not significant, so it may be the luck of these seeds: ")
-    assert "the distance of two pictures of a prompt larger by 0.05 (95 % interval 0.04 to 0.06)" in sure
+    assert said.startswith("images moved by 0.1 (95 % interval 0.09 to 0.11) of the colour range. Significant")
+    sure, unsure = said.split("Not significant, so it may be chance: ")
+    assert "the distance between two images of a prompt larger by 0.05 (95 % interval 0.04 to 0.06)" in sure
     assert "saturation 1.2 (95 % interval 1.1 to 1.3) times that of γ 1" in sure
     assert "high-frequency energy 1 (" in unsure
     assert "smaller by 0.05 (95 % interval 0.04 to 0.06)" in verdict(found(LADDER[0], -0.05))
-    assert (
-        verdict(found(LADDER[0], pixel_drift=Estimate(0.0, 0.0, 0.0))) == "no picture changed: all equal those of γ 1."
-    )
+    assert verdict(found(LADDER[0], pixel_drift=Estimate(0.0, 0.0, 0.0))) == "no image changed. All equal those of γ 1."
 
 
 def test_the_summary_names_seeds_rivals_and_cost():
     trial = made_up_trial(4)
     lines = summary_of(trial).split("\n")
     assert lines[0].startswith(
-        "checkpoint 4: of 5 settings of γ on 8 seeds and 2 prompts, γ 2 was chosen. What follows is of 12 other"
+        "checkpoint 4: γ 2 was chosen among 5 settings of γ, tried on 8 seeds and 2 prompts. The numbers below are "
+        "from 12 other"
     )
-    assert [line.split(": pictures moved")[0] for line in lines[1:4]] == ["γ 2", *(way.name for way in RIVALS)]
-    assert "A picture of γ 1 took 2 s on NVIDIA GeForce RTX 4090; γ 2 1.05 times as long" in lines[4]
+    assert [line.split(": images moved")[0] for line in lines[1:4]] == ["γ 2", *(way.name for way in RIVALS)]
+    assert "An image at γ 1 took 2 s on NVIDIA GeForce RTX 4090. Compared with it: γ 2 1.05 times as long" in lines[4]
     table = read_table(table_of(trial))
     assert [(row["part"], row["setting"]) for row in table] == [
         *(("choice", way.name) for way in (PLAIN, *LADDER)),
@@ -109,8 +108,8 @@ def test_broken_pictures_of_every_reported_way_are_told():
     ]
     said = summary_of(replace(trial, report=tuple(report))).split("\n")
     assert said[-2:] == [
-        "2 pictures of γ 2 had NaN in them and were left out.",
-        f"1 picture of {RIVALS[1].name} had NaN in it and was left out.",
+        "2 images of γ 2 contained NaN and were left out.",
+        f"1 image of {RIVALS[1].name} contained NaN and was left out.",
     ]
 
 
@@ -138,16 +137,16 @@ def wrong(change):
 TEN_WRONG = {
     "another kind of file": (
         lambda trial: trial.update(kind="symmetric-attention calibration"),
-        "is not a trial of this pack; choose a file saved by Measure Your Checkpoint",
+        "is not a trial of this pack. Choose a file saved by Measure Your Checkpoint",
     ),
     "a newer version": (
         lambda trial: trial.update(version=2),
-        "is a trial of version 2, but this pack reads version 1; update the pack, or measure again",
+        "is a trial of version 2, but this pack reads version 1. Update the pack, or measure again",
     ),
-    "a field that is missing": (lambda trial: trial.pop("took"), "is a damaged trial: 'took'; measure again"),
+    "a field that is missing": (lambda trial: trial.pop("took"), "is a damaged trial: 'took'. Measure again"),
     "a path in a name": (
         lambda trial: trial["model"].update(name="/home/me/model.safetensors"),
-        "is a damaged trial: name is no plain line of text without a path",
+        "is a damaged trial: name is not a single line of text without a path",
     ),
     "no γ = 1": (
         lambda trial: trial["report"].pop(0),
@@ -203,7 +202,7 @@ def move_nothing(trial):
             "the settings of the report have 2, 4 seeds, but all must have the same number, from 4 to 192",
         ),
         (lambda trial: trial["choice"].append(trial["choice"][1]), "the choice has a setting twice"),
-        (lambda trial: trial["report"].pop(1), "the report does not have the setting that was chosen"),
+        (lambda trial: trial["report"].pop(1), "the report lacks the chosen setting"),
         (
             lambda trial: trial["report"][0]["measures"].update(pixel_drift=[0.1, 0.0, 0.2]),
             r"pixel_drift of γ 1 in the report is 0\.1, but it must be 0",
@@ -223,7 +222,7 @@ def test_a_trial_in_which_gamma_moved_nothing_is_refused(tmp_path):
     trial["report"][1]["way"] = trial["choice"][1]["way"]
     path = tmp_path / "own.trial.json"
     path.write_text(json.dumps(trial), encoding="utf-8")
-    with pytest.raises(ValueError, match="no γ moved a picture, so γ acted nowhere"):
+    with pytest.raises(ValueError, match="no γ changed an image, so γ acted nowhere"):
         load_trial(path)
 
 
@@ -233,7 +232,7 @@ def test_what_is_no_trial_is_refused_in_a_sentence(tmp_path):
         load_trial(path)
     for content in ("", "{", "[]", '{"kind": "another"}', "[" * 100_000, "\0"):
         path.write_text(content)
-        with pytest.raises(ValueError, match="is not a trial of this pack; choose a file saved by Measure Your"):
+        with pytest.raises(ValueError, match=r"is not a trial of this pack. Choose a file saved by Measure Your"):
             load_trial(path)
     path.write_bytes(b"{" + b" " * 2**20)
     with pytest.raises(ValueError, match="at most 1 MB"):

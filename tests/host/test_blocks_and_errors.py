@@ -147,7 +147,7 @@ def test_blocks_whose_self_attention_is_switched_off_are_not_sites():
 @pytest.mark.parametrize(
     ("inputs", "words"),
     [
-        ({"shape": "keyframes", "keyframes": ""}, "keyframes is empty; write progress:gamma, as in 0:1"),
+        ({"shape": "keyframes", "keyframes": ""}, "keyframes is empty. Write progress:gamma, as in 0:1"),
         ({"shape": "keyframes", "keyframes": " , "}, "keyframes is empty"),
         ({"shape": "keyframes", "keyframes": "0.5:1, 0.2:1.1"}, "rising order"),
         ({"shape": "keyframes", "keyframes": "0.5:1, 0.5:1.1"}, "rising order"),
@@ -157,7 +157,7 @@ def test_blocks_whose_self_attention_is_switched_off_are_not_sites():
         ({"shape": "keyframes", "keyframes": "nan:1"}, "progress runs from 0"),
         ({"shape": "keyframes", "keyframes": "0:1, soon:2"}, '"soon:2" is not understood'),
         ({"shape": "keyframes", "keyframes": "0=1"}, '"0=1" is not understood'),
-        ({"shape": "values", "values": ""}, "values is empty; write at least one γ, as in 1, 1.05, 1."),
+        ({"shape": "values", "values": ""}, "values is empty. Write at least one γ, as in 1, 1.05, 1."),
         ({"shape": "values", "values": "1, much"}, "is not a list of numbers"),
         ({"shape": "values", "values": [1.0, math.nan]}, "finite"),
         ({"shape": "values", "values": [1.0, None]}, "is not a list of numbers"),

@@ -184,7 +184,7 @@ NO_TRITON = "Triton cannot be imported (ModuleNotFoundError: No module named 'tr
 MACHINES = {
     "Windows with a card, without Triton": ("cuda", no_triton, NO_TRITON),
     "AMD without Triton": ("cuda", amd_without_triton, NO_TRITON),
-    "a Mac": ("mps", lambda monkeypatch: None, "the tensors are on mps; the kernel needs CUDA or ROCm"),
+    "a Mac": ("mps", lambda monkeypatch: None, "the tensors are on mps, and the kernel needs CUDA or ROCm"),
     "an older AMD card": ("cuda", amd_of_rdna2, "the kernel is not used on gfx1030"),
 }
 

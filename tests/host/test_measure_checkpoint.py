@@ -99,7 +99,7 @@ def test_the_whole_trial(sd15, output, monkeypatch):
     assert {each.seconds for each in trial.report} == {1.0}
     assert trial.took == pytest.approx(len(pictures(output)) / 60, rel=1e-4)
     assert len(read_table(table)) == 1 + len(SHORT) + 2 + len(RIVALS)
-    assert summary.startswith(f"a b: of 2 settings of γ on 4 seeds and 1 prompt, {trial.chosen} was chosen.")
+    assert summary.startswith(f"a b: {trial.chosen} was chosen among 2 settings of γ, tried on 4 seeds and 1 prompt.")
     (sheet,) = sheets
     labels = {cell.get_ylabel() for cell in sheet.axes}
     assert labels == {"γ 1\nplain model", trial.chosen, ""}

@@ -174,7 +174,7 @@ def test_a_damaged_file_is_refused(tmp_path, change, sentence):
 
 
 def test_a_file_that_is_no_baseline_is_refused(tmp_path):
-    with pytest.raises(ValueError, match=r"There is no file a.safetensors; choose a stability baseline"):
+    with pytest.raises(ValueError, match=r"There is no file a.safetensors. Choose a saved stability baseline"):
         load_baseline(tmp_path / "a.safetensors")
     trace, text = tmp_path / "trace.safetensors", tmp_path / "text.safetensors"
     StabilityTrace([a_run(0)]).save(trace)
@@ -213,7 +213,7 @@ def test_a_shifted_run_is_named_with_its_site_and_its_part():
         moved.record(step.sigma, step.progress, step.samples, values)
     text = describe_shift(baseline, moved)
     assert text.startswith("alignment leaves the normal band: ")
-    assert "furthest at middle.0.0 from 40% to 50% of the run" in text
+    assert "The furthest are at middle.0.0 from 40% to 50% of the run" in text
     assert "standard deviations above the mean.\nInside the normal band: energy (" in text
     assert describe_shift(baseline, run).startswith("Inside the normal band: energy (")
 
@@ -227,10 +227,10 @@ def test_normal_runs_leave_the_band_as_often_as_chance_says():
 
 def test_a_run_of_another_size_or_with_other_sites_is_told_apart():
     baseline = StabilityBaseline.from_runs([a_run(seed, tokens=64) for seed in range(3)])
-    assert "has 256 tokens at its largest site; the baseline knows no run of this size" in describe_shift(
+    assert "has 256 tokens at its largest site, and the baseline has no run of this size" in describe_shift(
         baseline, a_run(9, tokens=256)
     )
-    assert "knows no run" not in describe_shift(baseline, a_run(9, tokens=64))
+    assert "has no run" not in describe_shift(baseline, a_run(9, tokens=64))
     with pytest.raises(
         ValueError, match=r"has none of the sites of the run \(output.3.0\), only input.1.0, middle.0.0"
     ):

@@ -208,7 +208,7 @@ def test_with_a_baseline_the_deviation_is_in_its_standard_deviations():
 def test_a_baseline_without_any_spread_is_refused():
     """One short run of one image: feedback would do nothing without a word."""
     baseline = StabilityBaseline.from_runs([a_run(0, steps=5, samples=1)])
-    with pytest.raises(ValueError, match=r"no spread of alignment.*images in it: 1\); add a run with other seeds"):
+    with pytest.raises(ValueError, match=r"no spread of alignment.*images in it: 1\)\. Add a run with other seeds"):
         FeedbackSettings(baseline=baseline)
 
 

@@ -125,9 +125,11 @@ def test_a_trace_without_what_a_score_asks_for_is_refused():
     run = filled()
     with pytest.raises(ValueError, match="is empty, so it has no score"):
         StabilityScore().of_run(StabilityRun("SD15", ("middle.0.0",)))
-    with pytest.raises(ValueError, match=r'sites is "output", but the trace has none of these; it has input.1.0'):
+    with pytest.raises(
+        ValueError, match=r'sites is "output", but the trace has none of these sites\. It has input.1.0'
+    ):
         StabilityScore(sites="output").of_run(run)
-    with pytest.raises(ValueError, match=r"No step lies between 0.9 and 1; the trace goes from 0 to 0.8"):
+    with pytest.raises(ValueError, match=r"No step lies between 0.9 and 1\. The trace goes from 0 to 0.8"):
         StabilityScore(start=0.9).of_run(run)
     cheap = StabilityRun("SD15", ("a",), ("energy",))
     cheap.record(1.0, 0.0, [Sample("positive", 0)], {"a": torch.ones(1, 1, 1)})

@@ -231,7 +231,7 @@ def saved(path, change=lambda header: None, tensors=None) -> None:
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        (lambda header: header.update(version=2), "has format 2, but this version reads 1; update"),
+        (lambda header: header.update(version=2), "has format 2, but this version reads 1. Update"),
         (lambda header: header.pop("version"), "is damaged"),
         (lambda header: header["runs"][0].pop("model"), "is damaged"),
         (lambda header: header["runs"][0].update(measures=["energy"]), "is damaged"),
@@ -437,7 +437,7 @@ def test_the_mean_of_a_part_leaves_out_other_sites_and_what_is_missing():
 def test_gamma_is_kept_in_files_named_in_differences_and_may_be_missing(tmp_path):
     one, other = filled(), filled(seed=9)
     one.gamma, other.gamma = "γ 1.5", "γ 1"
-    assert difference(one, other).gamma == "γ 1.5 less γ 1"
+    assert difference(one, other).gamma == "γ 1.5 minus γ 1"
     assert "value patterns; γ 1.5." in one.summary()
     path = tmp_path / "trace.safetensors"
     StabilityTrace([one, other]).save(path)

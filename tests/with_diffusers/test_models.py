@@ -119,7 +119,7 @@ def test_linear_attention_is_refused_with_the_reason():
 def test_a_class_that_is_not_known_is_refused_with_those_that_are():
     model = made("DiTTransformer2DModel", num_attention_heads=2, attention_head_dim=4, in_channels=4, num_layers=1)
     with pytest.raises(
-        ValueError, match=r"class is not known\. Give one of diffusers' UNet2DConditionModel, "
+        ValueError, match=r"class is not supported\. Pass one of these classes of diffusers: UNet2DConditionModel, "
     ) as refusal:
         set_skew_attention(model, 1.5)
     assert all(name in str(refusal.value) for name in FAMILIES)
@@ -128,7 +128,7 @@ def test_a_class_that_is_not_known_is_refused_with_those_that_are():
 def test_a_subclass_in_diffusers_is_not_taken_for_its_base():
     """DreamLite is a UNet by its class, and has no self-attention in most of its blocks."""
     kind = diffusers.DreamLiteUNetModel
-    with pytest.raises(ValueError, match="γ cannot act in DreamLiteUNetModel, because its class is not known"):
+    with pytest.raises(ValueError, match="γ cannot act in DreamLiteUNetModel, because its class is not supported"):
         set_skew_attention(kind.__new__(kind), 1.5)
 
 

@@ -240,7 +240,7 @@ def test_gamma_over_the_hook_of_somebody_else_says_when_it_goes():
     set_skew_attention(model, 1.0)
     layer = next(module for name, module in model.named_modules() if name.endswith("attn1"))
     HookRegistry.check_if_exists_or_initialize(layer).register_hook(Passing(), "passing")
-    with pytest.warns(UserWarning, match="replaced the forward of 1 attention layers .* call set_skew_attention again"):
+    with pytest.warns(UserWarning, match="replaced the forward of 1 attention layers .* Call set_skew_attention again"):
         set_skew_attention(model, 1.5, 2.0)
     assert torch.equal(predict(UNET, model), wanted)
     set_skew_attention(model, 1.0)
@@ -272,7 +272,10 @@ def test_a_processor_that_is_not_known_is_refused_with_those_that_are():
 
     model = UNET.build()
     model.set_attn_processor(Own())
-    message = "its processor Own is not known. Set one of diffusers' AttnProcessor, AttnProcessor2_0, "
+    message = (
+        "its processor Own is not supported. Set one of these processors of diffusers: AttnProcessor, "
+        "AttnProcessor2_0, "
+    )
     with pytest.raises(ValueError, match=message):
         set_skew_attention(model, 1.5)
     model.set_attn_processor(processors.AttnProcessor2_0())

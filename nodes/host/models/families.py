@@ -338,7 +338,9 @@ RULES = (
 OUT_OF_REACH = "its attention is called without the options through which ComfyUI lets other nodes take part"
 # Diffusion models that are refused where they have no site, by class, with the end of the sentence "… because".
 REFUSALS = {
-    "ace.model.ACEStepTransformer2DModel": "its self-attention is linear: it has no softmax, so no logits to split",
+    "ace.model.ACEStepTransformer2DModel": (
+        "its self-attention is linear and has no softmax, so there are no logits to split"
+    ),
     "cascade.stage_b.StageB": "its queries are image tokens but its keys are image and text tokens together",
     "cascade.stage_c.StageC": "its queries are image tokens but its keys are image and text tokens together",
     "wan.model_animate2.WanAnimate2Model": "it calls the attention of each frame with the queries of that frame alone, "

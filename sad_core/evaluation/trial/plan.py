@@ -56,7 +56,7 @@ class Plan:
         """
         if self.rivals and left < FEWEST_SEEDS * (2 + len(self.rivals)) * seconds:
             names = " and ".join(way.name for way in self.rivals)
-            sentence = f"There is no time left for {names}, because pictures took longer than the first ones."
+            sentence = f"There is no time left for {names}, because later images took longer than the first ones."
             without = replace(self, rivals=(), left_out=f"{self.left_out} {sentence}".strip())
             return without.with_time_left(left, seconds)
         seeds = math.floor(max(left, 0.0) / (seconds * (2 + len(self.rivals))))
@@ -66,7 +66,7 @@ class Plan:
         """The plan in a sentence, for pictures that take so many seconds."""
         last = f" {self.left_out}" if self.left_out else ""
         return (
-            f"A picture takes {seconds:.3g} s, so the plan is {self.choice_seeds} seeds of {1 + len(self.ladder)} "
+            f"An image takes {seconds:.3g} s, so the plan is {self.choice_seeds} seeds of {1 + len(self.ladder)} "
             f"settings to choose from and {self.report_seeds} other seeds of {2 + len(self.rivals)} to report: "
             f"{self.pictures} pictures in {self.pictures * seconds / 60:.3g} minutes.{last}"
         )
@@ -93,21 +93,22 @@ def plan_trial(
         ValueError: a number that is no budget, or too little time for the fewest seeds.
     """
     if not 0 < minutes <= MOST_MINUTES:  # also NaN
-        raise ValueError(f"minutes is {minutes:g}, but it must be above 0 and at most {MOST_MINUTES}; try 15.")
+        raise ValueError(f"minutes is {minutes:g}, but it must be above 0 and at most {MOST_MINUTES}. Try 15.")
     if not FEWEST_SEEDS <= most_seeds <= MOST_SEEDS:
         raise ValueError(f"most_seeds is {most_seeds}, but it must be from {FEWEST_SEEDS} to {MOST_SEEDS}.")
     if not 0 < seconds < math.inf:
-        raise ValueError(f"A picture took {seconds:g} seconds, of which no plan can be made.")
+        raise ValueError(f"An image took {seconds:g} seconds, so no plan can be made.")
     pictures = math.floor(60 * minutes / seconds)
     fewest = Plan(FEWEST_SEEDS, FEWEST_SEEDS, tuple(ladder), tuple(rivals), left_out)
     if fewest.pictures > pictures and rivals:
         names = " and ".join(way.name for way in rivals)
-        sentence = f"There is no time for {names}, which {60 * minutes / seconds:.0f} pictures leave out."
+        sentence = f"There is no time for {names} within {60 * minutes / seconds:.0f} images."
         return plan_trial(minutes, seconds, ladder, (), f"{left_out} {sentence}".strip(), most_seeds)
     if fewest.pictures > pictures:
         raise ValueError(
-            f"minutes is {minutes:g}, which is enough for {pictures} pictures of {seconds:.3g} s, but a trial needs "
-            f"{fewest.pictures}; give it {math.ceil(fewest.pictures * seconds / 60)} minutes, or make pictures smaller."
+            f"minutes is {minutes:g}, which is enough for {pictures} images of {seconds:.3g} s, but a trial needs "
+            f"{fewest.pictures}. Set minutes to {math.ceil(fewest.pictures * seconds / 60)}, or make the images "
+            "smaller."
         )
     chosen_from, reported = 1 + len(ladder), 2 + len(rivals)
     most_of_choice = (pictures - FEWEST_SEEDS * reported) // chosen_from

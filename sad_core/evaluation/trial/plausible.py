@@ -47,9 +47,9 @@ def check_plausible(trial: Trial) -> None:
     if trial.chosen not in [each.way.name for each in trial.report] or trial.best.way not in [
         each.way for each in trial.choice
     ]:
-        raise Implausible("the report does not have the setting that was chosen.")
+        raise Implausible("the report lacks the chosen setting.")
     if all(each.row["pixel_drift"].value == 0.0 for part in (trial.choice, trial.report) for each in part):
-        raise Implausible("no γ moved a picture, so γ acted nowhere.")
+        raise Implausible("no γ changed an image, so γ acted nowhere.")
     pictures = sum((each.seeds) * each.seconds for each in (*trial.choice, *trial.report))
     if not TOO_FAST * trial.took <= pictures / 60 <= TOO_SLOW * trial.took:
         raise Implausible(

@@ -122,7 +122,7 @@ def choose_way(choice: Sequence[Measured]) -> Way:
     plain = next((each for each in choice if each.way == PLAIN), None)
     others = [each for each in choice if each.way != PLAIN and each.row["distance_change"].exists]
     if plain is None or not others:
-        raise ValueError("No γ can be chosen: γ = 1, another γ and pictures without NaN of both are needed.")
+        raise ValueError("No γ can be chosen. A choice needs images without NaN of γ = 1 and of another γ.")
     whole = [each for each in others if has_guards(each.row, plain.row)]
     if whole:
         return max(whole, key=lambda each: each.row["distance_change"].value).way

@@ -56,17 +56,17 @@ def load_trial(path: Path) -> Trial:
     """
     name, size = shown(path.name), size_of(path, "trial")
     if size > LARGEST_FILE:
-        raise ValueError(f"{name} has {size / 2**20:.1f} MB, but a trial has at most 1 MB; choose another file.")
+        raise ValueError(f"{name} has {size / 2**20:.1f} MB, but a trial has at most 1 MB. Choose another file.")
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):
         content = None
     if not isinstance(content, dict) or content.get("kind") != KIND:
-        raise ValueError(f"{name} is not a trial of this pack; choose a file saved by Measure Your Checkpoint (SAD).")
+        raise ValueError(f"{name} is not a trial of this pack. Choose a file saved by Measure Your Checkpoint (SAD).")
     if content.get("version") != VERSION:
         raise ValueError(
-            f"{name} is a trial of version {shown(content.get('version'))}, but this pack reads version {VERSION}; "
-            "update the pack, or measure again."
+            f"{name} is a trial of version {shown(content.get('version'))}, but this pack reads version {VERSION}. "
+            "Update the pack, or measure again."
         )
     try:
         trial = _trial(content)
@@ -74,7 +74,7 @@ def load_trial(path: Path) -> Trial:
     except Implausible as problem:
         raise ValueError(f"{name} cannot be right: {problem}") from None
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as problem:
-        raise ValueError(f"{name} is a damaged trial: {shown(problem)}; measure again.") from None
+        raise ValueError(f"{name} is a damaged trial: {shown(problem)}. Measure again.") from None
     return trial
 
 
@@ -191,7 +191,7 @@ def _rounded(value: Any) -> Any:
 
 def _number(value: Any, name: str, lowest: float = -math.inf, highest: float = math.inf) -> float:
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
-        raise ValueError(f"{name} is no number")
+        raise ValueError(f"{name} is not a number")
     if not lowest <= value <= highest:
         raise ValueError(f"{name} is {value:g}, not from {lowest:g} to {highest:g}")
     return float(value)
@@ -199,7 +199,7 @@ def _number(value: Any, name: str, lowest: float = -math.inf, highest: float = m
 
 def _count(value: Any, name: str, lowest: int = 1) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or not lowest <= value <= 10**6:
-        raise ValueError(f"{name} is no whole number from {lowest} to {10**6}")
+        raise ValueError(f"{name} is not a whole number from {lowest} to {10**6}")
     return value
 
 
@@ -211,7 +211,7 @@ def _is(value: Any, name: str) -> bool:
 
 def _text(value: Any, name: str) -> str:
     if not isinstance(value, str) or len(value) > LONGEST_TEXT:
-        raise TypeError(f"{name} is no text of at most {LONGEST_TEXT} characters")
+        raise TypeError(f"{name} is not text of at most {LONGEST_TEXT} characters")
     return value
 
 
@@ -225,13 +225,13 @@ def _title(value: Any, name: str) -> str:
     """A text that stands in a table: one line, and no path."""
     text = _text(value, name)
     if printable(text) != text or set(text) & NO_TITLE:
-        raise ValueError(f"{name} is no plain line of text without a path")
+        raise ValueError(f"{name} is not a single line of text without a path")
     return text
 
 
 def _list(value: Any, name: str, most: int, fewest: int = 0) -> list[Any]:
     if not isinstance(value, list) or not fewest <= len(value) <= most:
-        raise TypeError(f"{name} is no list of {fewest} to {most}")
+        raise TypeError(f"{name} is not a list of {fewest} to {most} entries")
     return value
 
 

@@ -15,7 +15,7 @@ from .ways import PLAIN
 
 # Of a change from γ = 1: its measure, its name, the number that means no change.
 CHANGES = (
-    ("distance_change", "the distance of two pictures of a prompt", 0.0),
+    ("distance_change", "the distance between two images of a prompt", 0.0),
     ("saturation", "saturation", 1.0),
     ("high_frequency", "high-frequency energy", 1.0),
 )
@@ -42,9 +42,9 @@ def summary_of(trial: Trial) -> str:
     best = trial.best
     before, prompts = (_prompts(seeds, trial) for seeds in (chosen, reported))
     lines = [
-        f"{trial.name or trial.model}: of {len(trial.choice) - 1} settings of γ on {chosen} seeds and {before}, "
-        f"{best.way.name} was chosen. "
-        f"What follows is of {reported} other seeds and {prompts}, compared in {trial.space}.",
+        f"{trial.name or trial.model}: {best.way.name} was chosen among {len(trial.choice) - 1} settings of γ, tried "
+        f"on {chosen} seeds and {before}. The numbers below are from {reported} other seeds and {prompts}, compared "
+        f"in {trial.space}.",
         f"{best.way.name}: {verdict(best)}",
         *(f"{each.way.name}: {verdict(each)}" for each in trial.report if each.way not in (PLAIN, best.way)),
         cost_of(trial),
@@ -58,18 +58,18 @@ def verdict(found: Measured) -> str:
     """Return what the seeds of the report say of a way, to stand after its name and a colon."""
     row = found.row
     if row["pixel_drift"].exists and row["pixel_drift"].value == 0.0:
-        return "no picture changed: all equal those of γ 1."
+        return "no image changed. All equal those of γ 1."
     sure: list[str] = []
     unsure: list[str] = []
     for name, title, neutral in CHANGES:
         number = row[name]
         if number.exists:
             (sure if is_significant(number, neutral) else unsure).append(_change(number, title, neutral))
-    sentences = [f"pictures moved by {_amount(row['pixel_drift'])} of the range of colours."]
+    sentences = [f"images moved by {_amount(row['pixel_drift'])} of the colour range."]
     if sure:
-        sentences.append(f"Significant (the 95 % interval leaves out no change): {_listed(sure)}.")
+        sentences.append(f"Significant (“no change” lies outside the 95 % interval): {_listed(sure)}.")
     if unsure:
-        sentences.append(f"Not significant, so it may be the luck of these seeds: {_listed(unsure)}.")
+        sentences.append(f"Not significant, so it may be chance: {_listed(unsure)}.")
     if row["agreement"].exists:
         sentences.append(f"Agreement with the prompt is {_amount(row['agreement'])}.")
     return " ".join(sentences)
@@ -82,8 +82,8 @@ def _prompts(seeds: int, trial: Trial) -> str:
 
 def _broken(found: Measured) -> str:
     if found.row.broken == 1:
-        return f"1 picture of {found.way.name} had NaN in it and was left out."
-    return f"{found.row.broken} pictures of {found.way.name} had NaN in them and were left out."
+        return f"1 image of {found.way.name} contained NaN and was left out."
+    return f"{found.row.broken} images of {found.way.name} contained NaN and were left out."
 
 
 def cost_of(trial: Trial) -> str:
@@ -94,7 +94,7 @@ def cost_of(trial: Trial) -> str:
         if each.way != PLAIN
     ]
     return (
-        f"A picture of γ 1 took {trial.plain.seconds:.3g} s on {trial.machine}; {_listed(factors)}. "
+        f"An image at γ 1 took {trial.plain.seconds:.3g} s on {trial.machine}. Compared with it: {_listed(factors)}. "
         f"The trial took {trial.took:.3g} of {trial.minutes:g} minutes."
     )
 
