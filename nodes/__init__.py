@@ -5,7 +5,7 @@ from __future__ import annotations
 try:
     from comfy_api.latest import ComfyExtension, io
 except ImportError as error:
-    raise ImportError("Symmetric Attention (SAD) needs ComfyUI 0.19.0 or newer; please update ComfyUI.") from error
+    raise ImportError("Symmetric Attention (SAD) needs ComfyUI 0.19.0 or newer. Please update ComfyUI.") from error
 
 from .best_of_sampler import BestOfSamplerNode
 from .calibrate import CalibrateNode

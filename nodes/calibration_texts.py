@@ -18,16 +18,16 @@ def describe_calibration(calibration: Calibration) -> str:
     sentences = [f"Calibrated on {calibration.model} by γ {gammas}, {images} images each, in {calibration.space}."]
     if calibration.left_out:
         beyond = ", ".join(f"{gamma:g}" for gamma in calibration.left_out)
-        sentences.append(f"γ {beyond} moved pictures by more than {calibration.largest_drift:g} and is left out.")
+        sentences.append(f"γ {beyond} moved images by more than {calibration.largest_drift:g} and is left out.")
     sentences += [_end(calibration, side) for side in (1, -1)]
     return " ".join(sentences)
 
 
 def _end(calibration: Calibration, side: int) -> str:
     if not calibration.is_open(side):
-        return f"No γ made pictures more {SIDES[side]}: that half of the slider stays at γ 1."
+        return f"No γ made images more {SIDES[side]}, so that half of the slider stays at γ 1."
     found = calibration.at(float(side))
-    luck = "" if calibration.is_sure(side) else ", which may be the luck of these seeds"
+    luck = "" if calibration.is_sure(side) else ", which may be chance"
     return f"The {SIDES[side]} end is γ {found.gamma:g}: two images lie {_change(found, calibration.unit)}{luck}."
 
 
@@ -38,17 +38,18 @@ def describe_position(position: float, settings: SkewSettings, found: Setting | 
     means = f"Position {position:g} is γ {gamma:.4g}, β {settings.beta:g}{window}."
     if own is None or found is None:
         return (
-            f"{means} Not calibrated for this checkpoint: this is the default range, γ {LOWEST:g} to {HIGHEST:g}, and "
-            "what it does here has not been measured. Calibrate (SAD) measures it."
+            f"{means} The slider is not calibrated for this checkpoint. It uses the default range, γ {LOWEST:g} to "
+            f"{HIGHEST:g}, and its effect here has not been measured. Calibrate (SAD) measures it."
         )
     side = 1 if position > 0 else -1
     if gamma == 1.0:
         if position and not own.is_open(side):
             return (
-                f"{means} The calibration found no γ that made pictures more {SIDES[side]}, so this is the plain model."
+                f"{means} The calibration found no γ that made images more {SIDES[side]}, so this is the unpatched "
+                "model."
             )
-        return f"{means} This is the plain model."
-    luck = "" if own.is_sure(side) else " The interval at this end holds 0: it may be the luck of the seeds."
+        return f"{means} This is the unpatched model."
+    luck = "" if own.is_sure(side) else " The interval at this end includes 0, so this may be chance."
     return (
         f"{means} In the sweep two images at this γ lay {_change(found, own.unit)}, and each moved by "
         f"{_amount(found.drift)} (root mean square of pixels) from that of γ 1.{luck}"
@@ -56,7 +57,7 @@ def describe_position(position: float, settings: SkewSettings, found: Setting | 
 
 
 def _change(found: Setting, unit: str) -> str:
-    direction = "further apart" if found.change.value >= 0 else "nearer to each other"
+    direction = "further apart" if found.change.value >= 0 else "closer together"
     value, low, high = found.change.value, found.change.low, found.change.high
     if value < 0:
         value, low, high = -value, -high, -low

@@ -14,14 +14,14 @@ def summarise(report: DiversityReport) -> str:
 
 
 UNMOVED = (
-    "γ moved no picture of this sweep: those of every γ equal those of the same seeds at γ = 1. They were not made "
-    "through Skew Attention (SAD), or it is bypassed, or its settings change nothing."
+    "γ changed no image of this sweep: the images of every γ equal those of the same seeds at γ = 1. They did not "
+    "come through Skew Attention (SAD), or it is bypassed, or its settings change nothing."
 )
 
 
 def _findings(report: DiversityReport) -> list[str]:
     """Return which γ was most diverse, how sure that is and what it cost, as far as it was measured."""
-    measured = f"Measured with {report.counted} for each gamma, in this feature space: {report.space.name}."
+    measured = f"Measured with {report.counted} images of each gamma, in this feature space: {report.space.name}."
     drifts = [row["pixel_drift"] for row in report.rows if row.gamma != 1.0]
     if drifts and all(drift.exists and drift.value == 0.0 for drift in drifts):
         return [UNMOVED, measured]
@@ -30,20 +30,20 @@ def _findings(report: DiversityReport) -> list[str]:
         return [measured]
     most = max(diverse, key=lambda row: row["distance"].value)
     found = (
-        f"Most diverse was γ = {most.gamma:g}: two of its pictures lie {_amount(most['distance'])} apart on average, "
-        f"and the Vendi score counts them as {_amount(most['vendi'])} unlike pictures."
+        f"γ = {most.gamma:g} was the most diverse: two of its images lie {_amount(most['distance'])} apart on "
+        f"average, and their Vendi score, the effective number of distinct images, is {_amount(most['vendi'])}."
     )
     if report.neutral is None or not report.neutral["distance"].exists:
         return [found, measured]
     if most.gamma == 1.0:
-        return [f"{found} No other γ of this sweep made the plain model, γ = 1, more diverse.", measured]
+        return [f"{found} No other γ of this sweep was more diverse than the unpatched model, γ = 1.", measured]
     change = most["distance_change"]
     sure = (
-        f"and the interval leaves out 0. But γ = {most.gamma:g} was chosen as the most diverse of {len(diverse)} "
-        f"gammas, and one in twenty such intervals misses by chance: to be sure, run γ = 1 and {most.gamma:g} with "
-        "new seeds."
+        f"and the interval excludes 0. But γ = {most.gamma:g} was chosen as the most diverse of {len(diverse)} "
+        f"gammas, and one in twenty such intervals excludes 0 by chance. To confirm it, run γ = 1 and {most.gamma:g} "
+        "with new seeds."
         if change.low > 0
-        else "which may be the luck of these seeds."
+        else "which may be chance."
     )
     clipped, before = (100 * row["clipped"].value for row in (most, report.neutral))
     return [
@@ -71,20 +71,20 @@ def _notes(report: DiversityReport) -> list[str]:
     """Return a sentence for everything that could not be measured or that makes rows hard to compare."""
     rows, notes = report.rows, []
     if not any(row.gamma == 1.0 for row in rows):
-        notes.append("Nothing is compared with the plain model: add 1 to the gammas of the sweep.")
+        notes.append("Nothing is compared with the unpatched model. Add 1 to the gammas of the sweep.")
     if any(row.n < 2 for row in rows):
-        notes.append("Diversity needs two pictures or more of each gamma: raise batch_size of the latent.")
+        notes.append("Diversity needs two or more images of each gamma. Raise batch_size of the latent.")
     elif any(not row["distance"].has_interval for row in rows):
-        notes.append("Intervals of diversity need three pictures or more of each gamma.")
+        notes.append("Intervals of diversity need three or more images of each gamma.")
     if len({row.n for row in rows}) > 1:
         notes.append(
-            "The gammas have different numbers of pictures: compare the distance, because the Vendi score grows with n."
+            "The gammas have different numbers of images. Compare the distance, because the Vendi score grows with n."
         )
     repeated = [row for row in rows if row.repeated]
     if repeated:
         notes.append(
-            f"Some pictures of γ = {_list_gammas(repeated)} equal another of the same gamma: "
-            "where gammas are run several times, wire seed of Gamma Sweep (SAD) into the sampler."
+            f"Some images of γ = {_list_gammas(repeated)} equal another one of the same gamma. To run a gamma several "
+            "times, wire seed of Gamma Sweep (SAD) into the sampler."
         )
     broken = [row for row in rows if row.broken]
     if broken:

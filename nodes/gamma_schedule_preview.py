@@ -31,7 +31,9 @@ def preview(asked: Mapping[str, Any]) -> dict[str, Any]:
     from_wires = ["shape"] if "shape" in wired else [name for name in fields if name in wired]
     if from_wires:
         what = " and ".join(from_wires)
-        return {"note": f"The curve comes from the wire at {what}; the picture output shows it once the workflow runs."}
+        return {
+            "note": f"The curve comes from the wire at {what}. The picture output shows it after the workflow has run."
+        }
     given = {name: widgets[name] for name in fields if name in widgets}
     if any(isinstance(value, (str, list, dict)) and len(str(value)) > LONGEST_TEXT for value in given.values()):
         return {"note": f"A text of more than {LONGEST_TEXT:,} characters is not previewed."}
@@ -40,8 +42,8 @@ def preview(asked: Mapping[str, Any]) -> dict[str, Any]:
     except (ValueError, OverflowError) as problem:
         return {"problem": str(problem)}
     except TypeError:
-        return {"problem": "A number is missing; fill every field of the chosen shape."}
+        return {"problem": "A number is missing. Fill every field of the chosen shape."}
     if not all(math.isfinite(gamma) for _, gamma in points):
-        return {"problem": "γ grows beyond all numbers; choose smaller ones."}
+        return {"problem": "γ overflows. Choose smaller values."}
     warning = beyond_range(*(gamma for _, gamma in points))
     return {"points": points} if warning is None else {"points": points, "warning": f"{warning}."}

@@ -36,7 +36,10 @@ class ReadsSavedFile:
         wires = dict(input_types or {})
         wired = wires.pop("file", None)
         if wired not in (None, "STRING", "COMBO", "*"):
-            return f"file comes from an output of type {wired}, but must be a STRING, as of the node that saves."
+            return (
+                f"file comes from an output of type {wired}, but must be a STRING, such as the file output of the "
+                "node that saved it."
+            )
         wrong = wrong_links(cls, wires)
         if wrong or file is None:  # a wired name is known when the node before has run
             return wrong or True

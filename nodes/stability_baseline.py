@@ -14,8 +14,8 @@ from .host.skipped import skip_readers
 from .shared import CATEGORY, NOTHING_MEASURED, PROBE, SEARCH_ALIASES, Baseline, Trace, after_input
 
 NOT_PLAIN = (
-    "The trace has no finished run at γ 1, and a baseline is of the model as it is; take Skew Attention (SAD) out, "
-    "sample again, and wire the LATENT of the sampler to after."
+    "The trace has no finished run at γ 1, and a baseline describes the unpatched model. To make one, remove Skew "
+    "Attention (SAD), sample again, and wire the LATENT of the sampler to after."
 )
 
 

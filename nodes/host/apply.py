@@ -66,22 +66,25 @@ def install_skew_attention(
     if unpainted and unpainted == chosen:
         raise ValueError(
             f"The mask cannot be laid over the tokens of {list_addresses(chosen)} in {name}, so nothing was patched. "
-            "Take the mask off, or choose other blocks."
+            "Remove the mask, or choose other blocks."
         )
     chosen = [site for site in chosen if site not in unpainted]
     if unpainted:
         notes.append(f"Left out, because the mask cannot be laid over their tokens: {list_addresses(unpainted)}.")
     patched = model.clone()
     if settings.is_neutral:
-        neutral = "γ is 1 all along or β is 0: the model is passed on as it is."
+        neutral = "γ is 1 throughout or β is 0, so the model is passed on unchanged."
         if settings.mask is not None and settings.mask.is_empty:
-            neutral = "Nothing is painted in the mask: the model is passed on as it is."
+            neutral = "Nothing is painted in the mask, so the model is passed on unchanged."
         return patched, SkewReport("\n".join([neutral, *notes]), neutral=True)
     plain: list[Site] = []
     if settings.gamma_schedule.is_neutral:
         plain = [site for site in chosen if site.kind != JOINT]
         chosen = [site for site in chosen if site.kind == JOINT]
-        notes = [f"γ is 1 all along, so {list_addresses(plain)} stay as they are: no joint attention."] if plain else []
+        if plain:
+            notes = [f"γ is 1 throughout, so {list_addresses(plain)} stay unchanged. They have no joint attention."]
+        else:
+            notes = []
     if settings.remark:
         notes.append(f"Warning: {settings.remark}.")
     plan = describe_plan(name, settings, chosen, held, available, plain)
@@ -120,8 +123,8 @@ def choose_sites(
         )
     if not sites:
         raise ValueError(
-            f"{model_name(model.model)} has no self-attention that {node} can read, so nothing was "
-            "patched. The models it knows are listed in docs/support.md of its repository."
+            f"{model_name(model.model)} has no self-attention that {node} can read, so nothing was patched. "
+            "docs/support.md in the repository lists the supported models."
         )
     chosen = select_sites(blocks, sites)
     held = [site for site in chosen if is_replaced(site, model)]
@@ -160,7 +163,7 @@ def install_stability_probe(
     if len(mapped) > MOST_MAPS:
         raise ValueError(
             f'map_site "{shown(map_site)}" means {len(mapped)} sites, but at most {MOST_MAPS} can be mapped over the '
-            f"picture; name some of {list_addresses(mapped)}."
+            f"image. Name some of {list_addresses(mapped)}."
         )
     settings = replace(settings, mapped=tuple(site.address for site in mapped))
     notes = [f"{LEFT_OUT}: {list_addresses(held)}."] if held else []
@@ -224,12 +227,12 @@ def check_baseline(
     if (baseline.model, baseline.patterns) != (model, settings.patterns) or not shared:
         raise ValueError(
             f"The baseline is of {baseline.model} with {', '.join(baseline.measures)} ({baseline.patterns} patterns), "
-            f"but {model} is measured with {', '.join(settings.measures)} ({settings.patterns} patterns); make a "
+            f"but {model} is measured with {', '.join(settings.measures)} ({settings.patterns} patterns). Make a "
             "baseline of this model."
         )
     if not {*addresses} & {*baseline.sites}:
         raise ValueError(
-            f"The baseline has none of the chosen sites, only {', '.join(baseline.sites[1:])}; choose blocks among "
+            f"The baseline has none of the chosen sites, only {', '.join(baseline.sites[1:])}. Choose blocks among "
             "these, or make a baseline of the sites you want."
         )
 
@@ -285,33 +288,33 @@ def describe_plan(
     ]
     if kinds[UNVERIFIED]:
         lines.append(
-            "The model is not verified: γ acts among all tokens of each call, text included, unless the model says "
+            "The model is not verified. γ acts among all tokens of each call, text included, unless the model says "
             "where the image is."
         )
     if held:
         lines.append(f"{LEFT_OUT}: {list_addresses(held)}.")
     opt_in = [site for site in sites if site.kind in OPT_IN_KINDS and site not in (*chosen, *held, *spared)]
     if opt_in:
-        lines.append(f"Left alone until they are named in blocks: {list_addresses(opt_in)}, which see the text alone.")
+        lines.append(f"Skipped unless named in blocks: {list_addresses(opt_in)}. These sites see only the text.")
     if kinds[JOINT] and settings.is_modal:
         lines.append(
             "In joint attention γ acts among the tokens of the image, video, sound or shape, gamma_text among all "
-            "others and gamma_cross between the two."
+            "other tokens, and gamma_cross between the two groups."
         )
     elif kinds[JOINT]:
         lines.append(
-            "In joint attention γ acts among the tokens of the image, video, sound or shape; text rows and text "
-            "columns stay as they are."
+            "In joint attention γ acts among the tokens of the image, video, sound or shape. Text rows and text "
+            "columns stay unchanged."
         )
     if any(site.rule.last_queries for site in chosen):
         lines.append(
-            "The image also looks at text that does not look back at it: γ acts among the image tokens, and the "
-            "columns before them stay as they are."
+            "In this model image tokens attend to text tokens, but text tokens do not attend to image tokens. γ acts "
+            "among the image tokens, and the columns before them stay unchanged."
         )
     without_input = Counter(site.kind for site in chosen if not site.shows_input)
     if without_input and settings.norm not in JOINT_NORMS:
         lines.append(
-            f'The norm "{settings.norm}" needs the input of the attention; {" and ".join(without_input)} sites use '
-            '"value" instead.'
+            f'norm "{settings.norm}" needs the input of the attention, which cannot be seen at '
+            f'{" and ".join(without_input)} sites. They use "value" instead.'
         )
     return "\n".join(lines)

@@ -35,8 +35,8 @@ def swept(models: Sequence[ModelPatcher]) -> tuple[SkewSettings | None, str, tup
             continue
         if len(skews) > 1:
             raise ValueError(
-                "The MODEL of the sweep went through several Skew Attention (SAD), but a slider turns one; calibrate "
-                "with one."
+                "The MODEL of the sweep went through several Skew Attention (SAD) nodes, but a slider sets only one. "
+                "Calibrate with one."
             )
         (patch,) = skews
         own = patch.settings
@@ -46,15 +46,15 @@ def swept(models: Sequence[ModelPatcher]) -> tuple[SkewSettings | None, str, tup
         plain = (own.adaptive, own.apply_to, own.norm, own.is_modal, own.mask) == ("off", "both", "value", False, None)
         if low != high or not plain or not is_whole:
             raise ValueError(
-                "A slider turns gamma, with beta and the percents of the sweep, so the Skew Attention (SAD) of the "
-                "sweep must have nothing else set: no schedule, no mask, adaptive off, norm value, blocks empty, "
+                "A slider sets gamma and takes beta and the percents from the sweep, so the Skew Attention (SAD) of "
+                "the sweep must have nothing else set: no schedule, no mask, adaptive off, norm value, blocks empty, "
                 "apply_to both."
             )
         if found is not None and (found.beta, found.start, found.end) != (own.beta, own.start, own.end):
-            raise ValueError("The runs of the sweep had different beta or percents; a sweep turns gamma alone.")
+            raise ValueError("The runs of the sweep differ in beta or percents. A sweep must change only gamma.")
         found = own
     if not models:
-        raise ValueError("No MODEL is wired; wire that of the sweep, as Skew Attention (SAD) gives it to the sampler.")
+        raise ValueError("No MODEL is wired. Wire the one that Skew Attention (SAD) gives to the sampler of the sweep.")
     return found, model_name(models[0].model), numbers_of(models[0])
 
 
@@ -67,12 +67,12 @@ def check_checkpoint(calibration: Calibration, model: ModelPatcher) -> None:
     name = model_name(model.model)
     if calibration.model != name:
         raise ValueError(
-            f"The calibration is of {calibration.model}, but the MODEL is {name}; calibrate this checkpoint, or choose "
-            "no calibration."
+            f"The calibration is of {calibration.model}, but the MODEL is {name}. Calibrate this checkpoint, or "
+            "choose no calibration."
         )
     if not are_the_same(calibration.weights, numbers_of(model)):
         raise ValueError(
-            f"The calibration is of another checkpoint of {name}; calibrate this one, or choose no calibration."
+            f"The calibration is of another checkpoint of {name}. Calibrate this one, or choose no calibration."
         )
 
 

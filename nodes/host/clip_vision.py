@@ -81,9 +81,9 @@ def prompt_beside(conditionings: Sequence[Any], clip_vision: Any, width: int) ->
     text_widths = TRAINED_TOGETHER.get((config.get("hidden_size", 0), width), ()) if is_clip else ()
     if pooled.shape[-1] != width or tokens.shape[-1] not in text_widths:
         return (
-            "Agreement with the prompt was not measured, because this text and this CLIP vision model are not known to "
-            f"share a space (pooled text {pooled.shape[-1]} wide, image embeddings {width}); SDXL's text goes with "
-            "CLIP vision bigG, SD2's with CLIP vision H."
+            "Agreement with the prompt was not measured, because this text encoder and this CLIP vision model are "
+            f"not known to share an embedding space (pooled text {pooled.shape[-1]} wide, image embeddings {width}). "
+            "Use CLIP vision bigG with SDXL and CLIP vision H with SD2."
         )
     text: Tensor = pooled[0]
     return text.float().cpu()

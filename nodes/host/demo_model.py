@@ -92,7 +92,7 @@ def find_file() -> Path:
     if (CLONE / PATH).is_file():
         return CLONE / PATH
     raise FileNotFoundError(
-        f"The file of the demo model is not there. Download {ADDRESS} ({MEGABYTES} MB), put it into "
+        f"The file of the demo model is missing. Download {ADDRESS} ({MEGABYTES} MB), put it into "
         f"{folder_paths.get_folder_paths(FOLDER)[0]}, and run again."
     )
 
@@ -124,7 +124,7 @@ def read_weights(path: Path) -> dict[str, Tensor]:
 
 def _not_the_file(path: Path) -> str:
     return (
-        f"{path} is not the file of this version's demo model, or not all of it. Delete it, download {ADDRESS} "
+        f"{path} is not the file of this version's demo model, or is incomplete. Delete it, download {ADDRESS} "
         f"({MEGABYTES} MB) again, and put it in its place."
     )
 

@@ -20,7 +20,7 @@ def schedule_from_curve(curve: Any, lowest: float, highest: float) -> GammaSched
     from comfy_api.input import CurveInput
 
     if curve is None:
-        raise ValueError("curve is empty; draw one in the curve widget, wire a CURVE, or choose another shape.")
+        raise ValueError("curve is empty. Draw one in the curve widget, wire a CURVE, or choose another shape.")
     try:
         drawn = CurveInput.from_raw(curve)
         if not drawn.points:
@@ -28,7 +28,7 @@ def schedule_from_curve(curve: Any, lowest: float, highest: float) -> GammaSched
         heights = [float(drawn.interp(index / CURVE_INTERVALS)) for index in range(CURVE_INTERVALS + 1)]
     except (TypeError, ValueError, KeyError, AttributeError) as error:
         raise ValueError(
-            f"curve is {curve!r:.60}, which is not a drawn curve; draw one in the curve widget, wire a CURVE, or "
+            f"curve is {curve!r:.60}, which is not a drawn curve. Draw one in the curve widget, wire a CURVE, or "
             "choose another shape."
         ) from error
     return GammaSchedule.from_values([lowest + (highest - lowest) * height for height in heights])

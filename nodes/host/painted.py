@@ -19,9 +19,9 @@ from .picture import PATCHES, image_size
 from .prompts import PLACES, Places
 from .rows import numbers_of
 
-NOT_OVER_TOKENS = "the mask cannot be laid over its tokens, which are no grid over the picture"
-NO_PICTURE = "the mask is for pictures, and this latent is none, or has several frames"
-NO_PLACE = "it is not known which part of the picture a model call has, so the mask cannot be laid over it"
+NOT_OVER_TOKENS = "the mask cannot be laid over its tokens, which do not form a grid over the image"
+NO_PICTURE = "the mask works on images, and this latent is not an image, or has several frames"
+NO_PLACE = "it is not known which part of the image a model call covers, so the mask cannot be laid over it"
 
 
 class PaintedMask:
@@ -63,7 +63,7 @@ class PaintedMask:
 
     def describe(self) -> str:
         """The share that is painted, for the plan."""
-        return f"where it is painted ({float(self.pixels.mean()):.0%} of the picture)"
+        return f"in the painted area ({float(self.pixels.mean()):.0%} of the image)"
 
     def over(self, size: tuple[int, int]) -> Tensor:
         """Return the mask in the height and width of a latent, `(N, 1, height, width)`.

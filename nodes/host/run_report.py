@@ -120,14 +120,14 @@ class RunRecord(Shared):
             return None
         calls = self.calls
         if all(call.gammas == NEUTRAL for call in calls):
-            return "γ was 1 at every step of this run, so the picture is that of the plain model."
+            return "γ was 1 at every step of this run, so the image is that of the unpatched model."
         if self.apply_to != "both" and not any(self.prompts.values()):
             if self.unplaced:
-                return f"{self._unplaced()} The picture is that of the plain model."
+                return f"{self._unplaced()} The image is that of the unpatched model."
             why = " ComfyUI leaves uncond out where CFG is 1." if self.apply_to == "uncond" else ""
-            return f"This run had no {self.apply_to} pass, so the picture is that of the plain model.{why}"
+            return f"This run had no {self.apply_to} pass, so the image is that of the unpatched model.{why}"
         if self.untouched:
-            return f"No attention call of {self.model} was skewed, all were left alone: {_counted(self.untouched)}."
+            return f"No attention call of {self.model} was changed. All were skipped: {_counted(self.untouched)}."
         return (
             f"No attention site of {self.model} was reached, so nothing changed. Another patch probably replaces the "
             "attention of these blocks, or the model computes it where this node cannot see it."
@@ -136,7 +136,10 @@ class RunRecord(Shared):
     def _unplaced(self) -> str:
         """Say which model calls were left alone because γ is for one side and theirs is not known."""
         reasons = ", ".join(f"{_number(count, 'model call')} where {why}" for why, count in self.unplaced.items())
-        return f"apply_to {self.apply_to} left rows of unknown prompts alone: {reasons}. Set it to both to change them."
+        return (
+            f"apply_to {self.apply_to} skipped rows whose prompt is not known: {reasons}. Set apply_to to both to "
+            "change them too."
+        )
 
     def _not_reached(self) -> list[str]:
         """Say which chosen sites γ did not act at, and why, a line for each reason."""
@@ -154,7 +157,7 @@ class RunRecord(Shared):
         hit = [address for address in self.chosen if self.site_calls[address]]
         lines = [
             f"{self.model}, {self.status}: {len(hit)} of {len(self.chosen)} chosen sites reached, "
-            f"{_number(sum(self.site_calls.values()), 'attention call')} skewed in "
+            f"{_number(sum(self.site_calls.values()), 'attention call')} changed in "
             f"{_number(self.model_calls, 'model call')}."
         ]
         if self.warning:
@@ -176,13 +179,13 @@ class RunRecord(Shared):
             lines += self._not_reached()
         if not {*self.prompts} <= {*SIDE_OF.values(), UNKNOWN}:
             others = [name for name, acts in self.prompts.items() if not acts]
-            lines.append(f"Prompts that apply_to {self.apply_to} leaves alone: {', '.join(others)}.")
+            lines.append(f"Prompts that apply_to {self.apply_to} skips: {', '.join(others)}.")
         if self.unplaced and not self.warning:
             lines.append(self._unplaced())
         if self.backends:
-            lines.append(f"Attention by {', '.join(sorted(self.backends))}.")
+            lines.append(f"Attention computed by {', '.join(sorted(self.backends))}.")
         if self.untouched and not self.warning:
-            lines.append(f"Left alone: {_counted(self.untouched)}.")
+            lines.append(f"Skipped: {_counted(self.untouched)}.")
         lines += [f"Fallback: {sentence}." for sentence in self.fallbacks]
         lines += [f"{sentence}." for sentence in self.remarks]
         return "\n".join(lines)
@@ -230,7 +233,7 @@ class SkewReport(Shared):
             upstream: of the input that the run must have made; None tells of the newest run.
         """
         if self.neutral:
-            return "Nothing was patched, so there is no run to tell of."
+            return "Nothing was patched, so there is nothing to report."
         with self._lock:
             runs, count = tuple(self._runs), self._count
         index = index_of_maker([run.origin for run in runs], upstream)
@@ -238,15 +241,15 @@ class SkewReport(Shared):
             return not_made_by("this Skew Attention (SAD)")
         if index is None:
             return (
-                "No sampling run went through this model yet. If a picture came out all the same, its sampler was "
-                "served from ComfyUI's cache or used another model."
+                "No sampling run went through this model yet. If an image came out anyway, its sampler took it from "
+                "ComfyUI's cache or used another model."
             )
         text = runs[index].describe()
         number = count - len(runs) + index + 1
         if number < count:
-            text = f"Run {number} of {count} behind this node, the one that made what is wired to after.\n{text}"
+            text = f"Run {number} of {count} through this node. It made what is wired to after.\n{text}"
         elif count > 1:
-            text = f"Run {count} behind this node; the newest one is told here.\n{text}"
+            text = f"Run {count} of {count} through this node, the newest one.\n{text}"
         return text
 
 

@@ -37,7 +37,9 @@ def beyond_range(*gammas: float) -> str | None:
     far = max(gammas, key=lambda gamma: abs(gamma - (LOWEST_GAMMA + HIGHEST_GAMMA) / 2))
     if LOWEST_GAMMA <= far <= HIGHEST_GAMMA:
         return None
-    return f"γ {far:g} is outside {LOWEST_GAMMA:g} … {HIGHEST_GAMMA:g}, the range of the widgets, and was never tried"
+    return (
+        f"γ {far:g} is outside {LOWEST_GAMMA:g} … {HIGHEST_GAMMA:g}, the range of the widgets, and has not been tested"
+    )
 
 
 @dataclass(frozen=True)
@@ -78,7 +80,7 @@ class SkewSettings:
         if self.mask is not None and self.is_modal:
             raise ValueError(
                 f"A mask is connected, gamma_text is {self.gamma_text:g} and gamma_cross is {self.gamma_cross:g}, but "
-                "a mask moves gamma alone; set both to 1, or take the mask off."
+                "a mask changes only gamma. Set both to 1, or remove the mask."
             )
         if not isinstance(self.gamma_schedule, GammaSchedule):
             given = type(self.gamma_schedule).__name__
@@ -134,7 +136,7 @@ class SkewSettings:
         if self.is_modal:
             gamma += f", gamma_text {self.gamma_text:g}, gamma_cross {self.gamma_cross:g}"
         window = "" if (self.start, self.end) == (0, 1) else f" from {self.start:.0%} to {self.end:.0%} of the run"
-        passes = "" if self.apply_to == "both" else f", {self.apply_to} alone"
+        passes = "" if self.apply_to == "both" else f", {self.apply_to} only"
         adaptive = "" if self.adaptive == "off" else f", adaptive {self.adaptive}"
         painted = "" if self.mask is None else f", {self.mask.describe()}"
         return f"{gamma}{window}, β {self.beta:g}, norm {self.norm}{adaptive}{passes}{painted}"
@@ -168,7 +170,7 @@ class ProbeSettings:
         for measure in self.measures:
             check_choice("measure", measure, TRACE_MEASURES)
         if not self.measures:
-            raise ValueError(f"measures is empty; choose some of {', '.join(TRACE_MEASURES)}.")
+            raise ValueError(f"measures is empty. Choose some of {', '.join(TRACE_MEASURES)}.")
         check_choice("patterns", self.patterns, PATTERNS)
         if self.every < 1:
             raise ValueError(f"every_nth_step is {self.every}, but it must be 1 or more.")

@@ -16,10 +16,10 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 PANEL = 3.3  # inches of its height
-ONE_IMAGE = "needs two pictures or more of each γ"
+ONE_IMAGE = "needs two or more images of each γ"
 NO_NEUTRAL = "needs γ = 1 in the sweep"
-NO_WHOLE = "no picture is without NaN"
-DISTANCE = "mean distance between two pictures"
+NO_WHOLE = "every image contains NaN"
+DISTANCE = "mean distance between two images"
 ROOM_OF_A_TICK = 0.09  # of an axis
 STYLES = ((BLUE, "o", "-"), (ORANGE, "s", "--"))
 
@@ -42,9 +42,9 @@ def draw_report(report: DiversityReport) -> Tensor:
     if report.neutral is None:
         _over_gamma(next(panels), report, DISTANCE, unit, {"distance": ""}, ONE_IMAGE)
     else:
-        title = f"{DISTANCE}, less that of γ = 1"
+        title = f"{DISTANCE}, minus that of γ = 1"
         _over_gamma(next(panels), report, title, unit, {"distance_change": ""}, ONE_IMAGE)
-    _over_gamma(next(panels), report, "Vendi score", "as many unlike pictures", {"vendi": ""}, ONE_IMAGE)
+    _over_gamma(next(panels), report, "Vendi score", "effective number of images", {"vendi": ""}, ONE_IMAGE)
     relative = {"high_frequency": "high-frequency energy", "saturation": "saturation"}
     _over_gamma(next(panels), report, "high frequencies and saturation", "times those of γ = 1", relative, NO_NEUTRAL)
     _over_gamma(next(panels), report, "clipped colour values", "%", {"clipped": ""}, NO_WHOLE, scale=100)

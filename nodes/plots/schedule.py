@@ -23,7 +23,7 @@ def draw_schedule(schedule: GammaSchedule, steps: Sequence[float] | None = None)
     """
     figure = new_figure(7.68, 5.12)
     axes = figure.add_subplot()
-    axes.axhline(1.0, color=GREY, linestyle="--", linewidth=1, label="γ = 1, the plain model")
+    axes.axhline(1.0, color=GREY, linestyle="--", linewidth=1, label="γ = 1, the unpatched model")
     axes.plot(*zip(*schedule.polyline(), strict=True), color=BLUE, linewidth=2, label="γ")
     if steps is not None:
         axes.plot(steps, [schedule.at(step) for step in steps], "o", color=ORANGE, label=f"{len(steps)} steps")

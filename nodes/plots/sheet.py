@@ -38,6 +38,6 @@ def draw_sheet(rows: Mapping[str, Sequence[Tensor]], title: str) -> Tensor:
             cell.set(xticks=[], yticks=[])
             for edge in cell.spines.values():
                 edge.set(visible=number == 0, color=BLUE, linewidth=2)
-        label = f"{name}\nplain model" if number == 0 else name.replace(", ", ",\n")
+        label = f"{name}\nunpatched model" if number == 0 else name.replace(", ", ",\n")
         cells[number][0].set_ylabel(label, rotation=0, ha="right", va="center", fontsize=11)
     return figure_to_image(figure)

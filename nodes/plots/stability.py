@@ -278,7 +278,7 @@ def _ticks(count: int, most: int = TICKS) -> list[int]:
 
 def _title(run: StabilityRun, pass_name: str | None) -> str:
     normal = f"standard deviations from normal, 90 % within ±{NORMAL:.2f} · "
-    what = {"measured": "", "difference": "this run less the other · ", "z-scores": normal}[run.kind]
+    what = {"measured": "", "difference": "this run minus the other · ", "z-scores": normal}[run.kind]
     return f"{what}{_name(run)} · {pass_name or ' and '.join(run.passes)} · {len(run.steps)} steps"
 
 

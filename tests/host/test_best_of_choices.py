@@ -127,7 +127,7 @@ def test_the_model_computes_what_the_plan_says(sd15):
         _, _, _, _, summary = best_of(inputs, candidates=8, decide_at=0.3, images_at_once=0)
     assert sum(rows) == 2 * rows_through_model(plan_rounds(8, 2, 0.3, 1, steps), 8, steps)
     assert sum(rows) / 2 <= 4.0 * steps
-    assert "The model computed 38 rows in place of 80 for all candidates, as much as 3.8 images take." in summary
+    assert "The model computed 38 rows instead of 80 for all candidates. This is the cost of 3.8 images." in summary
 
 
 @pytest.mark.newest
@@ -213,7 +213,7 @@ def wrong_inputs(sd15):
             {"choose": "most stable", "sites": "output"},
             'sites is "output", but the trace has none of these',
         ),
-        "one is not different": ({}, {"keep": 1}, "keep at least 2"),
+        "one is not different": ({}, {"keep": 1}, "Set keep to 2 or more"),
         "too many kept": ({}, {"keep": 4}, "keep is 4, but it must be from 1 to the 3 candidates"),
         "none to choose from": ({}, {"candidates": 0}, "candidates is 0"),
         "too late": ({}, {"decide_at": 1.0}, "decide_at is 1, but it must lie between 0 and 1"),

@@ -72,7 +72,7 @@ def test_an_unknown_block_is_refused_with_a_list_of_what_there_is(sd15, blocks):
     wrong = blocks.split(", ")[-1]
     assert f'"{wrong}"' in str(caught.value)
     assert "input.1.0, input.3.0, middle.0.0" in str(caught.value)
-    assert "; the group self;" in str(caught.value)
+    assert " and the group self. Ranges" in str(caught.value)
 
 
 @pytest.mark.parametrize(
@@ -163,7 +163,7 @@ def test_blocks_whose_self_attention_is_switched_off_are_not_sites():
         ({"shape": "values", "values": [1.0, None]}, "is not a list of numbers"),
         ({"shape": "values", "values": 10**400}, "is not a list of numbers"),
         ({"shape": "values", "values": "\u202e" + "x" * 9999}, "…"),
-        ({"shape": "curve", "curve": None}, "curve is empty; draw one in the curve widget, wire a CURVE"),
+        ({"shape": "curve", "curve": None}, "curve is empty. Draw one in the curve widget, wire a CURVE"),
         ({"shape": "curve", "curve": "a curve"}, "not a drawn curve"),
         ({"shape": "curve", "curve": 1.0}, "not a drawn curve"),
         ({"shape": "curve", "curve": {"interpolation": "linear"}}, "not a drawn curve"),

@@ -86,26 +86,28 @@ def test_the_middle_of_the_slider_is_the_plain_model(sd15, output, is_calibrated
 def test_without_a_calibration_it_says_so_and_takes_the_default_range(sd15, position, gamma):
     model, text, _ = execute(CreativityNode, model=sd15.model, position=position)
     assert gamma_of(model) == pytest.approx((gamma, gamma))
-    assert "Not calibrated for this checkpoint: this is the default range, γ 0.9 to 1.5" in text
+    assert "The slider is not calibrated for this checkpoint. It uses the default range, γ 0.9 to 1.5" in text
 
 
 def test_half_a_slider_without_a_gain_stays_plain_and_says_so(sd15, output, monkeypatch):
     monkeypatch.setitem(SPREAD, 0.8, 1.0)
     file, summary = calibrated(sd15)
-    assert "No γ made pictures more precise: that half of the slider stays at γ 1." in summary
+    assert "No γ made images more precise, so that half of the slider stays at γ 1." in summary
     model, text, _ = execute(CreativityNode, model=sd15.model, position=-0.7, file=file)
     assert not model.object_patches
-    assert "The calibration found no γ that made pictures more precise, so this is the plain model." in text
+    assert "The calibration found no γ that made images more precise, so this is the unpatched model." in text
 
 
 def test_a_calibration_of_another_checkpoint_is_refused(sd15, sd3, output):
     file, _ = calibrated(sd15)
-    with pytest.raises(ValueError, match="The calibration is of SD15, but the MODEL is SD3; calibrate this checkpoint"):
+    with pytest.raises(
+        ValueError, match=r"The calibration is of SD15, but the MODEL is SD3. Calibrate this checkpoint"
+    ):
         execute(CreativityNode, model=sd3.model, position=1.0, file=file)
     content = json.loads((output / file).read_text())
     content["weights"][0] += 1.0
     (output / file).write_text(json.dumps(content))
-    with pytest.raises(ValueError, match="The calibration is of another checkpoint of SD15; calibrate this one"):
+    with pytest.raises(ValueError, match=r"The calibration is of another checkpoint of SD15. Calibrate this one"):
         execute(CreativityNode, model=sd15.model, position=1.0, file=file)
 
 
@@ -121,7 +123,7 @@ def test_a_checkpoint_is_known_again_in_half_precision(sd15):
 @pytest.mark.parametrize(
     ("widgets", "sentence"),
     [
-        ({"adaptive": "gamma"}, "A slider turns gamma, with beta and the percents of the sweep, so"),
+        ({"adaptive": "gamma"}, "A slider sets gamma and takes beta and the percents from the sweep, so"),
         ({"blocks": "middle"}, "blocks empty"),
         ({"apply_to": "cond"}, "apply_to both"),
     ],
@@ -134,7 +136,7 @@ def test_a_sweep_of_other_settings_is_refused(sd15, output, widgets, sentence):
 def test_a_sweep_that_turned_more_than_gamma_is_refused(sd15, output):
     mixed = sweep(sd15)
     mixed["model"][-1] = skew(sd15.model, gamma=2.0, beta=3.0)[0]
-    with pytest.raises(ValueError, match="The runs of the sweep had different beta or percents"):
+    with pytest.raises(ValueError, match="The runs of the sweep differ in beta or percents"):
         execute(CalibrateNode, **mixed)
     mixed["model"][-1] = skew(mixed["model"][0], gamma=2.0, beta=1.0)[0]
     with pytest.raises(ValueError, match="went through several Skew Attention"):

@@ -72,20 +72,20 @@ def test_rows_rise_in_gamma_whatever_the_order_of_the_sweep(sweep):
 
 def test_the_summary_says_which_gamma_was_most_diverse_and_at_what_cost(sweep):
     lines, summary = report(*sweep)
-    assert f"Most diverse was γ = 2: two of its pictures lie {float(lines[2]['distance']):.3g}" in summary
+    assert f"γ = 2 was the most diverse: two of its images lie {float(lines[2]['distance']):.3g}" in summary
     assert "high-frequency energy is 2.25" in summary
-    assert "n = 4 for each gamma" in summary
+    assert "n = 4 images of each gamma" in summary
     assert "quality" not in summary.lower()
     images, gamma = sweep
-    assert "No other γ of this sweep made the plain model" in report(images[:2], gamma[:2])[1]
+    assert "No other γ of this sweep was more diverse than the unpatched model" in report(images[:2], gamma[:2])[1]
 
 
 def test_a_sure_change_names_how_many_gammas_it_was_chosen_among(sweep):
     images, gamma = sweep
     broken = torch.full_like(images[0], math.nan)  # a gamma that could not be chosen
     for summary in (report(images, gamma)[1], report([*images, broken], [*gamma, 3.0])[1]):
-        assert "more than at γ = 1, and the interval leaves out 0. But γ = 2 was chosen" in summary
-        assert "the most diverse of 3 gammas, and one in twenty such intervals misses by chance" in summary
+        assert "more than at γ = 1, and the interval excludes 0. But γ = 2 was chosen" in summary
+        assert "the most diverse of 3 gammas, and one in twenty such intervals excludes 0 by chance" in summary
         assert "run γ = 1 and 2 with new seeds." in summary
 
 
@@ -94,14 +94,14 @@ def test_a_change_within_the_luck_of_the_seeds_is_called_so():
     lines, summary = report(images[::-1], [1.0, 2.0])
     low, change, high = (column(lines, "distance_change" + end)[1] for end in ("_low", "", "_high"))
     assert low < 0 < change < high
-    assert "which may be the luck of these seeds." in summary
+    assert "which may be chance." in summary
     assert "leaves out 0" not in summary
 
 
 def test_equal_images_of_one_gamma_are_said():
     same = noise_images("a", "a", "a")
     _, summary = report([same, same], [1.0, 2.0])
-    assert "Some pictures of γ = 1, 2 equal another of the same gamma" in summary
+    assert "Some images of γ = 1, 2 equal another one of the same gamma" in summary
     assert "wire seed of Gamma Sweep (SAD) into the sampler" in summary
 
 
@@ -113,25 +113,25 @@ def test_a_sweep_that_gamma_did_not_move_is_said_and_not_measured():
     plain = torch.rand(4, 16, 16, 3)
     _, summary = report([plain, plain, plain], [0.5, 1.0, 2.0])
     assert summary.startswith(
-        "γ moved no picture of this sweep: those of every γ equal those of the same seeds at γ = 1."
+        "γ changed no image of this sweep: the images of every γ equal those of the same seeds at γ = 1."
     )
     assert "Most diverse" not in summary
     moved = plain.clone()
     moved[3, 0, 0, 0] = 1.0
     for images in ([plain, plain, moved], [moved, plain, plain]):
         assert "Most diverse" in report(images, [0.5, 1.0, 2.0])[1]
-    assert "γ moved no picture" not in report([plain], [1.0])[1]
+    assert "γ changed no image" not in report([plain], [1.0])[1]
 
 
 def test_one_image_has_no_diversity_and_the_summary_says_why():
     _, summary = report([noise_images("a"), noise_images("b")], [1.0, 2.0])
-    assert "Diversity needs two pictures or more of each gamma" in summary
+    assert "Diversity needs two or more images of each gamma" in summary
 
 
 def test_two_images_have_no_interval_and_the_summary_says_why():
     _, summary = report([noise_images("a", "b"), noise_images("c", "d")], [1.0, 2.0])
-    assert "Intervals of diversity need three pictures or more" in summary
-    assert "may be the luck of these seeds" in summary or "No other γ" in summary
+    assert "Intervals of diversity need three or more images" in summary
+    assert "may be chance" in summary or "No other γ" in summary
 
 
 def test_without_gamma_one_the_summary_asks_for_it():
@@ -162,7 +162,7 @@ def test_all_broken_is_no_error():
 
 def test_different_numbers_of_images_are_said():
     _, summary = report([noise_images("a", "b", "c", "d"), noise_images("e", "f", "g")], [1.0, 2.0])
-    assert "different numbers of pictures: compare the distance" in summary
+    assert "different numbers of images. Compare the distance" in summary
 
 
 def test_gammas_run_several_times_are_taken_together():
@@ -290,8 +290,14 @@ ZERO_TEXT = [[torch.zeros(1, 5, TEXT), {"pooled_output": torch.zeros(1, WIDTH)}]
 @pytest.mark.parametrize(
     ("prompt", "why"),
     [
-        (conditioning(width=WIDTH + 1), "not known to share a space (pooled text 17 wide, image embeddings 16)"),
-        (conditioning(tokens=TEXT + 1), "not known to share a space"),  # another text encoder of the same width
+        (
+            conditioning(width=WIDTH + 1),
+            "not known to share an embedding space (pooled text 17 wide, image embeddings 16)",
+        ),
+        (
+            conditioning(tokens=TEXT + 1),
+            "not known to share an embedding space",
+        ),  # another text encoder of the same width
         (conditioning() * 2, "conditioning holds more than one prompt"),
         (PLAIN_TEXT, "conditioning has no pooled text"),
         (ZERO_TEXT, "conditioning has no pooled text"),
@@ -308,7 +314,7 @@ def test_without_a_text_in_its_space_there_is_a_sentence_no_column(vision, sweep
 def test_without_clip_vision_or_with_another_kind_there_is_no_agreement(sweep):
     assert "needs a CLIP_VISION" in report(*sweep, conditioning=conditioning())[1]
     siglip = tiny_clip_vision(**SIGLIP)
-    assert "not known to share a space" in report(*sweep, clip_vision=siglip, conditioning=conditioning())[1]
+    assert "not known to share an embedding space" in report(*sweep, clip_vision=siglip, conditioning=conditioning())[1]
 
 
 @pytest.mark.parametrize(("letter", "tokens"), [("g", 2048), ("h", 1024)])

@@ -63,7 +63,10 @@ def test_unets_can_keep_the_length_of_the_block_input(families, name, norm):
 def test_joint_sites_use_the_values_where_the_input_was_asked_for(families, name, norm):
     family = families[name]
     patched, report = skew(family.model, 1.3, 3.0, norm=norm)
-    assert f'The norm "{norm}" needs the input of the attention; joint sites use "value" instead.' in report.plan
+    assert (
+        f'norm "{norm}" needs the input of the attention, which cannot be seen at joint sites. They use "value" '
+        "instead."
+    ) in report.plan
     assert family.sample(patched).equal(family.sample(skew(family.model, 1.3, 3.0)[0]))
 
 

@@ -102,7 +102,7 @@ def test_the_whole_trial(sd15, output, monkeypatch):
     assert summary.startswith(f"a b: {trial.chosen} was chosen among 2 settings of γ, tried on 4 seeds and 1 prompt.")
     (sheet,) = sheets
     labels = {cell.get_ylabel() for cell in sheet.axes}
-    assert labels == {"γ 1\nplain model", trial.chosen, ""}
+    assert labels == {"γ 1\nunpatched model", trial.chosen, ""}
     assert len(sheet.axes) == 2 * 4
     with Image.open(output / file.replace(".trial.json", ".sheet.jpg")) as saved:
         assert saved.size == (4, 4)
@@ -253,7 +253,7 @@ def test_where_memory_runs_out_fewer_pictures_are_sampled_at_once(sd15, output, 
     small.add_wrapper("apply_model", network)
     monkeypatch.setattr(live_rows, "is_out_of_memory", lambda error: isinstance(error, torch.OutOfMemoryError))
     _, _, summary, file, _ = measure(sd15, small, images_at_once=64)
-    assert "Memory ran out with 3 pictures at once, so at most 1 were sampled at once." in summary
+    assert "Memory ran out with 3 images at once, so at most 1 were sampled at once." in summary
     assert load_trial(output / file).notes[-1].startswith("Memory ran out")
 
 
@@ -262,15 +262,15 @@ def test_where_memory_runs_out_fewer_pictures_are_sampled_at_once(sd15, output, 
     [
         (
             {"minutes": 0.1},
-            "minutes is 0.1, which is enough for 6 pictures of 1 s, but a trial needs 20; give it 1 min",
+            "minutes is 0.1, which is enough for 6 images of 1 s, but a trial needs 20. Set minutes to 1",
         ),
         ({"positive": None}, "Nothing says what to draw: wire clip for the prompts, or positive for one prompt"),
         ({"negative": None}, "The negative prompt is missing: wire negative, or clip for an empty one"),
-        ({"sampler_name": "dpm_adaptive"}, "choose another sampler"),
+        ({"sampler_name": "dpm_adaptive"}, "Choose another sampler"),
         ({"filename_prefix": "../out"}, "filename_prefix"),
         (
             {"latent_image": {"samples": torch.zeros(2, 4, 16, 16)}},
-            "latent_image holds 2 images, but a trial draws its own seeds; set batch_size to 1",
+            "latent_image holds 2 images, but a trial draws its own seeds. Set batch_size to 1",
         ),
     ],
 )

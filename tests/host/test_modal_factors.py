@@ -79,7 +79,7 @@ def test_with_gamma_one_only_joint_sites_are_patched(runs):
     joint = {runs.site(seen) for seen in runs.acting(calls) if others(row, seen)}
     assert set(report.runs[-1].site_calls) == joint
     alone = ", ".join(address for address in row.paths if address not in joint)
-    assert f"γ is 1 all along, so {alone} stay as they are" in report.plan
+    assert f"γ is 1 throughout, so {alone} stay unchanged" in report.plan
     assert not report.runs[-1].untouched
     assert not [path for path in patched.object_patches for address in alone.split(", ") if row.paths[address] in path]
     for seen in calls:
@@ -96,7 +96,7 @@ def test_an_image_alone_has_no_other_tokens_and_the_report_says_so(families):
     patched, report = skew(family.model, 1.0, gamma_cross=0.4)
     family.sample(patched, steps=1)
     assert sum(report.runs[-1].site_calls.values()) == 2
-    assert report.runs[-1].untouched == {"γ is 1 among the image tokens, and no others are there": 2}
+    assert report.runs[-1].untouched == {"γ is 1 among the image tokens, and there are no other tokens": 2}
 
 
 @pytest.mark.parametrize("beta", [1.0, 3.0])
@@ -118,7 +118,7 @@ def test_a_model_without_joint_attention_says_that_they_change_nothing(sd15, fac
     assert sd15.sample(patched).equal(sd15.sample(skew(sd15.model)[0]))
     neutral, report = skew(sd15.model, 1.0, **factors)
     assert not neutral.object_patches
-    assert report.plan.splitlines()[0] == "γ is 1 all along or β is 0: the model is passed on as it is."
+    assert report.plan.splitlines()[0] == "γ is 1 throughout or β is 0, so the model is passed on unchanged."
     assert "none of the chosen sites of SD15 is joint" in report.plan
 
 
@@ -208,5 +208,5 @@ def test_two_nodes_give_video_and_audio_a_gamma_each(runs, order):
 
 @pytest.mark.rows(lambda row: row.name in ["LTXAV"])
 def test_video_and_audio_are_among_the_groups_a_typo_is_answered_with(runs):
-    with pytest.raises(ValueError, match="the groups audio, self, video;"):
+    with pytest.raises(ValueError, match="the groups audio, self, video"):
         skew(runs.row.model, blocks="vidio")

@@ -189,7 +189,7 @@ def test_a_mask_of_any_size_is_averaged_over_what_a_token_covers(sd15):
 def test_nothing_painted_is_the_plain_model_and_all_painted_is_no_mask(sd15):
     nothing, report = skew(sd15.model, 1.6, mask=torch.zeros(1, 8, 8))
     assert not nothing.object_patches
-    assert report.plan == "Nothing is painted in the mask: the model is passed on as it is."
+    assert report.plan == "Nothing is painted in the mask, so the model is passed on unchanged."
     everything, _ = skew(sd15.model, 1.6, mask=torch.ones(2, 8, 8))
     without, _ = skew(sd15.model, 1.6)
     assert sd15.sample(everything).equal(sd15.sample(without))
@@ -296,7 +296,10 @@ def test_rows_whose_place_is_unknown_are_left_alone_and_said_so(sd15):
 @pytest.mark.parametrize(
     ("widgets", "sentence"),
     [
-        ({"gamma_text": 0.5}, "A mask is connected, gamma_text is 0.5 and gamma_cross is 1, but a mask moves gamma"),
+        (
+            {"gamma_text": 0.5},
+            "A mask is connected, gamma_text is 0.5 and gamma_cross is 1, but a mask changes only gamma",
+        ),
         (
             {"mask": torch.full((1, 4, 4), float("nan"))},
             r"mask has shape \(1, 4, 4\), but it must be a MASK with finite",
@@ -314,4 +317,4 @@ def test_the_plan_says_how_much_is_painted(sd15):
     mask = torch.zeros(1, 10, 10)
     mask[:, :, :3] = 1
     _, report = skew(sd15.model, 1.6, mask=mask)
-    assert "where it is painted (30% of the picture)" in report.plan
+    assert "in the painted area (30% of the image)" in report.plan

@@ -66,7 +66,7 @@ def test_a_gamma_beyond_the_widgets_is_warned_of_by_every_door(sd15, sd3, door):
     family = sd3 if door == "gamma_text" else sd15
     patched, report = skew(family.model, **far)
     family.sample(patched, steps=1)
-    warning = "Warning: γ 9 is outside -2 … 3, the range of the widgets, and was never tried."
+    warning = "Warning: γ 9 is outside -2 … 3, the range of the widgets, and has not been tested."
     assert warning in report.plan.splitlines()
     assert warning in report.runs[-1].describe().splitlines()
     assert "Warning" not in skew(family.model, **near)[1].plan
@@ -99,7 +99,7 @@ def test_a_neutral_node_says_that_nothing_was_patched(sd15):
     patched, report = skew(sd15.model, gamma=1.0)
     sd15.sample(patched)
     text = read(report)
-    assert text.count("γ is 1 all along") == text.lower().count("nothing was patched") == 1
+    assert text.count("γ is 1 throughout") == text.lower().count("nothing was patched") == 1
 
 
 def test_a_second_run_behind_one_handle_is_said_in_words(sd15):
@@ -107,7 +107,7 @@ def test_a_second_run_behind_one_handle_is_said_in_words(sd15):
     sd15.sample(patched)
     assert "Run " not in read(report)
     sd15.sample(patched, steps=5)
-    assert "Run 2 behind this node; the newest one is told here." in read(report)
+    assert "Run 2 of 2 through this node, the newest one." in read(report)
     assert "in 5 model calls" in read(report)
     assert [run.model_calls for run in report.runs] == [STEPS, 5]
 
@@ -116,7 +116,7 @@ def test_runs_are_counted_beyond_those_that_are_kept(sd15):
     patched, report = skew(sd15.model)
     for _ in range(10):
         sd15.sample(patched, steps=1)
-    assert "Run 10 behind this node" in report.describe()
+    assert "Run 10 of 10 through this node" in report.describe()
     assert len(report.runs) == 8
 
 
@@ -203,8 +203,8 @@ def test_a_backend_that_refuses_the_head_dim_falls_back_once_and_rightly(familie
     assert report.describe().count("Fallback") == 1
     largest = fussy.largest
     assert (
-        f"Fallback: attention_fussy refused head dim {2 * largest} (head dim too large); "
-        "PyTorch attention takes over for the rest of the run." in report.describe()
+        f"Fallback: attention_fussy does not support head dim {2 * largest} (head dim too large); PyTorch attention "
+        "takes over for the rest of the run." in report.describe()
     )
 
 

@@ -245,10 +245,10 @@ def test_the_report_tells_of_the_run_that_made_what_is_wired(at):
         run_of(report, "second")
     with at(graph(), "report"):
         (text,) = execute(ReportNode, report=report, after={})
-    assert text.startswith("the plan\n\nRun 1 of 2 behind this node, the one that made what is wired to after.\nfirst,")
+    assert text.startswith("the plan\n\nRun 1 of 2 through this node. It made what is wired to after.\nfirst,")
     with at(graph(sampler__seed=5), "report"):
         (text,) = execute(ReportNode, report=report, after={})
-    assert text.startswith("the plan\n\nRun 2 behind this node; the newest one is told here.\nsecond,")
+    assert text.startswith("the plan\n\nRun 2 of 2 through this node, the newest one.\nsecond,")
     with at(graph(sampler__model=["model", 0]), "report"):
         (text,) = execute(ReportNode, report=report, after={})
     assert text.startswith("the plan\n\nNo run of this Skew Attention (SAD) made what is wired to after. ")

@@ -106,7 +106,7 @@ def test_nonsense_gets_an_answer_all_the_same():
     assert preview({})["problem"].endswith(".")
     assert ask(start_gamma=None)["problem"].startswith("A number is missing")
     assert "not previewed" in ask(shape="values", values="1," * LONGEST_TEXT)["note"]
-    assert "beyond all numbers" in ask(shape="cosine", start_gamma=1e308, end_gamma=-1e308)["problem"]
+    assert "γ overflows" in ask(shape="cosine", start_gamma=1e308, end_gamma=-1e308)["problem"]
 
 
 def test_the_browser_greys_the_fields_that_do_not_count():
@@ -122,7 +122,7 @@ def test_the_browser_greys_the_fields_that_do_not_count():
 
 def test_a_gamma_beyond_the_widgets_is_warned_of():
     asked = ask(shape="keyframes", keyframes="0:1, 1:9")
-    assert asked["warning"] == "γ 9 is outside -2 … 3, the range of the widgets, and was never tried."
+    assert asked["warning"] == "γ 9 is outside -2 … 3, the range of the widgets, and has not been tested."
     assert "warning" not in ask(shape="keyframes", keyframes="0:-2, 1:3")
 
 

@@ -285,7 +285,7 @@ def test_a_baseline_gives_the_zero_from_the_first_step_on(sd15):
             {"patterns": "input"},
             "of SD15 with .* .input patterns., but SD15 is measured with alignment",
         ),
-        ({"sites": ("", "x.1", "x.2")}, "The baseline has none of the chosen sites, only x.1, x.2; choose blocks"),
+        ({"sites": ("", "x.1", "x.2")}, "The baseline has none of the chosen sites, only x.1, x.2. Choose blocks"),
         ({"measure": "depth"}, 'measure of the baseline is "depth", but it must be one of energy'),
     ],
 )

@@ -33,7 +33,7 @@ def test_tiles_in_one_call_are_left_alone_by_one_side_and_said_so(sd15, memory, 
     plain = sd15.sample(theirs)
     patched, report = skew(theirs, apply_to=apply_to)
     assert sd15.sample(patched).equal(plain)
-    assert "the rows were not one for each prompt and image" in report.runs[-1].warning
+    assert "there was not one row for each prompt and image" in report.runs[-1].warning
     assert "plain model" in report.runs[-1].warning
     on_both, report = skew(theirs)
     with watch_texts(on_both, sd15, TEXTS) as calls:
@@ -102,7 +102,7 @@ def test_a_row_of_an_unknown_prompt_changes_nothing_for_the_others(sd15, memory)
             if name == "uncond":
                 assert distance(seen.out[row], plainly(seen)[row]) <= 1e-3 * effect(sd15, seen, 1.5)
     assert acted == len(sd15.sites)
-    assert "none of those the guider names" in report.describe()
+    assert "not among those the guider names" in report.describe()
 
 
 def without_ids(apply_model, arguments):

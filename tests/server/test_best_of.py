@@ -80,7 +80,7 @@ def test_what_is_kept_are_the_images_of_its_seeds_also_after_a_cancel(server):
         alone = images_of(server, server.run(prompt("SamplerCustomAdvanced", seed=seed)))
         assert torch.equal(image, alone[0])
     # 4 candidates for a step, 2 of them for 3 more
-    assert "The model computed 10 rows in place of 16 for all candidates" in outputs["summary"]["text"][0]
+    assert "The model computed 10 rows instead of 16 for all candidates" in outputs["summary"]["text"][0]
     assert f"sites × {STEPS} steps" in outputs["measured"]["text"][0]
 
     running = server.queue(best_of("most stable", steps=400))

@@ -119,7 +119,7 @@ def test_each_of_two_reports_tells_of_its_own_sampler(server):
     assert tells_of(texts(outputs), 2)
     assert tells_of(texts(outputs, " second"), 4)
     for report in (texts(outputs)[0], texts(outputs, " second")[0]):
-        assert "behind this node" in report
+        assert "through this node" in report
     for reader in ("report second", "plot second"):  # in one prompt, in the other order
         nodes[reader]["inputs"]["after"] = ["sampler", 0]
     assert tells_of(texts(server.run(nodes), " second"), 2)

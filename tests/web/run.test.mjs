@@ -54,6 +54,6 @@ test("the text of a run turns earlier once, other texts stay", () => {
     assert.equal(asEarlier(asEarlier(told, mark), mark), asEarlier(told, mark));
     assert.ok(asEarlier("SD15, failed (OutOfMemoryError): 3 of 7", mark).startsWith(mark));
   }
-  const plan = "γ is 1 all along or β is 0: the model is passed on as it is.";
+  const plan = "γ is 1 throughout or β is 0, so the model is passed on unchanged.";
   assert.equal(asEarlier(plan, "Earlier run."), plan);
 });

@@ -53,14 +53,18 @@ class BestOfSettings:
         check_choice("choose", self.choose, CHOICES)
         if self.choose in (DIFFERENT, BOTH) and self.keep < 2 <= self.candidates:
             raise ValueError(
-                f'keep is {self.keep}, but choose is "{self.choose}", which compares what is kept; keep at least 2.'
+                f'keep is {self.keep}, but choose is "{self.choose}", which compares the kept images. Set keep to 2 '
+                "or more."
             )
         if self.max_tries < 1:
             raise ValueError(f"max_tries is {self.max_tries}, but there must be at least 1.")
         if self.max_tries > 1 and math.isnan(self.threshold):
-            raise ValueError("threshold is not a number; give the lowest score that an image must reach.")
+            raise ValueError("threshold is not a number. Give the lowest score that an image must reach.")
         if self.images_at_once < 0:
-            raise ValueError(f"images_at_once is {self.images_at_once}, but it must be 0 or more; 0 fills the memory.")
+            raise ValueError(
+                f"images_at_once is {self.images_at_once}, but it must be 0 or more. 0 means as many as fit into "
+                "memory."
+            )
 
 
 @dataclass(frozen=True)
@@ -233,21 +237,21 @@ class _Tries:
         by = "distance to the nearest one kept" if settings.choose == DIFFERENT else settings.score.describe()
         found = ", ".join(f"{seed} ({score:.4g})" for seed, score in zip(kept, scores, strict=True))
         candidates = "1 candidate" if settings.candidates == 1 else f"{settings.candidates} candidates"
-        lines = [f"Kept of {candidates} ({settings.choose}), by seed, with their {by}: {found}."]
+        lines = [f"Kept from {candidates} ({settings.choose}): {found}. In brackets after each seed is its {by}."]
         if settings.max_tries > 1:
             lines.append(self._gate(best))
         computed = sum(run.live.computed for run in {id(run): run for run in [*self.judged, last]}.values())
         calls = max(last.live.evaluations, 1)
         lines.append(
-            f"The model computed {computed} rows in place of {len(self.judged) * settings.candidates * calls} for all "
-            f"candidates, as much as {computed / calls:.3g} images take."
+            f"The model computed {computed} rows instead of {len(self.judged) * settings.candidates * calls} for all "
+            f"candidates. This is the cost of {computed / calls:.3g} images."
         )
         return "\n".join(lines)
 
     def _gate(self, best: SeedRun) -> str:
         tried = f"{len(self.judged)} of {self.settings.max_tries} tries"
         if best.score >= self.settings.threshold:
-            return f"The gate was passed after {tried}: no score below {self.settings.threshold:g}."
+            return f"The gate was passed after {tried}. No score is below {self.settings.threshold:g}."
         return (
             f"The gate was not passed in {tried}. These are the best so far; their lowest score, {best.score:.4g}, is "
             f"below the threshold, {self.settings.threshold:g}."

@@ -23,11 +23,11 @@ def check_by_row(guider: Any, sampler: Any) -> None:
     if not isinstance(guider, comfy.samplers.CFGGuider):
         raise ValueError(
             f"A guider of the class {type(guider).__name__} is not built on ComfyUI's CFGGuider, so its model calls "
-            "cannot be followed; wire another guider."
+            "cannot be followed. Wire another guider."
         )
     function = getattr(getattr(sampler, "sampler_function", None), "__name__", "")
     if function in NOT_BY_ROW:
-        raise ValueError(f"{NOT_BY_ROW[function]}, so no image could be left out; choose another sampler.")
+        raise ValueError(f"{NOT_BY_ROW[function]}, so no image could be left out. Choose another sampler.")
     for conditionings in guider.original_conds.values():
         for conditioning in conditionings:
             control = conditioning.get("control")
@@ -35,7 +35,8 @@ def check_by_row(guider: Any, sampler: Any) -> None:
                 hint = getattr(control, "cond_hint_original", None)
                 if hint is not None and len(hint) > 1:
                     raise ValueError(
-                        f"A ControlNet has {len(hint)} control images, but all candidates are of one; give it one."
+                        f"A ControlNet has {len(hint)} control images, but every candidate is a single image. Give it "
+                        "one control image."
                     )
                 control = getattr(control, "previous_controlnet", None)
 
@@ -50,8 +51,8 @@ def of_one_image(guider: Any, latent: dict[str, Any]) -> dict[str, Any]:
     count = len(samples.unbind()[0]) if samples.is_nested else len(samples)
     if count != 1:
         raise ValueError(
-            f"latent_image holds {count} images, but every candidate starts from the same one; give a latent of one "
-            "image, and choose the number of candidates on this node."
+            f"latent_image holds {count} images, but every candidate starts from the same one. Give a latent of one "
+            "image, and set the number of candidates on this node."
         )
     ratios = {name: each for name, each in latent.items() if name.startswith("downscale_ratio_")}
     return {**latent, "samples": comfy.sample.fix_empty_latent_channels(guider.model_patcher, samples, **ratios)}

@@ -142,8 +142,8 @@ def judge_for(choice: str, score: StabilityScore, model: ModelPatcher, vae: Any,
     if (vae is None) != (clip_vision is None):
         given, missing = ("clip_vision", "vae") if vae is None else ("vae", "clip_vision")
         raise ValueError(
-            f"{given} is wired, but {missing} is not; wire both to compare images by what they show, or none of them "
-            "to compare latents."
+            f"{given} is wired, but {missing} is not. Wire both to compare images by what they show, or neither to "
+            "compare latents."
         )
     probe = probe_of(model)
     if choice != DIFFERENT:
@@ -155,7 +155,7 @@ def judge_for(choice: str, score: StabilityScore, model: ModelPatcher, vae: Any,
         measured, wanted = probe.settings.measures, score.measure
         if wanted not in measured:
             raise ValueError(
-                f'measure is "{wanted}", but the probe measures only {", ".join(measured)}; choose one of these, or '
+                f'measure is "{wanted}", but the probe measures only {", ".join(measured)}. Choose one of these, or '
                 "turn on depth_and_curvature on the probe."
             )
     distances = distances_of_latents if vae is None else DistancesOfPictures(vae, clip_vision)

@@ -20,7 +20,7 @@ from .sites import Site, own_modules
 
 OF_OTHERS = ("context", "encoder_hidden_states", "kv", "key", "key_value", "memory", "cond")
 CROSS = re.compile(r"cross|attn2|encoder_attn")
-NOT_OF_OWN_TOKENS = "the block is called with other tokens, and which of them are the keys is not known"
+NOT_OF_OWN_TOKENS = "the block is called with other tokens, and it is not known which of them are the keys"
 
 
 def find_unverified_sites(network: nn.Module, originals: Mapping[str, nn.Module] | None = None) -> list[Site]:

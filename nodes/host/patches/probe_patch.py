@@ -246,7 +246,7 @@ class ProbePatch(SitePatch):
     def _map(self, state: ProbeCallState, site: Site, q: Tensor, k: Tensor, patterns: Tensor) -> None:
         grid = token_grid(q.shape[2], *state.latent)
         if grid is None:
-            return self._note(f"{site.address} has no map: its {q.shape[2]} tokens are no grid over the picture.")
+            return self._note(f"{site.address} has no map: its {q.shape[2]} tokens do not form a grid over the image.")
         maps = token_alignment(q, k, patterns).mean(dim=1).unflatten(-1, grid)
         smaller = (min(grid[0], LARGEST_MAP), min(grid[1], LARGEST_MAP))
         state.maps[site.address] = F.adaptive_avg_pool2d(state.rows(maps)[:, None], smaller)[:, 0]

@@ -23,12 +23,12 @@ from ..prompts import RunPrompts
 
 KEY = "symmetric_attention"
 DISPLACED = (
-    "The sampler was given another MODEL of the same checkpoint besides. ComfyUI applies the patches of one of the two "
+    "The sampler was also given another MODEL of the same checkpoint. ComfyUI applies the patches of one of the two "
     "to both, and this node is only on the other, so it did nothing in this run"
 )
 UNSHOWN = (
-    "The sampler ran on another MODEL and called this one besides. This version of ComfyUI does not let a node act in "
-    "such calls, so this node did nothing in this run. ComfyUI 0.33.0 and newer do"
+    "The sampler ran on another MODEL and also called this one. This version of ComfyUI does not let a node act in "
+    "such calls, so this node did nothing in this run. ComfyUI 0.33.0 and newer versions do"
 )
 
 

@@ -28,7 +28,7 @@ from .attention_backend import AttentionCall, Backend, HostAttention, may_be_las
 from .row_gammas import RowGammas
 from .site_patch import MOST_SAMPLES
 
-GAMMA_IS_1 = "γ is 1 among the image tokens, and no others are there"
+GAMMA_IS_1 = "γ is 1 among the image tokens, and there are no other tokens"
 NOT_BY_PASS = "the batch does not split into cond and uncond"
 TAKEN = "a later Skew Attention node acts on this site"
 NO_INPUT = 'the input of the attention cannot be seen in this call, so norm "value" is used'

@@ -64,7 +64,7 @@ def calibration_of(trial: Trial, space: FeatureSpace, largest_drift: float) -> C
     rows = sorted((each.row for each in trial.choice if each.way.turns_gamma_alone), key=lambda row: row.gamma)
     points, left_out = calibrate(DiversityReport(tuple(rows), space), largest_drift)
     if any(math.isnan(point.diversity.value) for point in points):
-        raise ValueError("There is no slider, because the pictures of some γ could not be compared.")
+        raise ValueError("There is no slider, because the images of some γ could not be compared.")
     return Calibration(
         points=points,
         smooth=monotone([point.diversity.value for point in points]),

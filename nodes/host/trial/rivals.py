@@ -29,7 +29,7 @@ def why_not(model: ModelPatcher, way: Way, cfg: float) -> str:
     sampling = model.get_model_object("model_sampling")
     known = (comfy.model_sampling.EPS, comfy.model_sampling.CONST)
     if way.rival == RESCALED_SCORE and not isinstance(sampling, known):
-        return f"{way.name} is left out: the noise levels of this model are not of a kind that it is defined for."
+        return f"{way.name} is left out: it is not defined for the noise levels of this model."
     return ""
 
 

@@ -106,7 +106,7 @@ class TrialRun:
         mean = spent / (len(seeds) * len(pictures))
         plan = plan.with_time_left(60 * self.minutes - spent, mean)
         self._planned = plan.pictures
-        self.tell(f"{chosen.name} was chosen and is reported on {plan.report_seeds} other seeds.")
+        self.tell(f"{chosen.name} was chosen. The report uses {plan.report_seeds} other seeds.")
         seeds = [self.first_seed + MOST_SEEDS + index for index in range(plan.report_seeds)]
         pictures = self._part((PLAIN, chosen, *plan.rivals), seeds)
         report = self._measured(pictures, seeds)
@@ -114,8 +114,8 @@ class TrialRun:
         notes = [plan.left_out, self._no_agreement]
         if self.checkpoint.failed_at:
             notes.append(
-                f"Memory ran out with {self.checkpoint.failed_at} pictures at once, "
-                f"so at most {self.checkpoint.at_once} were sampled at once."
+                f"Memory ran out with {self.checkpoint.failed_at} images at once, so at most "
+                f"{self.checkpoint.at_once} were sampled at once."
             )
         before, after = ([each.image for each in pictures[way]] for way in (PLAIN, chosen))
         return Found(plan, choice, report, chosen, (before, after), spent, tuple(filter(None, notes)))
@@ -148,7 +148,7 @@ class TrialRun:
                 self.shelf.save(paths[seed], image, took)
                 kept = self.shelf.load(paths[seed])
                 if kept is None:
-                    raise OSError(f"A picture that was just kept cannot be read: {paths[seed]}.")
+                    raise OSError(f"An image that was just saved cannot be read: {paths[seed]}.")
                 found[seed] = kept
             self._pictures += len(batch)
             del missing[: len(batch)]

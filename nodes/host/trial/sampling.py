@@ -144,7 +144,8 @@ def check_model(model: ModelPatcher, act_where_unverified: bool = False) -> None
     patches = [getattr(each, "__self__", None) for each in model.get_wrappers(WrappersMP.OUTER_SAMPLE, KEY)]
     if any(isinstance(patch, SkewPatch) for patch in patches):
         raise ValueError(
-            f"The MODEL went through Skew Attention (SAD), but {NODE} sets gamma itself; wire the MODEL before it."
+            f"The MODEL went through Skew Attention (SAD), but {NODE} sets gamma itself. Wire the MODEL that goes "
+            "into Skew Attention (SAD)."
         )
 
 
@@ -155,10 +156,10 @@ def latent_of_one(model: ModelPatcher, latent: dict[str, Any], sampler: str) -> 
         ValueError: it holds several pictures or more than pictures, or the sampler cannot sample seed by seed.
     """
     if latent["samples"].is_nested:
-        raise ValueError("latent_image holds more than a picture, such as sound, which a trial does not compare.")
+        raise ValueError("latent_image holds more than an image, such as sound, and a trial compares only images.")
     count = len(latent["samples"])
     if count != 1:
-        raise ValueError(f"latent_image holds {count} images, but a trial draws its own seeds; set batch_size to 1.")
+        raise ValueError(f"latent_image holds {count} images, but a trial draws its own seeds. Set batch_size to 1.")
     guider = comfy.samplers.CFGGuider(model)
     check_by_row(guider, comfy.samplers.sampler_object(sampler))
     return of_one_image(guider, latent)
