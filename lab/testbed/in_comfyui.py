@@ -179,7 +179,7 @@ def draw_latents(bed: Bed, arm: Arm, seeds: Sequence[int]) -> Tensor:
     drawn: Tensor = guider.sample(
         first, torch.zeros_like(first), _sampler(arm, noise), sigmas, disable_pbar=True, seed=0
     )
-    return drawn
+    return drawn.cpu()
 
 
 def _conditioning(context: Tensor) -> list[Any]:
@@ -193,6 +193,6 @@ def _sampler(arm: Arm, noise: SeededNoise) -> Any:
     shape, drawn = (LATENT_CHANNELS, LATENT_SIZE, LATENT_SIZE), iter(range(arm.steps))
 
     def add(sigma: Any, next_sigma: Any) -> Tensor:
-        return noise.draw(arm.sampler, next(drawn), shape)
+        return noise.draw(arm.sampler, next(drawn), shape).to(sigma)
 
     return comfy.samplers.ksampler(arm.sampler, {"noise_sampler": add})

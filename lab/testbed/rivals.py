@@ -6,8 +6,10 @@ Written from the papers' formulas. Guidance by denoised latents: D is what the m
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
+import comfy.model_sampling
 import comfy.samplers
 import torch
 from comfy.model_patcher import ModelPatcher, set_model_options_patch_replace
@@ -31,7 +33,7 @@ def perturbed_attention_guidance(
     def attend_to_oneself(q: Tensor, k: Tensor, v: Tensor, options: Any, mask: Any = None) -> Tensor:
         return v
 
-    return guided_away_from(model, attend_to_oneself, scale, blocks)
+    return guided_away_from(model, partial(with_attention, attention=attend_to_oneself, blocks=blocks), scale)
 
 
 def smoothed_energy_guidance(
@@ -50,19 +52,26 @@ def smoothed_energy_guidance(
         retrieved: Tensor = (weights @ values).transpose(1, 2).flatten(-2)
         return retrieved.expand_as(q)
 
-    return guided_away_from(model, attention_of_mean, scale, blocks)
+    return guided_away_from(model, partial(with_attention, attention=attention_of_mean, blocks=blocks), scale)
+
+
+def with_attention(
+    options: Mapping[str, Any], attention: Callable[..., Tensor], blocks: Sequence[tuple[str, int]]
+) -> dict[str, Any]:
+    """The options of a UNet with another self-attention in some blocks."""
+    changed = dict(options)
+    for block in blocks:
+        changed = set_model_options_patch_replace(changed, attention, "attn1", *block)
+    return changed
 
 
 def guided_away_from(
-    model: ModelPatcher, attention: Callable[..., Tensor], scale: float, blocks: Sequence[tuple[str, int]]
+    model: ModelPatcher, worsened: Callable[[Mapping[str, Any]], dict[str, Any]], scale: float
 ) -> ModelPatcher:
-    """D + scale · (D_c − D_c with another self-attention in some blocks), which costs a third pass."""
+    """D + scale · (D_c − D_c under the options that `worsened` makes of the model's), which costs a third pass."""
 
     def guided(given: Mapping[str, Any]) -> Tensor:
-        options = given["model_options"].copy()
-        for block in blocks:
-            options = set_model_options_patch_replace(options, attention, "attn1", *block)
-        conditions = [given["cond"]]
+        options, conditions = worsened(given["model_options"]), [given["cond"]]
         (worse,) = comfy.samplers.calc_cond_batch(given["model"], conditions, given["input"], given["sigma"], options)
         out: Tensor = given["denoised"] + scale * (given["cond_denoised"] - worse)
         return out
@@ -73,16 +82,22 @@ def guided_away_from(
 
 
 def temporal_score_rescaling(model: ModelPatcher, noise: SeededNoise, k: float, sigma: float = 1.0) -> ModelPatcher:
-    """x̂ − r·σ·ε̂ instead of x̂ − σ·ε̂, with r = (s·sigma² + 1) / (s·sigma²/k + 1) and s the ratio of signal to noise.
+    """(x − r·σ·ε̂)/α instead of (x − σ·ε̂)/α, with r = (s·sigma² + 1) / (s·sigma²/k + 1) and s = α²/σ².
 
-    https://arxiv.org/abs/2510.01184, equation 6. ComfyUI's node of that name takes one sample at a time.
+    https://arxiv.org/abs/2510.01184, equation 6. α, the factor of the latent in x, is 1 − σ in a flow and 1 in
+    ComfyUI's x of every other model. ComfyUI's node of that name takes one sample at a time.
     """
+    flow = isinstance(model.get_model_object("model_sampling"), comfy.model_sampling.CONST)
 
     def rescaled(given: Mapping[str, Any]) -> Tensor:
-        noisy, ratio = given["input"], given["sigma"][0] ** -2  # the signal has no factor in ComfyUI's x
+        denoised: Tensor = given["denoised"]
+        level = given["sigma"][0]
+        alpha = 1 - level if flow else torch.ones_like(level)
+        if alpha == 0:  # nothing but noise, and r is 1
+            return denoised
+        noisy, ratio = given["input"] / alpha, (level / alpha) ** -2
         factor = (ratio * sigma**2 + 1) / (ratio * sigma**2 / k + 1)
-        out: Tensor = noisy + factor * (given["denoised"] - noisy)
-        return out
+        return noisy + factor * (denoised - noisy)
 
     model = model.clone()
     model.set_model_sampler_post_cfg_function(rescaled)
@@ -120,7 +135,8 @@ def cads(model: ModelPatcher, noise: SeededNoise, start: float, end: float = 0.9
         share = min(1.0, max(0.0, (end - left) / (end - start)))
         if share == 1.0:
             return condition
-        mixed = share**0.5 * condition + scale * (1 - share) ** 0.5 * noise.draw("CADS", number, condition.shape[1:])
+        fresh = noise.draw("CADS", number, condition.shape[1:]).to(condition)
+        mixed = share**0.5 * condition + scale * (1 - share) ** 0.5 * fresh
         (mean, deviation), (was_mean, was_deviation) = map(moments, (condition, mixed))
         rescaled: Tensor = (mixed - was_mean) / was_deviation * deviation + mean
         return rescaled
@@ -148,7 +164,7 @@ def noise_on_the_condition(
         shape = condition.shape[1:]
         uniform = 2 * noise.draw_uniform("strength", 0, shape) - 1
         chosen = noise.draw_uniform("chosen", 0, shape) < share
-        return condition + strength * uniform * chosen
+        return condition + (strength * uniform * chosen).to(condition)
 
     return with_condition(model, disturbed)
 
@@ -156,13 +172,15 @@ def noise_on_the_condition(
 def with_condition(model: ModelPatcher, change: Callable[[Tensor, float, int], Tensor]) -> ModelPatcher:
     """A model whose positive rows see `change(condition (N, tokens, width), time left 1 ... 0, number of the step)`."""
     last: dict[str, Any] = {"sigma": None, "number": -1}
+    sampling = model.get_model_object("model_sampling")
+    whole = float(sampling.timestep(sampling.sigma_max))
 
     def wrapper(call: Callable[..., Tensor], given: Mapping[str, Any]) -> Tensor:
         conditions, sigma = dict(given["c"]), float(given["timestep"][0])
         if sigma != last["sigma"]:
             started = last["sigma"] is None or sigma > last["sigma"]
             last.update(sigma=sigma, number=0 if started else last["number"] + 1)
-        left = float(model.get_model_object("model_sampling").timestep(given["timestep"][:1])[0]) / 999
+        left = float(sampling.timestep(given["timestep"][:1])[0]) / whole
         chunks = conditions["c_crossattn"].chunk(len(given["cond_or_uncond"]))
         conditions["c_crossattn"] = torch.cat(
             [
