@@ -31,10 +31,9 @@ from lab.folders import expand_path
 from lab.testbed.arms import GUIDANCE
 from lab.testbed.data import add_data_option, divide, download, load_split, pad
 from lab.testbed.model import build_model
-from lab.testbed.shape import MODEL_FILE
+from lab.testbed.shape import MODEL_FILE, TWIN_FILE
 
 STUDENTS = (8, 4)  # their steps, one after the other
-TWIN_FILE = MODEL_FILE.with_name("twin.safetensors")
 PRIVATE_FOLDER = Path(__file__).with_name(".distilling")
 SHARE_OF_RATE = 0.2  # of the learning rate that the model itself was trained with
 

@@ -2,7 +2,7 @@
 
     python -m lab.testbed.draw                              # every arm, 2,000 seeds each, in some seven hours
     python -m lab.testbed.draw --only "γ" CFG --count 200   # the arms of some knobs
-    python -m lab.testbed.draw --twin --model T             # the arms of the distilled twin, whose file is T
+    python -m lab.testbed.draw --network dit                # the arms of the second architecture; twin: of the twin
 
 It may be stopped at any moment and goes on from there: what is drawn is kept a hundred samples at a time.
 """
@@ -23,9 +23,10 @@ from torch import Tensor
 
 from demo_model.bands import decode
 from lab.folders import cache_folder, expand_path
-from lab.testbed.arms import Arm, all_arms, twin_arms
+from lab.testbed.arms import Arm
 from lab.testbed.data import crop
 from lab.testbed.kept_samples import kept_samples
+from lab.testbed.networks import NETWORKS, add_network_option
 from lab.testbed.shape import MODEL_FILE
 from lab.testing.hosts import find_host
 from lab.testing.in_process_host import pack_in_host
@@ -100,24 +101,24 @@ def draw(source: Source, arms: Sequence[Arm], count: int, host: Path, processes:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", type=expand_path, default=MODEL_FILE)
+    add_network_option(parser)
+    parser.add_argument("--model", type=expand_path, help="file of its weights (default: its own)")
     parser.add_argument("--early", type=expand_path, help="an early checkpoint of it, for autoguidance")
     parser.add_argument("--folder", type=expand_path, default=FOLDER, help="where samples are kept")
     parser.add_argument("--only", nargs="+", metavar="KNOB", help="the arms of these knobs")
     parser.add_argument("--first-seed", type=int, default=0, help="1000000 for the seeds that strengths are chosen on")
     parser.add_argument("--count", type=int, default=COUNT, help=f"samples of each arm (default {COUNT})")
     parser.add_argument("--processes", type=int, default=2, help="of one thread each (default 2)")
-    parser.add_argument("--twin", action="store_true", help="the model is the distilled twin; draw its arms")
     options = parser.parse_args()
-    everything = twin_arms() if options.twin else all_arms()
-    arms = [arm for arm in everything if not options.only or arm.knob in options.only]
+    network = NETWORKS[options.network]
+    arms = [arm for arm in network.arms if not options.only or arm.knob in options.only]
     if not arms:
-        knobs = ", ".join(sorted({arm.knob for arm in everything}))
+        knobs = ", ".join(sorted({arm.knob for arm in network.arms}))
         parser.error(f"--only: no arm has the knob {', '.join(options.only)}. The knobs are: {knobs}.")
     host = find_host()
     if host is None:
         parser.error("The arms are drawn in a ComfyUI, and none was found. Name its folder in COMFYUI_PATH.")
-    source = Source(options.model, options.early, options.folder, options.first_seed)
+    source = Source(options.model or network.file, options.early, options.folder, options.first_seed)
     if source.early is None:
         arms = [arm for arm in arms if not arm.away_from_early]
     draw(source, arms, options.count, host, options.processes)

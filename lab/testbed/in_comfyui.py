@@ -28,6 +28,7 @@ from torch import Tensor
 from lab.demo.model import NO_CATEGORY
 from lab.demo.sampling import seed_noise
 from lab.testbed.arms import Arm, Use, use
+from lab.testbed.dit_rivals import DIT_RIVALS
 from lab.testbed.model import classes_of, holds_dit
 from lab.testbed.rivals import RIVALS
 from lab.testbed.seeded_noise import SeededNoise
@@ -44,6 +45,7 @@ MODULES = (  # of ComfyUI, where the nodes of the arms are
     "nodes_sag",
 )
 NODE_ID = "1"
+METHODS = RIVALS | DIT_RIVALS  # type: ignore[operator]
 
 
 @dataclass
@@ -146,8 +148,8 @@ def patched(bed: Bed, arm: Arm, noise: SeededNoise) -> ModelPatcher:
     """The bed's MODEL after the nodes of an arm."""
     model = bed.model
     for node in arm.uses:
-        if node.node in RIVALS:
-            model = RIVALS[node.node](model, noise, **dict(node.inputs))
+        if node.node in METHODS:
+            model = METHODS[node.node](model, noise, **dict(node.inputs))
         else:
             model = output_of(node, model=model)
     return model

@@ -13,7 +13,6 @@ import argparse
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -24,22 +23,22 @@ from lab.demo.classifier import Classifier
 from lab.evidence.bootstrap import Estimate
 from lab.evidence.results import write_json
 from lab.folders import expand_path
-from lab.testbed.arms import GUIDANCE, PLAIN, Arm, all_arms, plain_of, twin_arms
+from lab.testbed.arms import PLAIN, Arm, plain_of
 from lab.testbed.data import add_data_option, divide, download, load_split
 from lab.testbed.draw import COUNT, FOLDER, Source
 from lab.testbed.frontier import curve_of, dominated_area, gain_at_equal
 from lab.testbed.gates import CHOICE_COUNT, FIRST_CHOICE_SEED
 from lab.testbed.judges import features_of, load_judge
 from lab.testbed.model import classes_of
+from lab.testbed.networks import NETWORKS, add_network_option
 from lab.testbed.scores import DIVERSITY, FIDELITY, Measured, as_numbers, better, look_at, scores
 from lab.testbed.shape import MODEL_FILE
 
-NUMBERS = Path(__file__).with_name("numbers.json")
 NEUTRAL: dict[str, float | None] = {
-    **{"CFG": GUIDANCE, "CFG off at first": 0.0, "Epsilon Scaling": 1.0, "CADS": 0.9, "noise on the class": 0.0},
+    **{"CFG off at first": 0.0, "Epsilon Scaling": 1.0, "CADS": 0.9, "noise on the class": 0.0},
     **dict.fromkeys(("PAG", "PAG, middle", "SEG", "SAG"), 0.0),
     **dict.fromkeys(("CFG in an interval", "APG", "RescaleCFG", "autoguidance"), None),
-}  # of knobs that do nothing at another strength than 1, or at none
+}  # of knobs that do nothing at another strength than 1, or at none; CFG does nothing at the guidance of the model
 AXES = (FIDELITY, DIVERSITY)
 
 
@@ -84,8 +83,11 @@ def summary(numbers: Tensor) -> list[float]:
     return [float(f"{number:.5g}") for number in (float(numbers[0]), low, high)]
 
 
-def of_knobs(planes: Mapping[str, Tensor], arms: Sequence[Arm]) -> dict[str, dict[str, list[float]]]:
-    """The three numbers of each knob's curve, by name; see `frontier`. The corner is the worst of all changes."""
+def of_knobs(planes: Mapping[str, Tensor], arms: Sequence[Arm], guidance: float) -> dict[str, dict[str, list[float]]]:
+    """The three numbers of each knob's curve, by name; see `frontier`. The corner is the worst of all changes.
+
+    `guidance` is that of the plain model.
+    """
     by_knob: dict[str, list[Arm]] = defaultdict(list)
     for arm in arms:
         if arm.name in planes:
@@ -94,7 +96,7 @@ def of_knobs(planes: Mapping[str, Tensor], arms: Sequence[Arm]) -> dict[str, dic
     found = {}
     for knob, members in by_knob.items():
         changes = torch.stack([planes[arm.name] for arm in members], dim=-2)
-        neutral = NEUTRAL.get(knob.removesuffix(", ancestral"), 1.0)
+        neutral = (NEUTRAL | {"CFG": guidance}).get(knob.removesuffix(", ancestral"), 1.0)
         curve = curve_of([arm.strength for arm in members], changes, neutral)
         found[knob] = {
             "diversity at equal fidelity": summary(gain_at_equal(curve, kept=0)),
@@ -146,16 +148,17 @@ def numbers_of(
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add_data_option(parser)
-    parser.add_argument("--model", type=expand_path, default=MODEL_FILE)
+    add_network_option(parser)
+    parser.add_argument("--model", type=expand_path, help="file of its weights (default: its own)")
     parser.add_argument("--early", type=expand_path, help="the early checkpoint that lab.testbed.draw had")
     parser.add_argument("--judges", type=expand_path, default=MODEL_FILE.parent, help="folder of the classifiers")
     parser.add_argument("--folder", type=expand_path, default=FOLDER, help="where samples are kept")
     parser.add_argument("--count", type=int, default=COUNT, help=f"samples of each arm (default {COUNT})")
     parser.add_argument("--choice-count", type=int, default=CHOICE_COUNT, help="the same for the choice of strengths")
-    parser.add_argument("--twin", action="store_true", help="the model is the distilled twin; read its arms")
-    parser.add_argument("--output", type=expand_path, default=NUMBERS)
+    parser.add_argument("--output", type=expand_path, help="default: numbers.json, or numbers-dit.json and so on")
     options = parser.parse_args()
-    everything = twin_arms() if options.twin else all_arms()
+    network = NETWORKS[options.network]
+    model, output, everything = options.model or network.file, options.output or network.numbers, network.arms
     data = options.data or download()
     guide, judge = (load_judge(name, options.judges) for name in ("guide", "judge"))
     validation = divide(load_split(data, "training")).validation
@@ -163,7 +166,7 @@ def main() -> None:
     planes: dict[int, dict[str, Tensor]] = {}
     rows: dict[str, Any] = {}
     for first, (real, count) in parts.items():
-        source = Source(options.model, options.early, options.folder, first)
+        source = Source(model, options.early, options.folder, first)
         arms = [arm for arm in everything if source.file(arm).exists()]
         some = real.only(slice(count))
         looked_at = look_at(some.images(), some.labels, guide, judge)
@@ -174,9 +177,14 @@ def main() -> None:
         knob: dict(zip(AXES, map(summary, planes[0][name].mT), strict=True)) | {"arm": name}
         for knob, name in picked.items()
     }
-    numbers = {"count": options.count, "arms": rows, "knobs": of_knobs(planes[0], everything), "chosen": reported}
-    write_json(options.output, numbers)
-    print(f"Written: {options.output}")
+    numbers = {
+        "count": options.count,
+        "arms": rows,
+        "knobs": of_knobs(planes[0], everything, network.guidance),
+        "chosen": reported,
+    }
+    write_json(output, numbers)
+    print(f"Written: {output}")
 
 
 if __name__ == "__main__":

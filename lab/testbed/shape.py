@@ -26,6 +26,7 @@ LATENT_SIZE = 8  # two Haar steps from 32 pixels; with one, and 4 channels, a st
 LATENT_CHANNELS = 16
 MODEL_FILE = Path(__file__).with_name("model.safetensors")
 DIT_FILE = Path(__file__).with_name("dit.safetensors")
+TWIN_FILE = Path(__file__).with_name("twin.safetensors")
 
 # The demo's family of networks: self-attention among 64, 16 and 4 tokens, all of them 96 channels wide.
 COMFYUI_UNET_CONFIG = {

@@ -8,7 +8,8 @@ import torch
 from lab.evidence.bootstrap import Estimate
 from lab.evidence.measures import manifold
 from lab.testbed import scores as scoring
-from lab.testbed.arms import PLAIN, Arm, all_arms, plain_of, twin_arms, with_ancestral_noise
+from lab.testbed.arms import GUIDANCE, PLAIN, Arm, all_arms, plain_of, twin_arms, with_ancestral_noise
+from lab.testbed.dit_arms import dit_arms
 from lab.testbed.draw import Source
 from lab.testbed.frechet import frechet_distance
 from lab.testbed.judges import DESIGNS
@@ -56,6 +57,36 @@ def test_the_twin_is_held_against_its_own_plain_model():
     assert {plain_of(each, all_arms()).sampler for each in all_arms()} == {"euler", "euler_ancestral"}
 
 
+def test_samples_that_were_drawn_are_found_again():
+    """Their files are named by the fingerprints."""
+    fingerprints = {each.name: each.fingerprint for each in all_arms()}
+    drawn = {
+        "plain model": "9beb640184fea6f3",
+        "γ 1.5": "5b44b507880e5f30",
+        "γ falling to 1 2": "9dd66960e205aa31",
+        "CFG off at first 0.2": "ad20474f63c52b6e",
+        "PAG 1": "a5b24ef0c5385eef",
+        "first noise 0.9": "f1dca22c90529cd8",
+    }
+    assert fingerprints.items() >= drawn.items()
+
+
+def test_the_plain_dit_has_its_own_guidance_under_both_samplers():
+    arms = dit_arms(2.0)
+    assert {(plain_of(each, arms).sampler, plain_of(each, arms).guidance) for each in arms} == {
+        ("euler", 2.0),
+        ("euler_ancestral", 2.0),
+    }
+
+
+def test_the_curve_of_guidance_passes_through_the_plain_model():
+    """A line from guidance 1 to guidance 4 would gain what no guidance on the way to the plain model's 2 does."""
+    arms = [PLAIN, *(Arm(f"CFG {scale:g}", "CFG", scale) for scale in (1.0, 4.0))]
+    _, planes = numbers_of({PLAIN.name: found(2.0, 0.5), "CFG 1": found(3.0, 0.9), "CFG 4": found(1.0, 0.5)}, arms)
+    gains = [of_knobs(planes, arms, guidance)["CFG"]["diversity at equal fidelity"][0] for guidance in (2.0, 8.0)]
+    assert gains == pytest.approx([0.0, 0.2])
+
+
 def test_less_distance_is_more_fidelity():
     _, planes = numbers_of(FOUND, ARMS)
     torch.testing.assert_close(planes[WEAK.name][0], torch.tensor([0.2, 0.1], dtype=torch.float64))
@@ -70,7 +101,7 @@ def test_the_rule_takes_the_most_diverse_arm_that_loses_no_fidelity():
 def test_the_numbers_of_a_knob_are_read_off_its_curve():
     """Fidelity falls from 0 at γ 1.5 to −1 at γ 3, so the most that is gained without losing any is 0.2."""
     _, planes = numbers_of(FOUND, ARMS)
-    knob = of_knobs(planes, ARMS)["γ"]
+    knob = of_knobs(planes, ARMS, GUIDANCE)["γ"]
     assert knob["diversity at equal fidelity"][0] == pytest.approx(0.2)
     assert knob["fidelity at equal diversity"][0] == pytest.approx(0.2)
     # The corner is (−1, 0): 1.2 wide to a height of 0.1, 1 wide from there to 0.2, and the lines beyond and between.
