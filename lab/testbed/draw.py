@@ -3,8 +3,9 @@
     python -m lab.testbed.draw                              # every arm, 2,000 seeds each, in some seven hours
     python -m lab.testbed.draw --only "γ" CFG --count 200   # the arms of some knobs
     python -m lab.testbed.draw --network dit                # the arms of the second architecture; twin: of the twin
+    python -m lab.testbed.draw --device cuda --batch 1000 --processes 1     # on a graphics card
 
-It may be stopped at any moment and goes on from there: what is drawn is kept a hundred samples at a time.
+It may be stopped at any moment and goes on from there: what is drawn is kept after each batch.
 """
 
 from __future__ import annotations
@@ -25,8 +26,8 @@ from demo_model.bands import decode
 from lab.folders import cache_folder, expand_path
 from lab.testbed.arms import Arm
 from lab.testbed.data import crop
-from lab.testbed.kept_samples import kept_samples
-from lab.testbed.networks import NETWORKS, add_network_option
+from lab.testbed.kept_samples import DRAWN_AT_A_TIME, kept_samples
+from lab.testbed.networks import NETWORKS, parse_with_network
 from lab.testbed.shape import MODEL_FILE
 from lab.testing.hosts import find_host
 from lab.testing.in_process_host import pack_in_host
@@ -78,38 +79,46 @@ def _bed(source: Source):  # type: ignore[no-untyped-def]  # its module cannot b
     return load_bed(source.model, source.early)
 
 
-def draw_arm(arm: Arm, source: Source, count: int) -> str:
-    """Draw what is missing of an arm's first `count` seeds; the name of the arm."""
-    kept_samples(source.file(arm), source.seeds(count), partial(pictures, source, arm), name=arm.name)
+def draw_arm(arm: Arm, source: Source, count: int, batch: int) -> str:
+    """Draw what is missing of an arm's first `count` seeds, `batch` at a time; the name of the arm."""
+    kept_samples(source.file(arm), source.seeds(count), partial(pictures, source, arm), arm.name, batch)
     return arm.name
 
 
-def begin_worker(host: Path) -> None:
-    """Start ComfyUI with the pack in this process, which computes with one thread."""
+def begin_worker(host: Path, on_cpu: bool) -> None:
+    """Start ComfyUI with the pack in this process, which computes with one thread or on a graphics card."""
     torch.set_num_threads(1)
-    pack_in_host(host)
+    pack_in_host(host, on_cpu=on_cpu)
 
 
-def draw(source: Source, arms: Sequence[Arm], count: int, host: Path, processes: int) -> None:
+def draw(
+    source: Source,
+    arms: Sequence[Arm],
+    count: int,
+    host: Path,
+    processes: int,
+    batch: int = DRAWN_AT_A_TIME,
+    on_cpu: bool = True,
+) -> None:
     """Draw what is missing of the arms, `processes` of them at a time, in their order."""
     source.place.mkdir(parents=True, exist_ok=True)
-    with get_context("spawn").Pool(processes, begin_worker, (host,)) as pool:
-        drawn = pool.imap_unordered(partial(draw_arm, source=source, count=count), arms)
+    with get_context("spawn").Pool(processes, begin_worker, (host, on_cpu)) as pool:
+        drawn = pool.imap_unordered(partial(draw_arm, source=source, count=count, batch=batch), arms)
         for done, name in enumerate(drawn, start=1):
             print(f"{name}: {count} samples; {done} of {len(arms)} arms", flush=True)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    add_network_option(parser)
-    parser.add_argument("--model", type=expand_path, help="file of its weights (default: its own)")
     parser.add_argument("--early", type=expand_path, help="an early checkpoint of it, for autoguidance")
     parser.add_argument("--folder", type=expand_path, default=FOLDER, help="where samples are kept")
     parser.add_argument("--only", nargs="+", metavar="KNOB", help="the arms of these knobs")
     parser.add_argument("--first-seed", type=int, default=0, help="1000000 for the seeds that strengths are chosen on")
     parser.add_argument("--count", type=int, default=COUNT, help=f"samples of each arm (default {COUNT})")
     parser.add_argument("--processes", type=int, default=2, help="of one thread each (default 2)")
-    options = parser.parse_args()
+    parser.add_argument("--batch", type=int, default=DRAWN_AT_A_TIME, help="samples at a time (default 100)")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    options = parse_with_network(parser)
     network = NETWORKS[options.network]
     arms = [arm for arm in network.arms if not options.only or arm.knob in options.only]
     if not arms:
@@ -118,10 +127,10 @@ def main() -> None:
     host = find_host()
     if host is None:
         parser.error("The arms are drawn in a ComfyUI, and none was found. Name its folder in COMFYUI_PATH.")
-    source = Source(options.model or network.file, options.early, options.folder, options.first_seed)
+    source = Source(options.model, options.early, options.folder, options.first_seed)
     if source.early is None:
         arms = [arm for arm in arms if not arm.away_from_early]
-    draw(source, arms, options.count, host, options.processes)
+    draw(source, arms, options.count, host, options.processes, options.batch, options.device == "cpu")
 
 
 if __name__ == "__main__":

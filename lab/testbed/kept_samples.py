@@ -15,19 +15,24 @@ DRAWN_AT_A_TIME = 100
 
 
 def kept_samples(
-    path: Path, seeds: Sequence[int], draw_some: Callable[[Sequence[int]], Tensor], name: str = ""
+    path: Path,
+    seeds: Sequence[int],
+    draw_some: Callable[[Sequence[int]], Tensor],
+    name: str = "",
+    at_a_time: int = DRAWN_AT_A_TIME,
 ) -> Tensor:
     """Return samples (N, 1, 28, 28) in [0, 1] of the seeds, in steps of 1/255. Draws those that `path` lacks.
 
     Args:
-        path: of the file, which grows by 100 samples at a time.
+        path: of the file, which grows by `at_a_time` samples.
         seeds: of the samples, in their order. The file holds the samples of the first of them.
         draw_some: returns the samples of some seeds.
         name: printed with the progress; the name of the file by default.
+        at_a_time: as many are drawn together.
     """
     pixels = load_file(path)["pixels"] if path.exists() else torch.empty(0, 1, 28, 28, dtype=torch.uint8)
     while len(pixels) < len(seeds):
-        some = draw_some(seeds[len(pixels) : len(pixels) + DRAWN_AT_A_TIME])
+        some = draw_some(seeds[len(pixels) : len(pixels) + at_a_time])
         pixels = torch.cat([pixels, (some * 255).round().to(torch.uint8)])
         with whole_file(path) as unfinished:
             save_file({"pixels": pixels}, unfinished)

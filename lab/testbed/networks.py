@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from argparse import ArgumentParser
+from argparse import ArgumentParser, Namespace
 from dataclasses import dataclass
 from pathlib import Path
 
+from lab.folders import expand_path
 from lab.testbed.arms import GUIDANCE, Arm, all_arms, twin_arms
 from lab.testbed.dit_arms import DIT_GUIDANCE, dit_arms
+from lab.testbed.model import holds_dit
 from lab.testbed.shape import DIT_FILE, MODEL_FILE, TWIN_FILE
 
 
@@ -35,6 +37,18 @@ NETWORKS = {
 }
 
 
-def add_network_option(parser: ArgumentParser) -> None:
-    """Add `--network`, the name of one of NETWORKS."""
+def parse_with_network(parser: ArgumentParser) -> Namespace:
+    """The options of a command with `--network`, the name of one of NETWORKS, and `--model`, the file of its weights.
+
+    A file that is not there or holds the other architecture ends the command with a sentence.
+    """
     parser.add_argument("--network", choices=list(NETWORKS), default="unet", help="whose arms (default unet)")
+    parser.add_argument("--model", type=expand_path, help="file of its weights (default: that of the network)")
+    options = parser.parse_args()
+    options.model = options.model or NETWORKS[options.network].file
+    if not options.model.is_file():
+        parser.error(f"{options.model} is not there. Train the network first, or name its file with --model.")
+    if holds_dit(options.model) != (options.network == "dit"):
+        held = "the DiT" if holds_dit(options.model) else "a UNet"
+        parser.error(f"{options.model} holds {held}, whose arms are not those of --network {options.network}.")
+    return options

@@ -30,7 +30,7 @@ from lab.testbed.frontier import curve_of, dominated_area, gain_at_equal
 from lab.testbed.gates import CHOICE_COUNT, FIRST_CHOICE_SEED
 from lab.testbed.judges import features_of, load_judge
 from lab.testbed.model import classes_of
-from lab.testbed.networks import NETWORKS, add_network_option
+from lab.testbed.networks import NETWORKS, parse_with_network
 from lab.testbed.scores import DIVERSITY, FIDELITY, Measured, as_numbers, better, look_at, scores
 from lab.testbed.shape import MODEL_FILE
 
@@ -148,17 +148,15 @@ def numbers_of(
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add_data_option(parser)
-    add_network_option(parser)
-    parser.add_argument("--model", type=expand_path, help="file of its weights (default: its own)")
     parser.add_argument("--early", type=expand_path, help="the early checkpoint that lab.testbed.draw had")
     parser.add_argument("--judges", type=expand_path, default=MODEL_FILE.parent, help="folder of the classifiers")
     parser.add_argument("--folder", type=expand_path, default=FOLDER, help="where samples are kept")
     parser.add_argument("--count", type=int, default=COUNT, help=f"samples of each arm (default {COUNT})")
     parser.add_argument("--choice-count", type=int, default=CHOICE_COUNT, help="the same for the choice of strengths")
     parser.add_argument("--output", type=expand_path, help="default: numbers.json, or numbers-dit.json and so on")
-    options = parser.parse_args()
+    options = parse_with_network(parser)
     network = NETWORKS[options.network]
-    model, output, everything = options.model or network.file, options.output or network.numbers, network.arms
+    output, everything = options.output or network.numbers, network.arms
     data = options.data or download()
     guide, judge = (load_judge(name, options.judges) for name in ("guide", "judge"))
     validation = divide(load_split(data, "training")).validation
@@ -166,7 +164,7 @@ def main() -> None:
     planes: dict[int, dict[str, Tensor]] = {}
     rows: dict[str, Any] = {}
     for first, (real, count) in parts.items():
-        source = Source(model, options.early, options.folder, first)
+        source = Source(options.model, options.early, options.folder, first)
         arms = [arm for arm in everything if source.file(arm).exists()]
         some = real.only(slice(count))
         looked_at = look_at(some.images(), some.labels, guide, judge)

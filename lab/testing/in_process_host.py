@@ -56,9 +56,9 @@ def load_pack(name: str = PACK, folder: Path = ROOT, *, run: bool = True) -> typ
 
 
 @functools.cache
-def pack_in_host(folder: Path, attention: str = "pytorch") -> types.ModuleType:
+def pack_in_host(folder: Path, attention: str = "pytorch", *, on_cpu: bool = True) -> types.ModuleType:
     """The pack in the ComfyUI of `folder`, both loaded once."""
-    start_host(folder, attention)
+    start_host(folder, attention, on_cpu=on_cpu)
     return load_pack()
 
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from argparse import ArgumentParser
+
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from lab.evidence.bootstrap import Estimate
 from lab.evidence.measures import manifold
@@ -14,6 +17,7 @@ from lab.testbed.draw import Source
 from lab.testbed.frechet import frechet_distance
 from lab.testbed.judges import DESIGNS
 from lab.testbed.model import classes_of
+from lab.testbed.networks import parse_with_network
 from lab.testbed.results import chosen, numbers_of, of_knobs, plane_of
 from lab.testbed.scores import look_at, scores
 
@@ -69,6 +73,19 @@ def test_samples_that_were_drawn_are_found_again():
         "first noise 0.9": "f1dca22c90529cd8",
     }
     assert fingerprints.items() >= drawn.items()
+
+
+@pytest.mark.parametrize(
+    ("network", "said"),
+    [("unet", "holds the DiT, whose arms are not those of --network unet"), ("twin", "is not there")],
+)
+def test_arms_of_another_network_are_refused(network, said, tmp_path, monkeypatch, capsys):
+    files = {"unet": tmp_path / "dit.safetensors", "twin": tmp_path / "missing.safetensors"}
+    save_file({"dit.weight": torch.zeros(1)}, files["unet"])
+    monkeypatch.setattr("sys.argv", ["draw", "--network", network, "--model", str(files[network])])
+    with pytest.raises(SystemExit):
+        parse_with_network(ArgumentParser())
+    assert said in " ".join(capsys.readouterr().err.split())
 
 
 def test_the_plain_dit_has_its_own_guidance_under_both_samplers():
