@@ -14,7 +14,7 @@ from lab.demo.model import NO_CATEGORY, save_model
 from lab.demo.sampling import guide, seed_noise
 from lab.testbed import flow, in_comfyui, next_dit
 from lab.testbed.arms import Arm, Use, skew, use
-from lab.testbed.dit_arms import DIT_GUIDANCE, MIDDLE, dit_arms
+from lab.testbed.dit_arms import DIT_GUIDANCE, MIDDLE, PARTS, dit_arms
 from lab.testbed.flow import FlowModel
 from lab.testbed.in_comfyui import METHODS, draw_latents, load_bed, node_classes
 from lab.testbed.model import classes_of, load_model
@@ -128,6 +128,15 @@ def test_temperature_scales_scores_wherever_pixels_attend(bed, model, among_pixe
     with attending((*model.dit.noise_refiner, *model.dit.layers), scores=hotter):
         expected = by_euler(first_latents(model), lambda *at: guided(model, *at))
     assert_draws(bed, arm(use("temperature of a stream", factor=1.5, among_pixels=among_pixels)), expected)
+
+
+@pytest.mark.parametrize("part", PARTS)
+def test_gamma_in_a_part_changes_the_pixels_scores_there(bed, model, part):
+    layers = model.dit.layers
+    blocks = {"noise refiner": model.dit.noise_refiner, "first half": layers[:2], "second half": layers[2:]}[part]
+    with attending(blocks, scores=of_pixels(lambda scores: scores + 0.5 * (2.0 - 1) * (scores - scores.mT))):
+        expected = by_euler(first_latents(model), lambda *at: guided(model, *at))
+    assert_draws(bed, arm(skew(gamma=2.0, blocks=PARTS[part])), expected)
 
 
 def alone(scores):
@@ -254,8 +263,9 @@ def test_gamma_1_draws_the_plain_dit_bit_for_bit(bed):
     assert torch.equal(draw_latents(bed, arm(skew(gamma=1.0, beta=3.0)), SEEDS), draw_latents(bed, arm(), SEEDS))
 
 
+@pytest.mark.long
 def test_every_arm_of_the_dit_draws_what_no_other_does(bed):
-    """Four steps, so that each third of the run has one. Autoguidance of the same strength as CFG differs too."""
+    """Four steps, so that each third of the run has one."""
     drawn = {each.name: draw_latents(bed, replace(each, steps=STEPS), SEEDS[:1]) for each in dit_arms()}
     assert all(latents.isfinite().all() for latents in drawn.values())
     alike = [
@@ -267,14 +277,17 @@ def test_every_arm_of_the_dit_draws_what_no_other_does(bed):
     assert alike == [("CFG off at first 0.1", "CFG off at first 0.2")]
 
 
-ONE_A_KNOB = list({each.knob: each for each in dit_arms()}.values())
+def marked(each: Arm):
+    """What is not of our own making is asked in long tests only."""
+    ours = each.sampler != "euler" or any(node.node in METHODS for node in each.uses)
+    return pytest.param(each, id=each.knob, marks=() if ours else pytest.mark.long)
 
 
-def test_no_sample_of_the_dit_depends_on_its_batch_mates(bed):
-    for each in ONE_A_KNOB:
-        quick = replace(each, steps=2)
-        together, single = draw_latents(bed, quick, SEEDS), draw_latents(bed, quick, SEEDS[1:2])
-        torch.testing.assert_close(together[1:2], single, rtol=0, atol=CLOSE, msg=each.name)
+@pytest.mark.parametrize("each", [marked(each) for each in {each.knob: each for each in dit_arms()}.values()])
+def test_no_sample_of_the_dit_depends_on_its_batch_mates(bed, each):
+    quick = replace(each, steps=2)
+    together, single = draw_latents(bed, quick, SEEDS), draw_latents(bed, quick, SEEDS[1:2])
+    torch.testing.assert_close(together[1:2], single, rtol=0, atol=CLOSE)
 
 
 def test_every_arm_follows_from_the_guidance_and_has_a_name_of_its_own():
