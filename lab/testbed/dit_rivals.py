@@ -86,10 +86,10 @@ def smoothed_energy_guidance(
         means = pixels.mean(dim=1, keepdim=True).expand_as(pixels)
         return torch.cat([torch.cat([text, means], dim=1), rest], dim=-1)
 
-    def run(network: Callable[..., Tensor], *arguments: Any, **named: Any) -> Tensor:
+    def run(network: Any, *arguments: Any, **named: Any) -> Any:
         with ExitStack() as hooks:
             for layer in layers:
-                projection = network.class_obj.layers[layer].attention.qkv  # type: ignore[attr-defined]
+                projection = network.class_obj.layers[layer].attention.qkv
                 hooks.callback(projection.register_forward_hook(mean_queries).remove)
             return network(*arguments, **named)
 

@@ -45,7 +45,7 @@ MODULES = (  # of ComfyUI, where the nodes of the arms are
     "nodes_sag",
 )
 NODE_ID = "1"
-METHODS = RIVALS | DIT_RIVALS  # type: ignore[operator]
+METHODS = {**RIVALS, **DIT_RIVALS}
 
 
 @dataclass

@@ -245,6 +245,24 @@ def test_autoguidance_leads_away_from_the_early_dit(models):
     assert_draws(bed, arm(guidance=1.5, away_from_early=True), by_euler(first_latents(model), velocity))
 
 
+@pytest.mark.parametrize(
+    "tried",
+    [
+        arm(use("CADS", start=0.3)),
+        arm(use("noise on the condition", strength=3.0, until=0.3)),
+        arm(sampler="euler_ancestral"),
+    ],
+    ids=["CADS", "noise on the condition", "ancestral"],
+)
+def test_noise_takes_the_precision_and_the_device_of_what_it_meets(bed, monkeypatch, tried):
+    """Doubles stand for numbers that lie elsewhere: what was not moved would carry the result along."""
+    expected = draw_latents(bed, tried, SEEDS)
+    for name in ("draw", "draw_uniform"):
+        plain = getattr(SeededNoise, name)
+        monkeypatch.setattr(SeededNoise, name, lambda *given, plain=plain: plain(*given).double())
+    assert torch.equal(draw_latents(bed, tried, SEEDS), expected)
+
+
 @torch.no_grad()
 def test_the_ancestral_sampler_of_a_flow_adds_the_seeds_own_noise(bed, model):
     """It steps down to σ′²/σ and adds noise up to σ′."""
