@@ -124,7 +124,11 @@ def of_set(measure: Callable[[Tensor], float], labels: Tensor) -> Estimate:
 
     If `labels` cover only the first n samples, only these are measured. The value is the mean.
     """
-    resampled = torch.tensor([measure(rows) for rows in halves(labels)], dtype=torch.float64)
+    return of_halves(torch.tensor([measure(rows) for rows in halves(labels)], dtype=torch.float64), labels)
+
+
+def of_halves(resampled: Tensor, labels: Tensor) -> Estimate:
+    """A set measure that is known on each of the halves of `halves(labels)`: (RESAMPLES,)."""
     return Estimate(float(resampled.mean()), resampled, len(labels), ("halves", *category_counts(labels)))
 
 

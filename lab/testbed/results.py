@@ -12,26 +12,23 @@ from __future__ import annotations
 import argparse
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
-from safetensors.torch import load_file
 from torch import Tensor
 
-from lab.demo.classifier import Classifier
 from lab.evidence.bootstrap import Estimate
 from lab.evidence.results import write_json
 from lab.folders import expand_path
 from lab.testbed.arms import PLAIN, Arm, plain_of
-from lab.testbed.data import add_data_option, divide, download, load_split
+from lab.testbed.data import add_data_option, download
 from lab.testbed.draw import COUNT, FOLDER, Source
+from lab.testbed.features import Eyes
 from lab.testbed.frontier import curve_of, dominated_area, gain_at_equal
 from lab.testbed.gates import CHOICE_COUNT, FIRST_CHOICE_SEED
-from lab.testbed.judges import features_of, load_judge
-from lab.testbed.model import classes_of
+from lab.testbed.measured import Reference, measure_arms
 from lab.testbed.networks import NETWORKS, parse_with_network
-from lab.testbed.scores import DIVERSITY, FIDELITY, Measured, as_numbers, better, look_at, scores
+from lab.testbed.scores import DIVERSITY, FIDELITY, as_numbers, better
 from lab.testbed.shape import MODEL_FILE
 
 NEUTRAL: dict[str, float | None] = {
@@ -40,27 +37,7 @@ NEUTRAL: dict[str, float | None] = {
     **dict.fromkeys(("CFG in an interval", "APG", "RescaleCFG", "autoguidance"), None),
 }  # of knobs that do nothing at another strength than 1, or at none; CFG does nothing at the guidance of the model
 AXES = (FIDELITY, DIVERSITY)
-
-
-@dataclass(frozen=True)
-class Against:
-    """The reference of samples: equally many test pictures, and the guide's features (M, d) of all of them."""
-
-    test: Measured
-    everything: Tensor
-    guide: Classifier
-    judge: Classifier
-
-
-def estimates(
-    source: Source, arm: Arm, plain: Measured | None, against: Against, count: int
-) -> tuple[dict[str, Estimate], Measured]:
-    """The measures of the first `count` samples of an arm, and the samples as they were looked at."""
-    pixels = load_file(source.file(arm))["pixels"]
-    if len(pixels) < count:
-        raise ValueError(f"{arm.name} has {len(pixels)} samples of {count}; draw the rest with lab.testbed.draw.")
-    samples = look_at(pixels[:count].float() / 255, classes_of(source.seeds(count)), against.guide, against.judge)
-    return scores(samples, against.test, against.everything, plain), samples
+IMAGENET = ("none", "headline", "all")
 
 
 def changes_of(found: Mapping[str, Estimate], plain: Mapping[str, Estimate]) -> dict[str, Estimate]:
@@ -118,18 +95,6 @@ def chosen(planes: Mapping[str, Tensor], arms: Iterable[Arm]) -> dict[str, str]:
     return {knob: name for knob, (_, name) in best.items()}
 
 
-def measure_arms(source: Source, arms: Sequence[Arm], against: Against, count: int) -> dict[str, dict[str, Estimate]]:
-    """Return the measures of each arm by name, the plain models' among them. Prints progress."""
-    found: dict[str, dict[str, Estimate]] = {}
-    plain: dict[str, Measured] = {}
-    for arm in sorted(arms, key=lambda each: each.knob.partition(",")[0] != PLAIN.knob):
-        found[arm.name], samples = estimates(source, arm, plain.get(arm.sampler), against, count)
-        if arm == plain_of(arm, arms):
-            plain[arm.sampler] = samples
-        print(f"{arm.name}: measured; {len(found)} of {len(arms)} arms", flush=True)
-    return found
-
-
 def numbers_of(
     found: Mapping[str, Mapping[str, Estimate]], arms: Sequence[Arm]
 ) -> tuple[dict[str, Any], dict[str, Tensor]]:
@@ -145,6 +110,17 @@ def numbers_of(
     return rows, planes
 
 
+def for_imagenet(which: str, arms: Iterable[Arm], picked: Iterable[str]) -> frozenset[str]:
+    """The names of the arms that the ImageNet network looks at: of the headline, the plain model, γ and the chosen."""
+    if which == "none":
+        return frozenset()
+    headline = {PLAIN.knob, "γ"}
+    names = {
+        arm.name for arm in arms if which == "all" or (arm.knob.partition(",")[0] in headline and "," not in arm.knob)
+    }
+    return frozenset(names | set(picked))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add_data_option(parser)
@@ -153,23 +129,25 @@ def main() -> None:
     parser.add_argument("--folder", type=expand_path, default=FOLDER, help="where samples are kept")
     parser.add_argument("--count", type=int, default=COUNT, help=f"samples of each arm (default {COUNT})")
     parser.add_argument("--choice-count", type=int, default=CHOICE_COUNT, help="the same for the choice of strengths")
+    parser.add_argument("--processes", type=int, default=2, help="of one thread each (default 2)")
+    parser.add_argument("--imagenet", choices=IMAGENET, default="headline", help="arms that the ImageNet network sees")
     parser.add_argument("--output", type=expand_path, help="default: numbers.json, or numbers-dit.json and so on")
     options = parse_with_network(parser)
     network = NETWORKS[options.network]
     output, everything = options.output or network.numbers, network.arms
     data = options.data or download()
-    guide, judge = (load_judge(name, options.judges) for name in ("guide", "judge"))
-    validation = divide(load_split(data, "training")).validation
-    parts = {FIRST_CHOICE_SEED: (validation, options.choice_count), 0: (load_split(data, "test"), options.count)}
+    eyes = Eyes(options.judges)
+    parts = {FIRST_CHOICE_SEED: ("validation", options.choice_count), 0: ("test", options.count)}
     planes: dict[int, dict[str, Tensor]] = {}
     rows: dict[str, Any] = {}
-    for first, (real, count) in parts.items():
+    photographed: frozenset[str] = frozenset()
+    for first, (part, count) in parts.items():
         source = Source(options.model, options.early, options.folder, first)
         arms = [arm for arm in everything if source.file(arm).exists()]
-        some = real.only(slice(count))
-        looked_at = look_at(some.images(), some.labels, guide, judge)
-        against = Against(looked_at, features_of(guide, real.images()), guide, judge)
-        rows, planes[first] = numbers_of(measure_arms(source, arms, against, count), arms)
+        reference = Reference(data, part, count, options.folder, eyes)
+        found = measure_arms(source, arms, reference, options.processes, photographed)
+        rows, planes[first] = numbers_of(found, arms)
+        photographed = for_imagenet(options.imagenet, everything, chosen(planes[first], everything).values())
     picked = chosen(planes[FIRST_CHOICE_SEED], everything)
     reported = {
         knob: dict(zip(AXES, map(summary, planes[0][name].mT), strict=True)) | {"arm": name}

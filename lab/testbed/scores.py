@@ -13,7 +13,8 @@ Fidelity and diversity have one leading measure each, the others stand beside th
     drift       root mean square of pixels, from the plain model's picture of the same seed
 
 The guide and the judge are two classifiers (judges.py). The guide gives features and makes choices, the judge only
-judges. Sets are resampled by random halves, numbers of a sample with replacement (lab/evidence/bootstrap.py).
+judges. Sets are resampled by random halves, numbers of a sample with replacement (lab/evidence/bootstrap.py). The set
+measures are those of lab/evidence/measures, computed for all halves at once (resampled.py).
 """
 
 from __future__ import annotations
@@ -24,16 +25,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from lab.demo.classifier import Classifier
-from lab.evidence.bootstrap import Estimate, mean, of_set
-from lab.evidence.measures import guards, manifold
-from lab.evidence.measures.features import imagenet
-from lab.evidence.measures.kernel_distance import kernel_distance
-from lab.evidence.measures.pairwise import apart, distances_among
-from lab.evidence.measures.sets import SetMeasure
-from lab.evidence.measures.vendi import vendi
-from lab.testbed.frechet import frechet_distance
-from lab.testbed.judges import features_of
+from lab.evidence.bootstrap import Estimate, halves, mean, of_halves
+from lab.evidence.measures import guards
+from lab.evidence.measures.manifold import NEIGHBOUR, radii
+from lab.evidence.measures.pairwise import distances_among
+from lab.testbed import resampled
 
 LOWER_IS_BETTER = ("frechet", "kernel", "imagenet")
 FIDELITY, DIVERSITY = "frechet", "coverage"
@@ -41,58 +37,60 @@ FIDELITY, DIVERSITY = "frechet", "coverage"
 
 @dataclass(frozen=True)
 class Measured:
-    """Pictures that have been looked at: features (N, d) float64 of the guide and of the ImageNet network.
+    """Pictures that have been looked at.
 
-    `images` (N, 1, 28, 28) in [0, 1], `labels` (N,), `probability` (N,) of the class asked for, by the judge.
+    Attributes:
+        images: (N, 1, 28, 28) in [0, 1].
+        labels: (N,) their classes.
+        guide: (N, d) float64, features of the guide.
+        probability: (N,) of the class asked for, by the judge.
+        imagenet: (N, 1280) float64, features of the ImageNet network; None where they were not computed.
     """
 
     images: Tensor
     labels: Tensor
     guide: Tensor
-    imagenet: Tensor
     probability: Tensor
+    imagenet: Tensor | None = None
 
 
-@torch.no_grad()
-def look_at(images: Tensor, labels: Tensor, guide: Classifier, judge: Classifier) -> Measured:
-    """N pictures (N, 1, 28, 28) of classes (N,) as both classifiers and the ImageNet network see them."""
-    scores = torch.cat([judge(chunk) for chunk in images.split(500)]).double().softmax(dim=-1)
-    probability = scores.gather(1, labels[:, None]).squeeze(1)
-    return Measured(images, labels, features_of(guide, images), imagenet(images.expand(-1, 3, -1, -1)), probability)
-
-
-def scores(samples: Measured, test: Measured, all_test: Tensor, plain: Measured | None = None) -> dict[str, Estimate]:
+def scores(samples: Measured, test: Measured, all_test: Tensor, plain: Tensor | None = None) -> dict[str, Estimate]:
     """Every measure of the N samples, against N test pictures and the guide's features (M, d) of all of them.
 
-    `plain` holds the plain model's samples of the same seeds, for the drift.
+    `plain` (N, 1, 28, 28) holds the plain model's pictures of the same seeds, for the drift.
     """
-    labels = samples.labels
+    labels, rows = samples.labels, halves(samples.labels)
+    among, to_test = torch.cdist(samples.guide, samples.guide), torch.cdist(samples.guide, test.guide)
+    inside = to_test <= radii(torch.cdist(test.guide, test.guide))
     sets = {
-        "frechet": frechet_distance(samples.guide, all_test),
-        "kernel": _thousandfold(kernel_distance(samples.guide, test.guide)),
-        "imagenet": _thousandfold(kernel_distance(samples.imagenet, test.imagenet)),
-        "coverage": manifold.coverage(samples.guide, labels, test.guide),
-        "recall": manifold.recall(samples.guide, labels, test.guide),
-        "vendi": vendi(samples.guide, labels),
-        "apart": apart(distances_among(samples.guide, cosine=True), labels),
+        "frechet": resampled.frechet_distances(samples.guide, all_test, rows),
+        "kernel": 1000 * resampled.kernel_distances(samples.guide, test.guide, rows),
+        "coverage": resampled.coverage(inside, labels, rows),
+        "recall": resampled.recall(among, to_test, labels, rows),
+        "vendi": resampled.vendi(samples.guide, labels, rows),
+        "apart": resampled.apart(distances_among(samples.guide, cosine=True), labels, rows),
     }
     negatives = 1 - samples.images  # the guards take white for the background
     of_each: dict[str, Tensor] = {
-        "precision": manifold.precision(samples.guide, test.guide),
-        "density": manifold.density(samples.guide, test.guide),
+        "precision": inside.any(dim=1),
+        "density": inside.double().sum(dim=1) / NEIGHBOUR,
         "judge": samples.probability,
         "saturation": guards.saturation(negatives),
         "high frequency": guards.high_frequency(negatives),
     }
     if plain is not None:
-        of_each["drift"] = (samples.images - plain.images).square().mean(dim=(1, 2, 3)).sqrt()
-    return {name: of_set(measure, labels) for name, measure in sets.items()} | {
+        of_each["drift"] = (samples.images - plain).square().mean(dim=(1, 2, 3)).sqrt()
+    return {name: of_halves(numbers, labels) for name, numbers in sets.items()} | {
         name: mean(numbers, labels) for name, numbers in of_each.items()
     }
 
 
-def _thousandfold(measure: SetMeasure) -> SetMeasure:
-    return lambda rows: 1000 * measure(rows)
+def imagenet_score(samples: Measured, test: Measured) -> Estimate:
+    """The kernel distance x 1000 in the ImageNet network's features, which both must have."""
+    if samples.imagenet is None or test.imagenet is None:
+        raise ValueError("Both sets need features of the ImageNet network.")
+    numbers = resampled.kernel_distances(samples.imagenet, test.imagenet, halves(samples.labels))
+    return of_halves(1000 * numbers, samples.labels)
 
 
 def better(name: str, change: Tensor | float) -> Tensor | float:

