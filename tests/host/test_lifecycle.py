@@ -6,7 +6,6 @@ import copy
 import gc
 import sys
 import weakref
-from types import SimpleNamespace
 
 import comfy.model_management
 import pytest
@@ -151,13 +150,6 @@ def test_no_run_is_left_on_the_second_device(sd15, node):
     (mine,), (theirs,) = patches_of(model), patches_of(second)
     assert mine is not theirs
     assert mine.run is theirs.run is None
-
-
-def test_outside_a_run_the_progress_of_a_noise_level_is_not_remembered(sd15):
-    """A script may call the model by hand, through one clone with a shift and another without."""
-    (patch,) = patches_of(skew(sd15.model)[0])
-    falling, steeper = (SimpleNamespace(percent_to_sigma=lambda p, top=top: top * (1 - p)) for top in (1.0, 2.0))
-    assert [patch._scale_of(each).progress_at(0.5) for each in (falling, steeper)] == [0.5, 0.75]
 
 
 def test_nothing_is_active_between_two_model_calls(family):

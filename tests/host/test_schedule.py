@@ -7,6 +7,7 @@ import functools
 import numpy as np
 import pytest
 import torch
+from comfy.model_management import load_models_gpu
 from comfy_extras.nodes_model_advanced import ModelSamplingSD3
 from symmetric_attention.nodes.gamma_schedule import GammaScheduleNode
 from symmetric_attention.nodes.host.settings import SkewSettings
@@ -133,6 +134,24 @@ def test_two_shifts_of_one_patched_model_have_progress_of_their_own(sd3, schedul
         model = ModelSamplingSD3().patch(patched, shift=shift)[0]
         sd3.sample(model, sigmas=sigmas)
         assert_curve_was_applied(model, report.runs[-1], sigmas[:-1].tolist())
+
+
+@torch.no_grad()
+def test_a_model_called_by_hand_has_the_progress_of_its_own_shift(sd3, schedule):
+    """Outside a run, as a script does, through two clones of one patched model in turn."""
+    patched, _ = skew(sd3.model, schedule=schedule)
+    ((text, others),) = sd3.conditioning("cond")
+    for shift in (1.0, 9.0):
+        model = ModelSamplingSD3().patch(patched, shift=shift)[0]
+        load_models_gpu([model])
+        options = {**model.model_options["transformer_options"], "wrappers": model.wrappers}
+        given = {"c_crossattn": text, "y": others["pooled_output"], "transformer_options": options}
+        with watch_attention(model) as calls:
+            model.model.apply_model(sd3.noise(), torch.tensor([0.4]), **given)
+        gamma = float(curve(progress_of(model.get_model_object("model_sampling"), 0.4)))
+        assert len(calls) == sd3.calls
+        for seen in calls:
+            assert distance(seen.out, stated(sd3, seen, gamma)) <= 1e-3 * effect(sd3, seen, gamma), (shift, seen.path)
 
 
 @pytest.mark.parametrize(("name", "sampler"), [("SD15", "dpmpp_sde"), ("SD3", "heun"), ("Flux", "heun")])
