@@ -389,7 +389,7 @@ HOST_LAYER = (
         ("host/test_unreadable_calls.py",),
     ),
     Mutant(
-        MODELS + "site_rules.py",
+        MODELS + "token_orders.py",
         'prefix_len", 3) and keys >= tokens)',
         'prefix_len", 3))',
         "γ acts in a text that is as long as the image",
@@ -564,7 +564,7 @@ HOST_LAYER = (
         ("host/test_blocks_and_errors.py",),
     ),
     Mutant(
-        MODELS + "site_rules.py",
+        MODELS + "token_orders.py",
         "            return slice(text_tokens, tokens)\n        return slice(0, tokens) if tokens == image_tokens",
         "            return slice(image_tokens, tokens)\n        return slice(0, tokens) if tokens == image_tokens",
         "γ acts among the wrong tokens of a joint site",

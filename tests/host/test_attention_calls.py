@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from comfy.ldm.modules.attention import optimized_attention
 from comfyui_version import __version__
-from symmetric_attention.nodes.host.models.site_rules import SiteCall
+from symmetric_attention.nodes.host.models.site_call import SiteCall
 from symmetric_attention.nodes.host.models.sites import find_sites
 from symmetric_attention.nodes.host.patches.attention_backend import (
     EXACT,

@@ -8,7 +8,7 @@ import torch
 from comfy.ldm.modules.attention import optimized_attention
 from hypothesis import given
 from hypothesis import strategies as st
-from symmetric_attention.nodes.host.models.site_rules import SiteCall
+from symmetric_attention.nodes.host.models.site_call import SiteCall
 from symmetric_attention.nodes.host.models.sites import find_sites
 from symmetric_attention.nodes.host.patches.attention_backend import HostAttention
 from symmetric_attention.nodes.host.patches.skew_override import OverrideContext, SkewOverride

@@ -9,8 +9,9 @@ import torch
 from comfy.ldm.modules.attention import attention_pytorch, optimized_attention
 from symmetric_attention.nodes.host.models.families import RULES
 from symmetric_attention.nodes.host.models.reach import reach_of
+from symmetric_attention.nodes.host.models.site_call import SiteCall
 from symmetric_attention.nodes.host.models.site_rules import LAYER as BY_LAYER
-from symmetric_attention.nodes.host.models.site_rules import NOT_SAME_TOKENS, OF_OTHERS, OPTIONS, UNREADABLE, SiteCall
+from symmetric_attention.nodes.host.models.site_rules import NOT_SAME_TOKENS, OF_OTHERS, OPTIONS, UNREADABLE
 from symmetric_attention.nodes.host.models.sites import find_sites, reason_of_refusal
 from torch import nn
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from symmetric_attention.nodes.host.models.families import RULES
-from symmetric_attention.nodes.host.models.site_rules import SiteCall
+from symmetric_attention.nodes.host.models.site_call import SiteCall
 
 from lab.testing.families.rows import HOSTED
 from lab.testing.families.runs import in_this_host

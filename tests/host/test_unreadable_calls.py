@@ -12,7 +12,8 @@ from comfy.ldm.modules.attention import optimized_attention
 from hypothesis import given
 from hypothesis import strategies as st
 from symmetric_attention.nodes.host.models.families import RULES
-from symmetric_attention.nodes.host.models.site_rules import OF_OTHERS, UNREADABLE, LengthSensor, SiteCall
+from symmetric_attention.nodes.host.models.site_call import SiteCall
+from symmetric_attention.nodes.host.models.site_rules import OF_OTHERS, UNREADABLE, LengthSensor
 from symmetric_attention.nodes.host.models.sites import Site, find_sites
 from symmetric_attention.nodes.host.patches.attention_backend import HostAttention
 from symmetric_attention.nodes.host.patches.skew_override import CallLog, OverrideContext, SkewOverride

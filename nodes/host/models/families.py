@@ -1,6 +1,7 @@
 """The model families that ComfyUI hosts: their attention sites, their token orders, and the models that are refused.
 
-Data only; the words it is written in are those of `site_rules`. lab/testing/families has a tiny model of each.
+Data only; the words it is written in are those of `site_rules` and `token_orders`. lab/testing/families has a tiny
+model of each.
 """
 
 from __future__ import annotations
@@ -8,12 +9,8 @@ from __future__ import annotations
 import re
 
 from .later_families import FOUND_IN_CODE, KANDINSKY_6, LAST_QUERIES, PRISM, TRELLIS
-from .site_rules import (
-    JOINT,
-    SELF,
-    TEXT_REFINER,
-    LengthSensor,
-    Rule,
+from .site_rules import JOINT, SELF, TEXT_REFINER, LengthSensor, Rule, numbered
+from .token_orders import (
     after_seen,
     after_text,
     before_text,
@@ -22,7 +19,6 @@ from .site_rules import (
     image_slice,
     last_tokens,
     last_video_segment,
-    numbered,
     without_cache,
 )
 

@@ -5,21 +5,14 @@ Data only, as in `families`, which puts all rules together.
 
 from __future__ import annotations
 
-from .site_rules import (
-    FOUND,
-    JOINT,
-    NETWORK,
-    SELF,
-    TEXT_REFINER,
-    LengthSensor,
-    Rule,
+from .site_rules import FOUND, JOINT, NETWORK, SELF, TEXT_REFINER, LengthSensor, Rule, numbered
+from .token_orders import (
     after_what_is_kept,
     all_of_the_block,
     before_seen,
     first_argument,
     last_tokens,
     no_input,
-    numbered,
     queries_of_the_image,
 )
 

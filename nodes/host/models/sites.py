@@ -12,7 +12,8 @@ from ....sad_core.schedule import split_entries
 from ....sad_core.shown_text import shown
 from .families import REFUSALS, RULES
 from .reach import reach_of
-from .site_rules import FOUND, OPT_IN_KINDS, OPTIONS, Rule, class_name, no_input
+from .site_rules import FOUND, OPT_IN_KINDS, OPTIONS, Rule, class_name
+from .token_orders import no_input
 
 
 @dataclass(frozen=True)

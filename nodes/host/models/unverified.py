@@ -15,8 +15,10 @@ from torch import nn
 
 from .families import RULES
 from .reach import hands_options_on
-from .site_rules import UNVERIFIED, Argument, ImageTokens, Rule, SiteCall, class_name, image_slice
+from .site_call import Argument, SiteCall
+from .site_rules import UNVERIFIED, Rule, class_name
 from .sites import Site, own_modules
+from .token_orders import ImageTokens, image_slice
 
 OF_OTHERS = ("context", "encoder_hidden_states", "kv", "key", "key_value", "memory", "cond")
 CROSS = re.compile(r"cross|attn2|encoder_attn")

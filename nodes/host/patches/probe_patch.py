@@ -24,7 +24,8 @@ from ....sad_core.stability.step import Sample
 from ..browser import log, show_on_node
 from ..live_chart import LiveChart, charts
 from ..memory import is_out_of_memory
-from ..models.site_rules import NOT_SAME_TOKENS, OF_OTHERS, SiteCall
+from ..models.site_call import SiteCall
+from ..models.site_rules import NOT_SAME_TOKENS, OF_OTHERS
 from ..models.sites import Site
 from ..noise_level import NoiseLevel
 from ..picture import image_size, token_grid

@@ -18,7 +18,8 @@ from comfy.patcher_extension import CallbacksMP, WrappersMP
 from torch import Tensor
 
 from ..browser import log_exceptions
-from ..models.site_rules import NETWORK, OPTIONS, LengthSensor, SiteCall
+from ..models.site_call import SiteCall
+from ..models.site_rules import NETWORK, OPTIONS, LengthSensor
 from ..models.sites import Site
 from ..noise_level import LEVEL, NoiseLevel, NoiseScale, level_of
 from ..progress import ModelSampling

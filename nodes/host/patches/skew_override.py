@@ -17,7 +17,8 @@ from ....sad_core.kernels.eligibility import is_wanted
 from ....sad_core.parameters import is_untraced
 from ..memory import is_out_of_memory
 from ..model_calls import SiteTally
-from ..models.site_rules import NOT_SAME_TOKENS, OF_OTHERS, UNREADABLE, SiteCall
+from ..models.site_call import SiteCall
+from ..models.site_rules import NOT_SAME_TOKENS, OF_OTHERS, UNREADABLE
 from ..models.sites import Site
 from ..painted import CallMask
 from ..prompts import Prompt

@@ -18,7 +18,7 @@ from ....sad_core.kernels.eligibility import has_kernel
 from ....sad_core.kernels.operation import fallbacks_of_graphs
 from ..browser import log_and_show
 from ..model_calls import SiteTally, UnreadCall
-from ..models.site_rules import SiteCall
+from ..models.site_call import SiteCall
 from ..models.sites import Site
 from ..noise_level import NoiseLevel
 from ..painted import RunMask
