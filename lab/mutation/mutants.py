@@ -315,8 +315,8 @@ HOST_LAYER = (
         PATCHES + "site_patch.py",
         "            self.run, self.prompts, self._scale, self._joined = outer\n",
         "            pass\n",
-        "the patch keeps the run after its end",
-        ("host/test_lifecycle.py",),
+        "a run that another pack puts into one takes its calls",
+        ("host/test_nested_calls.py",),
     ),
     Mutant(
         PATCHES + "object_patches.py",

@@ -1,11 +1,11 @@
-"""A model call within another, as a ControlNet or a guider may make it: both are counted whole."""
+"""A model call or a run within another, as a ControlNet, a guider or a callback may make it: both are counted whole."""
 
 from __future__ import annotations
 
 import pytest
 from comfy.patcher_extension import WrappersMP
 
-from lab.testing.run_nodes import skew
+from lab.testing.run_nodes import probe, skew
 
 
 class CallingTheModelWithin:
@@ -49,3 +49,22 @@ def test_a_model_call_within_another_takes_nothing_off_its_counts(sd15, is_befor
     assert [len(call.symmetricity) for call in both.calls] == [len(call.symmetricity) for call in alone.calls
                                                                for _ in range(2)]  # fmt: skip
     assert both.backends == alone.backends
+
+
+@pytest.mark.parametrize("node", [skew, probe])
+def test_a_run_within_another_takes_none_of_its_calls(sd15, node):
+    """A wrapper of another pack may sample the same MODEL before the run that it wraps goes on."""
+    patched, told = node(sd15.model)
+    alone = sd15.sample(patched, steps=2)
+    within = []
+
+    def samples_first(executor, *args, **kwargs):
+        within.append(len(within))
+        if len(within) == 1:
+            sd15.sample(patched, steps=1)
+        return executor(*args, **kwargs)
+
+    patched.add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, "another pack", samples_first)
+    assert sd15.sample(patched, steps=2).equal(alone)
+    assert [len(run.calls if node is skew else run.steps) for run in told.runs] == [2, 2, 1]
+    assert [run.status for run in told.runs] == ["finished"] * 3
