@@ -10,19 +10,21 @@ from comfy_api.latest import io
 from ..sad_core.evaluation.calibration_file import SUFFIX as CALIBRATION_SUFFIX
 from ..sad_core.evaluation.calibration_file import save_calibration
 from ..sad_core.evaluation.measures import PIXELS
-from ..sad_core.evaluation.trial.plan import FEWEST_SEEDS, MOST_MINUTES, MOST_SEEDS, prompts_of
+from ..sad_core.evaluation.trial.course import Course
+from ..sad_core.evaluation.trial.plan import FEWEST_SEEDS, MOST_MINUTES, MOST_SEEDS, SEEDS_A_PROMPT, used_prompts
 from ..sad_core.evaluation.trial.prompts import PROMPTS, read_prompts
 from ..sad_core.evaluation.trial.result import Sampling
 from ..sad_core.evaluation.trial.result_file import LONGEST_TEXT, SUFFIX, save_trial, title_of
+from ..sad_core.evaluation.trial.ways import LADDER
 from ..sad_core.evaluation.trial.words import summary_of, table_of
 from .diversity_report import space_of
 from .host.browser import show_on_node
 from .host.output_folder import new_file
 from .host.trial.outcome import calibration_of, save_sheet, trial_of
 from .host.trial.prompts import encoders_of, negative_of, texts_beside
-from .host.trial.run import TrialRun
 from .host.trial.sampling import SAMPLERS, SCHEDULERS, Checkpoint, check_model, latent_of_one
 from .host.trial.shelf import shelf_of
+from .host.trial.source import PictureSource, rivals_of
 from .plots.sheet import draw_sheet
 from .shared import CATEGORY, SWEEP_ALIASES, clip_vision_input, unverified_widget
 
@@ -123,6 +125,7 @@ class MeasureCheckpointNode(io.ComfyNode):
                     default=MOST_SEEDS,
                     min=FEWEST_SEEDS,
                     max=MOST_SEEDS,
+                    step=SEEDS_A_PROMPT,
                     optional=True,
                     advanced=True,
                     tooltip=(
@@ -137,7 +140,10 @@ class MeasureCheckpointNode(io.ComfyNode):
                     max=64,
                     optional=True,
                     advanced=True,
-                    tooltip="The most pictures in one call of the model; fewer where memory runs out.",
+                    tooltip=(
+                        "The most pictures in one call of the model: up to 4, the seeds of a prompt. Fewer where "
+                        "memory runs out."
+                    ),
                 ),
                 io.Float.Input(
                     "largest_drift",
@@ -247,16 +253,27 @@ class MeasureCheckpointNode(io.ComfyNode):
             cfg,
             sampler_name,
             scheduler,
-            images_at_once,
+            min(images_at_once, SEEDS_A_PROMPT),
             act_where_unverified,
         )
         space = PIXELS if clip_vision is None else space_of(clip_vision)
-        tell = partial(show_on_node, node_id=cls.hidden.unique_id)
-        shelf = shelf_of(checkpoint, folder)
-        texts_of = partial(texts_beside, clip_vision)
-        found = TrialRun(checkpoint, encoders, shelf, first_seed, minutes, space, texts_of, tell, most_seeds).run()
-        most = max(found.plan.choice_seeds, found.plan.report_seeds)
-        used = len(set(prompts_of(most, len(encoders))))
+        source = PictureSource(checkpoint, encoders, shelf_of(checkpoint, folder))
+        rivals, left_out = rivals_of(checkpoint)
+        course = Course(
+            source,
+            len(encoders),
+            first_seed,
+            minutes,
+            space,
+            lambda prompts, width: texts_beside(clip_vision, source.conditionings[:prompts], width),
+            partial(show_on_node, node_id=cls.hidden.unique_id),
+            most_seeds,
+            LADDER,
+            rivals,
+            left_out,
+        )
+        found = course.run()
+        used = used_prompts(max(found.plan.choice_seeds, found.plan.report_seeds), len(encoders))
         height, width, _ = found.sheet[0][0].shape
         sampling = Sampling(
             width,

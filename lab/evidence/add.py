@@ -22,7 +22,7 @@ from PIL import Image
 
 from lab.folders import DOCS, IMAGES, ROOT, expand_path
 from sad_core.evaluation.diversity import Estimate
-from sad_core.evaluation.trial.plan import prompts_of
+from sad_core.evaluation.trial.plan import used_prompts
 from sad_core.evaluation.trial.result import Trial, is_significant
 from sad_core.evaluation.trial.result_file import SUFFIX, load_trial, save_trial, trial_to_json
 
@@ -103,7 +103,7 @@ def cells_of(trial: Trial) -> list[str]:
     """The row of a trial, in the order of `TITLES`."""
     sampling, row = trial.sampling, trial.best.row
     chosen, reported = trial.counted_seeds
-    used, before = (len(set(prompts_of(seeds, sampling.prompts))) for seeds in (reported, chosen))
+    used, before = (used_prompts(seeds, sampling.prompts) for seeds in (reported, chosen))
     prompts = f"{used} after {before}, {'of the pack' if sampling.packaged else 'own'}"
     return [
         f"{trial.name} ({trial.model})" if trial.name else trial.model,

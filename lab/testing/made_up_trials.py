@@ -10,8 +10,8 @@ from torch import Tensor
 
 from sad_core.evaluation.measures import PIXELS, LookedAt, measure_set
 from sad_core.evaluation.trial.plan import prompts_of
-from sad_core.evaluation.trial.result import Measured, Sampling, Trial, choose_way
-from sad_core.evaluation.trial.ways import LADDER, PLAIN, RIVALS, Way
+from sad_core.evaluation.trial.result import Cost, Measured, Sampling, Trial, choose_way
+from sad_core.evaluation.trial.ways import LADDER, PLAIN, PROBED, RIVALS, Way, with_beta
 
 SIZE = 16
 
@@ -39,7 +39,7 @@ def measured(ways: Sequence[Way], seeds: Sequence[int], prompts: int, gain: floa
 @cache
 def made_up_trial(number: int = 0) -> Trial:
     """One of many trials: other seeds, models, sizes, and a γ that gains or loses."""
-    chosen_from, reported = 4 + number % 5, 4 + 2 * (number % 5)
+    chosen_from, reported = 4 * (1 + number % 2), 4 * (1 + number % 3)
     choice = measured((PLAIN, *LADDER), range(number, number + chosen_from), 3, gain=0.1 - 0.04 * (number % 4))
     way = choose_way(choice)
     report = measured((PLAIN, way, *RIVALS), range(1000 + number, 1000 + number + reported), 3)
@@ -57,5 +57,6 @@ def made_up_trial(number: int = 0) -> Trial:
         choice=choice,
         chosen=way.name,
         report=report,
+        costs=(Cost(with_beta(way).name, 2.5), Cost(PROBED.name, 2.2)),
         notes=("There was no time for a rival.",) if number % 2 else (),
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io as text_io
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -48,7 +48,7 @@ class FeatureSpace:
     distances: Callable[[Tensor, Tensor], Tensor]
 
 
-def thumbnails(images: Sequence[Tensor]) -> Tensor:
+def thumbnails(images: Iterable[Tensor]) -> Tensor:
     """Return images shrunk to 32×32 by averaging, around middle grey: `(n, 3072)`, float32 on the CPU."""
     shrink = torch.nn.AdaptiveAvgPool2d(THUMBNAIL)
     return torch.stack([shrink(image.float().movedim(-1, 0)).flatten().cpu() for image in images]) - 0.5
@@ -172,7 +172,7 @@ class LookedAt:
         repeated: images that equal another one.
     """
 
-    images: list[Tensor]
+    images: Sequence[Tensor]
     prompts: Tensor
     features: Tensor
     facts: dict[str, Tensor]
@@ -180,13 +180,15 @@ class LookedAt:
     repeated: int
 
     @classmethod
-    def of(cls, images: list[Tensor], prompts: Sequence[int], space: FeatureSpace) -> LookedAt:
-        """Look at images in a feature space."""
+    def of(cls, images: Sequence[Tensor], prompts: Sequence[int], space: FeatureSpace) -> LookedAt:
+        """Look at images in a feature space; a sequence that makes each when it is asked for never has all at once."""
         guards = {"clipped": clipped_share, "saturation": saturation, "high_frequency": high_frequency_energy}
-        facts = {name: torch.tensor([guard(image) for image in images]).double() for name, guard in guards.items()}
+        found = [(is_whole(image), [guard(image) for guard in guards.values()]) for image in images]
+        numbers = torch.tensor([own for _, own in found]).double().reshape(len(found), len(guards)).unbind(dim=1)
         features = space.embed(images)
-        whole = [index for index, image in enumerate(images) if is_whole(image) and is_whole(features[index])]
-        different = len(torch.unique(thumbnails([images[index] for index in whole]), dim=0)) if whole else 0
+        whole = [index for index, (finite, _) in enumerate(found) if finite and is_whole(features[index])]
+        different = len(torch.unique(thumbnails(images[index] for index in whole), dim=0)) if whole else 0
+        facts = dict(zip(guards, numbers, strict=True))
         return cls(images, torch.tensor(prompts), features, facts, whole, len(whole) - different)
 
 

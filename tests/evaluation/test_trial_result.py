@@ -87,11 +87,12 @@ def test_the_summary_names_seeds_rivals_and_cost():
     trial = made_up_trial(4)
     lines = summary_of(trial).split("\n")
     assert lines[0].startswith(
-        "checkpoint 4: γ 2 was chosen among 5 settings of γ, tried on 8 seeds and 2 prompts. The numbers below are "
-        "from 12 other"
+        "checkpoint 4: γ 2 was chosen among 5 settings of γ, tried on 4 seeds and 1 prompt. The numbers below are "
+        "from 8 other"
     )
     assert [line.split(": images moved")[0] for line in lines[1:4]] == ["γ 2", *(way.name for way in RIVALS)]
     assert "An image at γ 1 took 2 s on NVIDIA GeForce RTX 4090. Compared with it: γ 2 1.05 times as long" in lines[4]
+    assert "; γ 2 with β 0.5 1.25 times as long; γ 1 with the probe 1.10 times as long. " in lines[4]
     table = read_table(table_of(trial))
     assert [(row["part"], row["setting"]) for row in table] == [
         *(("choice", way.name) for way in (PLAIN, *LADDER)),

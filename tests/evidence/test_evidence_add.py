@@ -42,7 +42,7 @@ def test_a_trial_is_kept_and_becomes_a_row(folders, tmp_path):
     assert len(cells) == len(TITLES) == head.count("|") - 1
     change = trial.best.row["distance_change"]
     assert cells[0] == "checkpoint 2 (Flux)"
-    assert cells[2].startswith("8, after 6 to choose; prompts: 2 after 1, ")
+    assert cells[2].startswith("12, after 4 to choose; prompts: 3 after 1, ")
     assert cells[3] == trial.chosen
     assert cells[4].startswith(f"**{change.value:.3g}** [{change.low:.3g}, {change.high:.3g}] of ")
     assert cells[8] == "× 1.05"

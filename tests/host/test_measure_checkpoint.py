@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import json
 import math
+from dataclasses import replace
 from types import SimpleNamespace
 
 import comfy.model_management
@@ -13,14 +14,16 @@ import comfy.supported_models
 import pytest
 import torch
 from PIL import Image
+from symmetric_attention.nodes import measure_checkpoint
 from symmetric_attention.nodes.creativity import CreativityNode
 from symmetric_attention.nodes.host.best_of import live_rows
-from symmetric_attention.nodes.host.trial import run as trial_run
 from symmetric_attention.nodes.host.trial import shelf
+from symmetric_attention.nodes.host.trial import source as picture_source
 from symmetric_attention.nodes.host.trial.rivals import with_rescaled_score, without_early_guidance
 from symmetric_attention.nodes.host.trial.sampling import Checkpoint
 from symmetric_attention.nodes.measure_checkpoint import MeasureCheckpointNode
 from symmetric_attention.nodes.plots import sheet as sheet_plot
+from symmetric_attention.sad_core.evaluation.trial.course import Course
 
 from lab.folders import ROOT
 from lab.testing.families.building import host_class
@@ -28,13 +31,15 @@ from lab.testing.families.rows import REFUSED
 from lab.testing.run_nodes import execute, skew
 from lab.testing.sweep_images import read_table
 from lab.testing.vision_models import tiny_clip_vision
-from sad_core.evaluation.trial.plan import FEWEST_SEEDS, MOST_SEEDS
+from sad_core.evaluation.measures import PIXELS
+from sad_core.evaluation.trial.plan import COSTS, FEWEST_SEEDS, MOST_SEEDS, SHARE_AROUND
 from sad_core.evaluation.trial.result_file import load_trial, trial_to_json
 from sad_core.evaluation.trial.ways import LADDER, PLAIN, RIVALS
 
 STEPS = 1
 SHORT = LADDER[2:4]  # in place of the whole ladder, for time
-FEWEST_MINUTES = FEWEST_SEEDS * (1 + len(SHORT) + 2 + len(RIVALS)) / 60  # a second a picture
+FEWEST = FEWEST_SEEDS * (1 + len(SHORT) + 2 + len(RIVALS) + COSTS)
+FEWEST_MINUTES = (FEWEST + 0.5) / 60 / (1 - SHARE_AROUND)  # a second a picture
 
 
 class Decoder:
@@ -44,11 +49,17 @@ class Decoder:
         return latent[:, :3].movedim(1, -1).sigmoid()
 
 
+@pytest.fixture
+def now():
+    """The seconds of a clock."""
+    return [0]
+
+
 @pytest.fixture(autouse=True)
-def output(tmp_path, monkeypatch):
+def output(tmp_path, monkeypatch, now):
     """An output folder, a short ladder, and a clock by which every picture takes a second."""
     folder_paths = importlib.import_module("folder_paths")
-    sample, now = Checkpoint.sample, [0]
+    sample = Checkpoint.sample
 
     def sample_and_count(checkpoint, way, positive, seeds, show):
         now[0] += len(seeds)
@@ -56,8 +67,8 @@ def output(tmp_path, monkeypatch):
 
     monkeypatch.setattr(folder_paths, "get_output_directory", lambda: str(tmp_path))
     monkeypatch.setattr(Checkpoint, "sample", sample_and_count)
-    monkeypatch.setattr(trial_run, "clock", lambda: now[0])
-    monkeypatch.setattr(trial_run, "LADDER", SHORT)
+    monkeypatch.setattr(picture_source, "clock", lambda: now[0])
+    monkeypatch.setattr(measure_checkpoint, "LADDER", SHORT)
     return tmp_path
 
 
@@ -96,7 +107,8 @@ def test_the_whole_trial(sd15, output, monkeypatch):
     assert [each.way for each in trial.choice] == [PLAIN, *SHORT]
     assert [each.way for each in trial.report] == [PLAIN, trial.best.way, *RIVALS]
     assert all(each.row["pixel_drift"].value > 0 for each in (*trial.choice, *trial.report) if each.way != PLAIN)
-    assert {each.seconds for each in trial.report} == {1.0}
+    assert {each.seconds for each in (*trial.report, *trial.costs)} == {1.0}
+    assert [each.name for each in trial.costs] == [f"{trial.chosen} with β 0.5", "γ 1 with the probe"]
     assert trial.took == pytest.approx(len(pictures(output)) / 60, rel=1e-4)
     assert len(read_table(table)) == 1 + len(SHORT) + 2 + len(RIVALS)
     assert summary.startswith(f"a b: {trial.chosen} was chosen among 2 settings of γ, tried on 4 seeds and 1 prompt.")
@@ -171,12 +183,11 @@ def test_a_cancelled_trial_goes_on_and_gives_the_same(sd15, output):
 @pytest.mark.newest
 def test_more_minutes_use_the_pictures_that_are_there(sd15, output):
     measure(sd15)
-    before = set(pictures(output))
-    _, _, _, file, _ = measure(sd15, minutes=2 * FEWEST_MINUTES)
-    assert before < set(pictures(output))
-    trial = load_trial(output / file)
-    assert trial.counted_seeds[0] > 4
-    assert trial.took * 60 <= 2 * FEWEST_MINUTES * 60 * 1.01
+    before = {path: path.stat().st_mtime_ns for path in pictures(output)}
+    _, _, _, file, _ = measure(sd15, minutes=1.5 * FEWEST_MINUTES)
+    assert {path: path.stat().st_mtime_ns for path in before} == before
+    assert len(pictures(output)) > len(before)
+    assert load_trial(output / file).counted_seeds == (4, 8)
 
 
 @pytest.mark.newest
@@ -189,7 +200,7 @@ def test_other_settings_have_pictures_of_their_own(sd15, output):
     ((tokens, extra),) = sd15.conditioning("cond")
     count = len(pictures(output))
     measure(sd15, positive=[[tokens, {**extra, "guidance": 2.5}]])
-    assert len(pictures(output)) == count + count // 2
+    assert len(pictures(output)) == count + FEWEST
 
 
 @pytest.mark.newest
@@ -200,9 +211,8 @@ def test_pictures_made_otherwise_are_not_taken_for_the_present_ones(sd15, output
     negative[0][1]["control"] = object()
 
     def folder():
-        checkpoint = Checkpoint(
-            sd15.model, None, {"samples": torch.zeros(1, 4, 8, 8)}, negative, 1, 7.0, "euler", "normal", 4
-        )
+        latent = {"samples": torch.zeros(1, 4, 8, 8)}
+        checkpoint = Checkpoint(sd15.model, None, latent, negative, 1, 7.0, "euler", "normal", 4)
         return shelf.shelf_of(checkpoint, output).folder
 
     before = folder()
@@ -221,19 +231,72 @@ def test_the_version_of_the_pack_is_that_of_its_project_file():
     assert f'version = "{shelf.pack_version()}"\n' in (ROOT / "pyproject.toml").read_text(encoding="utf-8")
 
 
+def test_what_is_loaded_encoded_and_compiled_is_in_no_picture(sd15, output, monkeypatch, now):
+    """The model has to be loaded again after a text or pictures were encoded, and the first step of a way compiles."""
+    is_away, ready = [True], set()
+
+    class TextsTakeTheMemory(Clip):
+        def encode_from_tokens_scheduled(self, text):
+            is_away[0] = True
+            now[0] += 50
+            return super().encode_from_tokens_scheduled(text)
+
+    def embed(images):
+        is_away[0] = True
+        return PIXELS.embed(images)
+
+    sample_rows = Checkpoint._sample
+
+    def sample(checkpoint, way, *given, **options):
+        now[0] += 100 * is_away[0] + 30 * (way not in ready)
+        is_away[0] = False
+        ready.add(way)
+        return sample_rows(checkpoint, way, *given, **options)
+
+    monkeypatch.setattr(measure_checkpoint, "PIXELS", replace(PIXELS, embed=embed))
+    monkeypatch.setattr(Checkpoint, "_sample", sample)
+    clip = TextsTakeTheMemory(sd15)
+    _, _, summary, file, _ = measure(sd15, clip=clip, positive=None, prompts="a\nb", minutes=1.5 * FEWEST_MINUTES)
+    trial = load_trial(output / file)
+    assert trial.counted_seeds == (4, 8)
+    assert {each.seconds for each in (*trial.choice, *trial.report, *trial.costs)} == {1.0}
+    assert summary.count(" 1.00 times as long") == 5
+    assert now[0] > 500
+
+
+@pytest.mark.newest
+def test_pictures_are_sampled_in_the_same_batches_whatever_is_there(sd15, output, monkeypatch):
+    """A kill between two files leaves half a batch, whose other half is not sampled alone."""
+    measure(sd15, images_at_once=64)
+    kept = {path: path.read_bytes() for path in pictures(output)}
+    for path in pictures(output)[::3]:
+        path.unlink()
+    sizes, sample = [], Checkpoint._sample
+    monkeypatch.setattr(
+        Checkpoint,
+        "_sample",
+        lambda checkpoint, way, positive, seeds, *given, **options: (
+            sizes.append(len(seeds)) or sample(checkpoint, way, positive, seeds, *given, **options)
+        ),
+    )
+    measure(sd15, images_at_once=64)
+    assert set(sizes) == {4}
+    assert {path: path.read_bytes() for path in pictures(output)} == kept
+
+
 @pytest.mark.newest
 def test_pictures_that_get_slower_leave_the_rivals_out(sd15, output, monkeypatch):
     now = [0.0]
 
     def tick():
-        now[0] += 1.0 if now[0] < 6 else 2.0
+        now[0] += 1.0 if now[0] < 16 else 2.0
         return now[0]
 
-    monkeypatch.setattr(trial_run, "clock", tick)
+    monkeypatch.setattr(picture_source, "clock", tick)
     _, _, summary, file, _ = measure(sd15, images_at_once=1)
     trial = load_trial(output / file)
     assert [each.way for each in trial.report] == [PLAIN, trial.best.way]
-    assert "There is no time left for no guidance in the first fifth and temporal score rescaling 0.95" in summary
+    assert "There is no time for no guidance in the first fifth and temporal score rescaling 0.95, " in summary
 
 
 @pytest.mark.newest
@@ -253,7 +316,7 @@ def test_where_memory_runs_out_fewer_pictures_are_sampled_at_once(sd15, output, 
     small.add_wrapper("apply_model", network)
     monkeypatch.setattr(live_rows, "is_out_of_memory", lambda error: isinstance(error, torch.OutOfMemoryError))
     _, _, summary, file, _ = measure(sd15, small, images_at_once=64)
-    assert "Memory ran out with 3 images at once, so at most 1 were sampled at once." in summary
+    assert "Memory ran out with 4 images at once, so at most 1 were sampled at once." in summary
     assert load_trial(output / file).notes[-1].startswith("Memory ran out")
 
 
@@ -262,7 +325,7 @@ def test_where_memory_runs_out_fewer_pictures_are_sampled_at_once(sd15, output, 
     [
         (
             {"minutes": 0.1},
-            "minutes is 0.1, which is enough for 6 images of 1 s, but a trial needs 20. Set minutes to 1",
+            "minutes is 0.1, which is enough for 5 images of 1 s, but a trial needs 20. Set minutes to 1",
         ),
         ({"positive": None}, "Nothing says what to draw: wire clip for the prompts, or positive for one prompt"),
         ({"negative": None}, "The negative prompt is missing: wire negative, or clip for an empty one"),
@@ -281,7 +344,7 @@ def test_what_does_not_fit_is_refused_in_a_sentence(sd15, output, inputs, senten
 
 
 def test_a_model_that_gamma_cannot_act_on_is_refused_at_once(sd15, output, monkeypatch):
-    monkeypatch.setattr(trial_run.TrialRun, "run", lambda run: pytest.fail("it was sampled"))
+    monkeypatch.setattr(Course, "run", lambda run: pytest.fail("it was sampled"))
     patched, _ = skew(sd15.model, gamma=1.5)
     with pytest.raises(ValueError, match=r"The MODEL went through Skew Attention \(SAD\), but Measure Your Checkpoint"):
         measure(sd15, patched)
@@ -324,10 +387,10 @@ class Clip:
 def test_prompts_are_encoded_once_and_told_only_where_asked(sd15, output):
     clip = Clip(sd15)
     given = {"positive": None, "negative": None, "clip": clip, "prompts": "a fox\n\n a house \na fox"}
-    _, _, _, file, _ = measure(sd15, **given, minutes=3 * FEWEST_MINUTES, tell_prompts=True)
+    _, _, _, file, _ = measure(sd15, **given, minutes=1.5 * FEWEST_MINUTES, tell_prompts=True)
     assert sorted(clip.texts) == ["", "a fox", "a house"]
     assert load_trial(output / file).sampling.texts == ("a fox", "a house")
-    _, _, _, file, _ = measure(sd15, **given, minutes=3 * FEWEST_MINUTES)
+    _, _, _, file, _ = measure(sd15, **given, minutes=1.5 * FEWEST_MINUTES)
     told = json.loads((output / file).read_text())["sampling"]
     assert (told["texts"], told["prompts"], told["packaged"]) == ([], 2, False)
 
@@ -336,7 +399,8 @@ def test_prompts_are_encoded_once_and_told_only_where_asked(sd15, output):
 def test_a_picture_with_nan_is_counted_and_left_out(sd15, output, monkeypatch):
     class Broken(Decoder):
         def decode(self, latent):
-            return super().decode(latent) * (math.nan if len(pictures(output)) == 0 else 1.0)
+            self.decoded = getattr(self, "decoded", 0) + 1
+            return super().decode(latent) * (math.nan if self.decoded == 2 else 1.0)  # the first one warms up
 
     _, _, _, file, _ = measure(sd15, vae=Broken())
     trial = load_trial(output / file)

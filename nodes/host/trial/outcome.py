@@ -9,13 +9,14 @@ from torch import Tensor
 
 from ....sad_core.evaluation.calibration import Calibration, calibrate, monotone
 from ....sad_core.evaluation.measures import DiversityReport, FeatureSpace
+from ....sad_core.evaluation.trial.course import Found
 from ....sad_core.evaluation.trial.result import Sampling, Trial
 from ....sad_core.evaluation.trial.result_file import SUFFIX, title_of
 from ....sad_core.whole_file import whole_file
 from ..checkpoint import numbers_of
 from ..patches.site_patch import model_name
-from .run import Found
 from .sampling import Checkpoint, machine_of
+from .source import notes_of
 
 SHEET_SUFFIX, QUALITY = ".sheet.jpg", 92
 
@@ -46,7 +47,8 @@ def trial_of(
         choice=found.choice,
         chosen=found.chosen.name,
         report=found.report,
-        notes=found.notes,
+        costs=found.costs,
+        notes=(*found.notes, *notes_of(checkpoint)),
     )
 
 

@@ -15,15 +15,15 @@ from comfy.patcher_extension import WrappersMP
 from torch import Tensor
 
 from ....sad_core import GammaSchedule
-from ....sad_core.evaluation.trial.ways import PLAIN, Way
-from ..apply import choose_sites, install_skew_attention
+from ....sad_core.evaluation.trial.ways import PLAIN, STABILITY_PROBE, Way
+from ..apply import choose_sites, install_skew_attention, install_stability_probe
 from ..best_of.inputs import check_by_row, of_one_image
 from ..best_of.row_noise import StartingNoise
 from ..best_of.run import SeedRun, Task
 from ..memory import is_out_of_memory
 from ..patches.side_runs import KEY
 from ..patches.skew_patch import SkewPatch
-from ..settings import SkewSettings
+from ..settings import ProbeSettings, SkewSettings
 from .rivals import with_rival
 
 NODE = "Measure Your Checkpoint (SAD)"
@@ -69,6 +69,8 @@ class Checkpoint:
     def _patch(self, way: Way) -> ModelPatcher:
         if way == PLAIN:
             return self.model
+        if way.rival == STABILITY_PROBE:
+            return install_stability_probe(self.model, ProbeSettings(act_where_unverified=self.act_where_unverified))[0]
         if way.rival:
             return with_rival(self.model, way)
         settings = SkewSettings(
@@ -100,18 +102,33 @@ class Checkpoint:
         halves = (seeds[: self.at_once], seeds[self.at_once :])
         return [image for half in halves for image in self.sample(way, positive, half, show)]
 
-    def _sample(self, way: Way, positive: Any, seeds: Sequence[int], show: Show) -> list[Tensor]:
+    def warm_up(self, way: Way, positive: Any, seeds: Sequence[int]) -> None:
+        """Load the model, and have kernels compiled and tuned: the first step of pictures, which are thrown away."""
+        try:
+            self._sample(way, positive, seeds, lambda done, predicted, x: None, is_warm_up=True)
+        except Exception as error:
+            if not is_out_of_memory(error):
+                raise
+            comfy.model_management.soft_empty_cache()  # `sample` takes fewer at once
+
+    def _sample(
+        self, way: Way, positive: Any, seeds: Sequence[int], show: Show, is_warm_up: bool = False
+    ) -> list[Tensor]:
         guider = comfy.samplers.CFGGuider(self.patched(way))
         guider.set_conds(positive, self.negative)
         guider.set_cfg(self.cfg)
-        task = Task(guider, comfy.samplers.sampler_object(self.sampler), self._sigmas(way), self.latent)
+        sigmas = self._sigmas(way)
+        task = Task(guider, comfy.samplers.sampler_object(self.sampler), sigmas, self.latent)
+        if is_warm_up:
+            task = Task(guider, comfy.samplers.sampler_object("euler"), sigmas[:2], self.latent)
         start = StartingNoise(SeededNoise(seeds[0]), self.latent, seeds)
         run = SeedRun(task, start, range(len(seeds)), show=show)
         latents = run.sample()
         if run.live.at_once:
             self.failed_at = self.failed_at or len(seeds)
             self.at_once = min(self.at_once, run.live.at_once)
-        return [_picture(self.vae.decode(latents[row : row + 1])) for row in range(len(latents))]
+        rows = 1 if is_warm_up else len(latents)
+        return [_picture(self.vae.decode(latents[row : row + 1])) for row in range(rows)]
 
     def _sigmas(self, way: Way) -> Tensor:
         model = self.patched(way)

@@ -1,14 +1,12 @@
 """Pictures of trials in the output folder, so that a trial that was cancelled goes on where it was.
 
 A picture is a PNG of 8 bits whose name follows from all that it follows from; in it stands how many seconds it took.
-All measures are taken of what was read from the file, so they are the same whether the trial was cancelled or not.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import math
 import re
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -18,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ....sad_core.evaluation.guards import is_whole
+from ....sad_core.evaluation.trial.pictures import Picture
 from ....sad_core.evaluation.trial.ways import Way
 from ....sad_core.whole_file import whole_file
 from ..checkpoint import numbers_of
@@ -28,15 +26,7 @@ from .sampling import Checkpoint, machine_of
 
 SECONDS = "seconds"
 WIRED = ("model", "vae", "clip", "positive", "negative")  # inputs of the node; the latent is read as a whole
-BROKEN = "broken"  # of a picture with NaN, which no PNG can hold
-
-
-@dataclass(frozen=True)
-class Kept:
-    """A picture that is there: `(height, width, 3)` in [0, 1], NaN where it was broken, and the seconds it took."""
-
-    image: Tensor
-    seconds: float
+BROKEN = "broken"
 
 
 def digest_of(*parts: Any) -> str:
@@ -86,33 +76,30 @@ class Shelf:
         word = re.sub(r"[^\w.]+", "_", way.name)
         return self.folder / f"{word}_{digest_of(asdict(way))[:6]}_{prompt[:8]}_{seed}.png"
 
-    def load(self, path: Path) -> Kept | None:
+    def load(self, path: Path) -> Picture | None:
         """Return a picture; None where there is none, or none that can be read."""
         from PIL import Image
 
         try:
             with Image.open(path) as picture:
                 pixels = torch.frombuffer(bytearray(picture.convert("RGB").tobytes()), dtype=torch.uint8)
-                image = pixels.reshape(picture.height, picture.width, 3).float() / 255
-                seconds = float(picture.info[SECONDS])
-                is_broken = BROKEN in picture.info
+                pixels = pixels.reshape(picture.height, picture.width, 3)
+                return Picture(pixels, float(picture.info[SECONDS]), BROKEN in picture.info)
         except (OSError, ValueError, KeyError, SyntaxError):
             return None
-        return Kept(torch.full_like(image, math.nan) if is_broken else image, seconds)
 
-    def save(self, path: Path, image: Tensor, seconds: float) -> None:
-        """Keep a picture `(height, width, 3)`."""
+    def save(self, path: Path, picture: Picture) -> None:
+        """Keep a picture."""
         from PIL import Image
         from PIL.PngImagePlugin import PngInfo
 
         told = PngInfo()
-        told.add_text(SECONDS, f"{seconds:.6g}")
-        if not is_whole(image):
+        told.add_text(SECONDS, repr(picture.seconds))
+        if picture.broken:
             told.add_text(BROKEN, "1")
-        pixels = (image.float().cpu().nan_to_num(0.0).clamp(0, 1) * 255).round().to(torch.uint8)
         self.folder.mkdir(parents=True, exist_ok=True)
         with whole_file(path) as unfinished:
-            Image.fromarray(pixels.numpy(), "RGB").save(unfinished, "PNG", pnginfo=told, compress_level=1)
+            Image.fromarray(picture.pixels.numpy(), "RGB").save(unfinished, "PNG", pnginfo=told, compress_level=1)
 
 
 def pack_version() -> str:

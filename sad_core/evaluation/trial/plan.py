@@ -3,6 +3,9 @@
 A trial has two parts. In the first all ways of the ladder are sampled with some seeds, and one is chosen. In the second
 that one, γ = 1 and the rivals are sampled with other seeds, and these numbers are reported: the best of several noisy
 numbers is too good on average (docs/evidence.md).
+
+Seeds come in blocks of `SEEDS_A_PROMPT`, which share a prompt and are sampled together. Neither the prompt of a seed
+nor its neighbours depend on the budget, so with more minutes every picture that is there is used again.
 """
 
 from __future__ import annotations
@@ -13,11 +16,14 @@ from dataclasses import dataclass, replace
 
 from .ways import LADDER, RIVALS, Way
 
-FEWEST_SEEDS = 4  # of a part: for an interval over pairs
+SEEDS_A_PROMPT = 4  # of a block
+FEWEST_SEEDS = SEEDS_A_PROMPT  # of a part: for an interval over pairs
 MOST_SEEDS = 192  # the seeds of the report begin so far from the first one, whatever the budget
-SEEDS_A_PROMPT = 4  # at least, where there are so many
 SHARE_OF_CHOICE = 0.4  # of the time
+SHARE_AROUND = 0.05  # of the time: for what is loaded, encoded, warmed up and measured
+COSTS = 2  # ways of which only the time is reported, a block of each
 MOST_MINUTES = 24 * 60
+SLOWER = ", because later images took longer than the first ones"
 
 
 @dataclass(frozen=True)
@@ -25,51 +31,81 @@ class Plan:
     """The plan of a trial.
 
     Attributes:
+        minutes: the budget.
         choice_seeds: of γ = 1 and each way of the ladder.
         report_seeds: of γ = 1, the chosen way and each rival.
         ladder: what is chosen among.
         rivals: what is reported beside it.
-        left_out: a sentence on rivals that there is no time for, or that mean nothing here; empty where there is none.
+        costs: ways of which only the time is reported.
+        left_out: a sentence on what there is no time for, or what means nothing here; empty where there is nothing.
         most_seeds: of a part.
     """
 
+    minutes: float
     choice_seeds: int
     report_seeds: int
     ladder: tuple[Way, ...] = LADDER
     rivals: tuple[Way, ...] = RIVALS
+    costs: int = COSTS
     left_out: str = ""
     most_seeds: int = MOST_SEEDS
 
     @property
     def pictures(self) -> int:
         """All pictures of the trial."""
-        return self.choice_seeds * (1 + len(self.ladder)) + self.report_seeds * (2 + len(self.rivals))
+        choice = self.choice_seeds * (1 + len(self.ladder))
+        return choice + self.report_seeds * (2 + len(self.rivals)) + SEEDS_A_PROMPT * self.costs
 
-    def with_time_left(self, left: float, seconds: float) -> Plan:
+    @property
+    def seconds(self) -> float:
+        """The part of the budget that pictures may take."""
+        return 60 * self.minutes * (1 - SHARE_AROUND)
+
+    def with_time_left(self, spent: float, seconds: float) -> Plan:
         """The plan with as many seeds to report as there is time for, once the choice is made.
 
-        Where the pictures took longer than the first ones, so that the fewest seeds do not fit, the rivals are dropped.
+        Where the pictures took longer than the first ones, so that the fewest seeds do not fit, the costs and then the
+        rivals are dropped.
 
         Args:
-            left: seconds of the budget.
+            spent: seconds that the pictures of the choice took.
             seconds: that one picture takes.
         """
-        if self.rivals and left < FEWEST_SEEDS * (2 + len(self.rivals)) * seconds:
-            names = " and ".join(way.name for way in self.rivals)
-            sentence = f"There is no time left for {names}, because later images took longer than the first ones."
-            without = replace(self, rivals=(), left_out=f"{self.left_out} {sentence}".strip())
-            return without.with_time_left(left, seconds)
-        seeds = math.floor(max(left, 0.0) / (seconds * (2 + len(self.rivals))))
-        return replace(self, report_seeds=min(max(seeds, FEWEST_SEEDS), self.most_seeds))
+        pictures = math.floor(max(self.seconds - spent, 0.0) / seconds)
+        plans = self.ever_smaller(SLOWER)
+        for plan in plans:
+            found = (pictures // SEEDS_A_PROMPT - plan.costs) // (2 + len(plan.rivals)) * SEEDS_A_PROMPT
+            if found >= FEWEST_SEEDS:
+                return replace(plan, report_seeds=min(found, self.most))
+        return replace(plans[-1], report_seeds=FEWEST_SEEDS)
 
     def describe(self, seconds: float) -> str:
         """The plan in a sentence, for pictures that take so many seconds."""
         last = f" {self.left_out}" if self.left_out else ""
+        costs = f" and {SEEDS_A_PROMPT} of {self.costs} to time" if self.costs else ""
         return (
             f"An image takes {seconds:.3g} s, so the plan is {self.choice_seeds} seeds of {1 + len(self.ladder)} "
-            f"settings to choose from and {self.report_seeds} other seeds of {2 + len(self.rivals)} to report: "
-            f"{self.pictures} pictures in {self.pictures * seconds / 60:.3g} minutes.{last}"
+            f"settings to choose from, {self.report_seeds} other seeds of {2 + len(self.rivals)} to report{costs}: "
+            f"{self.pictures} images in {self.pictures * seconds / 60:.3g} minutes.{last}"
         )
+
+    @property
+    def most(self) -> int:
+        """The most seeds of a part, in whole blocks."""
+        return self.most_seeds // SEEDS_A_PROMPT * SEEDS_A_PROMPT
+
+    def ever_smaller(self, why: str) -> list[Plan]:
+        """Return this plan, the same without costs, and without rivals too, each with a sentence on what it lacks."""
+        plans = [self]
+        if self.costs:
+            plans.append(replace(plans[-1], costs=0, left_out=plans[-1]._less("the cost of β and of the probe", why)))
+        if self.rivals:
+            names = " and ".join(way.name for way in self.rivals)
+            plans.append(replace(plans[-1], rivals=(), left_out=plans[-1]._less(names, why)))
+        return plans
+
+    def _less(self, names: str, why: str) -> str:
+        return f"{self.left_out} There is no time for {names}{why}.".strip()
 
 
 def plan_trial(
@@ -77,17 +113,21 @@ def plan_trial(
     seconds: float,
     ladder: Sequence[Way] = LADDER,
     rivals: Sequence[Way] = RIVALS,
+    costs: int = COSTS,
     left_out: str = "",
     most_seeds: int = MOST_SEEDS,
+    has_begun: bool = False,
 ) -> Plan:
-    """Return as many seeds as a budget is enough for; where it is tight, the rivals are left out.
+    """Return as many seeds as a budget is enough for; where it is tight, costs and then rivals are left out.
 
     Args:
         minutes: the budget of the whole trial, pictures that are there already included.
         seconds: that one picture takes.
         ladder, rivals: what is sampled beside γ = 1.
+        costs: how many ways are only timed.
         left_out: a sentence on rivals that mean nothing here.
-        most_seeds: of a part, also where there is time for more.
+        most_seeds: of a part, also where there is time for more; it is rounded down to whole blocks.
+        has_begun: whether the fewest seeds are sampled even if there is too little time for them.
 
     Raises:
         ValueError: a number that is no budget, or too little time for the fewest seeds.
@@ -98,31 +138,36 @@ def plan_trial(
         raise ValueError(f"most_seeds is {most_seeds}, but it must be from {FEWEST_SEEDS} to {MOST_SEEDS}.")
     if not 0 < seconds < math.inf:
         raise ValueError(f"An image took {seconds:g} seconds, so no plan can be made.")
-    pictures = math.floor(60 * minutes / seconds)
-    fewest = Plan(FEWEST_SEEDS, FEWEST_SEEDS, tuple(ladder), tuple(rivals), left_out)
-    if fewest.pictures > pictures and rivals:
-        names = " and ".join(way.name for way in rivals)
-        sentence = f"There is no time for {names} within {60 * minutes / seconds:.0f} images."
-        return plan_trial(minutes, seconds, ladder, (), f"{left_out} {sentence}".strip(), most_seeds)
-    if fewest.pictures > pictures:
-        raise ValueError(
-            f"minutes is {minutes:g}, which is enough for {pictures} images of {seconds:.3g} s, but a trial needs "
-            f"{fewest.pictures}. Set minutes to {math.ceil(fewest.pictures * seconds / 60)}, or make the images "
-            "smaller."
-        )
-    chosen_from, reported = 1 + len(ladder), 2 + len(rivals)
-    most_of_choice = (pictures - FEWEST_SEEDS * reported) // chosen_from
-    choice = min(max(math.floor(SHARE_OF_CHOICE * pictures / chosen_from), FEWEST_SEEDS), most_of_choice, most_seeds)
-    report = min((pictures - choice * chosen_from) // reported, most_seeds)
-    return Plan(choice, report, tuple(ladder), tuple(rivals), left_out, most_seeds)
+    fewest = Plan(minutes, FEWEST_SEEDS, FEWEST_SEEDS, tuple(ladder), tuple(rivals), costs, left_out, most_seeds)
+    pictures = math.floor(fewest.seconds / seconds)
+    plans = fewest.ever_smaller(f", since {minutes:g} minutes are {pictures} images")
+    for plan in plans:
+        blocks, most = pictures // SEEDS_A_PROMPT - plan.costs, plan.most // SEEDS_A_PROMPT
+        chosen_from, reported = 1 + len(plan.ladder), 2 + len(plan.rivals)
+        if blocks >= chosen_from + reported:
+            share = math.floor(SHARE_OF_CHOICE * blocks / chosen_from)
+            choice = min(max(share, 1), (blocks - reported) // chosen_from, most)
+            report = min((blocks - choice * chosen_from) // reported, most)
+            return replace(plan, choice_seeds=choice * SEEDS_A_PROMPT, report_seeds=report * SEEDS_A_PROMPT)
+    if has_begun:
+        return plans[-1]
+    needed = plans[-1].pictures
+    raise ValueError(
+        f"minutes is {minutes:g}, which is enough for {pictures} images of {seconds:.3g} s, but a trial needs "
+        f"{needed}. Set minutes to {math.ceil(needed * seconds / 60 / (1 - SHARE_AROUND))}, or make the images smaller."
+    )
 
 
 def prompts_of(seeds: int, prompts: int) -> list[int]:
-    """Return the number of the prompt of each seed: as many prompts as get four seeds each, in turn.
+    """Return the number of the prompt of each seed: four seeds of the first one, four of the next, and around again.
 
     Args:
         seeds: of one part of a trial.
         prompts: how many there are.
     """
-    used = max(1, min(prompts, seeds // SEEDS_A_PROMPT))
-    return [seed % used for seed in range(seeds)]
+    return [seed // SEEDS_A_PROMPT % prompts for seed in range(seeds)]
+
+
+def used_prompts(seeds: int, prompts: int) -> int:
+    """Return how many prompts so many seeds use."""
+    return min(prompts, math.ceil(seeds / SEEDS_A_PROMPT))

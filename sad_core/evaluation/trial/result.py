@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from ..diversity import Estimate
 from ..measures import Row
@@ -31,9 +31,22 @@ class Measured:
     seconds: float
 
     @property
+    def name(self) -> str:
+        """Return the name of the way."""
+        return self.way.name
+
+    @property
     def seeds(self) -> int:
         """Return the number of sampled pictures."""
         return self.row.n + self.row.broken
+
+
+@dataclass(frozen=True)
+class Cost:
+    """A way of which only the time was measured: its name, and the seconds of one picture."""
+
+    name: str
+    seconds: float
 
 
 @dataclass(frozen=True)
@@ -75,6 +88,7 @@ class Trial:
         choice: the ways on the seeds of the choice, γ = 1 first.
         chosen: the name of the way that was chosen.
         report: the ways on the seeds of the report: γ = 1, the chosen one, the rivals.
+        costs: what other ways took.
         notes: sentences on what is missing.
     """
 
@@ -90,7 +104,8 @@ class Trial:
     choice: tuple[Measured, ...]
     chosen: str
     report: tuple[Measured, ...]
-    notes: tuple[str, ...] = field(default=())
+    costs: tuple[Cost, ...] = ()
+    notes: tuple[str, ...] = ()
 
     @property
     def plain(self) -> Measured:

@@ -9,6 +9,7 @@
     space     where images were compared;  unit: of a distance
     choice    a list of ways on some seeds, γ = 1 first;  chosen: the name of one of them
     report    the same on other seeds: γ = 1, the chosen one, the rivals
+    costs     ways of which only the time was measured: name, seconds of one picture
     notes     sentences on what is missing
 
 A way has `way` (name, gamma, beta, start, end, rival, strength), `n`, `broken`, `repeated`, `seconds` of one picture
@@ -29,7 +30,7 @@ from ..diversity import Estimate
 from ..measures import MEASURES, Row
 from .plan import MOST_MINUTES
 from .plausible import Implausible, check_plausible
-from .result import Measured, Sampling, Trial
+from .result import Cost, Measured, Sampling, Trial
 from .ways import RIVAL_KINDS, Way
 
 KIND = "symmetric-attention trial"
@@ -93,6 +94,7 @@ def trial_to_json(trial: Trial) -> dict[str, Any]:
         "choice": [_measured_to_json(each) for each in trial.choice],
         "chosen": trial.chosen,
         "report": [_measured_to_json(each) for each in trial.report],
+        "costs": [{"name": each.name, "seconds": _rounded(each.seconds)} for each in trial.costs],
         "notes": list(trial.notes),
     }
 
@@ -129,6 +131,7 @@ def _trial(content: dict[str, Any]) -> Trial:
         choice=_part(content, "choice"),
         chosen=_text(content["chosen"], "chosen"),
         report=_part(content, "report"),
+        costs=tuple(_cost(each) for each in _list(content["costs"], "costs", MOST_WAYS)),
         notes=tuple(_text(each, "notes") for each in _list(content["notes"], "notes", MOST_WAYS)),
     )
 
@@ -164,7 +167,15 @@ def _measured(content: dict[str, Any], may_miss: bool) -> Measured:
         _count(content["repeated"], "repeated", 0),
         measures,
     )
-    return Measured(way, row, _number(content["seconds"], "seconds", 1e-6, 1e6))
+    return Measured(way, row, _seconds(content))
+
+
+def _cost(content: dict[str, Any]) -> Cost:
+    return Cost(_title(content["name"], "name of a setting"), _seconds(content))
+
+
+def _seconds(content: dict[str, Any]) -> float:
+    return _number(content["seconds"], "seconds", 1e-6, 1e6)
 
 
 def _measured_to_json(found: Measured) -> dict[str, Any]:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 NO_RIVAL, GUIDANCE_OFF, RESCALED_SCORE = RIVAL_KINDS = ("", "guidance off at first", "temporal score rescaling")
+STABILITY_PROBE = "stability probe"
+BETA = 0.5  # of the way whose time says what β costs, which no value of it but 1 changes
 
 
 @dataclass(frozen=True)
@@ -15,7 +17,7 @@ class Way:
         name: for tables and sentences; short, and no other way has it.
         gamma, beta: of Skew Attention.
         start, end: the part of the run in which γ acts, in progress.
-        rival: one of `RIVAL_KINDS`: what is turned in place of γ.
+        rival: one of `RIVAL_KINDS`: what is turned in place of γ; or `STABILITY_PROBE`, which turns nothing.
         strength: of the rival: the share of the run without guidance, or k of the rescaled score.
     """
 
@@ -46,3 +48,9 @@ RIVALS = (
     Way("no guidance in the first fifth", rival=GUIDANCE_OFF, strength=0.2),
     Way("temporal score rescaling 0.95", rival=RESCALED_SCORE, strength=0.95),
 )
+PROBED = Way("γ 1 with the probe", rival=STABILITY_PROBE)  # only timed
+
+
+def with_beta(way: Way) -> Way:
+    """Return a way with β beside its γ, of which only the time is told."""
+    return replace(way, name=f"{way.name} with β {BETA:g}", beta=BETA)

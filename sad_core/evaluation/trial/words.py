@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 from ..diversity import Estimate
 from ..measures import MEASURES
-from .plan import prompts_of
+from .plan import used_prompts
 from .result import Measured, Trial, is_significant
 from .ways import PLAIN
 
@@ -76,7 +76,7 @@ def verdict(found: Measured) -> str:
 
 
 def _prompts(seeds: int, trial: Trial) -> str:
-    used = len(set(prompts_of(seeds, trial.sampling.prompts)))
+    used = used_prompts(seeds, trial.sampling.prompts)
     return "1 prompt" if used == 1 else f"{used} prompts"
 
 
@@ -89,9 +89,9 @@ def _broken(found: Measured) -> str:
 def cost_of(trial: Trial) -> str:
     """Return what each way cost, as a factor on γ = 1."""
     factors = [
-        f"{each.way.name} {each.seconds / trial.plain.seconds:.2f} times as long"
-        for each in trial.report
-        if each.way != PLAIN
+        f"{each.name} {each.seconds / trial.plain.seconds:.2f} times as long"
+        for each in (*trial.report, *trial.costs)
+        if each.name != PLAIN.name
     ]
     return (
         f"An image at γ 1 took {trial.plain.seconds:.3g} s on {trial.machine}. Compared with it: {_listed(factors)}. "
