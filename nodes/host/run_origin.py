@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -93,6 +93,28 @@ def digest_of_input(name: str) -> str:
     prompt, node_id, _ = executing
     wired: Any = prompt.get_node(node_id)["inputs"].get(name) if prompt.has_node(node_id) else None
     return f"{_digest(prompt, wired[0], {})} {wired[1]}" if _is_link(wired) else ""
+
+
+def texts_upstream(name: str) -> set[str]:
+    """Return the texts of all widgets upstream of the input `name` of the node that runs now.
+
+    Names of files are among them. Empty where nothing is known.
+    """
+    executing = _executing()
+    if executing is None:
+        return set()
+    prompt, node_id, _ = executing
+    wired: Any = prompt.get_node(node_id)["inputs"].get(name) if prompt.has_node(node_id) else None
+    waiting: list[Any] = [wired[0]] if _is_link(wired) else []
+    seen, found = set(waiting), set()
+    while waiting:
+        node = waiting.pop()
+        inputs = prompt.get_node(node)["inputs"] if prompt.has_node(node) else {}
+        found.update(text for value in inputs.values() if not _is_link(value) for text in _texts(value))
+        fresh = set(_sources(prompt, node)) - seen
+        seen |= fresh
+        waiting += fresh
+    return found
 
 
 def origin_of(prompt: Prompt, node_id: str, index: int | None = None) -> Origin | None:
@@ -219,6 +241,18 @@ def _digest_of_node(prompt: Prompt, node_id: str, known: Mapping[str, str]) -> s
     own = node_id if node["class_type"] in HANDLE_GIVERS else ""
     text = json.dumps([node["class_type"], own, inputs], sort_keys=True, default=repr)
     return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _texts(value: Any) -> Iterator[str]:
+    """Yield the texts in the value of a widget, which may hold several, as loaders of many LoRAs do."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, Mapping):
+        for each in value.values():
+            yield from _texts(each)
+    elif isinstance(value, (list, tuple)):
+        for each in value:
+            yield from _texts(each)
 
 
 def _same(value: Any) -> Any:

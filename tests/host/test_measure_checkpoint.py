@@ -13,9 +13,11 @@ import comfy.sample
 import comfy.supported_models
 import pytest
 import torch
+from comfy_execution.graph import DynamicPrompt
 from PIL import Image
 from symmetric_attention.nodes import measure_checkpoint
 from symmetric_attention.nodes.creativity import CreativityNode
+from symmetric_attention.nodes.host import run_origin
 from symmetric_attention.nodes.host.best_of import live_rows
 from symmetric_attention.nodes.host.trial import shelf
 from symmetric_attention.nodes.host.trial import source as picture_source
@@ -204,20 +206,30 @@ def test_other_settings_have_pictures_of_their_own(sd15, output):
 
 
 @pytest.mark.newest
-@pytest.mark.parametrize("changed", ["positive", "negative", "clip", "version", "machine", "object"])
+@pytest.mark.parametrize("changed", ["positive", "negative", "clip", "version", "machine", "object", "batch", "file"])
 def test_pictures_made_otherwise_are_not_taken_for_the_present_ones(sd15, output, monkeypatch, changed):
     """A ControlNet cannot be read, so what is upstream of a conditioning counts, and that it is there."""
     negative = sd15.conditioning("uncond")
     negative[0][1]["control"] = object()
 
-    def folder():
+    file = output / "own.safetensors"
+    file.write_bytes(b"weights")
+    monkeypatch.setitem(importlib.import_module("folder_paths").folder_names_and_paths, "own", ([str(output)], set()))
+    monkeypatch.setattr(shelf, "texts_upstream", lambda name: {"a fox", file.name} if name == "model" else {"", "../x"})
+
+    def folder(at_once=4):
         latent = {"samples": torch.zeros(1, 4, 8, 8)}
-        checkpoint = Checkpoint(sd15.model, None, latent, negative, 1, 7.0, "euler", "normal", 4)
+        checkpoint = Checkpoint(sd15.model, None, latent, negative, 1, 7.0, "euler", "normal", at_once)
         return shelf.shelf_of(checkpoint, output).folder
 
     before = folder()
     assert folder() == before
-    if changed == "object":
+    if changed == "batch":
+        assert folder(at_once=2) != before
+        return
+    if changed == "file":
+        file.write_bytes(b"others")
+    elif changed == "object":
         negative[0][1]["control"] = 1j
     elif changed in ("version", "machine"):
         name = {"version": "pack_version", "machine": "machine_of"}[changed]
@@ -282,6 +294,19 @@ def test_pictures_are_sampled_in_the_same_batches_whatever_is_there(sd15, output
     measure(sd15, images_at_once=64)
     assert set(sizes) == {4}
     assert {path: path.read_bytes() for path in pictures(output)} == kept
+
+
+@pytest.mark.newest
+def test_the_names_of_files_upstream_are_found_in_every_value(monkeypatch):
+    nodes = {
+        "lora": {"class_type": "Loras", "inputs": {"model": ["load", 0], "lora_1": {"on": True, "lora": "b.pt"}}},
+        "load": {"class_type": "Loader", "inputs": {"name": "a.safetensors", "list": ["c.pt"]}},
+        "other": {"class_type": "Loader", "inputs": {"name": "d.safetensors"}},
+        "measure": {"class_type": "Measure", "inputs": {"model": ["lora", 0], "name": "e"}},
+    }
+    monkeypatch.setattr(run_origin, "_executing", lambda: (DynamicPrompt(nodes), "measure", None))
+    assert run_origin.texts_upstream("model") == {"a.safetensors", "b.pt", "c.pt"}
+    assert run_origin.texts_upstream("vae") == set()
 
 
 @pytest.mark.newest

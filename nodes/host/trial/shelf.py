@@ -20,8 +20,9 @@ from ....sad_core.evaluation.trial.pictures import Picture
 from ....sad_core.evaluation.trial.ways import Way
 from ....sad_core.whole_file import whole_file
 from ..checkpoint import numbers_of
+from ..named_files import states_of
 from ..patches.site_patch import model_name
-from ..run_origin import digest_of_input
+from ..run_origin import digest_of_input, texts_upstream
 from .sampling import Checkpoint, machine_of
 
 SECONDS = "seconds"
@@ -115,14 +116,18 @@ def pack_version() -> str:
 def shelf_of(checkpoint: Checkpoint, folder: Path) -> Shelf:
     """Return the shelf of a checkpoint and of the way it is sampled, in a folder of its own.
 
-    What it follows from is what came from other nodes, so all that is upstream is part of its name. So are the version
-    of this pack and the machine: another version may sample otherwise, and another machine takes other times.
+    What it follows from is what came from other nodes, so all that is upstream is part of its name, and the files that
+    are named there as they are now. So are the version of this pack, the machine and the size of a batch: another
+    version may sample otherwise, another machine takes other times, and other batches take other times and can differ
+    in the last bits.
     """
     model = checkpoint.model
     digest = digest_of(
         [pack_version(), machine_of(model), *map(digest_of_input, WIRED)],
+        states_of(text for name in WIRED for text in texts_upstream(name)),
         [model_name(model.model), list(numbers_of(model))],
         [checkpoint.steps, checkpoint.cfg, checkpoint.sampler, checkpoint.scheduler, checkpoint.act_where_unverified],
+        checkpoint.at_once,
         *parts_of(checkpoint.latent),
         *parts_of(checkpoint.negative),
     )
