@@ -135,13 +135,18 @@ async def _listed(module: Any) -> list[Any]:
 
 def output_of(node: Use, **given: Any) -> Any:
     """The first output of a node, run as ComfyUI runs it. Inputs that are nodes are run first."""
+    return outputs_of(node, **given)[0]
+
+
+def outputs_of(node: Use, **given: Any) -> tuple[Any, ...]:
+    """All outputs of a node, run as ComfyUI runs it. Inputs that are nodes are run first."""
     inputs = {name: output_of(each) if isinstance(each, Use) else each for name, each in node.inputs}
     kind = node_classes()[node.node]
     if not hasattr(kind, "EXECUTE_NORMALIZED"):  # of the first kind of node, which has no schema
-        return getattr(kind(), kind.FUNCTION)(**given, **inputs)[0]
+        return tuple(getattr(kind(), kind.FUNCTION)(**given, **inputs))
     widgets = {each.id: each.default for each in kind.GET_SCHEMA().inputs if getattr(each, "default", None) is not None}
     copy = kind.PREPARE_CLASS_CLONE({"hidden_inputs": {io.Hidden.unique_id: NODE_ID}})
-    return copy.EXECUTE_NORMALIZED(**{**widgets, **given, **inputs}).args[0]
+    return tuple(copy.EXECUTE_NORMALIZED(**{**widgets, **given, **inputs}).args)
 
 
 def patched(bed: Bed, arm: Arm, noise: SeededNoise) -> ModelPatcher:
