@@ -30,6 +30,17 @@ CHART = """kind => {
     };
 }"""
 QUEUE = "() => window.app.queuePrompt(0)"
+# What a field lacks, in which shape, and what the chart says of it.
+REFUSED = (
+    ("values", "", "values", "values is empty. Write at least one γ, as in 1, 1.05, 1."),
+    ("curve", None, "curve", "curve is empty. Draw one in the curve widget, wire a CURVE, or choose another shape."),
+    (
+        "start",
+        1.0,
+        "linear",
+        "start is 1 and end is 1, but start must be smaller than end, and both from 0 to 1.",
+    ),
+)
 INTERRUPT = "async () => (await import('/scripts/api.js')).api.interrupt()"
 DISCONNECT = "async () => (await import('/scripts/api.js')).api.socket.close()"  # the editor connects again by itself
 
@@ -167,6 +178,41 @@ def test_a_page_reloaded_during_a_run_shows_all_points_and_goes_on(page, complai
     page.evaluate(QUEUE)
     second = probed(page, "chart.note.startsWith('finished')")
     assert [count(line) for line in second["lines"]] == [3] * 4
+    assert page.problems == []
+    assert complaints == []
+
+
+def test_what_was_not_done_has_its_reason_and_a_chart_outlives_a_reload(page, complaints):
+    nodes = workflow(1.5, "food", next(fresh), steps=2)
+    put_probe(nodes)
+    widgets = {"model": nodes["sampler"]["inputs"]["model"], "scale": 0.5, "blur_sigma": 2.0}
+    nodes["guided"] = {"class_type": "SelfAttentionGuidance", "inputs": widgets}
+    nodes["sampler"]["inputs"]["model"] = ["guided", 0]
+    page.evaluate(OPEN, numbered(nodes))
+    find = "window.app.rootGraph._nodes.find(n => n.comfyClass === '{}')".format
+    text = f"{find('SADSkewAttention')}.widgets.find(w => w.name === 'last_run')?.value"
+    page.evaluate(QUEUE)
+    wait = {"timeout": PATIENCE, "polling": OFTEN}
+    page.wait_for_function(f"() => {text}?.includes('Not reached: middle.0.0. Reason: ')", **wait)
+
+    page.evaluate(f"""() => {{
+        const put = (node, name, value) => {{ node.widgets.find(w => w.name === name).value = value; }};
+        {find("SelfAttentionGuidance")}.mode = 4;
+        put({find("SADSkewAttention")}, 'apply_to', 'uncond');
+        put({find("KSampler")}, 'cfg', 1);
+    }}""")
+    page.evaluate(QUEUE)
+    page.wait_for_function(f"() => {text}?.includes('This run had no uncond pass')", **wait)
+    said = page.evaluate(f"() => {text}")
+    assert "the image is that of the unpatched model. ComfyUI leaves uncond out where CFG is 1." in said
+    assert "γ 1.5 from" not in said
+
+    before = probed(page, "chart.note.startsWith('finished · step 2')")
+    page.reload()
+    page.wait_for_function(READY, timeout=PATIENCE)
+    after = probed(page, "chart.note.startsWith('finished · step 2')")
+    assert after["lines"] == before["lines"]
+    assert [count(line) for line in after["lines"]] == [2] * 4
     assert page.problems == []
     assert complaints == []
 
@@ -311,6 +357,13 @@ def test_the_curve_follows_the_widgets_and_so_does_the_prompt(page, complaints, 
     assert "start_gamma" in greyed(page, "SADGammaSchedule")
     page.screenshot(path=tmp_path / "keyframes.png")
     assert wrong["note"] == 'The keyframe "oops" is not understood. Write progress:gamma, as in 0:1, 0.3:1.05, 1:1.'
+
+    for field, nothing, shape, sentence in REFUSED:
+        before = page.evaluate(f"name => {node}.widgets.find(w => w.name === name).value", field)
+        put("shape", shape)
+        put(field, nothing)
+        wait_for(page, "SADGammaSchedule", "chart.isProblem && chart.note === v.sentence", sentence=sentence)
+        put(field, before)
 
     page.evaluate(f"""() => {{
         const source = LiteGraph.createNode('PrimitiveFloat');
