@@ -11,7 +11,7 @@ from functools import partial
 
 from lab.testbed.arms import PLAIN, STEPS, WINDOWS, Arm, curve, scheduled, skew, use, with_ancestral_noise
 
-DIT_GUIDANCE = 3.0  # provisional; to be that of 1, 1.5, 2, 3, 4 and 6 which is nearest to the validation part
+DIT_GUIDANCE = 2.0  # of 1, 1.5, 2, 3, 4 and 6 the nearest to the validation part (gates-dit.json)
 GAMMAS = (-1.0, 0.0, 0.5, 0.8, 1.2, 1.5, 2.0, 3.0)
 SCALES = (1.0, 1.5, 2.0, 3.0, 4.0, 6.0)
 PARTS = {"noise refiner": "image_refiner", "first half": "layers.0-1", "second half": "layers.2-3"}

@@ -11,6 +11,7 @@ from lab.testbed.arms import GUIDANCE, Arm, all_arms, twin_arms
 from lab.testbed.dit_arms import DIT_GUIDANCE, dit_arms
 from lab.testbed.model import holds_dit
 from lab.testbed.shape import DIT_FILE, MODEL_FILE, TWIN_FILE
+from lab.testbed.twin_file import restore
 
 
 @dataclass(frozen=True)
@@ -46,6 +47,8 @@ def parse_with_network(parser: ArgumentParser) -> Namespace:
     parser.add_argument("--model", type=expand_path, help="file of its weights (default: that of the network)")
     options = parser.parse_args()
     options.model = options.model or NETWORKS[options.network].file
+    if options.model == TWIN_FILE:
+        restore()
     if not options.model.is_file():
         parser.error(f"{options.model} is not there. Train the network first, or name its file with --model.")
     if holds_dit(options.model) != (options.network == "dit"):
