@@ -1,7 +1,7 @@
 """The distilled twin's weights, kept as their difference from the weights of the model it learned from.
 
     python -m lab.testbed.twin_file keep twin.safetensors      # writes the difference
-    python -m lab.testbed.twin_file restore                    # writes twin.safetensors, which the commands do by themselves
+    python -m lab.testbed.twin_file restore                    # writes twin.safetensors; other commands do so too
 
 Both files have the same tensors in half precision. A weight of the twin differs little from that of the model, so the
 difference of their bit patterns, as whole numbers, packs into six tenths of the file. Nothing is lost.
