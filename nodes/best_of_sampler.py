@@ -27,16 +27,14 @@ class BestOfSamplerNode(io.ComfyNode):
             display_name="Best Of Sampler (SAD)",
             category=CATEGORY,
             description=(
-                "Begins several seeds, looks at them early in the run, and finishes only the most stable ones, or the "
-                "most different ones. What it keeps is the image that its seed gives alone. With max_tries it draws "
-                "again until the score is good enough. Wired like SamplerCustomAdvanced."
+                "Starts several seeds, compares them early in the run, and finishes only the most stable or the most "
+                "different ones. A kept image is the one that its seed gives by itself. With max_tries the node "
+                "tries new seeds until the score is good enough. Wire it like SamplerCustomAdvanced."
             ),
             search_aliases=[*SEARCH_ALIASES, "best of n", "gate", "seed search", "retry", "rank"],
             not_idempotent=True,  # it shows its text on the node that ran
             inputs=[
-                io.Noise.Input(
-                    "noise", tooltip="RandomNoise: its seed and the ones that follow it are the candidates."
-                ),
+                io.Noise.Input("noise", tooltip="RandomNoise. Its seed and the following ones are the candidates."),
                 io.Guider.Input(
                     "guider",
                     tooltip=(
@@ -46,7 +44,7 @@ class BestOfSamplerNode(io.ComfyNode):
                 ),
                 io.Sampler.Input("sampler", tooltip="Any sampler except dpm_adaptive and ar_video."),
                 io.Sigmas.Input("sigmas", tooltip="The noise levels of the run."),
-                io.Latent.Input("latent_image", tooltip="The latent of one image; every candidate starts from it."),
+                io.Latent.Input("latent_image", tooltip="The latent of one image. Every candidate starts from it."),
                 io.Combo.Input(
                     "choose",
                     options=list(CHOICES),
@@ -63,7 +61,7 @@ class BestOfSamplerNode(io.ComfyNode):
                     optional=True,
                     min=1,
                     max=MOST_CANDIDATES,
-                    tooltip="Seeds that are begun in one try.",
+                    tooltip="Number of seeds that are started in each try.",
                 ),
                 io.Int.Input(
                     "keep",
@@ -71,15 +69,15 @@ class BestOfSamplerNode(io.ComfyNode):
                     optional=True,
                     min=1,
                     max=MOST_CANDIDATES,
-                    tooltip="Images that are finished. To keep different ones, at least 2.",
+                    tooltip="Number of images that are finished. Choosing different ones needs at least 2.",
                 ),
                 progress_widget(
                     "decide_at",
                     default=0.3,
                     optional=True,
                     tooltip=(
-                        "Share of the steps after which the images are chosen, between 0 and 1. Earlier is cheaper, "
-                        "later is surer."
+                        "Share of the steps after which the images are chosen, between 0 and 1. An earlier choice is "
+                        "cheaper, a later one is more reliable."
                     ),
                 ),
                 io.Int.Input(
@@ -90,8 +88,8 @@ class BestOfSamplerNode(io.ComfyNode):
                     max=8,
                     advanced=True,
                     tooltip=(
-                        "Decisions until decide_at. Above 1, some candidates are dropped earlier, which is cheaper: "
-                        "with 2 rounds, 8 candidates become 4 and then 2."
+                        "Number of decisions up to decide_at. Above 1, some candidates are dropped earlier, which "
+                        "costs less. With 2 rounds, 8 candidates become 4 and then 2."
                     ),
                 ),
                 io.Combo.Input(
@@ -101,9 +99,9 @@ class BestOfSamplerNode(io.ComfyNode):
                     optional=True,
                     advanced=True,
                     tooltip=(
-                        "The measure of the probe that stability is scored by. A higher score is more stable; energy "
-                        "and instability count negatively. depth and relative curvature need depth_and_curvature on "
-                        "the probe."
+                        "The measure of the probe that gives the stability score. A higher score is more stable, so "
+                        "energy and instability count negatively. depth and relative curvature need "
+                        "depth_and_curvature on the probe."
                     ),
                 ),
                 io.String.Input(
@@ -112,8 +110,8 @@ class BestOfSamplerNode(io.ComfyNode):
                     optional=True,
                     advanced=True,
                     tooltip=(
-                        "Attention sites that the score is the mean of: beginnings of addresses separated by commas, "
-                        "such as middle, output.5. Empty means all that the probe measures."
+                        "The score is the mean over these attention sites: beginnings of addresses separated by "
+                        "commas, such as middle, output.5. Empty means every site that the probe measures."
                     ),
                 ),
                 io.Int.Input(
@@ -124,8 +122,9 @@ class BestOfSamplerNode(io.ComfyNode):
                     max=100,
                     advanced=True,
                     tooltip=(
-                        "The gate. Above 1, new seeds are begun until all kept images reach the threshold, at most "
-                        "this many times. Then the best so far are finished, and the summary says so."
+                        "The gate. Above 1, the node starts new seeds until all kept images reach the threshold, at "
+                        "most this many times. If they never do, it finishes the best so far, and the summary says "
+                        "so."
                     ),
                 ),
                 io.Float.Input(
@@ -147,8 +146,8 @@ class BestOfSamplerNode(io.ComfyNode):
                     max=MOST_CANDIDATES,
                     advanced=True,
                     tooltip=(
-                        "The most images in one call of the model. 0 means as many as fit into memory. 1 is slower and "
-                        "calls the model just as for the seed alone."
+                        "The largest number of images in one model call. 0 means as many as fit into memory. 1 is "
+                        "slower and calls the model exactly as for a single seed."
                     ),
                 ),
                 io.Vae.Input(
@@ -157,7 +156,7 @@ class BestOfSamplerNode(io.ComfyNode):
                     tooltip="With clip_vision: compares the images as they look so far, not their latents.",
                 ),
                 io.ClipVision.Input(
-                    "clip_vision", optional=True, tooltip="With vae: compares the images by what they show."
+                    "clip_vision", optional=True, tooltip="With vae: compares the images by their content."
                 ),
             ],
             outputs=[
@@ -169,20 +168,20 @@ class BestOfSamplerNode(io.ComfyNode):
                     display_name="scores",
                     is_output_list=True,
                     tooltip=(
-                        "The score of each kept image: its stability, or its distance to the nearest other one where "
-                        "only differences count."
+                        "The score of each kept image: its stability or, for most different, its distance to the "
+                        "nearest other one."
                     ),
                 ),
                 io.String.Output(
                     "table", display_name="table", tooltip="CSV: every candidate, its seed and its score."
                 ),
                 Trace.Output(
-                    "trace", display_name="trace", tooltip="What the probe measured, for Stability Plot (SAD)."
+                    "trace", display_name="trace", tooltip="The measurements of the probe, for Stability Plot (SAD)."
                 ),
                 io.String.Output(
                     "summary",
                     display_name="summary",
-                    tooltip="What was kept, whether the gate was passed, what it cost.",
+                    tooltip="The kept images, the result of the gate, and the cost.",
                 ),
             ],
             hidden=[io.Hidden.unique_id],

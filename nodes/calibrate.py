@@ -31,18 +31,18 @@ class CalibrateNode(io.ComfyNode):
             display_name="Calibrate (SAD)",
             category=CATEGORY,
             description=(
-                "Makes the slider of Creativity (SAD) for your own checkpoint: a sweep over gamma tells how diverse "
-                "pictures get and how far they move, and the slider goes evenly through what was measured. Wants 8 "
-                "seeds or more of each gamma, and gammas on both sides of 1."
+                "Makes the slider of Creativity (SAD) for your own checkpoint. A sweep over gamma shows how diverse "
+                "images get and how far they move, and the slider divides the measured range evenly. Use 8 or more "
+                "seeds of each gamma, and gammas on both sides of 1."
             ),
             search_aliases=[*SWEEP_ALIASES, "calibration", "slider", "creativity"],
             is_input_list=True,
             is_output_node=True,
             not_idempotent=True,  # it says on the node that ran what it saved
             inputs=[
-                *sweep_inputs("The images of the sweep; each run a batch of the same seeds."),
+                *sweep_inputs("The images of the sweep. Each run must be a batch of the same seeds."),
                 io.Model.Input(
-                    "model", tooltip="The MODEL of the sweep, as Skew Attention (SAD) gives it to the sampler."
+                    "model", tooltip="The MODEL that Skew Attention (SAD) gives to the sampler of the sweep."
                 ),
                 clip_vision_input(),
                 io.Float.Input(
@@ -54,20 +54,22 @@ class CalibrateNode(io.ComfyNode):
                     round=0.001,
                     optional=True,
                     tooltip=(
-                        "How far pictures may move from those of gamma 1 with the same seed, as root mean square of "
-                        "pixels from 0 to 1. Gammas beyond it are left out of the slider."
+                        "How far images may move from those of gamma 1 with the same seed (root mean square of pixel "
+                        "values from 0 to 1). The slider leaves out gammas that move them further."
                     ),
                 ),
                 io.String.Input(
                     "filename_prefix",
                     default=PREFIX,
                     optional=True,
-                    tooltip="Folder and beginning of the name below ComfyUI's output folder; a number is added.",
+                    tooltip="Folder and beginning of the file name, inside ComfyUI's output folder. A number is added.",
                 ),
             ],
             outputs=[
                 io.String.Output("file", display_name="file", tooltip="The name of the file, for Creativity (SAD)."),
-                io.String.Output("summary", display_name="summary", tooltip="What was measured, and the two ends."),
+                io.String.Output(
+                    "summary", display_name="summary", tooltip="The measurements, and the two ends of the slider."
+                ),
             ],
             hidden=[io.Hidden.unique_id],
         )

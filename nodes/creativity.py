@@ -29,8 +29,8 @@ class CreativityNode(ReadsSavedFile, io.ComfyNode):
             display_name="Creativity (SAD)",
             category=CATEGORY,
             description=(
-                "One slider from precise to creative. Calibrated on your own checkpoint (Calibrate (SAD)), a position "
-                "means a share of the diversity that was measured there. At 0 it is the untouched model, bit for bit."
+                "One slider from precise to creative. Calibrate (SAD) calibrates it on your own checkpoint, so that "
+                "each position means a share of the diversity measured there. 0 is the unpatched model, bit for bit."
             ),
             search_aliases=[*SEARCH_ALIASES, "slider", "creative", "precise"],
             not_idempotent=True,  # the patch knows the id of its node
@@ -46,8 +46,8 @@ class CreativityNode(ReadsSavedFile, io.ComfyNode):
                     display_mode=io.NumberDisplay.slider,
                     optional=True,
                     tooltip=(
-                        "-1 is the most precise and 1 the most creative that was measured; 0 is the untouched model. "
-                        "Half way means half of the measured difference in diversity."
+                        "-1 is the most precise setting that was measured, 1 the most creative. 0 is the unpatched "
+                        "model. Halfway means half of the measured difference in diversity."
                     ),
                 ),
                 io.Combo.Input(
@@ -56,17 +56,19 @@ class CreativityNode(ReadsSavedFile, io.ComfyNode):
                     default=NONE,
                     optional=True,
                     tooltip=(
-                        "A calibration of this checkpoint, as Calibrate (SAD) keeps it in ComfyUI's output folder. "
-                        "Refresh the node definitions (R) to see new ones. Without one the slider goes from gamma 0.9 "
-                        "to 1.5, and nobody has measured what that does on your checkpoint."
+                        "A calibration of this checkpoint, saved by Calibrate (SAD) in ComfyUI's output folder. "
+                        "Refresh the node definitions (R) to see new ones. Without one the slider goes from gamma "
+                        "0.9 to 1.5, and nobody has measured its effect on your checkpoint."
                     ),
                 ),
             ],
             outputs=[
                 io.Model.Output(tooltip="The patched model, for the sampler."),
-                io.String.Output("text", display_name="text", tooltip="What the position means here."),
+                io.String.Output(
+                    "text", display_name="text", tooltip="The meaning of the position on this checkpoint."
+                ),
                 Report.Output(
-                    "report", display_name="report", tooltip="Wire to Report (SAD) to read what really happened."
+                    "report", display_name="report", tooltip="Wire it to Report (SAD) to read what really happened."
                 ),
             ],
             hidden=[io.Hidden.unique_id],

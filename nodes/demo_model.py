@@ -20,8 +20,8 @@ class DemoModelNode(io.ComfyNode):
             display_name="Demo Model (SAD)",
             category=CATEGORY,
             description=(
-                "Loads the small model of this project, which draws tiny pictures on any CPU, so that every template "
-                "can be tried without a checkpoint. Its file goes into models/checkpoints; where it is missing, the "
+                "Loads the small demo model of this project. It draws tiny pictures on any CPU, so that you can try "
+                "every template without a checkpoint. Its file goes into models/checkpoints. If it is missing, the "
                 "node says where to get it."
             ),
             search_aliases=[*SEARCH_ALIASES, "demo", "example", "no checkpoint", "loader"],
@@ -30,7 +30,7 @@ class DemoModelNode(io.ComfyNode):
                     "picture",
                     options=list(CATEGORIES),
                     default=CATEGORIES[0],
-                    tooltip="What it draws. The model knows these, and no other words.",
+                    tooltip="The picture to draw. The model knows only these words.",
                     optional=True,
                 ),
                 io.Int.Input(
@@ -38,23 +38,23 @@ class DemoModelNode(io.ComfyNode):
                     default=1,
                     min=1,
                     max=64,
-                    tooltip="How many pictures at once, each of another noise.",
+                    tooltip="The number of pictures, each from different noise.",
                     optional=True,
                 ),
             ],
             outputs=[
-                io.Model.Output("model", display_name="model", tooltip="In place of that of Load Checkpoint."),
+                io.Model.Output("model", display_name="model", tooltip="In place of the MODEL of Load Checkpoint."),
                 io.Conditioning.Output(
-                    "positive", display_name="positive", tooltip="The picture, in place of CLIP Text Encode."
+                    "positive", display_name="positive", tooltip="The chosen picture, in place of CLIP Text Encode."
                 ),
                 io.Conditioning.Output(
-                    "negative", display_name="negative", tooltip="No picture in particular, for the sampler's negative."
+                    "negative", display_name="negative", tooltip="No particular picture, for the sampler's negative."
                 ),
                 io.Vae.Output("vae", display_name="vae", tooltip="For VAE Decode and VAE Encode."),
                 io.Latent.Output(
                     "latent",
                     display_name="latent",
-                    tooltip="Empty, of the model's size, in place of Empty Latent Image.",
+                    tooltip="An empty latent of the model's size, in place of Empty Latent Image.",
                 ),
             ],
         )

@@ -27,20 +27,20 @@ class DiversityReportNode(io.ComfyNode):
             display_name="Diversity and Fidelity Report (SAD)",
             category=CATEGORY,
             description=(
-                "Measures a sweep on your own checkpoint: does diversity go up with gamma, and how far do the images "
-                "move for it? Wants several seeds of each gamma, 8 or more to tell small differences."
+                "Measures a sweep on your own checkpoint: does diversity increase with gamma, and how far do the "
+                "images move? Use several seeds of each gamma. Small differences need 8 or more."
             ),
             search_aliases=[*SWEEP_ALIASES, "vendi", "measure", "metrics", "statistics"],
             is_input_list=True,
             inputs=[
-                *sweep_inputs("The images of the sweep; each run a batch of the same seeds."),
+                *sweep_inputs("The images of the sweep. Each run must be a batch of the same seeds."),
                 clip_vision_input(),
                 io.Conditioning.Input(
                     "conditioning",
                     optional=True,
                     tooltip=(
-                        "The positive prompt: adds agreement with it, where clip_vision was trained together with this "
-                        "text encoder (CLIP vision bigG with SDXL, H with SD2)."
+                        "The positive prompt. It adds agreement with the prompt if clip_vision was trained together "
+                        "with this text encoder (CLIP vision bigG with SDXL, H with SD2)."
                     ),
                 ),
             ],
@@ -49,7 +49,7 @@ class DiversityReportNode(io.ComfyNode):
                 io.String.Output(
                     "table", tooltip="CSV: a line for each gamma, every measure with the ends of its 95 % interval."
                 ),
-                io.String.Output("summary", tooltip="Which gamma was most diverse, and at what cost, in sentences."),
+                io.String.Output("summary", tooltip="The most diverse gamma and its cost, in sentences."),
             ],
         )
 

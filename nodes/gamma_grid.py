@@ -23,19 +23,19 @@ class GammaGridNode(io.ComfyNode):
             display_name="Gamma Grid (SAD)",
             category=CATEGORY,
             description=(
-                "Lays the images of a sweep out, a row for each gamma and a column for each of its images, with "
-                "the distance from gamma 1 under each. Every gamma must have the same seeds."
+                "Arranges the images of a sweep in a grid, with a row for each gamma, a column for each seed, and "
+                "the distance from gamma 1 under each image. Every gamma must have the same seeds."
             ),
             search_aliases=SWEEP_ALIASES,
             is_input_list=True,
-            inputs=sweep_inputs("The images of the sweep; each run may be a batch."),
+            inputs=sweep_inputs("The images of the sweep. Each run may be a batch."),
             outputs=[
-                io.Image.Output("grid", tooltip="Rows gamma, columns its images; the row of gamma 1 framed."),
+                io.Image.Output("grid", tooltip="The grid. The row of gamma 1 is framed."),
                 io.String.Output(
                     "table",
                     tooltip=(
-                        "CSV: moved is the mean distance from the images of gamma 1, apart the mean distance between "
-                        "the images of one row; both root mean square of pixels from 0 to 1."
+                        "CSV. moved is the mean distance from the images of gamma 1, and apart is the mean distance "
+                        "between the images of one row. Both are root mean squares of pixel values from 0 to 1."
                     ),
                 ),
             ],

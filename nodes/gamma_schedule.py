@@ -35,8 +35,9 @@ class GammaScheduleNode(io.ComfyNode):
             display_name="Gamma Schedule (SAD)",
             category=CATEGORY,
             description=(
-                "Gamma over the sampling run, by the progress of the noise level: image to image, split samplers and "
-                "multi-step samplers all see the same curve. Early steps decide composition, late ones detail."
+                "Changes gamma over the sampling run. The curve follows the noise level, so image to image, split "
+                "samplers and multi-step samplers all see the same curve. Early steps decide composition, late ones "
+                "detail."
             ),
             search_aliases=SEARCH_ALIASES,
             inputs=[
@@ -46,25 +47,25 @@ class GammaScheduleNode(io.ComfyNode):
                     default=DEFAULT_SHAPE,
                     optional=True,
                     tooltip=(
-                        "constant: start_gamma all along. linear, cosine, ease…: from start_gamma to end_gamma between "
-                        "start and end. window: start_gamma between start and end, 1 outside. keyframes, curve, "
-                        "values: from the field of that name."
+                        "constant: start_gamma throughout. linear, cosine, ease…: from start_gamma to end_gamma "
+                        "between start and end. window: start_gamma between start and end, 1 outside. keyframes, "
+                        "curve, values: from the field of that name."
                     ),
                 ),
                 gamma_widget(
                     "start_gamma",
                     default=DEFAULT_START,
                     optional=True,
-                    tooltip="Gamma at the start; 1 changes nothing.",
+                    tooltip="Gamma at the start. 1 changes nothing.",
                 ),
                 gamma_widget(
-                    "end_gamma", default=DEFAULT_END, optional=True, tooltip="Gamma at the end; 1 changes nothing."
+                    "end_gamma", default=DEFAULT_END, optional=True, tooltip="Gamma at the end. 1 changes nothing."
                 ),
                 progress_widget(
-                    "start", default=0.0, optional=True, tooltip="Where the shape starts: 0 is pure noise."
+                    "start", default=0.0, optional=True, tooltip="The start of the shape. 0 is pure noise."
                 ),
                 progress_widget(
-                    "end", default=1.0, optional=True, tooltip="Where the shape ends: 1 is the finished image."
+                    "end", default=1.0, optional=True, tooltip="The end of the shape. 1 is the finished image."
                 ),
                 io.String.Input(
                     "keyframes",
@@ -102,10 +103,18 @@ class GammaScheduleNode(io.ComfyNode):
                     optional=True,
                     socketless=False,
                     advanced=True,
-                    tooltip='For shape "curve": drawn here or wired; bottom is curve_min, top is curve_max.',
+                    tooltip='For shape "curve": drawn here or wired. The bottom is curve_min, the top is curve_max.',
                 ),
-                io.Model.Input("model", optional=True, tooltip="With sigmas: marks the real steps in the picture."),
-                io.Sigmas.Input("sigmas", optional=True, tooltip="With a model: marks the real steps in the picture."),
+                io.Model.Input(
+                    "model",
+                    optional=True,
+                    tooltip="Wire it together with sigmas to mark the real steps in the picture.",
+                ),
+                io.Sigmas.Input(
+                    "sigmas",
+                    optional=True,
+                    tooltip="Wire it together with a model to mark the real steps in the picture.",
+                ),
             ],
             outputs=[
                 Schedule.Output("schedule", display_name="schedule", tooltip="For Skew Attention (SAD)."),

@@ -24,9 +24,9 @@ class GammaSweepNode(io.ComfyNode):
             display_name="Gamma Sweep (SAD)",
             category=CATEGORY,
             description=(
-                "Runs everything behind it once for each gamma. Wire gamma into Skew Attention (SAD), and the images "
-                "and gamma into Gamma Grid (SAD) or Diversity and Fidelity Report (SAD). Keep 1 among the values: it "
-                "is the untouched model."
+                "Runs everything connected after it once for each gamma. Wire gamma into Skew Attention (SAD), and "
+                "the images and gamma into Gamma Grid (SAD) or Diversity and Fidelity Report (SAD). Keep 1 among the "
+                "values. It is the unpatched model."
             ),
             search_aliases=SWEEP_ALIASES,
             inputs=[
@@ -34,7 +34,10 @@ class GammaSweepNode(io.ComfyNode):
                     "values",
                     default=DEFAULT_VALUES,
                     optional=True,
-                    tooltip="Gammas, separated by commas. 1 is the untouched model; the further from it, the stronger.",
+                    tooltip=(
+                        "Gammas, separated by commas. 1 is the unpatched model. The further from 1, the stronger the "
+                        "effect."
+                    ),
                 ),
                 io.Int.Input(
                     "seeds",
@@ -43,8 +46,8 @@ class GammaSweepNode(io.ComfyNode):
                     max=MOST_VALUES,
                     optional=True,
                     tooltip=(
-                        "Runs for each gamma, each with a seed of its own, for when a batch of that many images does "
-                        "not fit into memory. Above 1, wire seed into the sampler."
+                        "The number of runs for each gamma, each with its own seed. Use it when a batch of that many "
+                        "images does not fit into memory. Above 1, wire seed into the sampler."
                     ),
                 ),
                 io.Int.Input(
@@ -53,12 +56,12 @@ class GammaSweepNode(io.ComfyNode):
                     min=0,
                     max=2**53 - 1,
                     optional=True,
-                    tooltip="The seed of the first run of every gamma; the next ones count up from it.",
+                    tooltip="The seed of the first run of every gamma. The next ones count up from it.",
                 ),
             ],
             outputs=[
                 io.Float.Output("gamma", is_output_list=True, tooltip="One gamma after the other."),
-                io.String.Output("label", is_output_list=True, tooltip="The same as text, for names of files."),
+                io.String.Output("label", is_output_list=True, tooltip="The same as text, for file names."),
                 io.Int.Output("seed", is_output_list=True, tooltip="The seed of each run, for the sampler."),
             ],
         )
@@ -79,7 +82,7 @@ def read_gammas(values: str) -> list[float]:
     """
     gammas = read_values(values)
     if not 1 <= len(gammas) <= MOST_VALUES:
-        raise ValueError(f"values: {len(gammas)} gammas given; write 1 to {MOST_VALUES} of them, such as 0, 1, 2.")
+        raise ValueError(f"values has {len(gammas)} gammas, but it must have 1 to {MOST_VALUES}, such as 0, 1, 2.")
     for gamma in gammas:
         if not math.isfinite(gamma):
             raise ValueError(f"values: γ is {gamma}, but it must be a finite number.")

@@ -22,19 +22,19 @@ class LoadStabilityBaselineNode(ReadsSavedFile, io.ComfyNode):
             node_id="SADLoadStabilityBaseline",
             display_name="Load Stability Baseline (SAD)",
             category=CATEGORY,
-            description="Brings back what is normal for a model, as Save Stability Baseline kept it.",
+            description="Loads a baseline that Save Stability Baseline saved.",
             search_aliases=[*SEARCH_ALIASES, "import", "normal"],
             inputs=[
                 file_input(
                     FIRST_SAVED,
                     has_baseline,
-                    "A baseline in ComfyUI's output folder, as Save Stability Baseline keeps it. Refresh the node "
+                    "A baseline in ComfyUI's output folder, saved by Save Stability Baseline. Refresh the node "
                     "definitions (R) to see new ones, or upload one.",
                 )
             ],
             outputs=[
                 Baseline.Output("baseline", display_name="baseline", tooltip="For the inputs named baseline."),
-                io.String.Output("summary", display_name="summary", tooltip="What it was made of, in a sentence."),
+                io.String.Output("summary", display_name="summary", tooltip="The runs in the baseline, in a sentence."),
             ],
         )
 

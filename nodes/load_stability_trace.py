@@ -22,19 +22,19 @@ class LoadStabilityTraceNode(ReadsSavedFile, io.ComfyNode):
             node_id="SADLoadStabilityTrace",
             display_name="Load Stability Trace (SAD)",
             category=CATEGORY,
-            description="Brings back a trace that Save Stability Trace kept, to draw it or to compare another with it.",
+            description="Loads a trace that Save Stability Trace saved, to draw it or to compare another one with it.",
             search_aliases=[*STABILITY_ALIASES, "import"],
             inputs=[
                 file_input(
                     FIRST_SAVED,
                     StabilityTrace.is_saved_in,
-                    "A trace in ComfyUI's output folder, as Save Stability Trace keeps it. Refresh the node "
-                    "definitions (R) to see new ones, or upload one.",
+                    "A trace in ComfyUI's output folder, saved by Save Stability Trace. Refresh the node definitions "
+                    "(R) to see new ones, or upload one.",
                 )
             ],
             outputs=[
                 Trace.Output("trace", display_name="trace", tooltip="For Stability Plot (SAD)."),
-                io.String.Output("summary", display_name="summary", tooltip="Every run in a few lines."),
+                io.String.Output("summary", display_name="summary", tooltip="A few lines about each run."),
             ],
         )
 

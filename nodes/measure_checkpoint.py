@@ -42,26 +42,26 @@ class MeasureCheckpointNode(io.ComfyNode):
             display_name="Measure Your Checkpoint (SAD)",
             category=CATEGORY,
             description=(
-                "Tries gamma on your own checkpoint for as many minutes as you give it: samples gamma 1 and a ladder "
-                "of gammas with the same seeds, chooses one, and reports it on other seeds beside two rivals. Gives a "
-                "sheet to look at, a table with intervals, a slider for Creativity (SAD), and a file of numbers that "
-                "you can send in."
+                "Tests gamma on your own checkpoint, within the minutes you allow. It samples gamma 1 and a ladder "
+                "of gammas with the same seeds, chooses one, and reports it on other seeds beside two rival methods. "
+                "You get a sheet of images, a table with intervals, a slider for Creativity (SAD), and a file of "
+                "numbers that you can send in."
             ),
             search_aliases=[*SWEEP_ALIASES, "benchmark", "checkpoint", "try", "calibrate"],
             is_output_node=True,
             not_idempotent=True,  # it says on the node that ran what it found
             inputs=[
-                io.Model.Input("model", tooltip="The checkpoint, also with LoRAs, but without Skew Attention (SAD)."),
-                io.Vae.Input("vae", tooltip="Decodes the pictures."),
-                io.Latent.Input("latent_image", tooltip="An empty latent of one picture, in the size you use."),
-                io.Clip.Input(
-                    "clip", optional=True, tooltip="Encodes the prompts. Not needed where positive is wired."
+                io.Model.Input(
+                    "model", tooltip="The checkpoint, with or without LoRAs, but without Skew Attention (SAD)."
+                ),
+                io.Vae.Input("vae", tooltip="Decodes the images."),
+                io.Latent.Input("latent_image", tooltip="An empty latent of one image, in the size you use."),
+                io.Clip.Input("clip", optional=True, tooltip="Encodes the prompts. Not needed if positive is wired."),
+                io.Conditioning.Input(
+                    "positive", optional=True, tooltip="One prompt of your own, in place of the list in prompts."
                 ),
                 io.Conditioning.Input(
-                    "positive", optional=True, tooltip="One prompt of your own, in place of all those of prompts."
-                ),
-                io.Conditioning.Input(
-                    "negative", optional=True, tooltip="The negative prompt; without it clip encodes an empty one."
+                    "negative", optional=True, tooltip="The negative prompt. Without it, clip encodes an empty one."
                 ),
                 clip_vision_input(),
                 io.Float.Input(
@@ -73,8 +73,8 @@ class MeasureCheckpointNode(io.ComfyNode):
                     round=0.1,
                     optional=True,
                     tooltip=(
-                        "How long it may take. The first pictures are timed, then it says how many seeds it plans. "
-                        "With more minutes later, the pictures that are there are used again."
+                        "How long it may take. The node times the first images, then says how many seeds it plans. "
+                        "If you allow more minutes later, it uses the existing images again."
                     ),
                 ),
                 io.Int.Input("steps", default=20, min=1, max=10000, optional=True, tooltip="As in your KSampler."),
@@ -86,14 +86,14 @@ class MeasureCheckpointNode(io.ComfyNode):
                     step=0.1,
                     round=0.01,
                     optional=True,
-                    tooltip="As in your KSampler; 1 for turbo and guidance-distilled models.",
+                    tooltip="As in your KSampler. 1 for turbo and guidance-distilled models.",
                 ),
                 io.Combo.Input(
                     "sampler_name",
                     options=list(SAMPLERS),
                     default="euler",
                     optional=True,
-                    tooltip="As in your KSampler; not dpm_adaptive.",
+                    tooltip="As in your KSampler, except dpm_adaptive.",
                 ),
                 io.Combo.Input(
                     "scheduler",
@@ -108,8 +108,9 @@ class MeasureCheckpointNode(io.ComfyNode):
                     multiline=True,
                     optional=True,
                     tooltip=(
-                        f"One prompt a line. Empty means {len(PROMPTS)} short ones of this pack, over people, places, "
-                        "things and styles. Each gets four seeds or more, so few minutes use the first ones only."
+                        f"One prompt per line. Empty means {len(PROMPTS)} short ones of this pack about people, "
+                        "places, things and styles. Each gets four or more seeds, so a short trial uses only the "
+                        "first ones."
                     ),
                 ),
                 io.Int.Input(
@@ -118,7 +119,7 @@ class MeasureCheckpointNode(io.ComfyNode):
                     min=0,
                     max=2**53 - 1,
                     optional=True,
-                    tooltip="The seed of the first picture; the next ones count up from it.",
+                    tooltip="The seed of the first image. The next ones count up from it.",
                 ),
                 io.Int.Input(
                     "most_seeds",
@@ -129,8 +130,8 @@ class MeasureCheckpointNode(io.ComfyNode):
                     optional=True,
                     advanced=True,
                     tooltip=(
-                        "It ends before its minutes are over where every setting has so many seeds. 4 is a fast look, "
-                        "of which few numbers will be significant."
+                        "The trial ends early when every setting has this many seeds. 4 gives a quick look, with few "
+                        "significant numbers."
                     ),
                 ),
                 io.Int.Input(
@@ -141,8 +142,8 @@ class MeasureCheckpointNode(io.ComfyNode):
                     optional=True,
                     advanced=True,
                     tooltip=(
-                        "The most pictures in one call of the model: up to 4, the seeds of a prompt. Fewer where "
-                        "memory runs out."
+                        "The largest number of images in one model call, up to 4, the seeds of a prompt. If memory "
+                        "runs out, fewer are used."
                     ),
                 ),
                 io.Float.Input(
@@ -155,8 +156,9 @@ class MeasureCheckpointNode(io.ComfyNode):
                     optional=True,
                     advanced=True,
                     tooltip=(
-                        "Of the slider: how far pictures may move from those of gamma 1 with the same seed, as root "
-                        "mean square of pixels from 0 to 1. Gammas beyond it are left out of the slider only."
+                        "For the slider: how far images may move from those of gamma 1 with the same seed (root mean "
+                        "square of pixel values from 0 to 1). Only the slider leaves out gammas that move them "
+                        "further."
                     ),
                 ),
                 io.String.Input(
@@ -164,14 +166,17 @@ class MeasureCheckpointNode(io.ComfyNode):
                     default="",
                     optional=True,
                     advanced=True,
-                    tooltip="What the file calls your checkpoint. Empty: only the class of the model is told.",
+                    tooltip=(
+                        "The name of your checkpoint in the file. If it is empty, the file names only the class of "
+                        "the model."
+                    ),
                 ),
                 io.Boolean.Input(
                     "tell_prompts",
                     default=False,
                     optional=True,
                     advanced=True,
-                    tooltip="Whether the file holds your prompts. It never holds a path or a picture.",
+                    tooltip="Put your prompts into the file. It never holds a path or an image.",
                 ),
                 io.String.Input(
                     "filename_prefix",
@@ -179,17 +184,19 @@ class MeasureCheckpointNode(io.ComfyNode):
                     optional=True,
                     advanced=True,
                     tooltip=(
-                        "Folder and beginning of the names below ComfyUI's output folder. The pictures are kept there "
-                        "too, so that a cancelled trial goes on; delete them when you are done."
+                        "Folder and beginning of the file names, inside ComfyUI's output folder. The images are kept "
+                        "there too, so that a cancelled trial can go on. Delete them when you are done."
                     ),
                 ),
                 unverified_widget(
-                    "Try gamma also on a model that the pack does not know, where its code reaches ComfyUI's attention."
+                    "Also try gamma on a model that this pack does not know, if its code reaches ComfyUI's attention."
                 ),
             ],
             outputs=[
                 io.Image.Output(
-                    "sheet", display_name="sheet", tooltip="Gamma 1 above, the best gamma below, the same seeds."
+                    "sheet",
+                    display_name="sheet",
+                    tooltip="Gamma 1 above and the chosen gamma below, with the same seeds.",
                 ),
                 io.String.Output(
                     "table",
@@ -197,13 +204,13 @@ class MeasureCheckpointNode(io.ComfyNode):
                     tooltip="CSV: a line for each setting, every measure with the ends of its 95 % interval.",
                 ),
                 io.String.Output(
-                    "summary", display_name="summary", tooltip="What is significant and what is not, and the cost."
+                    "summary", display_name="summary", tooltip="The differences, significant or not, and the cost."
                 ),
                 io.String.Output("file", display_name="file", tooltip="The name of the file of numbers."),
                 io.String.Output(
                     "calibration",
                     display_name="calibration",
-                    tooltip="The name of the slider's file, for Creativity (SAD); empty where there is no slider.",
+                    tooltip="The name of the slider's file, for Creativity (SAD). Empty if there is no slider.",
                 ),
             ],
             hidden=[io.Hidden.unique_id],

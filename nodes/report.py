@@ -27,14 +27,14 @@ class ReportNode(io.ComfyNode):
             node_id="SADReport",
             display_name="Report (SAD)",
             category=CATEGORY,
-            description="Tells what Skew Attention did in a run: sites reached, gamma applied, backend, fallbacks.",
+            description="Shows what Skew Attention did in a run: sites reached, gamma applied, backend, fallbacks.",
             search_aliases=[*SEARCH_ALIASES, "log", "what happened"],
             is_output_node=True,
             not_idempotent=True,  # it shows its text on the node that ran
             inputs=[
                 Report.Input("report", optional=True, tooltip="The report output of Skew Attention (SAD)."),
                 after_input(
-                    "The LATENT of the sampler, or an IMAGE made from it: the report is read once it is there."
+                    "The LATENT of the sampler, or an IMAGE made from it. The report is read when it is there."
                 ),
             ],
             outputs=[io.String.Output("text", display_name="text", tooltip="The report, to show or save.")],

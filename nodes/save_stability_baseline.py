@@ -24,7 +24,7 @@ class SaveStabilityBaselineNode(io.ComfyNode):
             node_id="SADSaveStabilityBaseline",
             display_name="Save Stability Baseline (SAD)",
             category=CATEGORY,
-            description="Keeps what is normal for a model as a file in ComfyUI's output folder.",
+            description="Saves a baseline as a file in ComfyUI's output folder.",
             search_aliases=[*SEARCH_ALIASES, "export", "normal"],
             is_output_node=True,
             not_idempotent=True,  # it says on the node that ran what it saved
@@ -34,12 +34,10 @@ class SaveStabilityBaselineNode(io.ComfyNode):
                     "filename_prefix",
                     optional=True,
                     default="stability/baseline",
-                    tooltip="Folder and beginning of the name below ComfyUI's output folder; a number is added.",
+                    tooltip="Folder and beginning of the file name, inside ComfyUI's output folder. A number is added.",
                 ),
             ],
-            outputs=[
-                io.String.Output("file", display_name="file", tooltip="The name of the file below the output folder.")
-            ],
+            outputs=[io.String.Output("file", display_name="file", tooltip="The file name inside the output folder.")],
             hidden=[io.Hidden.unique_id],
         )
 

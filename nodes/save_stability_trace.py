@@ -29,20 +29,20 @@ class SaveStabilityTraceNode(io.ComfyNode):
             node_id="SADSaveStabilityTrace",
             display_name="Save Stability Trace (SAD)",
             category=CATEGORY,
-            description="Keeps what a Stability Probe measured as a file in ComfyUI's output folder.",
+            description="Saves the trace of a Stability Probe as a file in ComfyUI's output folder.",
             search_aliases=[*STABILITY_ALIASES, "export", "csv", "json", "spreadsheet"],
             is_output_node=True,
             not_idempotent=True,  # it says on the node that ran what it saved
             inputs=[
                 Trace.Input("trace", optional=True, tooltip="The trace output of Stability Probe (SAD)."),
                 after_input(
-                    "The LATENT of the sampler, or an IMAGE made from it: the trace is saved once it is there."
+                    "The LATENT of the sampler, or an IMAGE made from it. The trace is saved when it is there."
                 ),
                 io.String.Input(
                     "filename_prefix",
                     optional=True,
                     default="stability/trace",
-                    tooltip="Folder and beginning of the name below ComfyUI's output folder; a number is added.",
+                    tooltip="Folder and beginning of the file name, inside ComfyUI's output folder. A number is added.",
                 ),
                 io.Combo.Input(
                     "format",
@@ -50,14 +50,12 @@ class SaveStabilityTraceNode(io.ComfyNode):
                     options=list(FORMATS),
                     default="trace",
                     tooltip=(
-                        "trace: everything, heads included, for Load Stability Trace (a safetensors file). CSV: for "
-                        "spreadsheets, heads averaged. JSON: the same numbers and the summary."
+                        "trace: all numbers, with every head, for Load Stability Trace (a safetensors file). CSV: "
+                        "for spreadsheets, averaged over heads. JSON: the numbers of the CSV and the summary."
                     ),
                 ),
             ],
-            outputs=[
-                io.String.Output("file", display_name="file", tooltip="The name of the file below the output folder.")
-            ],
+            outputs=[io.String.Output("file", display_name="file", tooltip="The file name inside the output folder.")],
             hidden=[io.Hidden.unique_id],
         )
 

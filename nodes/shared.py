@@ -78,7 +78,7 @@ def clip_vision_input() -> io.Input:
         "clip_vision",
         optional=True,
         tooltip=(
-            "Compares images by what they show, in the embeddings of this model (Load CLIP Vision). "
-            "Without it they are compared as thumbnails, by colour and layout alone."
+            "Compares images by their content, in the embeddings of this model (Load CLIP Vision). Without it they "
+            "are compared as thumbnails, only by colour and layout."
         ),
     )

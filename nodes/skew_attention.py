@@ -35,8 +35,9 @@ class SkewAttentionNode(io.ComfyNode):
             display_name="Skew Attention (SAD)",
             category=CATEGORY,
             description=(
-                "Scales the skew-symmetric part of self-attention by gamma, on the checkpoint you have, without "
-                "training. Gamma 1 is the untouched model, bit for bit and at no cost. Deterministic: it needs no seed."
+                "Scales the skew-symmetric part of self-attention by gamma, on the checkpoint you already have and "
+                "without training. Gamma 1 is the unpatched model, bit for bit and at no cost. The effect is "
+                "deterministic and needs no seed."
             ),
             search_aliases=[*SEARCH_ALIASES, *GOAL_ALIASES],
             not_idempotent=True,  # the patch knows the id of its node, so no other node may get it from the cache
@@ -46,9 +47,10 @@ class SkewAttentionNode(io.ComfyNode):
                     "gamma",
                     default=1.05,
                     tooltip=(
-                        "Circulation. 1 leaves the model as it is. Above 1 strengthens the skew part of attention, "
-                        "below 1 weakens it; 0 keeps the symmetric part alone, -1 swaps queries and keys. The further "
-                        "from 1, the more the picture changes. Not used while a schedule is connected."
+                        "The strength of the skew part of attention. 1 leaves the model unchanged. Values above 1 "
+                        "strengthen the skew part, values below 1 weaken it. 0 keeps only the symmetric part. -1 "
+                        "swaps queries and keys. The further from 1, the more the image changes. Not used while a "
+                        "schedule is connected."
                     ),
                 ),
                 io.Float.Input(
@@ -59,9 +61,9 @@ class SkewAttentionNode(io.ComfyNode):
                     step=0.1,
                     round=0.01,
                     tooltip=(
-                        "How far to go along the change that gamma makes. 1 is the pure knob: attention with gamma and "
-                        "nothing else. Above 1 exaggerates the change and keeps the length of each token's result near "
-                        "what gamma alone gives. 0 switches the node off."
+                        "How far to go along the change that gamma makes. 1 gives attention with exactly this gamma. "
+                        "Values above 1 exaggerate the change and keep the length of each token's result near that "
+                        "at beta 1. 0 switches the node off."
                     ),
                 ),
                 io.Combo.Input(
@@ -70,9 +72,9 @@ class SkewAttentionNode(io.ComfyNode):
                     default="off",
                     optional=True,
                     tooltip=(
-                        "Weigh the strength by how symmetric each layer's attention is, for each image alone. "
-                        '"gamma" pulls gamma towards 1 where attention is not symmetric; "gamma and beta" also lowers '
-                        "beta where it is. Use it when a strong setting breaks some pictures."
+                        "Weights the strength by how symmetric each layer's attention is, separately for each image. "
+                        '"gamma" pulls gamma towards 1 where attention is not symmetric. "gamma and beta" also lowers '
+                        "beta where it is. Use it when a strong setting breaks some images."
                     ),
                 ),
                 io.Combo.Input(
@@ -82,9 +84,9 @@ class SkewAttentionNode(io.ComfyNode):
                     optional=True,
                     advanced=True,
                     tooltip=(
-                        'Which lengths are kept when beta is not 1: "value" (cheap, every model), "projected" (near '
-                        'the paper\'s, little dearer), "input" (the paper\'s, slow), "none" (no correction; large beta '
-                        "can then overshoot)."
+                        'The lengths that are kept when beta is not 1: "value" (cheap, on every model), "projected" '
+                        '(close to the paper\'s, somewhat slower), "input" (the paper\'s, slow), "none" (no '
+                        "correction, so a large beta can overshoot)."
                     ),
                 ),
                 io.String.Input(
@@ -93,10 +95,11 @@ class SkewAttentionNode(io.ComfyNode):
                     optional=True,
                     advanced=True,
                     tooltip=(
-                        "Which attention sites to change; empty means all but the text refiners some models have. "
-                        "Addresses (input.4.1, joint.3, double.7), beginnings (input, output.5), ranges (double.0-9) "
-                        "and the groups self, joint and text refiner, in LTX-AV video and audio, separated by commas. "
-                        "Two nodes on different blocks give each a gamma of its own. A wrong entry lists what there is."
+                        "The attention sites to change. Empty means all except the text refiners that some models "
+                        "have. Separate with commas: addresses (input.4.1, joint.3, double.7), beginnings (input, "
+                        "output.5), ranges (double.0-9) and the groups self, joint and text refiner, in LTX-AV also "
+                        "video and audio. Two nodes on different blocks can have different gammas. After a wrong "
+                        "entry the node lists the valid ones."
                     ),
                 ),
                 progress_widget(
@@ -104,14 +107,14 @@ class SkewAttentionNode(io.ComfyNode):
                     default=0.0,
                     optional=True,
                     advanced=True,
-                    tooltip="Where in the run the effect starts. 0 is pure noise. Later starts keep the composition.",
+                    tooltip="The start of the effect in the run. 0 is pure noise. A later start keeps the composition.",
                 ),
                 progress_widget(
                     "end_percent",
                     default=1.0,
                     optional=True,
                     advanced=True,
-                    tooltip="Where in the run the effect ends. Earlier ends keep fine detail.",
+                    tooltip="The end of the effect in the run. An earlier end keeps fine detail.",
                 ),
                 io.Combo.Input(
                     "apply_to",
@@ -120,8 +123,8 @@ class SkewAttentionNode(io.ComfyNode):
                     optional=True,
                     advanced=True,
                     tooltip=(
-                        "Change the conditional pass, the unconditional pass or both. With one alone, classifier-free "
-                        "guidance amplifies the difference, so use smaller strengths."
+                        "Change the conditional pass, the unconditional pass or both. With only one of them, "
+                        "classifier-free guidance amplifies the difference, so use smaller strengths."
                     ),
                 ),
                 Schedule.Input(
@@ -135,11 +138,11 @@ class SkewAttentionNode(io.ComfyNode):
                     optional=True,
                     advanced=True,
                     tooltip=(
-                        "A gamma of its own for the text tokens among each other, where a model has text and image in "
-                        "one sequence (SD3, Flux, Qwen-Image, Z-Image, HunyuanVideo, …); whatever else stands beside "
-                        "the image counts as text. 1 leaves them as they are. Beta, the percents and apply_to hold for "
-                        "it too, the schedule and adaptive move gamma alone. On other models (SD1.5, SDXL, Wan, …) it "
-                        "does nothing, and the plan says so."
+                        "A separate gamma among the text tokens, for models with text and image in one sequence "
+                        "(SD3, Flux, Qwen-Image, Z-Image, HunyuanVideo, …). All other tokens beside the image count "
+                        "as text. 1 leaves them unchanged. Beta, the percents and apply_to also hold for it. The "
+                        "schedule and adaptive change only gamma. On other models (SD1.5, SDXL, Wan, …) it does "
+                        "nothing, and the plan says so."
                     ),
                 ),
                 gamma_widget(
@@ -148,34 +151,35 @@ class SkewAttentionNode(io.ComfyNode):
                     optional=True,
                     advanced=True,
                     tooltip=(
-                        "The same between text and image tokens: how far the image's look at the text may differ from "
-                        "the text's look at the image. 1 leaves it as it is; it can change how a prompt is followed."
+                        "A separate gamma between text and image tokens. It scales the difference between attention "
+                        "from image to text and attention from text to image. 1 leaves both unchanged. It can change "
+                        "how the image follows the prompt."
                     ),
                 ),
                 unverified_widget(
                     tooltip=(
-                        "Also act where it is not verified that queries and keys are the same tokens: in a model this "
-                        "pack does not know, and where another node changes queries and keys in a way it does not know "
-                        "(attn1_patch), such as attention to another frame. Off, those calls stay as they are, and the "
-                        "report counts them."
+                        "Also act where queries and keys are not verified to be the same tokens: in a model this "
+                        "pack does not know, and where another node changes queries and keys in an unknown way "
+                        "(attn1_patch), such as attention to another frame. When off, those calls stay unchanged, "
+                        "and the report counts them."
                     )
                 ),
                 io.Mask.Input(
                     "mask",
                     optional=True,
                     tooltip=(
-                        "Where in the picture gamma acts: fully where the mask is 1, not at all where it is 0, in "
-                        "between where it is soft. Any size; a batch of masks goes image by image. What is not painted "
-                        "changes too, on the demo model about half as much, because later layers mix all of the "
-                        "picture. For images, not for videos or sound."
+                        "The area of the image where gamma acts: fully where the mask is 1, not at all where it is "
+                        "0, partly in between. The mask may have any size. A batch of masks is applied image by "
+                        "image. The unpainted area changes too, about half as much on the demo model, because later "
+                        "layers mix the whole image. For images, not for videos or sound."
                     ),
                 ),
             ],
             outputs=[
                 io.Model.Output(tooltip="The patched model, for the sampler."),
-                io.String.Output("plan", display_name="plan", tooltip="Which sites were chosen and what is planned."),
+                io.String.Output("plan", display_name="plan", tooltip="The chosen sites and the planned settings."),
                 Report.Output(
-                    "report", display_name="report", tooltip="Wire to Report (SAD) to read what really happened."
+                    "report", display_name="report", tooltip="Wire it to Report (SAD) to read what really happened."
                 ),
             ],
             hidden=[io.Hidden.unique_id],

@@ -36,9 +36,9 @@ class StabilityBaselineNode(io.ComfyNode):
             display_name="Stability Baseline (SAD)",
             category=CATEGORY,
             description=(
-                "Turns runs without Skew Attention, with many seeds and prompts, into what is normal for this model: "
-                "mean, spread and quantiles of each measure by site and part of the run. For Stability Plot, Stability "
-                "Probe and Stability Feedback."
+                "Learns the normal values of a model from runs without Skew Attention, with many seeds and prompts: "
+                "mean, spread and quantiles of each measure, by site and part of the run. For Stability Plot, "
+                "Stability Probe and Stability Feedback."
             ),
             search_aliases=[*SEARCH_ALIASES, "normal", "z-score", "statistics", "reference"],
             not_idempotent=True,  # it says on the node that ran what it knows
@@ -52,11 +52,13 @@ class StabilityBaselineNode(io.ComfyNode):
                     ),
                 ),
                 Baseline.Input(
-                    "baseline", optional=True, tooltip="A baseline that the trace is added to. Without one, a new one."
+                    "baseline",
+                    optional=True,
+                    tooltip="A baseline to add the trace to. Without it, the node makes a new one.",
                 ),
                 after_input(
-                    "The LATENT of the sampler, or an IMAGE made from it: the runs count once it is there, up to the "
-                    "run that made it. Not needed for a loaded trace."
+                    "The LATENT of the sampler, or an IMAGE made from it. When it is there, the runs are counted up "
+                    "to the one that made it. Not needed for a loaded trace."
                 ),
             ],
             outputs=[
@@ -65,7 +67,7 @@ class StabilityBaselineNode(io.ComfyNode):
                     display_name="baseline",
                     tooltip="For Stability Plot, Probe and Feedback, or to save.",
                 ),
-                io.String.Output("summary", display_name="summary", tooltip="What it was made of, in a sentence."),
+                io.String.Output("summary", display_name="summary", tooltip="The runs in the baseline, in a sentence."),
             ],
             hidden=[io.Hidden.unique_id],
         )

@@ -25,10 +25,10 @@ class StabilityFeedbackNode(io.ComfyNode):
             display_name="Stability Feedback (SAD)",
             category=CATEGORY,
             description=(
-                "Lets the gamma of Skew Attention follow the stability of the run that is going on, for each image by "
-                "itself: the next step's gamma depends on what the last one measured. Works before and after Skew "
-                "Attention on the same model, and changes nothing without one. Its effect on images is not measured "
-                "yet."
+                "Lets the gamma of Skew Attention follow the stability of the current run, separately for each "
+                "image. The gamma of a step depends on the measurement at the step before. It works before or after "
+                "Skew Attention on the same model, and changes nothing without that node. Its effect on images has "
+                "not been measured yet."
             ),
             search_aliases=[*SEARCH_ALIASES, "controller", "closed loop", "adaptive gamma", "stability"],
             not_idempotent=True,  # the patch knows the id of its node, so no other node may get it from the cache
@@ -43,9 +43,9 @@ class StabilityFeedbackNode(io.ComfyNode):
                     step=0.01,
                     round=0.001,
                     tooltip=(
-                        "How far gamma moves for each unit that the measure is from normal. A unit is a standard "
-                        "deviation of the baseline, or without a baseline the size of the measure in the first steps. "
-                        "0 leaves gamma as Skew Attention has it."
+                        "How far gamma moves for each unit between the measure and its normal value. A unit is a "
+                        "standard deviation of the baseline or, without a baseline, the size of the measure in the "
+                        "first steps. 0 leaves gamma as Skew Attention sets it."
                     ),
                 ),
                 io.Combo.Input(
@@ -54,8 +54,9 @@ class StabilityFeedbackNode(io.ComfyNode):
                     default=DIRECTIONS[0],
                     optional=True,
                     tooltip=(
-                        "Where gamma goes when an image is less stable than normal: toward 1 calms the effect down, "
-                        "away from 1 strengthens it. When an image is more stable, gamma goes the other way."
+                        "The direction in which gamma moves when an image is less stable than normal. toward 1 "
+                        "weakens the effect, away from 1 strengthens it. When an image is more stable, gamma moves "
+                        "the other way."
                     ),
                 ),
                 io.Combo.Input(
@@ -64,8 +65,8 @@ class StabilityFeedbackNode(io.ComfyNode):
                     default="alignment",
                     optional=True,
                     tooltip=(
-                        "What is followed. Energy and instability count as stable when low, the others when high. "
-                        "Depth and relative curvature take longer."
+                        "The measure that gamma follows. Energy and instability count as stable when low, the others "
+                        "when high. Depth and relative curvature take longer."
                     ),
                 ),
                 io.Float.Input(
@@ -77,21 +78,21 @@ class StabilityFeedbackNode(io.ComfyNode):
                     step=0.1,
                     round=0.01,
                     tooltip=(
-                        "How many units below normal set gamma to 1 for the rest of the run, for this image alone. 0 "
-                        "never does."
+                        "If an image falls this many units below normal, its gamma is 1 for the rest of the run. 0 "
+                        "switches this off."
                     ),
                 ),
                 progress_widget(
                     "start_percent",
                     default=0.0,
                     optional=True,
-                    tooltip="Where in the run the feedback starts. 0 is pure noise.",
+                    tooltip="The start of the feedback in the run. 0 is pure noise.",
                 ),
                 progress_widget(
                     "end_percent",
                     default=1.0,
                     optional=True,
-                    tooltip="Where the feedback ends. After it gamma is what Skew Attention has.",
+                    tooltip="The end of the feedback in the run. After it, Skew Attention sets gamma.",
                 ),
                 io.Float.Input(
                     "dead_band",
@@ -102,7 +103,7 @@ class StabilityFeedbackNode(io.ComfyNode):
                     step=0.1,
                     round=0.01,
                     advanced=True,
-                    tooltip="Up to this many units from normal gamma does not move.",
+                    tooltip="Within this many units of normal, gamma does not move.",
                 ),
                 io.Float.Input(
                     "most_change",
@@ -113,21 +114,21 @@ class StabilityFeedbackNode(io.ComfyNode):
                     step=0.01,
                     round=0.001,
                     advanced=True,
-                    tooltip="How far gamma moves from one step to the next at most. Falling back is not limited.",
+                    tooltip="The largest change of gamma from one step to the next. It does not limit falling back.",
                 ),
                 gamma_widget(
                     "lowest_gamma",
                     default=0.8,
                     optional=True,
                     advanced=True,
-                    tooltip="Feedback takes gamma no lower, except where Skew Attention itself is lower.",
+                    tooltip="Feedback does not take gamma lower, unless Skew Attention itself is lower.",
                 ),
                 gamma_widget(
                     "highest_gamma",
                     default=1.3,
                     optional=True,
                     advanced=True,
-                    tooltip="Feedback takes gamma no higher, except where Skew Attention itself is higher.",
+                    tooltip="Feedback does not take gamma higher, unless Skew Attention itself is higher.",
                 ),
                 io.Int.Input(
                     "first_steps",
@@ -136,7 +137,7 @@ class StabilityFeedbackNode(io.ComfyNode):
                     min=1,
                     max=100,
                     advanced=True,
-                    tooltip="Without a baseline, the mean of so many steps of the run counts as normal for it.",
+                    tooltip="Without a baseline, the mean of this many first steps counts as normal for the run.",
                 ),
                 io.String.Input(
                     "blocks",
@@ -144,20 +145,23 @@ class StabilityFeedbackNode(io.ComfyNode):
                     optional=True,
                     advanced=True,
                     tooltip=(
-                        "Which attention sites are measured; empty means all but text refiners. Written as in "
+                        "The attention sites to measure. Empty means all except text refiners. Written as in "
                         "Stability Probe. Fewer sites cost less."
                     ),
                 ),
                 Baseline.Input(
                     "baseline",
                     optional=True,
-                    tooltip="What is normal for this model, of Stability Baseline (SAD). Without it, the first steps.",
+                    tooltip=(
+                        "The normal values of this model, from Stability Baseline (SAD). Without it, the first steps "
+                        "count as normal."
+                    ),
                 ),
                 unverified_widget(
                     tooltip=(
-                        "Also measure where it is not verified that queries and keys are the same tokens: in a model "
-                        "this pack does not know, and where another node changes queries and keys in a way it does not "
-                        "know (attn1_patch)."
+                        "Also measure where queries and keys are not verified to be the same tokens: in a model this "
+                        "pack does not know, and where another node changes queries and keys in an unknown way "
+                        "(attn1_patch)."
                     )
                 ),
             ],
@@ -166,7 +170,7 @@ class StabilityFeedbackNode(io.ComfyNode):
                 Trace.Output(
                     "trace",
                     display_name="trace",
-                    tooltip="What was measured, with gamma by step and image. Wire to Stability Plot (SAD).",
+                    tooltip="The measurements, with gamma by step and image. Wire it to Stability Plot (SAD).",
                 ),
             ],
             hidden=[io.Hidden.unique_id],

@@ -26,8 +26,8 @@ class StabilityPlotNode(io.ComfyNode):
             display_name="Stability Plot (SAD)",
             category=CATEGORY,
             description=(
-                "Draws what a Stability Probe measured: where (site) and when (step) attention retrieval was stable. "
-                "Also gives a summary in words and the numbers as CSV."
+                "Draws the measurements of a Stability Probe: where (site) and when (step) attention retrieval was "
+                "stable. It also gives a summary in words and the numbers as CSV."
             ),
             search_aliases=[*STABILITY_ALIASES, "energy", "instability", "chart", "heat map"],
             inputs=[
@@ -42,10 +42,10 @@ class StabilityPlotNode(io.ComfyNode):
                     options=list(LAYOUTS),
                     default="heat map",
                     tooltip=(
-                        "heat map: every site at every step. curves: the mean over the sites with their spread. heads: "
-                        "the heads of one site. difference: this trace less compare_with, or less the run before it. "
-                        "map: alignment by place over the picture, of a site that the probe's map_site names. "
-                        "z-scores: standard deviations from what the baseline calls normal."
+                        "heat map: every site at every step. curves: the mean over the sites with their spread. "
+                        "heads: the heads of one site. difference: this trace minus compare_with, or minus the run "
+                        "before it. map: alignment over the image, for a site named in map_site of the probe. "
+                        "z-scores: standard deviations from the normal values of the baseline."
                     ),
                 ),
                 io.Combo.Input(
@@ -61,32 +61,32 @@ class StabilityPlotNode(io.ComfyNode):
                     default="",
                     advanced=True,
                     tooltip=(
-                        'For the layouts "heads" and "map": the address of a site, such as middle.0.0. Empty: the '
-                        "least aligned one; for maps the first that was mapped."
+                        'For the layouts "heads" and "map": the address of a site, such as middle.0.0. Empty means '
+                        "the least aligned one, for maps the first mapped one."
                     ),
                 ),
                 after_input(
-                    "The LATENT of the sampler, or an IMAGE made from it: the trace is drawn once it is there. "
-                    "Not needed for a loaded trace.",
+                    "The LATENT of the sampler, or an IMAGE made from it. The trace is drawn when it is there. Not "
+                    "needed for a loaded trace.",
                 ),
                 Trace.Input(
                     "compare_with",
                     optional=True,
-                    tooltip='A second trace, for the layouts "difference" and "curves"; its newest run counts.',
+                    tooltip='A second trace, for the layouts "difference" and "curves". Its newest run is used.',
                 ),
                 Baseline.Input(
                     "baseline",
                     optional=True,
                     tooltip=(
-                        'What is normal for this model, for the layouts "z-scores" and "curves". The summary then says '
-                        "which measures leave the normal band."
+                        'The normal values of this model, for the layouts "z-scores" and "curves". The summary then '
+                        "names the measures that leave the normal band."
                     ),
                 ),
             ],
             outputs=[
                 io.Image.Output("picture", display_name="picture", tooltip="The chart, 1024 pixels wide."),
-                io.String.Output("summary", display_name="summary", tooltip="Every run in a few lines."),
-                io.String.Output("table", display_name="table", tooltip="All numbers as CSV, heads averaged."),
+                io.String.Output("summary", display_name="summary", tooltip="A few lines about each run."),
+                io.String.Output("table", display_name="table", tooltip="All numbers as CSV, averaged over heads."),
             ],
         )
 

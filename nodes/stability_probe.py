@@ -24,8 +24,8 @@ class StabilityProbeNode(io.ComfyNode):
             display_name="Stability Probe (SAD)",
             category=CATEGORY,
             description=(
-                "Measures how stable the retrieval of every attention site is, at every step: Hopfield energy, "
-                "instability, alignment and symmetricity. The picture stays the same, bit for bit. Works with and "
+                "Measures the stability of retrieval at every attention site and every step: Hopfield energy, "
+                "instability, alignment and symmetricity. The image stays the same, bit for bit. Works with and "
                 "without Skew Attention, before or after it. Wire the trace to Stability Plot."
             ),
             search_aliases=[*STABILITY_ALIASES, "energy", "instability", "attention map", "diagnostics"],
@@ -37,9 +37,10 @@ class StabilityProbeNode(io.ComfyNode):
                     default="",
                     optional=True,
                     tooltip=(
-                        "Which attention sites to measure; empty means all but text refiners. Addresses (input.4.1, "
-                        "joint.3), beginnings (input, output.5), ranges (double.0-9) and the groups self, joint and "
-                        "text refiner, separated by commas. A wrong entry lists what there is. Fewer sites cost less."
+                        "The attention sites to measure. Empty means all except text refiners. Separate with commas: "
+                        "addresses (input.4.1, joint.3), beginnings (input, output.5), ranges (double.0-9) and the "
+                        "groups self, joint and text refiner. After a wrong entry the node lists the valid ones. "
+                        "Fewer sites cost less."
                     ),
                 ),
                 io.Int.Input(
@@ -48,7 +49,10 @@ class StabilityProbeNode(io.ComfyNode):
                     min=1,
                     max=100,
                     optional=True,
-                    tooltip="Measure every n-th step, from the first. 1 measures all of them; higher costs less.",
+                    tooltip=(
+                        "Measure every n-th step, from the first one. 1 measures all steps, and a higher number "
+                        "costs less."
+                    ),
                 ),
                 io.Boolean.Input(
                     "depth_and_curvature",
@@ -57,9 +61,9 @@ class StabilityProbeNode(io.ComfyNode):
                     advanced=True,
                     tooltip=(
                         "Also measure depth (0 is the deepest minimum, -1 the top of the landscape) and curvature "
-                        "(above 0 the retrieval lies in a bowl, below 0 a way down is left). They compare across "
-                        "layers and resolutions, but can take longer than the attention itself: choose few blocks or "
-                        "few steps."
+                        "(above 0 the retrieval lies in a bowl, below 0 there is still a way down). You can compare "
+                        "them across layers and resolutions, but they can take longer than the attention itself. "
+                        "Choose few blocks or few steps."
                     ),
                 ),
                 io.Combo.Input(
@@ -69,9 +73,9 @@ class StabilityProbeNode(io.ComfyNode):
                     optional=True,
                     advanced=True,
                     tooltip=(
-                        "What is retrieved: value, the values of each head (cheap, every model), or input, the "
-                        "normalised input of the block as in the paper (many times dearer; UNet models, others are "
-                        "measured by value). Numbers of the two do not compare."
+                        "The patterns that are retrieved. value: the values of each head (cheap, on every model). "
+                        "input: the normalised input of the block, as in the paper (many times slower, only on UNet "
+                        "models; others use value). Numbers of value and of input cannot be compared."
                     ),
                 ),
                 io.String.Input(
@@ -80,27 +84,32 @@ class StabilityProbeNode(io.ComfyNode):
                     optional=True,
                     advanced=True,
                     tooltip=(
-                        "Sites (up to 4, such as output.5.0) whose alignment is also kept by place, to see where in "
-                        'the picture retrieval is unstable: layout "map" of Stability Plot. Empty: none.'
+                        "Up to 4 sites, such as output.5.0, whose alignment is also kept for each place in the image. "
+                        'Layout "map" of Stability Plot then shows where retrieval is unstable. Empty means none.'
                     ),
                 ),
                 unverified_widget(
                     tooltip=(
-                        "Also measure where it is not verified that queries and keys are the same tokens: in a model "
-                        "this pack does not know, and where another node changes queries and keys in a way it does not "
-                        "know (attn1_patch). Off, those calls are not measured, and the trace says so."
+                        "Also measure where queries and keys are not verified to be the same tokens: in a model this "
+                        "pack does not know, and where another node changes queries and keys in an unknown way "
+                        "(attn1_patch). When off, those calls are not measured, and the trace says so."
                     )
                 ),
                 Baseline.Input(
                     "baseline",
                     optional=True,
-                    tooltip="What is normal for this model, of Stability Baseline (SAD): a band in the live chart.",
+                    tooltip=(
+                        "The normal values of this model, from Stability Baseline (SAD). The live chart shows them "
+                        "as a band."
+                    ),
                 ),
             ],
             outputs=[
-                io.Model.Output(tooltip="The model for the sampler; it gives the same picture."),
+                io.Model.Output(tooltip="The model for the sampler. It gives the same image."),
                 Trace.Output(
-                    "trace", display_name="trace", tooltip="Wire to Stability Plot (SAD) or Save Stability Trace (SAD)."
+                    "trace",
+                    display_name="trace",
+                    tooltip="Wire it to Stability Plot (SAD) or Save Stability Trace (SAD).",
                 ),
             ],
             hidden=[io.Hidden.unique_id],

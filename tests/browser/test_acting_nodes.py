@@ -29,7 +29,7 @@ SAID = {
     "SADStabilityFeedback": "finished · step 4",
     "SADBestOfSampler": "Kept of 2 candidates",
     "SADCalibrate": "Saved as calibration/own",
-    "SADCreativity": "Not calibrated for this checkpoint",
+    "SADCreativity": "is not calibrated for this checkpoint",
 }
 
 

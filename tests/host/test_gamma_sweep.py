@@ -34,10 +34,10 @@ def test_several_seeds_are_the_same_ones_for_every_gamma():
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ("", "0 gammas given"),
+        ("", "values has 0 gammas"),
         ("1, x", "is not a list of numbers"),
         ("nan", "γ is nan, but it must be a finite number"),
-        (", ".join(["1"] * 65), "65 gammas given"),
+        (", ".join(["1"] * 65), "values has 65 gammas"),
     ],
 )
 def test_values_that_make_no_sweep_are_refused(values, message):
