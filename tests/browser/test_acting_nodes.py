@@ -27,7 +27,7 @@ SHOWN = """kinds => Object.fromEntries(window.inner._nodes.filter(n => kinds.inc
 SAID = {
     "SADStabilityBaseline": "3 samples of 1 run",
     "SADStabilityFeedback": "finished · step 4",
-    "SADBestOfSampler": "Kept of 2 candidates",
+    "SADBestOfSampler": "Kept from 2 candidates",
     "SADCalibrate": "Saved as calibration/own",
     "SADCreativity": "is not calibrated for this checkpoint",
 }

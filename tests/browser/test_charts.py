@@ -345,7 +345,7 @@ def test_the_curve_follows_the_widgets_and_so_does_the_prompt(page, complaints, 
     assert inputs["start_gamma"] == 1.7
     assert "chart" not in inputs
 
-    page.locator(".sad-chart", has_text="plain model").focus()
+    page.locator(".sad-chart", has_text="unpatched model").focus()
     page.keyboard.press("Home")
     assert chart(page, "SADGammaSchedule")["heard"].endswith("1.7 at 0 %.")
     page.screenshot(path=tmp_path / "curve.png")

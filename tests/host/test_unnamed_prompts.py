@@ -34,7 +34,7 @@ def test_tiles_in_one_call_are_left_alone_by_one_side_and_said_so(sd15, memory, 
     patched, report = skew(theirs, apply_to=apply_to)
     assert sd15.sample(patched).equal(plain)
     assert "there was not one row for each prompt and image" in report.runs[-1].warning
-    assert "plain model" in report.runs[-1].warning
+    assert "unpatched model" in report.runs[-1].warning
     on_both, report = skew(theirs)
     with watch_texts(on_both, sd15, TEXTS) as calls:
         assert not sd15.sample(on_both).equal(plain)
