@@ -89,8 +89,8 @@ def _notes(report: DiversityReport) -> list[str]:
     broken = [row for row in rows if row.broken]
     if broken:
         count = sum(row.broken for row in broken)
-        pictures, were = ("picture", "was") if count == 1 else ("pictures", "were")
-        notes.append(f"{count} {pictures} with NaN or infinite numbers {were} left out, at γ = {_list_gammas(broken)}.")
+        images, were = ("image", "was") if count == 1 else ("images", "were")
+        notes.append(f"{count} {images} with NaN or infinite numbers {were} left out, at γ = {_list_gammas(broken)}.")
     if report.no_agreement is not None:
         notes.append(report.no_agreement)
     return notes

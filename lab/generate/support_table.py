@@ -23,59 +23,71 @@ HEAD = f"""<!-- Written by lab/generate/support_table.py from lab/testing/famili
 
 # Which models work
 
-Every row is run on a tiny model of the real class, with random weights, in ComfyUI {OLDEST} (where it exists) and
-{NEWEST}: γ = 1 gives the same bits as the plain model; another γ gives at every site what the definition says, computed
-plainly in float64 from the queries, keys and values of the host, to a thousandth of the change it makes; and the plain
-model gives the same bits afterwards. So it is with `gamma_text` and `gamma_cross` in joint attention. A picture is the
-same alone and in a batch of four, with cond and uncond joined and split, and without CFG, as far as the host's own is.
-In float16 and bfloat16 γ = 1 keeps the bits, and what the sites give is finite and off by no more than 2 % and 15 % of
-the change. No checkpoint and no picture stands behind this page, only the attention.
+Use this page to see whether γ acts in your model, and at which sites.
 
-- **sites** are what the `blocks` field chooses from; all but those in *asked for* are chosen when it is empty.
-- **calls** are the skewed attention calls of one model call, on the tiny model that was run.
-- **γ acts among** says which tokens. Where text shares the sequence its rows and columns stay as they are, unless
-  `gamma_text` (among all other tokens) or `gamma_cross` (between the two) is not 1.
-- **text, cross** says whether the model has joint attention, where those two act.
-- **norms**: *all*, or *value* where the input of the attention cannot be seen; *projected* and *input* then mean
+The tests run every row on a tiny model of the real class, with random weights, in ComfyUI {OLDEST} (if it has the
+class) and {NEWEST}:
+
+- γ = 1 gives the same bits as the unpatched model, which gives them again after a run with γ.
+- At any other γ every site gives the result of the definition, to a thousandth of the change that γ makes. The
+  definition is computed plainly in float64 from the queries, keys and values of the host. The same holds for
+  `gamma_text` and `gamma_cross` in joint attention.
+- An image is the same by itself and in a batch of four, with cond and uncond joined and split, and without CFG, as
+  far as the host's own image is.
+- In float16 and bfloat16, γ = 1 keeps the bits. At other γ the results are finite and off by at most 2 % and 15 %
+  of the change.
+
+These tests cover only the attention. They use no real checkpoint and no images.
+
+- **sites**: the addresses for the `blocks` field. If it is empty, all are chosen except those in *asked for*.
+- **calls**: the attention calls that γ changes in one model call, on the tiny model.
+- **γ acts among**: the tokens that γ changes. Where text shares the sequence, its rows and columns stay unchanged,
+  unless `gamma_text` (among all other tokens) or `gamma_cross` (between the two groups) is not 1.
+- **text, cross**: whether the model has joint attention, where those two act.
+- **norms**: *all*, or *value* if the input of the attention cannot be seen. *projected* and *input* then mean
   *value*.
-- **since** is the older of the two versions that has the family, or a later one; versions before {OLDEST} are not
-  tested. Rows of 0.34 are run in a ComfyUI of August 2026, the newest that was at hand. Rows with *stand-in* are of
-  newer versions: the tests run a network of their own with the calls of the real one, or the real network called as
-  that version calls it.
+- **since**: the older of the two versions that has the family, or a later one. Versions before {OLDEST} are not
+  tested. Rows of 0.34 run in a ComfyUI of August 2026, the newest available. Rows with *stand-in* belong to newer
+  versions. For them the tests run a network of their own with the calls of the real one, or the real network called
+  as that version calls it.
 
 | family | since | sites | calls | γ acts among | text, cross | norms | asked for | notes |
 | --- | --- | --- | --- | --- | --- | --- | --- | --- |
 """
 BETWEEN = """
-Other classes of ComfyUI built from the same blocks are recognised by them, but are not run:
+These classes of ComfyUI are built from the same blocks. The pack recognises them by the blocks, but the
+tests do not run them:
 
 """
 REFUSED_HEAD = """
-## Refused
+## Not supported
 
-Nothing is patched, and the node says: Skew Attention (SAD) cannot work on …, because … A family that has a row above as
-well is refused only by the versions of ComfyUI before the one named there.
+The node patches nothing and says: Skew Attention (SAD) cannot work on …, because … If a family also has a row
+above, it is unsupported only in versions of ComfyUI before the one named there.
 
 | family | since | reason |
 | --- | --- | --- |
 """
 TAIL = """
-A model that is in neither table stays as it is. Where its code hands `transformer_options` to ComfyUI's attention, the
-node lists these sites as not verified, and `act_where_unverified` lets γ act there, among all tokens of a call. Else it
-is refused with a sentence that names it. So it is with MOSS-image and PAN 2, which came with 0.42 and 0.46 and whose
-code was not at hand.
+## Other models and skipped calls
 
-Calls in which queries and keys are not the same tokens are left as they are, and the report counts them, unless the
-queries are known to be the last of the keys' tokens, as in HiDream-O1. Left alone are also calls
-that another node may give keys of other tokens, by an `attn1_patch` that this pack does not know; SD1.5, SDXL, Flux,
-Qwen-Image, Krea 2, Cosmos and what is built from their blocks ask such functions. `act_where_unverified` overrides
-that.
+A model in neither table stays unchanged. If its code passes `transformer_options` to ComfyUI's attention, the node
+lists its sites as not verified, and `act_where_unverified` lets γ act there, among all tokens of a call. Otherwise
+the node stops with a message that names the model. This applies to MOSS-image and PAN 2, which came with 0.42 and
+0.46. Their code was not available.
 
-Families whose attention is called without options could be reached only by running a copy of ComfyUI's own forward
-function with another attention in it. Such a copy would hide what other nodes change in that file, cannot be compiled,
-and could go wrong in silence where ComfyUI's code moves. So they are refused until ComfyUI's code gives a way in:
-options that it passes on, or since 0.40 the child of an attention module that names the attention of its layer. Which
-of the two there is, is read from the code that runs, not from its version.
+γ skips calls in which queries and keys are not the same tokens, and the report counts them. The exception
+is a call whose queries are known to be the last tokens of the keys, as in HiDream-O1. γ also skips calls to which
+another node may supply keys of other tokens, through an `attn1_patch` that this pack does not know. SD1.5, SDXL,
+Flux, Qwen-Image, Krea 2, Cosmos and models built from their blocks call such functions. `act_where_unverified`
+makes γ act there too.
+
+Some families call their attention without options. The only way to reach them would be a copy of ComfyUI's own
+forward function with another attention in it. Such a copy would hide the changes of other nodes in that file, could
+not be compiled, and could fail silently when ComfyUI's code changes. These families therefore stay unsupported
+until ComfyUI's code offers a way in: options that it passes on or, since 0.40, a child of an attention module that
+names the attention of its layer. The pack reads from the running code which of the two exists, not from the version
+number.
 """
 
 

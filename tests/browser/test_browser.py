@@ -100,6 +100,6 @@ def test_the_report_of_a_run_appears_on_the_node_in_the_browser(page, server):
     page.wait_for_function("window.app.graph._nodes.some(n => n.type === 'SADSkewAttention')")
     page.evaluate("() => window.app.queuePrompt(0)")
     shown = """() => window.app.graph._nodes.find(n => n.type === 'SADSkewAttention').widgets
-        .some(w => typeof w.value === 'string' && w.value.includes('50 attention calls skewed in 5 model calls'))"""
+        .some(w => typeof w.value === 'string' && w.value.includes('50 attention calls changed in 5 model calls'))"""
     page.wait_for_function(shown, timeout=120_000)
     assert page.problems == []

@@ -91,8 +91,8 @@ def test_bypassed_nodes_let_the_graph_run_and_show_no_old_text(page, server, tmp
     page.evaluate(OPEN, prompt(3))
     page.evaluate(LAY_OUT, [*PATCHES, *READERS, "SADStabilityPlot"])
     queue(page, server)
-    wait_for(page, "SADSkewAttention", "text", "attention calls skewed in 3 model calls")
-    wait_for(page, "SADReport", "text", "attention calls skewed in 3 model calls")
+    wait_for(page, "SADSkewAttention", "text", "attention calls changed in 3 model calls")
+    wait_for(page, "SADReport", "text", "attention calls changed in 3 model calls")
     wait_for(page, "SADStabilityProbe", "text", "10 of 10 sites × 3 steps")
     wait_for(page, "SADStabilityProbe", "chart", "finished · step 3")
     wait_for(page, "SADSaveStabilityTrace", "text", "Saved as bypass_00")
@@ -118,7 +118,7 @@ def test_bypassed_nodes_let_the_graph_run_and_show_no_old_text(page, server, tmp
     )
     queue(page, server)
     for kind in ("SADSkewAttention", "SADReport"):
-        wait_for(page, kind, "text", "attention calls skewed in 4 model calls")
+        wait_for(page, kind, "text", "attention calls changed in 4 model calls")
         assert "Earlier" not in page.evaluate(SHOWN, kind)["text"]
     wait_for(page, "SADStabilityProbe", "chart", "finished · step 4")
     assert page.problems == []

@@ -291,7 +291,7 @@ def test_a_subgraph_has_chart_and_text_whichever_graph_is_open(page, complaints,
     }""")
     page.evaluate(QUEUE)
     told = """() => window.inner._nodes.find(n => n.comfyClass === 'SADSkewAttention').widgets
-        .some(w => w.name === 'last_run' && w.value.includes('attention calls skewed in 3 model calls'))"""
+        .some(w => w.name === 'last_run' && w.value.includes('attention calls changed in 3 model calls'))"""
     page.wait_for_function(told, timeout=PATIENCE, polling=OFTEN)
     page.evaluate("() => window.app.canvas.setGraph(window.inner)")
     shown = probed(page, "chart.note.startsWith('finished')")

@@ -74,8 +74,8 @@ def test_57_sites_take_as_many_graphs_as_the_plain_model(flux):
     patched, report = skew(deep.model, beta=3.0)
     picture, of_patched = sample_and_count(deep, compiled(patched, fullgraph=False))
     assert of_patched == of_plain
-    assert "57 of 57 chosen sites reached, 114 attention calls skewed in 2 model calls." in report.describe()
-    assert "Attention by attention_pytorch." in report.describe()
+    assert "57 of 57 chosen sites reached, 114 attention calls changed in 2 model calls." in report.describe()
+    assert "Attention computed by attention_pytorch." in report.describe()
     assert_like_eager(deep, patched, picture)
 
 
@@ -100,7 +100,7 @@ def test_every_mode_takes_as_many_graphs_as_the_plain_model(small_flux, counts_o
     patched, report = skew(small_flux.model, **widgets)
     picture, of_patched = sample_and_count(small_flux, compiled(patched, fullgraph=False))
     assert of_patched == counts_of_plain
-    assert "2 of 2 chosen sites reached, 4 attention calls skewed in 2 model calls." in report.describe()
+    assert "2 of 2 chosen sites reached, 4 attention calls changed in 2 model calls." in report.describe()
     assert_like_eager(small_flux, patched, picture)
 
 
@@ -110,5 +110,5 @@ def test_sites_compiled_one_by_one_share_the_graph_of_their_class(flux):
     patched, report = skew(family.model, beta=3.0)
     picture, of_patched = sample_and_count(family, compiled_by_blocks(family, patched))
     assert of_patched == of_plain
-    assert "5 of 5 chosen sites reached, 10 attention calls skewed in 2 model calls." in report.describe()
+    assert "5 of 5 chosen sites reached, 10 attention calls changed in 2 model calls." in report.describe()
     assert_like_eager(family, patched, picture)

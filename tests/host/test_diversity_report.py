@@ -115,11 +115,11 @@ def test_a_sweep_that_gamma_did_not_move_is_said_and_not_measured():
     assert summary.startswith(
         "γ changed no image of this sweep: the images of every γ equal those of the same seeds at γ = 1."
     )
-    assert "Most diverse" not in summary
+    assert "was the most diverse" not in summary
     moved = plain.clone()
     moved[3, 0, 0, 0] = 1.0
     for images in ([plain, plain, moved], [moved, plain, plain]):
-        assert "Most diverse" in report(images, [0.5, 1.0, 2.0])[1]
+        assert "was the most diverse" in report(images, [0.5, 1.0, 2.0])[1]
     assert "γ changed no image" not in report([plain], [1.0])[1]
 
 
@@ -136,14 +136,14 @@ def test_two_images_have_no_interval_and_the_summary_says_why():
 
 def test_without_gamma_one_the_summary_asks_for_it():
     _, summary = report([noise_images("a", "b", "c"), noise_images("d", "e", "f")], [0.5, 2.0])
-    assert "add 1 to the gammas of the sweep" in summary
+    assert "Add 1 to the gammas of the sweep" in summary
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
 def test_a_broken_image_is_said(sweep, bad):
     images, gamma = [each.clone() for each in sweep[0]], sweep[1]
     images[2][1, 3, 3, 0] = bad
-    assert "1 picture with NaN or infinite numbers was left out, at γ = 2." in report(images, gamma)[1]
+    assert "1 image with NaN or infinite numbers was left out, at γ = 2." in report(images, gamma)[1]
 
 
 def test_only_broken_pictures_leave_a_row_empty(vision):

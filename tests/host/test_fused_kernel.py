@@ -54,7 +54,7 @@ def test_the_kernel_is_named_and_gives_the_same_picture(families, name, monkeypa
     got = family.sample(patched)
     assert launches
     told = [KERNEL] if widgets.get("apply_to") is None else [own_backend(), KERNEL]
-    assert f"Attention by {', '.join(told)}." in report.describe()
+    assert f"Attention computed by {', '.join(told)}." in report.describe()
     monkeypatch.setattr(eligibility, "unsuitability", lambda *of_the_device: "forbidden")
     assert_near(got, family.sample(patched))
     assert KERNEL not in report.describe()
@@ -93,14 +93,14 @@ def test_with_sage_attention_the_kernel_stays_out(sd15, launches):
         picture = sd15.sample(patched)
     assert not launches
     assert bool(picture.isfinite().all())
-    assert "Attention by attention_sage." in report.describe()
+    assert "Attention computed by attention_sage." in report.describe()
 
 
 def test_an_override_of_another_pack_keeps_the_kernel_out(sd15, launches):
     patched, report = skew(with_override_of_another_pack(sd15.model))
     sd15.sample(patched)
     assert not launches
-    assert "Attention by attention_of_another_pack." in report.describe()
+    assert "Attention computed by attention_of_another_pack." in report.describe()
 
 
 def test_disable_triton_backend_is_honoured(sd15, monkeypatch, launches):
@@ -108,7 +108,7 @@ def test_disable_triton_backend_is_honoured(sd15, monkeypatch, launches):
     patched, report = skew(sd15.model)
     sd15.sample(patched)
     assert not launches
-    assert f"Attention by {own_backend()}." in report.describe()
+    assert f"Attention computed by {own_backend()}." in report.describe()
 
 
 def no_triton(monkeypatch) -> None:
@@ -143,7 +143,7 @@ def test_machines_without_the_kernel_do_with_the_hosts_attention(
     patched, report = skew(sd15.model, beta=3.0)
     picture = sd15.sample(patched)
     assert not launches
-    assert f"Attention by {own_backend()}." in report.describe()
+    assert f"Attention computed by {own_backend()}." in report.describe()
     monkeypatch.undo()
     assert torch.equal(sd15.sample(patched), picture)
 
@@ -159,7 +159,7 @@ def test_a_broken_kernel_costs_no_picture_and_one_traceback(sd15, monkeypatch, l
     monkeypatch.setattr(operation, "launch", broken)
     assert torch.equal(sd15.sample(patched), want)
     described = report.describe()
-    assert f"Attention by {own_backend()}." in described
+    assert f"Attention computed by {own_backend()}." in described
     assert described.count("Fallback: the fused kernel failed (RuntimeError: ptxas was not found); ") == 1
     assert described.endswith("; queries and keys of twice the head dim took its place.")
     assert caplog.text.count("Traceback") == 1
@@ -201,7 +201,7 @@ def test_a_kernel_that_was_asked_for_and_is_not_there_is_named(families, name, m
     picture = family.sample(patched)
     assert not launches
     described = report.describe()
-    assert f"Attention by {own_backend()}." in described
+    assert f"Attention computed by {own_backend()}." in described
     assert described.count("Fallback: ") == 1
     assert f"Fallback: the fused kernel was not used, because {reason}" in described
     assert described.endswith("; queries and keys of twice the head dim took its place.")

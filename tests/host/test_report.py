@@ -40,7 +40,7 @@ def test_a_finished_run_is_told_in_numbers(family):
     name = type(family.model.model.model_config).__name__
     assert record.describe().startswith(
         f"{name}, finished: {len(family.sites)} of {len(family.sites)} chosen sites reached, "
-        f"{skewed} attention calls skewed in {STEPS} model calls."
+        f"{skewed} attention calls changed in {STEPS} model calls."
     )
     assert record.warning is None
 
@@ -85,7 +85,7 @@ def test_the_plan_output_is_the_plan_of_the_report(sd15):
     assert report.plan.splitlines() == [
         "SD15: 7 of 7 attention sites (7 self): input.1.0, input.3.0, middle.0.0, output.0.0, output.1.0, output.2.0, "
         "output.3.0.",
-        "γ 1.5 from 0% to 50% of the run, β 2, norm input, adaptive gamma, cond alone.",
+        "γ 1.5 from 0% to 50% of the run, β 2, norm input, adaptive gamma, cond only.",
     ]
 
 
@@ -170,7 +170,7 @@ def test_the_backend_is_named(flux):
     flux.sample(patched)
     name = comfy.ldm.modules.attention.optimized_attention.__name__
     assert name in ("attention_pytorch", "attention_sub_quad")
-    assert f"Attention by {name}." in report.describe()
+    assert f"Attention computed by {name}." in report.describe()
 
 
 @pytest.mark.parametrize("widgets", [{}, {"beta": 3.0, "norm": "input"}, {"adaptive": "gamma"}, {"apply_to": "cond"}])

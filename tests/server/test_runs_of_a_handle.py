@@ -95,7 +95,7 @@ def test_a_run_from_the_cache_and_one_of_a_changed_seed_are_told(server):
     before = len(server.log)
     nodes["sampler"]["inputs"] |= {"seed": 5, "steps": 4}
     assert tells_of(texts(server.run(nodes)), 4)
-    assert "40 attention calls skewed" in server.log[before:]
+    assert "40 attention calls changed" in server.log[before:]
     nodes["sampler"]["inputs"] |= {"seed": 4, "steps": 2}
     assert tells_of(texts(server.run(nodes)), 2)
 
@@ -108,7 +108,7 @@ def test_a_copy_of_the_sampler_that_the_cache_serves_is_told(server):
     before = len(server.log)
     read(nodes, ("10:3", 0), name=" again")
     assert tells_of(texts(server.run(nodes), " again"), 2)
-    assert "attention calls skewed" not in server.log[before:]
+    assert "attention calls changed" not in server.log[before:]
 
 
 def test_each_of_two_reports_tells_of_its_own_sampler(server):
@@ -198,7 +198,7 @@ def test_with_a_bypassed_node_the_graph_runs_and_says_so(server, gone):
         )
         assert "× 2 steps" in summary
     else:
-        assert "20 attention calls skewed" in report
+        assert "20 attention calls changed" in report
         assert summary.startswith("Nothing is measured here: no Stability Probe (SAD) is wired to trace")
         assert "loaded text" not in outputs
         assert "Nothing was saved." in server.log

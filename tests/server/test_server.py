@@ -109,9 +109,9 @@ def test_the_report_tells_what_happened_and_the_log_says_the_same(server):
     outputs = server.run(nodes)
     (text,) = outputs["text"]["text"]
     assert "10 of 10 attention sites" in text
-    assert f"10 of 10 chosen sites reached, {10 * STEPS} attention calls skewed in {STEPS} model calls" in text
+    assert f"10 of 10 chosen sites reached, {10 * STEPS} attention calls changed in {STEPS} model calls" in text
     assert "from progress 0.000 (sigma 14.61)" in text
-    assert f"{10 * STEPS} attention calls skewed in {STEPS} model calls" in server.log
+    assert f"{10 * STEPS} attention calls changed in {STEPS} model calls" in server.log
     (picture,) = outputs["drawn"]["images"]
     assert server.download(picture["filename"]).startswith(b"\x89PNG")
 
