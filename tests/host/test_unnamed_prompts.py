@@ -184,4 +184,4 @@ def test_the_probe_says_where_a_pass_is_unknown(sd15):
     (run,) = trace.runs
     assert run.passes == ("pass unknown",)
     assert [len(step.samples) for step in run.steps] == [4] * len(run.steps)
-    assert any("one for each prompt and image" in note for note in run.notes)
+    assert any("one row for each prompt and image" in note for note in run.notes)
