@@ -95,7 +95,7 @@ def test_what_the_node_refuses_is_refused_in_the_same_sentence(wrong):
     ],
 )
 def test_a_curve_from_a_wire_is_said_to_be_one(shape, wired, what):
-    assert ask(wired, shape=shape)["note"].startswith(f"The curve comes from the wire at {what};")
+    assert ask(wired, shape=shape)["note"].startswith(f"The curve comes from the wire at {what}.")
 
 
 def test_wires_that_do_not_count_for_the_shape_change_nothing():
