@@ -372,7 +372,7 @@ def test_the_curve_follows_the_widgets_and_so_does_the_prompt(page, complaints, 
         const shape = {node}.widgets.find(w => w.name === 'shape');
         shape.setValue('linear', {{e: new PointerEvent('click'), node: {node}, canvas: window.app.canvas}});
     }}""")
-    wired = wait_for(page, "SADGammaSchedule", "chart.note.startsWith('The curve comes from the wire at start_gamma;')")
+    wired = wait_for(page, "SADGammaSchedule", "chart.note.startsWith('The curve comes from the wire at start_gamma.')")
     assert not wired["isProblem"]
 
     saved = page.evaluate(f"() => JSON.stringify({node}.serialize().widgets_values)")
