@@ -9,15 +9,15 @@ from pathlib import Path
 from typing import Any
 
 from ..file_values import number_of, text_of, whole_number_of
+from ..json_file import kind_of, read_json_file
 from ..shown_text import shown
-from ..whole_file import size_of, whole_file
+from ..whole_file import whole_file
 from .calibration import Calibration, Point
 from .diversity import Estimate
 
-KIND = "symmetric-attention calibration"
+KIND = kind_of("calibration")
 VERSION = 1
 SUFFIX = ".calibration.json"
-LARGEST_FILE = 2**20  # bytes
 MOST_POINTS = 1000
 MOST_IMAGES = 2**31
 LARGEST_NUMBER = 1e30
@@ -36,24 +36,11 @@ def load_calibration(path: Path) -> Calibration:
     Raises:
         ValueError: no such file, too large, no calibration, of a newer version, or with numbers that make no sense.
     """
-    name, size = shown(path.name), size_of(path, "calibration")
-    if size > LARGEST_FILE:
-        raise ValueError(f"{name} has {size / 2**20:.1f} MB, but a calibration has at most 1 MB. Choose another file.")
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
-        content = None
-    if not isinstance(content, dict) or content.get("kind") != KIND:
-        raise ValueError(f"{name} is not a calibration of this pack. Choose a file saved by Calibrate (SAD).")
-    if content.get("version") != VERSION:
-        raise ValueError(
-            f"{name} is a calibration of version {shown(content.get('version'))}, but this pack reads version "
-            f"{VERSION}. Update the pack, or calibrate again."
-        )
+    content = read_json_file(path, "calibration", VERSION, "Calibrate (SAD)", "calibrate again")
     try:
         found = _read(content)
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError):
-        raise ValueError(f"{name} is a damaged calibration. Calibrate again.") from None
+        raise ValueError(f"{shown(path.name)} is a damaged calibration. Calibrate again.") from None
     return found
 
 

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from lab.testing.json_files import assert_only_its_own_files_are_read
 from sad_core.evaluation.calibration import Calibration, calibrate, isotonic, monotone
 from sad_core.evaluation.calibration_file import load_calibration, save_calibration
 from sad_core.evaluation.diversity import Estimate
@@ -181,16 +182,7 @@ def test_a_file_gives_the_calibration_back(tmp_path):
 
 
 def test_what_is_no_calibration_is_refused_in_a_sentence(tmp_path):
-    path = tmp_path / "own.calibration.json"
-    with pytest.raises(ValueError, match="There is no file own"):
-        load_calibration(path)
-    for content in ("", "{", "[]", '{"kind": "another"}', "[" * 100_000, "\0"):
-        path.write_text(content)
-        with pytest.raises(ValueError, match=r"is not a calibration of this pack. Choose a file saved by Calibrate"):
-            load_calibration(path)
-    path.write_bytes(b"{" + b" " * 2**20)
-    with pytest.raises(ValueError, match="at most 1 MB"):
-        load_calibration(path)
+    assert_only_its_own_files_are_read(load_calibration, tmp_path / "own.calibration.json", "calibration", "Calibrate")
 
 
 def test_every_damaged_number_is_refused_in_a_sentence(tmp_path):

@@ -24,8 +24,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from ...json_file import kind_of, read_json_file
 from ...shown_text import printable, shown
-from ...whole_file import size_of, whole_file
+from ...whole_file import whole_file
 from ..diversity import Estimate
 from ..measures import MEASURES, Row
 from .plan import MOST_MINUTES
@@ -33,10 +34,9 @@ from .plausible import Implausible, check_plausible
 from .result import Cost, Measured, Sampling, Trial
 from .ways import RIVAL_KINDS, Way
 
-KIND = "symmetric-attention trial"
+KIND = kind_of("trial")
 VERSION = 1
 SUFFIX = ".trial.json"
-LARGEST_FILE = 2**20  # bytes
 MOST_WAYS, MOST_WEIGHTS, LONGEST_TEXT, LONGEST_TITLE, MOST_TEXTS = 64, 16, 2000, 200, 1000
 NO_TITLE = frozenset("/\\|<>`")  # paths, and what ends the cell of a table
 DIGITS = 6
@@ -55,20 +55,8 @@ def load_trial(path: Path) -> Trial:
     Raises:
         ValueError: no such file, no trial, of another version, damaged, or with numbers that nobody can have measured.
     """
-    name, size = shown(path.name), size_of(path, "trial")
-    if size > LARGEST_FILE:
-        raise ValueError(f"{name} has {size / 2**20:.1f} MB, but a trial has at most 1 MB. Choose another file.")
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
-        content = None
-    if not isinstance(content, dict) or content.get("kind") != KIND:
-        raise ValueError(f"{name} is not a trial of this pack. Choose a file saved by Measure Your Checkpoint (SAD).")
-    if content.get("version") != VERSION:
-        raise ValueError(
-            f"{name} is a trial of version {shown(content.get('version'))}, but this pack reads version {VERSION}. "
-            "Update the pack, or measure again."
-        )
+    content = read_json_file(path, "trial", VERSION, "Measure Your Checkpoint (SAD)", "measure again")
+    name = shown(path.name)
     try:
         trial = _trial(content)
         check_plausible(trial)
