@@ -96,7 +96,7 @@ def test_the_plan_follows_the_mean_over_all_ways():
     assert found.seconds < 6 * 60 * 1.2
 
 
-def test_pictures_that_get_slower_leave_out_costs_and_rivals_and_the_trial_ends():
+def test_a_choice_that_gets_slower_leaves_out_costs_and_rivals():
     found, source, _ = run(2.7, slower_after=24)
     assert found.plan.choice_seeds == 8
     assert found.plan.left_out.endswith("because later images took longer than the first ones.")

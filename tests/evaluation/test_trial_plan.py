@@ -82,7 +82,7 @@ def test_the_report_takes_the_time_that_is_left():
     assert (late.report_seeds, late.choice_seeds, late.rivals, late.costs) == (FEWEST_SEEDS, 8, (), 0)
 
 
-def test_costs_and_then_rivals_are_dropped_where_the_time_left_is_too_short():
+def test_costs_and_then_rivals_are_dropped_where_time_is_short():
     plan = Plan(10, 8, 20, left_out="A rival means nothing here.")
     assert plan.with_time_left(570 - 48, 2).costs == COSTS
     later = plan.with_time_left(570 - 47, 2)
