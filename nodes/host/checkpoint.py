@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import torch
 from comfy.model_patcher import ModelPatcher
 
-PLACES, NUMBERS = 4, 4  # weights that are looked at, and numbers of each
+from ...sad_core.evaluation.checkpoint_numbers import first_numbers, some_vectors
+
 LARGEST_DIFFERENCE = 0.02  # of a number, as a share of the largest: what half precision and 8 bits do to one
 
 
@@ -18,17 +18,14 @@ def numbers_of(model: ModelPatcher) -> tuple[float, ...]:
     the network for a run is read from its backup.
     """
     try:
-        vectors = {name: weight for name, weight in model.model.diffusion_model.named_parameters() if weight.dim() == 1}
-        names = sorted(name for name, weight in vectors.items() if weight.numel() >= NUMBERS)
-        chosen = [names[index * (len(names) - 1) // (PLACES - 1)] for index in range(PLACES)] if names else []
-        found = []
-        for name in chosen:
-            backup = model.backup.get(f"diffusion_model.{name}")
-            weight = vectors[name] if backup is None else getattr(backup, "weight", backup)
-            found += weight.detach().flatten()[:NUMBERS].to("cpu", torch.float32).tolist()
+        vectors = some_vectors(model.model.diffusion_model.named_parameters())
+        backups = [model.backup.get(f"diffusion_model.{name}") for name, _ in vectors]
+        return first_numbers(
+            weight if backup is None else getattr(backup, "weight", backup)
+            for (_, weight), backup in zip(vectors, backups, strict=True)
+        )
     except (AttributeError, RuntimeError, NotImplementedError):
         return ()
-    return tuple(found) if all(torch.isfinite(torch.tensor(found)).tolist()) else ()
 
 
 def are_the_same(one: Sequence[float], other: Sequence[float]) -> bool:

@@ -1,0 +1,102 @@
+"""A trial of a tiny pipeline of diffusers with random weights, by the code that ComfyUI's node runs."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import diffusers
+import pytest
+import torch
+from diffusers import DDIMScheduler, StableDiffusionPipeline
+
+from lab import checkpoint
+from lab.checkpoint import PipelineSource, measure, network_of, save
+from lab.testing.diffusers_models import TEXT, normal, unet
+from sad_core import set_skew_attention
+from sad_core.evaluation.trial.result_file import load_trial
+from sad_core.evaluation.trial.ways import LADDER, PLAIN
+from sad_core.evaluation.trial.words import summary_of
+
+STEPS, WINDOW = 3, LADDER[-1]  # a third of three steps
+
+
+@pytest.fixture(scope="module")
+def pipeline() -> Any:
+    torch.manual_seed(2)
+    blocks = {"down_block_types": ("DownEncoderBlock2D",) * 2, "up_block_types": ("UpDecoderBlock2D",) * 2}
+    shape: dict[str, Any] = {"latent_channels": 4, "block_out_channels": (8, 16), "norm_num_groups": 4}
+    vae = diffusers.AutoencoderKL(**blocks, **shape)
+    parts = dict.fromkeys(("text_encoder", "tokenizer", "safety_checker", "feature_extractor", "image_encoder"))
+    scheduler = DDIMScheduler(steps_offset=1, clip_sample=False)
+    made = StableDiffusionPipeline(vae=vae, unet=unet(), scheduler=scheduler, requires_safety_checker=False, **parts)
+    made.set_progress_bar_config(disable=True)
+    return made
+
+
+def source_of(pipeline: Any) -> PipelineSource:
+    def prompt(number: int, count: int) -> dict[str, Any]:
+        positive, negative = (normal(1, TEXT, 16, seed=seed).repeat(count, 1, 1) for seed in (5 + number, 1))
+        return {"prompt_embeds": positive, "negative_prompt_embeds": negative}
+
+    return PipelineSource(pipeline, prompt, STEPS, {"guidance_scale": 4.0, "height": 16, "width": 16})
+
+
+def test_a_trial_of_a_pipeline_is_believed(pipeline, tmp_path, monkeypatch):
+    """Every picture takes a second by its clock, so most_seeds ends it."""
+    seconds = iter(range(10**6))
+    monkeypatch.setattr(checkpoint, "clock", lambda: 4 * next(seconds))
+    source, said = source_of(pipeline), []
+    trial, sheet = measure(source, ["a", "b"], 10, most_seeds=4, name="tiny", ladder=LADDER[2:], tell=said.append)
+    found = load_trial(save(trial, sheet, tmp_path))
+    assert (found.model, found.name, found.machine) == ("UNet2DConditionModel", "tiny", "CPU")
+    assert [each.way for each in found.choice] == [PLAIN, *LADDER[2:]]
+    assert [each.way.name for each in found.report] == [PLAIN.name, found.chosen]
+    assert [each.name for each in found.costs] == [f"{found.chosen} with β 0.5"]
+    assert {each.seconds for each in (*found.choice, *found.report, *found.costs)} == {1.0}
+    assert len(found.weights) == 16
+    assert "The rivals and the probe are not there outside of ComfyUI." in summary_of(found)
+    assert said[0].startswith(
+        "An image takes 1 s, so the plan is 4 seeds of 4 settings to choose from, 4 other seeds of"
+    )
+    assert (tmp_path / "own.sheet.jpg").stat().st_size > 1000
+    assert not any("forward" in vars(module) for module in pipeline.unet.modules())
+
+
+def test_its_pictures_are_those_of_the_pipeline_with_gamma(pipeline):
+    """Of a seed by itself; a window acts in the first of three steps, which a hand-made run has too."""
+    source = source_of(pipeline)
+
+    def by_hand(way: Any, seed: int) -> Any:
+        set_skew_attention(pipeline.unet, way.gamma, 1.0)
+
+        def plain_again(*given: Any) -> dict[str, Any]:
+            if way.end < 1:
+                set_skew_attention(pipeline.unet, 1.0)
+            return {}
+
+        images = pipeline(
+            **source.prompt(1, 1),
+            num_inference_steps=STEPS,
+            generator=torch.Generator().manual_seed(seed),
+            output_type="pt",
+            callback_on_step_end=plain_again,
+            **source.options,
+        ).images
+        set_skew_attention(pipeline.unet, 1.0)
+        return images[0].movedim(0, -1)
+
+    pictures = {}
+    for way in (PLAIN, LADDER[3], WINDOW):
+        drawn = source.draw(way, 1, range(7, 11))
+        pictures[way] = drawn[2].image
+        torch.testing.assert_close(drawn[2].image, by_hand(way, 9).clamp(0, 1), rtol=0, atol=0.51 / 255)
+    assert not torch.equal(pictures[PLAIN], pictures[WINDOW])
+    assert not torch.equal(pictures[LADDER[3]], pictures[WINDOW])
+
+
+def test_what_has_no_network_and_what_is_no_folder_is_refused(capsys):
+    with pytest.raises(ValueError, match="object has no unet and no transformer, so there is nothing to turn"):
+        network_of(object())
+    with pytest.raises(SystemExit):
+        checkpoint.main(["nowhere"])
+    assert "there is no folder" in capsys.readouterr().err
