@@ -445,7 +445,7 @@ HOST_LAYER = (
         ("host/test_modal_factors.py",),
     ),
     Mutant(
-        PATCHES + "skew_override.py",
+        PATCHES + "override_context.py",
         'settings=replace(self.settings, norm="none")',
         "settings=replace(self.settings)",
         "patterns of the input get the norm guard twice",

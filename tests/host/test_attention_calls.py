@@ -19,7 +19,8 @@ from symmetric_attention.nodes.host.patches.attention_backend import (
     backends_using_scale,
     name_of,
 )
-from symmetric_attention.nodes.host.patches.skew_override import OverrideContext, SkewOverride
+from symmetric_attention.nodes.host.patches.override_context import OverrideContext
+from symmetric_attention.nodes.host.patches.skew_override import SkewOverride
 from symmetric_attention.nodes.host.patches.slots import OVERRIDE
 from symmetric_attention.nodes.host.prompts import NEGATIVE, POSITIVE, Prompt
 from symmetric_attention.nodes.host.settings import Gammas, SkewSettings

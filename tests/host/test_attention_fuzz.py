@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from symmetric_attention.nodes.host.models.site_call import SiteCall
 from symmetric_attention.nodes.host.models.sites import find_sites
 from symmetric_attention.nodes.host.patches.attention_backend import HostAttention
-from symmetric_attention.nodes.host.patches.skew_override import OverrideContext, SkewOverride
+from symmetric_attention.nodes.host.patches.override_context import OverrideContext
+from symmetric_attention.nodes.host.patches.skew_override import SkewOverride
 from symmetric_attention.nodes.host.patches.slots import OVERRIDE
 from symmetric_attention.nodes.host.settings import Gammas, SkewSettings
 from symmetric_attention.sad_core import GammaSchedule

@@ -16,7 +16,8 @@ from symmetric_attention.nodes.host.models.site_call import SiteCall
 from symmetric_attention.nodes.host.models.site_rules import OF_OTHERS, UNREADABLE, LengthSensor
 from symmetric_attention.nodes.host.models.sites import Site, find_sites
 from symmetric_attention.nodes.host.patches.attention_backend import HostAttention
-from symmetric_attention.nodes.host.patches.skew_override import CallLog, OverrideContext, SkewOverride
+from symmetric_attention.nodes.host.patches.override_context import CallLog, OverrideContext
+from symmetric_attention.nodes.host.patches.skew_override import SkewOverride
 from symmetric_attention.nodes.host.run_report import RunRecord
 from symmetric_attention.nodes.host.settings import Gammas, SkewSettings
 from symmetric_attention.sad_core import GammaSchedule

@@ -30,8 +30,9 @@ from .feedback_patch import feedback_of
 from .given_keys import GivenKeys
 from .object_patches import Forward
 from .observer import Observer
+from .override_context import CallLog, OverrideContext
 from .site_patch import CallState, SitePatch
-from .skew_override import CallLog, OverrideContext, SkewOverride
+from .skew_override import SkewOverride
 from .slots import OVERRIDE
 
 
