@@ -16,7 +16,7 @@ FIXTURES = {"symmetric-attention-fixtures": ROOT / "lab" / "testing" / "fixture_
 # The file a loader asks for, and the tiny family that takes its place; every other checkpoint becomes the demo model.
 FAMILY_OF = {"z_image_turbo_bf16.safetensors": "ZImage", "stable-audio-open-1.0.safetensors": "StableAudio"}
 SITES = {"ZImage": 3, "StableAudio": 2, "demo": 10}
-STEPS = 4
+STEPS = 2
 SHORTEST_TRIAL = {"minutes": 1440.0, "most_seeds": 4}
 SEEDS = ("seed", "noise_seed", "first_seed")
 

@@ -60,12 +60,6 @@ FOUND = """words => {
 }"""
 
 
-@pytest.fixture
-def page(fresh_page):
-    """A page of its own for each test: they leave dialogs, panels and another language behind."""
-    return fresh_page
-
-
 def test_nodes_are_found_by_what_users_type(page, server):
     nodes = server.get("/object_info")
     ours = {name: node for name, node in nodes.items() if node["python_module"] == "custom_nodes.symmetric-attention"}
@@ -108,10 +102,13 @@ def test_every_template_is_in_the_template_browser_with_its_picture(page, server
         picture = card.locator("xpath=ancestor::*[.//img][1]").locator("img").first
         width = Image.open(ROOT / "workflows" / f"{name}.jpg").width
         page.wait_for_function(SHOWN, arg=[picture.element_handle(timeout=20_000), width], timeout=20_000)
+    page.keyboard.press("Escape")
+    page.get_by_text("symmetric-attention", exact=True).first.wait_for(state="hidden")
     assert page.problems == []
 
 
-def test_the_help_page_opens_and_shows_its_picture(page):
+def test_the_help_page_opens_and_shows_its_picture(fresh_page):
+    page = fresh_page  # the help stays open
     page.wait_for_function(SELECTED, polling=2000, timeout=40_000)
     page.get_by_test_id("info-button").click()
     page.get_by_text("What a Skew Attention (SAD) node planned").wait_for(timeout=20_000)
@@ -119,27 +116,30 @@ def test_the_help_page_opens_and_shows_its_picture(page):
     assert page.problems == []
 
 
-def test_nodes_charts_and_help_speak_the_language_of_the_editor(page, server):
+@pytest.fixture
+def _in_chinese(server):
+    """Pages that are opened from now on are in Chinese."""
+    server.post("/settings", {"Comfy.Locale": "zh"})
+    yield
+    server.post("/settings", {"Comfy.Locale": "en"})
+
+
+@pytest.mark.usefixtures("_in_chinese")  # first, so that the page is opened in it
+def test_nodes_charts_and_help_speak_the_language_of_the_editor(fresh_page, server):
+    page = fresh_page
     texts = json.loads((ROOT / "locales" / "zh" / "nodeDefs.json").read_text(encoding="utf-8"))
     assert server.get("/api/i18n")["zh"]["nodeDefs"]["SADSkewAttention"] == texts["SADSkewAttention"]
-    server.post("/settings", {"Comfy.Locale": "zh"})
-    try:
-        page.reload()
-        ready = "window.app?.canvas && LiteGraph.registered_node_types['SADSkewAttention'] !== undefined"
-        page.wait_for_function(ready, timeout=200_000)
-        title = "() => LiteGraph.createNode('SADSkewAttention').title"
-        assert page.evaluate(title) == texts["SADSkewAttention"]["display_name"]
-        widget = "() => LiteGraph.createNode('SADSkewAttention').widgets.find(w => w.name === 'gamma').label"
-        assert page.evaluate(widget) == texts["SADSkewAttention"]["inputs"]["gamma"]["name"]
-        page.wait_for_function(SELECTED, polling=2000, timeout=40_000)
-        page.get_by_test_id("info-button").click()
-        page.get_by_text("实际发生了什么").first.wait_for(timeout=20_000)
-        page.wait_for_function(PICTURE_OF_THE_HELP, timeout=20_000)
-        page.evaluate("() => { window.app.graph.add(LiteGraph.createNode('SADStabilityProbe')); }")
-        note = "[...document.querySelectorAll('.sad-chart-note')].map(each => each.textContent)"
-        for renderer in RENDERERS:
-            render(page, renderer)
-            page.wait_for_function(f"() => {note}.includes('模型采样时，每一步的度量会显示在这里。')", timeout=20_000)
-        assert page.problems == []
-    finally:
-        server.post("/settings", {"Comfy.Locale": "en"})
+    title = "() => LiteGraph.createNode('SADSkewAttention').title"
+    assert page.evaluate(title) == texts["SADSkewAttention"]["display_name"]
+    widget = "() => LiteGraph.createNode('SADSkewAttention').widgets.find(w => w.name === 'gamma').label"
+    assert page.evaluate(widget) == texts["SADSkewAttention"]["inputs"]["gamma"]["name"]
+    page.wait_for_function(SELECTED, polling=2000, timeout=40_000)
+    page.get_by_test_id("info-button").click()
+    page.get_by_text("实际发生了什么").first.wait_for(timeout=20_000)
+    page.wait_for_function(PICTURE_OF_THE_HELP, timeout=20_000)
+    page.evaluate("() => { window.app.graph.add(LiteGraph.createNode('SADStabilityProbe')); }")
+    note = "[...document.querySelectorAll('.sad-chart-note')].map(each => each.textContent)"
+    for renderer in RENDERERS:
+        render(page, renderer)
+        page.wait_for_function(f"() => {note}.includes('模型采样时，每一步的度量会显示在这里。')", timeout=20_000)
+    assert page.problems == []
