@@ -467,7 +467,7 @@ WORKFLOWS: dict[str, list[list[Node]]] = {
         ],
         [
             Node("skew", "SADSkewAttention", {"gamma": 1.2, "beta": 1.0}, {"model": "load.MODEL"}),
-            Node("feedback", "SADStabilityFeedback", {"gain": 0.1}, {"model": "skew.MODEL"}),
+            Node("feedback", "SADStabilityFeedback", {"gain": 0.1, "dead_band": 0.0}, {"model": "skew.MODEL"}),
         ],
         [
             sampler("feedback.MODEL"),
