@@ -1,4 +1,4 @@
-"""The networks whose arms are drawn: the file of each, the guidance it was given on the validation part, its arms."""
+"""The networks whose arms are drawn: the file of each, its guidance and its arms."""
 
 from __future__ import annotations
 

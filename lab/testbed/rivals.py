@@ -97,7 +97,8 @@ def temporal_score_rescaling(model: ModelPatcher, noise: SeededNoise, k: float, 
             return denoised
         noisy, ratio = given["input"] / alpha, (level / alpha) ** -2
         factor = (ratio * sigma**2 + 1) / (ratio * sigma**2 / k + 1)
-        return noisy + factor * (denoised - noisy)
+        out: Tensor = noisy + factor * (denoised - noisy)
+        return out
 
     model = model.clone()
     model.set_model_sampler_post_cfg_function(rescaled)
