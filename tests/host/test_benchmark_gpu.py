@@ -38,8 +38,8 @@ def test_every_part_of_the_script_runs_at_tiny_sizes(tmp_path):
 def test_a_trial_of_a_random_sdxl_says_its_plan_and_its_time(tmp_path, monkeypatch):
     monkeypatch.setattr(folder_paths, "get_output_directory", lambda: str(tmp_path))
     said = run(60.0, torch.device("cpu"), tiny=True, **TINY).split("\n")
-    assert said[0].startswith("A picture takes ")
-    assert any(line.startswith("SDXL: of 5 settings of γ on 4 seeds and 1 prompt") for line in said)
+    assert said[0].startswith("An image takes ")
+    assert any("was chosen among 5 settings of γ, tried on 4 seeds and 1 prompt" in line for line in said)
     assert said[-1].startswith("Spent ")
     assert " of 60 minutes, " in said[-1]
     assert "NaN" not in "".join(said)
