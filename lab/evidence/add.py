@@ -72,7 +72,7 @@ def small(sheet: Path) -> Image.Image:
         picture = Image.open(sheet).convert("RGB")
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
         raise ValueError(
-            f"{sheet.name} is no picture; give the sheet as it was saved, which ends in .sheet.jpg."
+            f"{sheet.name} is not an image. Give the sheet as it was saved, which ends in .sheet.jpg."
         ) from None
     picture.thumbnail((WIDTH, WIDTH))
     return picture

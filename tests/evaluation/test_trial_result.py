@@ -166,7 +166,7 @@ TEN_WRONG = {
     ),
     "a change that does not follow": (
         lambda trial: trial["report"][1]["measures"].update(distance_change=[0.9, 0.8, 1.0]),
-        r"cannot be right: distance_change of γ 2 in the report is 0\.9, but its distance less that of γ 1 is",
+        r"cannot be right: distance_change of γ 2 in the report is 0\.9, but its distance minus that of γ 1 is",
     ),
     "another choice than the numbers make": (
         lambda trial: trial.update(chosen="γ 1.5"),
@@ -174,7 +174,7 @@ TEN_WRONG = {
     ),
     "pictures that took longer than the trial": (
         lambda trial: trial.update(took=0.01),
-        r"cannot be right: the pictures took .* minutes by their seconds, but the trial took 0\.01\.",
+        r"cannot be right: the images took .* minutes by their seconds, but the trial took 0\.01\.",
     ),
 }
 

@@ -58,7 +58,7 @@ def test_a_sheet_is_made_small_and_shown_below_the_rows(folders, tmp_path):
     assert page_of([target], folders["images"]).endswith(f"](images/{picture.name})")
     (tmp_path / "sheet.png").write_bytes(b"no picture")
     save_trial(made_up_trial(3), tmp_path / "own.trial.json")
-    with pytest.raises(ValueError, match=r"sheet\.png is no picture; give the sheet as it was saved, which ends in"):
+    with pytest.raises(ValueError, match=r"sheet\.png is not an image\. Give the sheet as it was saved, which ends in"):
         add(tmp_path / "own.trial.json", tmp_path / "sheet.png", **folders)
     assert len(list(folders["kept"].iterdir())) == 1  # nothing half added
 
@@ -69,7 +69,7 @@ def test_a_sheet_that_cannot_be_opened_is_refused_in_a_sentence(folders, tmp_pat
         raise problem
 
     monkeypatch.setattr(Image, "open", refuse)
-    with pytest.raises(ValueError, match=r"own\.sheet\.jpg is no picture; give the sheet as it was saved"):
+    with pytest.raises(ValueError, match=r"own\.sheet\.jpg is not an image\. Give the sheet as it was saved"):
         add(tmp_path / "own.trial.json", tmp_path / "own.sheet.jpg", **folders)
     assert not list(folders["kept"].iterdir())
 
@@ -95,7 +95,7 @@ def test_a_wrong_trial_is_one_sentence_and_leaves_the_page_alone(tmp_path, capsy
     before = PAGE.read_text(encoding="utf-8")
     assert main([str(tmp_path / "own.trial.json")]) == 1
     said = capsys.readouterr().err
-    assert said.startswith("own.trial.json cannot be right: the pictures took ")
+    assert said.startswith("own.trial.json cannot be right: the images took ")
     assert said.count("\n") == 1
     assert PAGE.read_text(encoding="utf-8") == before
 

@@ -151,13 +151,13 @@ def test_only_broken_pictures_leave_a_row_empty(vision):
     for inputs in ({}, {"clip_vision": vision}):
         lines, summary = report(images, [1.0, 2.0], **inputs)
         assert (lines[1]["n"], lines[1]["broken"], lines[1]["distance"], lines[1]["clipped"]) == ("0", "3", "", "")
-        assert "3 pictures with NaN or infinite numbers were left out, at γ = 2." in summary
+        assert "3 images with NaN or infinite numbers were left out, at γ = 2." in summary
 
 
 def test_all_broken_is_no_error():
     broken = torch.full((2, 20, 24, 3), math.nan)
     _, summary = report([broken, broken], [1.0, 2.0])
-    assert "4 pictures with NaN or infinite numbers were left out, at γ = 1, 2." in summary
+    assert "4 images with NaN or infinite numbers were left out, at γ = 1, 2." in summary
 
 
 def test_different_numbers_of_images_are_said():

@@ -290,7 +290,7 @@ def test_joint_sites_are_measured_by_their_values_and_the_trace_says_so(flux):
         assert flux.sample(each).equal(flux.picture)
     for step, same in zip(trace.runs[0].steps, values.runs[0].steps, strict=True):
         assert torch.equal(step.values, same.values)
-    assert "double.0: the input cannot be seen from outside; measured by the values." in trace.summary()
+    assert "double.0: the input cannot be seen from outside, so it was measured by the values." in trace.summary()
 
 
 # --- maps over the picture
@@ -449,7 +449,7 @@ def test_an_override_that_counts_its_calls_counts_none_of_ours(sd15, is_skewed):
     model, trace = probe(through_picky(sd15.model), patterns="input")
     assert sd15.sample(model).equal(wanted)
     assert not trace.is_empty
-    assert "another pack's override does the attention; measured by the values" in trace.summary()
+    assert "another pack's override computes the attention, so it was measured by the values" in trace.summary()
 
 
 @pytest.mark.parametrize("place", ["take", "results", "input_patterns"])

@@ -253,6 +253,6 @@ class _Tries:
         if best.score >= self.settings.threshold:
             return f"The gate was passed after {tried}. No score is below {self.settings.threshold:g}."
         return (
-            f"The gate was not passed in {tried}. These are the best so far; their lowest score, {best.score:.4g}, is "
+            f"The gate was not passed in {tried}. These are the best so far. Their lowest score, {best.score:.4g}, is "
             f"below the threshold, {self.settings.threshold:g}."
         )

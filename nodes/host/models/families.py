@@ -339,8 +339,8 @@ REFUSALS = {
     ),
     "cascade.stage_b.StageB": "its queries are image tokens but its keys are image and text tokens together",
     "cascade.stage_c.StageC": "its queries are image tokens but its keys are image and text tokens together",
-    "wan.model_animate2.WanAnimate2Model": "it calls the attention of each frame with the queries of that frame alone, "
-    "and the keys of all",
+    "wan.model_animate2.WanAnimate2Model": "it calls the attention of each frame with the queries of only that "
+    "frame, and the keys of all",
     "seedvr.model.NaDiT": "it cuts the tokens into windows and " + OUT_OF_REACH,
     "minimax_music.dit.MiniMaxMusic3DiT": OUT_OF_REACH,
     "hydit.models.HunYuanDiT": OUT_OF_REACH,

@@ -97,7 +97,7 @@ class Rule:
     block_input: BlockInput = no_input
     sensors: tuple[LengthSensor, ...] = ()
     network: str | None = None
-    skip_reason: str = "the image tokens could not be told from the text tokens"
+    skip_reason: str = "the image tokens could not be distinguished from the text tokens"
     flag: str | None = None
     stream: str | None = None
     takes_patches: bool = False

@@ -239,8 +239,10 @@ class ProbePatch(SitePatch):
         if x is not None and other is None:
             return input_patterns(seen, x)
         # The input's patterns take further calls, and another pack's override may be one that counts its calls.
-        reason = "the input cannot be seen from outside" if x is None else "another pack's override does the attention"
-        self._note(f"{site.address}: {reason}; measured by the values.")
+        reason = (
+            "the input cannot be seen from outside" if x is None else "another pack's override computes the attention"
+        )
+        self._note(f"{site.address}: {reason}, so it was measured by the values.")
         return [seen.out]
 
     @torch.no_grad()

@@ -64,7 +64,7 @@ class Plan:
     def with_time_left(self, spent: float, seconds: float) -> Plan:
         """The plan with as many seeds to report as there is time for, once the choice is made.
 
-        Where the pictures took longer than the first ones, so that the fewest seeds do not fit, the costs and then the
+        Where the images took longer than the first ones, so that the fewest seeds do not fit, the costs and then the
         rivals are dropped.
 
         Args:
@@ -140,7 +140,7 @@ def plan_trial(
         raise ValueError(f"An image took {seconds:g} seconds, so no plan can be made.")
     fewest = Plan(minutes, FEWEST_SEEDS, FEWEST_SEEDS, tuple(ladder), tuple(rivals), costs, left_out, most_seeds)
     pictures = math.floor(fewest.seconds / seconds)
-    plans = fewest.ever_smaller(f", since {minutes:g} minutes are {pictures} images")
+    plans = fewest.ever_smaller(f", because {minutes:g} minutes are enough for {pictures} images")
     for plan in plans:
         blocks, most = pictures // SEEDS_A_PROMPT - plan.costs, plan.most // SEEDS_A_PROMPT
         chosen_from, reported = 1 + len(plan.ladder), 2 + len(plan.rivals)

@@ -53,7 +53,7 @@ def check_plausible(trial: Trial) -> None:
     pictures = sum((each.seeds) * each.seconds for each in (*trial.choice, *trial.report))
     if not TOO_FAST * trial.took <= pictures / 60 <= TOO_SLOW * trial.took:
         raise Implausible(
-            f"the pictures took {pictures / 60:.3g} minutes by their seconds, but the trial took {trial.took:.3g}."
+            f"the images took {pictures / 60:.3g} minutes by their seconds, but the trial took {trial.took:.3g}."
         )
 
 
@@ -75,7 +75,7 @@ def _check_part(part: str, found: Sequence[Measured]) -> None:
         change, expected = each.row["distance_change"].value, each.row["distance"].value - plain["distance"].value
         if not each.row.broken and not plain.broken and not math.isclose(change, expected, abs_tol=ROUNDING):
             raise Implausible(
-                f"distance_change of {each.way.name} in the {part} is {change:g}, but its distance less that of "
+                f"distance_change of {each.way.name} in the {part} is {change:g}, but its distance minus that of "
                 f"{PLAIN.name} is {expected:.6g}."
             )
     for name, neutral in UNMOVED.items():
