@@ -14,10 +14,10 @@ HEAD = """<!-- Written by lab/generate/figures_page.py from lab/figures/makers.p
 
 # Where the pictures come from
 
-Every picture of this repository is made by a command. `make figures` lists the commands, `make figures NAMES=emblem`
-runs one of them, `make figures NAMES=all` runs all. Each needs the environment of the tests, which `make figures`
-makes, and what the table names besides. A picture that is drawn anew differs in its bytes on most machines, so commit
-only pictures that show something else.
+This page names the command that makes each picture of this repository. `make figures` lists the commands,
+`make figures NAMES=emblem` runs one of them, and `make figures NAMES=all` runs all. `make figures` makes the environment
+of the tests, which every command needs. The table names any other needs. A redrawn picture has other bytes on most
+machines, so commit only pictures that show something new.
 
 | picture | command | needs |
 | --- | --- | --- |
