@@ -15,9 +15,9 @@ HEAD = """<!-- Written by lab/generate/figures_page.py from lab/figures/makers.p
 # Where the pictures come from
 
 This page names the command that makes each picture of this repository. `make figures` lists the commands,
-`make figures NAMES=emblem` runs one of them, and `make figures NAMES=all` runs all. `make figures` makes the environment
-of the tests, which every command needs. The table names any other needs. A redrawn picture has other bytes on most
-machines, so commit only pictures that show something new.
+`make figures NAMES=emblem` runs one of them, and `make figures NAMES=all` runs all. `make figures` makes the
+environment of the tests, which every command needs. The table names any other needs. A redrawn picture has other
+bytes on most machines, so commit only pictures that show something new.
 
 | picture | command | needs |
 | --- | --- | --- |

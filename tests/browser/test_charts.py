@@ -238,7 +238,7 @@ def test_every_page_with_the_graph_draws_the_run_and_no_page_with_another(page, 
     assert complaints == []
 
 
-def test_a_lost_connection_is_told_of_and_the_chart_goes_on_after_it(page, complaints):
+def test_a_lost_connection_is_reported_and_the_chart_goes_on_after_it(page, complaints):
     page.evaluate(OPEN, prompt(500))
     page.evaluate(QUEUE)
     probed(page, "points >= 3")

@@ -123,7 +123,7 @@ def test_tiles_and_the_fused_kernel_agree(norm, beta):
         ({"norm": "input", "beta": 2.0, "x": torch.ones(1, 130, 4, requires_grad=True)}, []),
     ],
 )
-def test_the_caller_is_told_of_tiles_only_where_they_run(changes, expected):
+def test_tiles_are_reported_to_the_caller_only_where_they_run(changes, expected):
     q, k, v = (draw(seed, 1, 2, 130, 8) for seed in range(3))
     told = []
     skew_attention(**{"q": q, "k": k, "v": v, "gamma": 1.4, **changes}, on_tiles=lambda: told.append("tiles"))

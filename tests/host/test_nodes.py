@@ -422,7 +422,7 @@ def test_the_ranges_are_the_promised_ones(nodes, node_id, name):
 
 
 @pytest.mark.parametrize("node_id", PROMISED)
-def test_the_frontend_can_be_told_of_the_node(nodes, node_id):
+def test_the_frontend_gets_the_description_of_the_node(nodes, node_id):
     """The response of /object_info, which each host derives from the schema in its own way, is complete."""
     node = nodes[node_id]
     given = node.INPUT_TYPES()
