@@ -106,7 +106,8 @@ def texts_upstream(name: str) -> set[str]:
     prompt, node_id, _ = executing
     wired: Any = prompt.get_node(node_id)["inputs"].get(name) if prompt.has_node(node_id) else None
     waiting: list[Any] = [wired[0]] if _is_link(wired) else []
-    seen, found = set(waiting), set()
+    seen = set(waiting)
+    found: set[str] = set()
     while waiting:
         node = waiting.pop()
         inputs = prompt.get_node(node)["inputs"] if prompt.has_node(node) else {}

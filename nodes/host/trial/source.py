@@ -68,9 +68,10 @@ class PictureSource:
         while begin < len(seeds):
             batch = slice(begin, begin + self.checkpoint.at_once)
             if None in found[batch]:
-                found[batch] = self._sample(way, prompt, seeds[batch])
-                for path, picture in zip(paths[batch], found[batch], strict=True):
+                sampled = self._sample(way, prompt, seeds[batch])
+                for path, picture in zip(paths[batch], sampled, strict=True):
                     self.shelf.save(path, picture)
+                found[batch] = sampled
             begin = batch.stop
         self._pictures += len(seeds)
         return [each for each in found if each is not None]

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from ..diversity import Estimate
 from ..measures import MEASURES
 from .plan import used_prompts
-from .result import Measured, Trial, is_significant
+from .result import Cost, Measured, Trial, is_significant
 from .ways import PLAIN
 
 # Of a change from γ = 1: its measure, its name, the number that means no change.
@@ -88,9 +88,10 @@ def _broken(found: Measured) -> str:
 
 def cost_of(trial: Trial) -> str:
     """Return what each way cost, as a factor on γ = 1."""
+    timed: list[Measured | Cost] = [*trial.report, *trial.costs]
     factors = [
         f"{each.name} {each.seconds / trial.plain.seconds:.2f} times as long"
-        for each in (*trial.report, *trial.costs)
+        for each in timed
         if each.name != PLAIN.name
     ]
     return (
