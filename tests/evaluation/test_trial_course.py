@@ -109,6 +109,8 @@ def test_pictures_that_get_slower_after_the_choice_end_the_report_in_time():
     assert said[-1].endswith("The report uses 16 other seeds.")
     assert found.plan.report_seeds == 4
     assert source.now <= 1.2 * 60 * 2.7
+    sentence = "The report ended after 4 of 16 seeds, because later images took longer than the first ones."
+    assert found.notes == (sentence,)
 
 
 def test_the_costs_of_beta_and_of_the_probe_are_timed():

@@ -84,7 +84,8 @@ class PictureSource:
             self._is_loaded = True
             self._warm.add(way)
         started = clock()
-        images = self.checkpoint.sample(way, self.conditionings[prompt], seeds, self._shown(len(seeds)))
+        sampled = self.checkpoint.sample(way, self.conditionings[prompt], seeds, self._shown(len(seeds)))
+        images = [image.cpu() for image in sampled]  # a card computes on after a call has returned
         seconds = (clock() - started) / len(seeds)
         return [Picture.of(image, seconds) for image in images]
 

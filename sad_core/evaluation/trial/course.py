@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ..measures import FeatureSpace, LookedAt, measure_set
 from .pictures import Images, Picture
-from .plan import COSTS, MOST_SEEDS, SEEDS_A_PROMPT, Plan, plan_trial, prompts_of, used_prompts
+from .plan import COSTS, MOST_SEEDS, SEEDS_A_PROMPT, SLOWER, Plan, plan_trial, prompts_of, used_prompts
 from .result import Cost, Measured, choose_way
 from .ways import LADDER, PLAIN, PROBED, RIVALS, Way, with_beta
 
@@ -129,7 +129,10 @@ class Course:
             block, costs = _seconds(pictures) - before, plan.costs * SEEDS_A_PROMPT * _mean(pictures)
             if spent + _seconds(pictures) + block + costs > plan.seconds:
                 break  # also where pictures got slower since the choice
-        plan = replace(plan, report_seeds=len(pictures[PLAIN]))
+        reported = len(pictures[PLAIN])
+        if reported < plan.report_seeds:
+            sentence = f"The report ended after {reported} of {plan.report_seeds} seeds{SLOWER}."
+            plan = replace(plan, report_seeds=reported, left_out=f"{plan.left_out} {sentence}".strip())
         timed: dict[Way, list[Picture]] = {way: [] for way in (with_beta(chosen), PROBED)[: plan.costs]}
         self._draw_part(timed, first, SEEDS_A_PROMPT)
         return Found(
