@@ -38,7 +38,10 @@ benchmark:  ## what the pack costs, as ratios; `make benchmark COMFYUI=~/ComfyUI
 benchmark-gpu:  ## what the pack costs on a graphics card, in 4 minutes; needs COMFYUI= and a Python that runs it on the card
 	@"$(PYTHON)" -m lab.benchmarks.gpu --comfyui "$(COMFYUI)" --write
 
-evidence:  ## every number, table and figure of docs/evidence.md, in about an hour on two cores; may be stopped and goes on; needs npm
+evidence:  ## the headline of docs/evidence.md drawn anew in three hours on two cores; OPTIONS=--all draws everything, OPTIONS=--short a slice
+	@$(if $(COMFYUI),COMFYUI_PATH="$(COMFYUI)") python=$$($(PYTHON) -m lab.environment test) && "$$python" -m lab.testbed.evidence $(OPTIONS)
+
+evidence-emoji:  ## every number, table and figure of docs/evidence_emoji.md, in about an hour on two cores; may be stopped and goes on; needs npm
 	@python=$$($(PYTHON) -m lab.environment evidence) && "$$python" -m lab.evidence
 
 evidence-add:  ## check a trial that somebody sent in; `make evidence-add FILE=own.trial.json` makes it a row of docs/checkpoints.md
@@ -48,4 +51,4 @@ figures:  ## which command makes which picture; `make figures NAMES="emblem swee
 	@$(if $(COMFYUI),COMFYUI_PATH="$(COMFYUI)") $(PYTHON) -m lab.figures $(NAMES)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup lint check test-host demo test test-torch test-all benchmark benchmark-gpu evidence evidence-add figures
+.PHONY: help setup lint check test-host demo test test-torch test-all benchmark benchmark-gpu evidence evidence-emoji evidence-add figures

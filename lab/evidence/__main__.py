@@ -1,4 +1,4 @@
-"""Everything behind docs/evidence.md: draws the samples, measures them, writes the numbers, tables and figures.
+"""Everything behind docs/evidence_emoji.md: draws the samples, measures them, writes the numbers, tables and figures.
 
 python -m lab.evidence              # about an hour on two cores; may be stopped, and goes on from there
 python -m lab.evidence --short      # a minute: draws a slice anew and compares it with the committed numbers
@@ -66,7 +66,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     write_json(NUMBERS, numbers)
     DOCUMENT.write_text(text, encoding="utf-8")
     draw_figures(numbers, store)
-    print(f"Written: {NUMBERS}, the tables of docs/evidence.md and its figures.")
+    print(f"Written: {NUMBERS}, the tables of docs/evidence_emoji.md and its figures.")
     return 0
 
 

@@ -1,4 +1,4 @@
-"""The tables of docs/evidence.md, written between its markers; the words around them are written by people."""
+"""The tables of docs/evidence_emoji.md, written between its markers; the words around them are written by people."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from lab.evidence.stability import MEASURES
 from lab.evidence.stability_and_quality import DIVERSITY, FIDELITY
 from lab.folders import DOCS
 
-DOCUMENT = DOCS / "evidence.md"
+DOCUMENT = DOCS / "evidence_emoji.md"
 COLUMNS = {
     "probability": "judge",
     "density/imagenet/unseen": "density",

@@ -1,4 +1,4 @@
-"""The figures of docs/evidence.md: what γ does to each measure, every knob in one plane, and pictures to look at.
+"""The figures of docs/evidence_emoji.md: what γ does to each measure, every knob in one plane, and pictures to look at.
 
 python -m lab.figures.evidence      # from lab/evidence/numbers.json and a few samples, which are drawn where missing
 """

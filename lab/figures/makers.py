@@ -6,6 +6,7 @@ docs/figures.md is written from this table by `python -m lab.generate.figures_pa
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 NODES = (
     *("SADSkewAttention", "SADGammaSchedule", "SADReport", "SADGammaSweep", "SADGammaGrid"),
@@ -22,6 +23,9 @@ WORKFLOWS = (
     *("13_stable_audio", "14_calibrate_a_slider", "15_do_the_seeds_of_a_turbo_model_differ"),
     "16_measure_your_checkpoint",
 )
+TEST_BED = Path(__file__).parents[1] / "testbed"
+NUMBERS = {"unet": "numbers.json", "dit": "numbers-dit.json", "twin": "numbers-twin.json"}
+MEASURED = tuple(network for network, name in NUMBERS.items() if (TEST_BED / name).exists())
 HOST, BROWSER = "a ComfyUI", "chromium"
 
 
@@ -63,6 +67,12 @@ MAKERS = (
         "lab.figures.evidence",
         tuple(f"docs/images/evidence_{name}.png" for name in ("gamma", "pictures", "plane")),
         minutes=5,
+    ),
+    Maker(
+        "frontier",
+        "lab.testbed.pages",
+        tuple(f"docs/images/evidence_{name}_{network}.png" for network in MEASURED for name in ("frontier", "seeds")),
+        (HOST,),
     ),
     Maker(
         "stability",

@@ -17,7 +17,14 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from lab.testbed.comparisons import ON_TOP
+
 POINTS_A_LINE = 20
+NEUTRAL: dict[str, float | None] = {
+    **{"CFG off at first": 0.0, "Epsilon Scaling": 1.0, "CADS": 0.9, "noise on the class": 0.0},
+    **dict.fromkeys(("PAG", "PAG, middle", "SEG", "SAG"), 0.0),
+    **dict.fromkeys(("CFG in an interval", "APG", "RescaleCFG", "autoguidance"), None),
+}  # of knobs that do nothing at another strength than 1, or at none; CFG does nothing at the guidance of the model
 
 
 def on_the_curve(points: Tensor) -> Tensor:
@@ -66,3 +73,10 @@ def curve_of(strengths: list[float], changes: Tensor, neutral: float | None) -> 
         changes = torch.cat([changes, torch.zeros_like(changes[..., :1, :])], dim=-2)
     order = sorted(range(len(strengths)), key=strengths.__getitem__)
     return changes[..., order, :]
+
+
+def neutral_of(knob: str, guidance: float) -> float | None:
+    """The strength at which a knob does nothing; None where there is none. `guidance` is that of the plain model."""
+    if knob.startswith(ON_TOP):
+        return None
+    return (NEUTRAL | {"CFG": guidance}).get(knob.removesuffix(", ancestral"), 1.0)

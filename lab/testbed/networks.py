@@ -10,6 +10,7 @@ from lab.folders import expand_path
 from lab.testbed.arms import GUIDANCE, Arm, all_arms, twin_arms
 from lab.testbed.dit_arms import DIT_GUIDANCE, dit_arms
 from lab.testbed.model import holds_dit
+from lab.testbed.second_pass import with_second_pass
 from lab.testbed.shape import DIT_FILE, MODEL_FILE, TWIN_FILE
 from lab.testbed.twin_file import restore
 
@@ -21,7 +22,7 @@ class Network:
     Attributes:
         file: of its weights.
         guidance: of the arms that do not turn it.
-        arms: all of them, in the order of drawing.
+        arms: all of them, in the order of drawing; those of the second pass come last.
         numbers: the file of what `lab.testbed.results` finds.
     """
 
@@ -31,10 +32,15 @@ class Network:
     numbers: Path
 
 
+def _network(name: str, file: Path, guidance: float, arms: tuple[Arm, ...]) -> Network:
+    numbers = "numbers.json" if name == "unet" else f"numbers-{name}.json"
+    return Network(file, guidance, with_second_pass(name, arms), MODEL_FILE.with_name(numbers))
+
+
 NETWORKS = {
-    "unet": Network(MODEL_FILE, GUIDANCE, all_arms(), MODEL_FILE.with_name("numbers.json")),
-    "dit": Network(DIT_FILE, DIT_GUIDANCE, dit_arms(), MODEL_FILE.with_name("numbers-dit.json")),
-    "twin": Network(TWIN_FILE, 1.0, twin_arms(), MODEL_FILE.with_name("numbers-twin.json")),
+    "unet": _network("unet", MODEL_FILE, GUIDANCE, all_arms()),
+    "dit": _network("dit", DIT_FILE, DIT_GUIDANCE, dit_arms()),
+    "twin": _network("twin", TWIN_FILE, 1.0, twin_arms()),
 }
 
 

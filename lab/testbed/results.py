@@ -1,41 +1,46 @@
 """The numbers of the test bed: of every arm, of every knob's curve, and of the strengths that other seeds chose.
 
-    python -m lab.testbed.results --model M --judges J      # after lab.testbed.draw; writes numbers.json
+    python -m lab.testbed.results                   # after lab.testbed.draw; writes numbers.json
+    python -m lab.testbed.results --processes 16    # as many arms at a time; each takes about ten seconds of a core
 
 Seeds 0, 1, 2 ... are reported. The strength of a knob is chosen on the seeds from `FIRST_CHOICE_SEED` on, against the
 validation part, by the rule that is written down here before anything is drawn: of the arms whose fidelity is no worse
 than the plain model's, the one with the largest gain in diversity. Only its two numbers on the reported seeds are said.
+The best rival by the same rule is written to best_rivals.json. γ on top of it is drawn and measured in a second pass.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
+import re
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import load_file
 from torch import Tensor
 
 from lab.evidence.bootstrap import Estimate
-from lab.evidence.results import write_json
 from lab.folders import expand_path
 from lab.testbed.arms import PLAIN, Arm, plain_of
+from lab.testbed.comparisons import Pair, best_of, is_rival, pairs
 from lab.testbed.data import add_data_option, download
 from lab.testbed.draw import COUNT, FOLDER, Source
 from lab.testbed.features import Eyes
-from lab.testbed.frontier import curve_of, dominated_area, gain_at_equal
+from lab.testbed.frontier import curve_of, dominated_area, gain_at_equal, neutral_of
 from lab.testbed.gates import CHOICE_COUNT, FIRST_CHOICE_SEED
-from lab.testbed.measured import Reference, measure_arms
+from lab.testbed.measured import Reference, everything_of, measure_arms, some_of
 from lab.testbed.networks import NETWORKS, parse_with_network
-from lab.testbed.scores import DIVERSITY, FIDELITY, as_numbers, better
+from lab.testbed.scores import DIVERSITY, FIDELITY, as_changes, as_numbers, better, scores
+from lab.testbed.second_pass import write_best_rival
 from lab.testbed.shape import MODEL_FILE
+from lab.testbed.slices import SLICED, slice_of
+from sad_core.whole_file import whole_file
 
-NEUTRAL: dict[str, float | None] = {
-    **{"CFG off at first": 0.0, "Epsilon Scaling": 1.0, "CADS": 0.9, "noise on the class": 0.0},
-    **dict.fromkeys(("PAG", "PAG, middle", "SEG", "SAG"), 0.0),
-    **dict.fromkeys(("CFG in an interval", "APG", "RescaleCFG", "autoguidance"), None),
-}  # of knobs that do nothing at another strength than 1, or at none; CFG does nothing at the guidance of the model
 AXES = (FIDELITY, DIVERSITY)
 IMAGENET = ("none", "headline", "all")
 
@@ -73,8 +78,7 @@ def of_knobs(planes: Mapping[str, Tensor], arms: Sequence[Arm], guidance: float)
     found = {}
     for knob, members in by_knob.items():
         changes = torch.stack([planes[arm.name] for arm in members], dim=-2)
-        neutral = (NEUTRAL | {"CFG": guidance}).get(knob.removesuffix(", ancestral"), 1.0)
-        curve = curve_of([arm.strength for arm in members], changes, neutral)
+        curve = curve_of([arm.strength for arm in members], changes, neutral_of(knob, guidance))
         found[knob] = {
             "diversity at equal fidelity": summary(gain_at_equal(curve, kept=0)),
             "fidelity at equal diversity": summary(gain_at_equal(curve, kept=1)),
@@ -99,15 +103,26 @@ def numbers_of(
     found: Mapping[str, Mapping[str, Estimate]], arms: Sequence[Arm]
 ) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """Every arm's measures and changes from its plain model as JSON, and the planes of the arms that are not plain."""
-    rows, planes = {}, {}
+    rows: dict[str, Any] = {}
+    planes: dict[str, Tensor] = {}
     for arm in arms:
         rows[arm.name] = {"knob": arm.knob, "strength": arm.strength, "measures": as_numbers(found[arm.name])}
         plain = plain_of(arm, arms)
         if arm != plain:
             changes = changes_of(found[arm.name], found[plain.name])
-            rows[arm.name]["changes"] = as_numbers(changes)
+            rows[arm.name]["changes"] = as_changes(changes, len(arms))
             planes[arm.name] = plane_of(changes)
     return rows, planes
+
+
+def of_pairs(pairs: Iterable[Pair], found: Mapping[str, Mapping[str, Estimate]], many: int) -> list[dict[str, Any]]:
+    """The change from one arm of a pair to the other, as JSON; pairs of arms that were not measured are left out."""
+    return [
+        {"question": pair.question, "arm": pair.arm, "against": pair.against}
+        | {"changes": as_changes(changes_of(found[pair.arm], found[pair.against]), many)}
+        for pair in pairs
+        if pair.arm in found and pair.against in found
+    ]
 
 
 def for_imagenet(which: str, arms: Iterable[Arm], picked: Iterable[str]) -> frozenset[str]:
@@ -119,6 +134,15 @@ def for_imagenet(which: str, arms: Iterable[Arm], picked: Iterable[str]) -> froz
         arm.name for arm in arms if which == "all" or (arm.knob.partition(",")[0] in headline and "," not in arm.knob)
     }
     return frozenset(names | set(picked))
+
+
+def write_numbers(path: Path, numbers: Mapping[str, Any]) -> None:
+    """Write JSON with one measure a line, so that a diff can be read."""
+    text = json.dumps(numbers, indent=1, ensure_ascii=False)
+    lists = re.compile(r"\[\s+([^\[\]{}\"]+?)\s+\]")
+    text = lists.sub(lambda found: f"[{', '.join(found[1].replace(',', ' ').split())}]", text)
+    with whole_file(path) as unfinished:
+        unfinished.write_text(text + "\n", encoding="utf-8")
 
 
 def main() -> None:
@@ -140,6 +164,7 @@ def main() -> None:
     parts = {FIRST_CHOICE_SEED: ("validation", options.choice_count), 0: ("test", options.count)}
     planes: dict[int, dict[str, Tensor]] = {}
     rows: dict[str, Any] = {}
+    asked: tuple[Pair, ...] = ()
     photographed: frozenset[str] = frozenset()
     for first, (part, count) in parts.items():
         source = Source(options.model, options.early, options.folder, first)
@@ -147,19 +172,31 @@ def main() -> None:
         reference = Reference(data, part, count, options.folder, eyes)
         found = measure_arms(source, arms, reference, options.processes, photographed)
         rows, planes[first] = numbers_of(found, arms)
-        photographed = for_imagenet(options.imagenet, everything, chosen(planes[first], everything).values())
-    picked = chosen(planes[FIRST_CHOICE_SEED], everything)
+        if first == FIRST_CHOICE_SEED:
+            picked = chosen(planes[first], everything)
+            drifts = {name: each["drift"].value for name, each in found.items() if "drift" in each}
+            asked = tuple(pairs(planes[first], drifts, picked, everything))
+            write_best_rival(options.network, best_of(planes[first], picked, is_rival))
+            photographed = for_imagenet(options.imagenet, everything, picked.values())
+    floor = replace(reference, part="validation")
+    sliced = [arm for arm in arms if arm.name in SLICED]
     reported = {
         knob: dict(zip(AXES, map(summary, planes[0][name].mT), strict=True)) | {"arm": name}
         for knob, name in picked.items()
+        if name in planes[0]
     }
     numbers = {
         "count": options.count,
+        "choice count": options.choice_count,
+        "guidance": network.guidance,
+        "floor": as_numbers(scores(some_of(floor), some_of(reference), everything_of(reference))),
         "arms": rows,
         "knobs": of_knobs(planes[0], everything, network.guidance),
         "chosen": reported,
+        "pairs": of_pairs(asked, found, len(everything)),
+        "slice": slice_of({arm.name: load_file(source.file(arm))["pixels"] for arm in sliced}, eyes),
     }
-    write_json(output, numbers)
+    write_numbers(output, numbers)
     print(f"Written: {output}")
 
 

@@ -186,7 +186,7 @@ def looked_at(contrast: float) -> LookedAt:
 
 
 def test_pairs_are_those_of_one_prompt_as_on_the_test_bed():
-    """The numbers are those of the code behind docs/evidence.md, on the same images."""
+    """The numbers are those of the code behind docs/evidence_emoji.md, on the same images."""
     before, found = looked_at(0.4), looked_at(0.8)
     row = measure_set(2.0, found, before, PIXELS)
     labels, everyone = torch.tensor(PROMPTS), torch.arange(9)

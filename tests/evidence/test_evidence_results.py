@@ -1,4 +1,4 @@
-"""The numbers behind docs/evidence.md: what is compared with what, the best of eight, and the document up to date."""
+"""Behind docs/evidence_emoji.md: what is compared with what, the best of eight, and the document up to date."""
 
 from __future__ import annotations
 

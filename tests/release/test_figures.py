@@ -31,7 +31,8 @@ def test_every_command_runs_a_module_that_exists():
         found = importlib.util.find_spec(maker.module)
         assert found is not None, maker.command
         assert found.origin is not None
-        text = (ROOT / f"{maker.module.replace('.', '/')}.py").read_text(encoding="utf-8")
+        path = ROOT / maker.module.replace(".", "/")
+        text = (path / "__main__.py" if path.is_dir() else path.with_suffix(".py")).read_text(encoding="utf-8")
         assert '__name__ == "__main__"' in text, maker.command
 
 

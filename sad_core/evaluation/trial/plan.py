@@ -2,7 +2,7 @@
 
 A trial has two parts. In the first all ways of the ladder are sampled with some seeds, and one is chosen. In the second
 that one, γ = 1 and the rivals are sampled with other seeds, and these numbers are reported: the best of several noisy
-numbers is too good on average (docs/evidence.md).
+numbers is too good on average (docs/evidence_emoji.md).
 
 Seeds come in blocks of `SEEDS_A_PROMPT`, which share a prompt and are sampled together. Neither the prompt of a seed
 nor its neighbours depend on the budget, so with more minutes every picture that is there is used again.

@@ -1,0 +1,305 @@
+"""The answers to the questions of lab/testbed/README.md, by rule: a verdict and the numbers it stands on.
+
+Fidelity is the Fréchet distance (lower is better), diversity is coverage. "Significant" says that the 95 % interval of
+the paired change excludes 0. A dagger says that it still does after Bonferroni's correction for all arms.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from lab.testbed.comparisons import DEFAULTS, STATIC
+from lab.testbed.pages.reading import Change, Numbers, spell
+from lab.testbed.scores import DIVERSITY, FIDELITY
+
+BETTER_AND_NO_WORSE = "significantly better in one and not significantly worse in the other"
+WINDOWS = ("first third", "middle third", "last third")
+EMOJI = {0.5: "fidelity falls", 1.5: "fidelity rises a little", 3.0: "pictures break"}
+
+
+@dataclass(frozen=True)
+class Answer:
+    """An answer: the question's number, the question in short, the verdict in a sentence, and what it stands on."""
+
+    number: int
+    question: str
+    verdict: str
+    because: str = ""
+
+
+def told(numbers: Numbers, name: str) -> str:
+    """`γ 1.5: Fréchet distance −0.1 [−0.2, −0.0], coverage +0.1 [0.0, 0.2]`."""
+    return f"{name}: {told_changes(*numbers.both(name))}"
+
+
+def told_changes(fidelity: Change, diversity: Change) -> str:
+    """Both changes in words."""
+    return f"Fréchet distance {fidelity}, coverage {diversity}"
+
+
+def strength_of_evidence(change: Change) -> str:
+    """How sure a significant change is."""
+    return "also after correction for all arms" if change.is_significant_of_many else "but not after correction"
+
+
+def raises_coverage(numbers: Numbers) -> Answer:
+    """Question 1."""
+    question = "Does γ, with β 1 or more, raise coverage without a larger Fréchet distance?"
+    kept = [name for name in static(numbers) if gains(*reversed(numbers.both(name)))]
+    return first_or_no(numbers, 1, question, kept, DIVERSITY, "raises coverage")
+
+
+def lowers_distance(numbers: Numbers) -> Answer:
+    """Question 2."""
+    question = "Does γ lower the Fréchet distance without losing coverage?"
+    kept = [name for name in static(numbers) if gains(*numbers.both(name))]
+    return first_or_no(numbers, 2, question, kept, FIDELITY, "lowers the Fréchet distance")
+
+
+def static(numbers: Numbers) -> list[str]:
+    """The arms of γ and of γ with β, over the whole run and network."""
+    return [name for knob in STATIC for name in numbers.of_knob(knob)]
+
+
+def gains(wanted: Change, kept: Change) -> bool:
+    """Return whether one measure is significantly better and the other not significantly worse."""
+    return wanted.is_better and not kept.is_worse
+
+
+def first_or_no(numbers: Numbers, number: int, question: str, kept: list[str], measure: str, does: str) -> Answer:
+    """Yes with the largest gain, or no with the arm that came nearest."""
+    tried = static(numbers)
+    if kept:
+        best = max(kept, key=lambda name: numbers.change(name, measure).gain)
+        sure = strength_of_evidence(numbers.change(best, measure))
+        return Answer(
+            number, question, f"Yes. {told(numbers, best)} ({sure}). {len(kept)} of {len(tried)} settings do."
+        )
+    best = max(tried, key=lambda name: numbers.change(name, measure).gain)
+    return Answer(
+        number,
+        question,
+        f"No. None of {len(tried)} settings {does} significantly without a significant loss of the other.",
+        f"The largest gain is that of {told(numbers, best)}.",
+    )
+
+
+def compared(
+    numbers: Numbers, number: int, question: str, does: str, does_not: str, nothing: str = "This was not measured."
+) -> Answer:
+    """Pairs of arms: yes where one is better in one measure and no worse in the other."""
+    found = list(numbers.pairs(number))
+    if not found:
+        return Answer(number, question, nothing)
+    better = [each for each in found if wins(each[2], each[3])]
+    worse = [each for each in found if loses(each[2], each[3])]
+    verdict = (f"Yes. {does}" if better else f"No. {does_not}") + (
+        f" {len(better)} of {len(found)} comparisons are {BETTER_AND_NO_WORSE}, {len(worse)} are the other way round."
+    )
+    because = "; ".join(f"{arm} less {other}: {told_changes(*changes)}" for arm, other, *changes in found)
+    return Answer(number, question, verdict, f"{because}.")
+
+
+def wins(fidelity: Change, diversity: Change) -> bool:
+    """Better in one, no worse in the other."""
+    return (fidelity.is_better or diversity.is_better) and not (fidelity.is_worse or diversity.is_worse)
+
+
+def loses(fidelity: Change, diversity: Change) -> bool:
+    """Worse in one, no better in the other."""
+    return (fidelity.is_worse or diversity.is_worse) and not (fidelity.is_better or diversity.is_better)
+
+
+def is_skew_what_matters(numbers: Numbers) -> Answer:
+    """Question 3."""
+    return compared(
+        numbers,
+        3,
+        "Is the skew part what matters? γ against the temperature of the same attention at equal drift.",
+        "At some strength γ does what no equally large change of temperature does.",
+        "At no strength is γ better than the temperature that moves pictures as far.",
+    )
+
+
+def against_rivals(numbers: Numbers) -> Answer:
+    """Question 4."""
+    question = "γ against each rival: diversity at equal fidelity, fidelity at equal diversity, dominated area."
+    knobs, ranks, parts = numbers.content["knobs"], [], []
+    shown = [knob for knob in (*numbers.ours, *numbers.rivals) if knob == "γ" or knob in numbers.rivals]
+    for quantity in ("diversity at equal fidelity", "fidelity at equal diversity", "dominated area"):
+        order = sorted(shown, key=lambda knob: -knobs[knob][quantity][0])
+        ranks.append(f"{ordinal(order.index('γ') + 1)} in {quantity}")
+        first = order[0] if order[0] != "γ" else order[1]
+        parts.append(
+            f"{quantity}: γ {spell(knobs['γ'][quantity])}, the best rival ({first}) {spell(knobs[first][quantity])}"
+        )
+    found = list(numbers.pairs(4))
+    better, worse = (sum(test(each[2], each[3]) for each in found) for test in (wins, loses))
+    ours = found[0][0] if found else None
+    of_pairs = (
+        f" {ours}, the best of ours, is {BETTER_AND_NO_WORSE} than {better} of the {len(found)} rivals at their chosen "
+        f"strengths, and {worse} of them than it."
+        if ours
+        else " No setting of ours passed the rule of choice, so no strength is held against the rivals' strengths."
+    )
+    verdict = f"Of {len(shown)} methods γ is {', '.join(ranks[:-1])} and {ranks[-1]}.{of_pairs}"
+    return Answer(4, question, verdict, f"{'; '.join(parts)}.")
+
+
+def ordinal(number: int) -> str:
+    """`1st`, `2nd` and so on."""
+    last = "th" if number % 100 in (11, 12, 13) else {1: "st", 2: "nd", 3: "rd"}.get(number % 10, "th")
+    return f"{number}{last}"
+
+
+def on_top(numbers: Numbers) -> Answer:
+    """Question 5."""
+    return compared(
+        numbers,
+        5,
+        "Does γ add to the best rival, or replace it?",
+        "γ adds to the best rival.",
+        "γ on top of the best rival adds nothing that is significant without a loss.",
+        "The best rival was not drawn with γ on top of it.",
+    )
+
+
+def when_and_where(numbers: Numbers) -> Answer:
+    """Question 6."""
+    question = "When in the run, and where in the network, does γ do what it does?"
+    parts = [knob.removeprefix("γ, ") for knob in numbers.ours if knob.startswith("γ, ")]
+    where = [part for part in parts if part not in (*WINDOWS, "adaptive") and not part.startswith("β")]
+    ranked, told_arms = [], []
+    for names in (WINDOWS, where):
+        strongest = {part: (numbers.of_knob(f"γ, {part}") or [""])[-1] for part in names}
+        known = {part: name for part, name in strongest.items() if name}
+        if known:
+            order = sorted(known, key=lambda part: -abs(numbers.change(known[part], FIDELITY).value))
+            ranked.append(f"{order[0]} (Fréchet distance {numbers.change(known[order[0]], FIDELITY)})")
+            told_arms += [told(numbers, name) for name in known.values()]
+    if not ranked:
+        return Answer(6, question, "This was not measured.")
+    verdict = f"The largest strength changes the Fréchet distance most in the {' and in the part '.join(ranked)}."
+    return Answer(6, question, verdict, f"{'; '.join(told_arms)}.")
+
+
+def adaptive(numbers: Numbers) -> Answer:
+    """Question 7."""
+    return compared(
+        numbers,
+        7,
+        "Does adaptive control save strong settings, beyond being a weaker setting of the same drift?",
+        "Adaptive control is better than a static setting that moves pictures as far.",
+        "Adaptive control is not better than a static setting that moves pictures as far.",
+    )
+
+
+def stochastic(numbers: Numbers) -> Answer:
+    """Question 8."""
+    question = "Do the answers hold under a stochastic sampler?"
+    both = [(name, f"{name}, ancestral") for name in static(numbers) if f"{name}, ancestral" in numbers.arms]
+    if not both:
+        return Answer(8, question, "This was not measured.")
+    opposite, alike = [], 0
+    for name, other in both:
+        changes = list(zip(numbers.both(name), numbers.both(other), strict=True))
+        if any((one.is_better and two.is_worse) or (one.is_worse and two.is_better) for one, two in changes):
+            opposite.append(name)
+        alike += all((one.is_better, one.is_worse) == (two.is_better, two.is_worse) for one, two in changes)
+    holds = "No" if opposite else "Yes" if 3 * alike >= 2 * len(both) else "In part"
+    verdict = (
+        f"{holds}. {alike} of {len(both)} settings of γ have the same verdict in both measures, "
+        f"{len(opposite)} have opposite ones{' (' + ', '.join(opposite) + ')' if opposite else ''}."
+    )
+    return Answer(8, question, verdict, f"{'; '.join(told(numbers, other) for _, other in both)}.")
+
+
+def defaults(numbers: Numbers) -> Answer:
+    """Question 9."""
+    question = "Are γ 1.05 with β 3, the node's defaults, a good first experience?"
+    if DEFAULTS not in numbers.arms:
+        return Answer(9, question, "This was not measured.")
+    fidelity, diversity = numbers.both(DEFAULTS)
+    verdict = (
+        "They help." if wins(fidelity, diversity) else "They harm." if loses(fidelity, diversity)
+        else "They trade one for the other." if fidelity.is_significant and diversity.is_significant
+        else "They change neither measure significantly."
+    )  # fmt: skip
+    because = f"{told(numbers, DEFAULTS)}."
+    for arm, _, *changes in numbers.pairs(9):
+        better = "significantly better than" if wins(*changes) else "not significantly better than"
+        verdict += f" {arm}, the best setting by the rule of choice, is {better} they are."
+        because += f" {arm} less the defaults: {told_changes(*changes)}."
+    return Answer(9, question, verdict, because)
+
+
+def than_emoji(numbers: Numbers) -> Answer:
+    """Question 10."""
+    question = "Which of these answers differ from those of the emoji model?"
+    parts = []
+    for gamma, was in EMOJI.items():
+        name = next((each for each in numbers.of_knob("γ") if numbers.arms[each]["strength"] == gamma), None)
+        if name:
+            fidelity, diversity = numbers.both(name)
+            now = "rises" if fidelity.is_better else "falls" if fidelity.is_worse else "does not change significantly"
+            spread = "rises" if diversity.is_better else "falls" if diversity.is_worse else "does not change"
+            parts.append(f"at γ {gamma:g} there {was}, here fidelity {now} and coverage {spread}")
+    return Answer(10, question, f"{sentence('; '.join(parts))}." if parts else "This was not measured.")
+
+
+def sentence(words: str) -> str:
+    """The words with a capital."""
+    return words[:1].upper() + words[1:]
+
+
+def lost_by_the_twin(numbers: Numbers, teacher: Numbers) -> Answer:
+    """Question 11. The twin's rows and the teacher's come of the same seeds."""
+    question = "How much diversity is lost from the teacher to the twin?"
+    twin, parent = numbers.arms["plain model"]["measures"], teacher.arms["plain model"]["measures"]
+    guided = {name: row for name, row in teacher.arms.items() if row["knob"] in ("plain", "CFG")}
+    alike = min(guided, key=lambda name: abs(guided[name]["measures"]["judge"][0] - twin["judge"][0]))
+    same = guided[alike]["measures"]
+    less = "less" if twin[DIVERSITY][2] < parent[DIVERSITY][1] else "not clearly less"
+    verdict = (
+        f"The twin covers {spell(twin[DIVERSITY])} of the test images and the teacher {spell(parent[DIVERSITY])}, "
+        f"so the twin covers {less}. "
+        f"The teacher whose samples the judge is as sure of ({alike}) covers {spell(same[DIVERSITY])}."
+    )
+    because = (
+        f"Fréchet distance: twin {spell(twin[FIDELITY])}, teacher {spell(parent[FIDELITY])}, {alike} "
+        f"{spell(same[FIDELITY])}. Vendi: {spell(twin['vendi'])}, {spell(parent['vendi'])}, {spell(same['vendi'])}."
+    )
+    return Answer(11, question, verdict, because)
+
+
+def given_back(numbers: Numbers) -> Answer:
+    """Question 12."""
+    question = "What does γ give back of it, on which steps and blocks, at what cost? Beside the rivals."
+    parts, because = [], []
+    for knobs, whose in ((numbers.ours, "Of our settings"), (numbers.rivals, "Of the rivals")):
+        names = [name for knob in knobs for name in numbers.of_knob(knob)]
+        kept = [name for name in names if gains(*reversed(numbers.both(name)))]
+        parts.append(f"{whose} {len(kept)} of {len(names)} raise coverage with no significant loss of fidelity.")
+        order = sorted(kept or names, key=lambda name: -numbers.change(name, DIVERSITY).gain)
+        because += [told(numbers, name) for name in order[:3]]
+    return Answer(12, question, " ".join(parts), f"The largest gains: {'; '.join(because)}.")
+
+
+OF_EVERY_NETWORK: tuple[Callable[[Numbers], Answer], ...] = (
+    *(raises_coverage, lowers_distance, is_skew_what_matters, against_rivals, on_top, when_and_where),
+    *(adaptive, stochastic, defaults),
+)
+
+
+def answers_of(numbers: Numbers, others: Mapping[str, Numbers]) -> list[Answer]:
+    """All answers that the numbers of a network give."""
+    found = [answer(numbers) for answer in OF_EVERY_NETWORK]
+    if numbers.network == "unet":
+        found.append(than_emoji(numbers))
+    if numbers.network == "twin":
+        found = [each for each in found if each.number != 8]
+        if "unet" in others:
+            found.append(lost_by_the_twin(numbers, others["unet"]))
+        found.append(given_back(numbers))
+    return found

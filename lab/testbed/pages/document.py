@@ -1,0 +1,92 @@
+"""What stands between the marks of docs/evidence.md and docs/evidence_details.md; people write the words around."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+
+from lab.folders import DOCS
+from lab.testbed.pages.answers import Answer, answers_of
+from lab.testbed.pages.reading import Numbers
+from lab.testbed.pages.tables import all_rows, curves, floor, headline, pairs
+
+EVIDENCE, DETAILS = DOCS / "evidence.md", DOCS / "evidence_details.md"
+TITLES = {
+    "unet": "The UNet",
+    "dit": "The second architecture: a NextDiT",
+    "twin": "The distilled twin: four steps, the guidance inside",
+}
+MARK = re.compile(r"(<!-- testbed: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
+
+
+def pages(networks: Mapping[str, Numbers]) -> dict[Path, str]:
+    """Both documents with what the numbers of these networks say; a network without numbers has no section.
+
+    Raises:
+        ValueError: a document has other marks than a network each.
+    """
+    found = {}
+    for path, section in ((EVIDENCE, short_section), (DETAILS, long_section)):
+        text = path.read_text(encoding="utf-8")
+        if [name for _, name, _ in MARK.findall(text)] != list(TITLES):
+            raise ValueError(f"{path.name}: the marks of the networks {', '.join(TITLES)} are not all there.")
+
+        def filled(mark: re.Match[str], section=section) -> str:  # type: ignore[no-untyped-def]
+            inside = section(networks[mark[2]], networks) if mark[2] in networks else ""
+            return f"{mark[1]}\n{inside}\n\n{mark[3]}" if inside else f"{mark[1]}{mark[3]}"
+
+        found[path] = MARK.sub(filled, text)
+    return found
+
+
+def short_section(numbers: Numbers, networks: Mapping[str, Numbers]) -> str:
+    """The picture, the headline's table and the answers in a sentence each."""
+    answers = "\n".join(f"{each.number}. **{each.question}** {each.verdict}" for each in answers_of(numbers, networks))
+    return "\n\n".join(
+        [
+            f"## {TITLES[numbers.network]}",
+            f"![Change of the Fréchet distance against change of coverage, a curve for each method]"
+            f"(images/{frontier_image(numbers.network)})",
+            headline(numbers),
+            f"![The same twelve seeds under the best of each method, the plain model above]"
+            f"(images/{sheet_image(numbers.network)})",
+            answers,
+        ]
+    )
+
+
+def long_section(numbers: Numbers, networks: Mapping[str, Numbers]) -> str:
+    """The answers with what they stand on, the curves, the pairs and all rows."""
+    title = TITLES[numbers.network]
+    return "\n\n".join(
+        [
+            f"## {title}",
+            f"{numbers.content['count']} seeds a setting, {numbers.content['choice count']} other ones for the choice "
+            f"of strengths.",
+            floor(numbers),
+            "### Answers",
+            *(told(each) for each in answers_of(numbers, networks)),
+            "### What each method's curve gains",
+            curves(numbers),
+            "### Settings against each other",
+            pairs(numbers),
+            "### All settings",
+            all_rows(numbers),
+        ]
+    )
+
+
+def told(answer: Answer) -> str:
+    """An answer as a paragraph."""
+    return f"**{answer.number}. {answer.question}** {answer.verdict} {answer.because}".strip()
+
+
+def frontier_image(network: str) -> str:
+    """The name of the picture of a network's frontier."""
+    return f"evidence_frontier_{network}.png"
+
+
+def sheet_image(network: str) -> str:
+    """The name of the picture of a network's samples."""
+    return f"evidence_seeds_{network}.png"

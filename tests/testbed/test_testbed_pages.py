@@ -1,0 +1,167 @@
+"""From numbers to pages: answers by rule on made-up numbers, the marks, the picture, and pages up to date."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy
+import pytest
+import torch
+
+from lab.testbed.pages import document
+from lab.testbed.pages.__main__ import kept_numbers
+from lab.testbed.pages.answers import answers_of
+from lab.testbed.pages.picture import curve_of, frontier, save
+from lab.testbed.pages.reading import Change, Numbers, spell
+from lab.testbed.pages.sheet import SEEDS, rows_of, sheet
+from lab.testbed.pages.tables import headline
+from lab.testing.made_up_numbers import five, made_up
+
+pytestmark = pytest.mark.newest
+
+HARMLESS = {name: (0.5, -0.3) for name in made_up().arms if name.startswith("γ")}
+
+
+def answer(numbers: Numbers, number: int):
+    return next(each for each in answers_of(numbers, {"unet": made_up()}) if each.number == number)
+
+
+def with_pairs(*pairs: tuple[int, float, float]) -> Numbers:
+    """Numbers with a pair for each question and (Fréchet, coverage) change."""
+    numbers = made_up()
+    rows = [
+        {
+            "question": question,
+            "arm": "γ 2",
+            "against": "CFG 3",
+            "changes": {"frechet": five(fidelity), "coverage": five(diversity), "judge": five(0)},
+        }
+        for question, fidelity, diversity in pairs
+    ]
+    return replace(numbers, content={**numbers.content, "pairs": rows})
+
+
+def test_a_gain_without_a_loss_is_a_yes():
+    changed = HARMLESS | {"γ 1.5": (0.0, 0.1), "γ 2": (0.3, 0.2)}
+    verdict = answer(made_up(changed), 1).verdict
+    assert verdict.startswith("Yes. γ 1.5: Fréchet distance +0.0000")
+    assert "also after correction for all arms" in verdict
+    assert "1 of 15 settings do" in verdict
+
+
+def test_a_gain_that_the_correction_takes_away_says_so():
+    assert "but not after correction" in answer(made_up(HARMLESS | {"γ 1.5": (0.0, 0.03)}), 1).verdict
+
+
+@pytest.mark.parametrize(("fidelity", "diversity"), [(0.0, 0.01), (0.3, 0.2), (-0.2, 0.0)])
+def test_an_unsure_gain_and_a_trade_are_a_no(fidelity, diversity):
+    assert answer(made_up(HARMLESS | {"γ 1.5": (fidelity, diversity)}), 1).verdict.startswith("No. None of 15 settings")
+
+
+def test_less_distance_is_a_yes_of_the_second_question():
+    assert answer(made_up(HARMLESS | {"γ 1.2": (-0.2, -0.01)}), 2).verdict.startswith("Yes. γ 1.2")
+
+
+@pytest.mark.parametrize("question", [3, 5, 7])
+def test_a_comparison_is_won_by_a_gain_without_a_loss(question):
+    assert answer(with_pairs((question, -0.1, 0.0)), question).verdict.startswith("Yes.")
+    assert answer(with_pairs((question, -0.1, -0.1)), question).verdict.startswith("No.")
+    assert answer(with_pairs((question, 0.1, 0.0)), question).verdict.startswith("No.")
+    assert answer(with_pairs(), question).verdict in (
+        "This was not measured.",
+        "The best rival was not drawn with γ on top of it.",
+    )
+
+
+def test_opposite_signs_under_the_other_sampler_are_a_no():
+    changed = {"γ 2": (-0.2, 0.1), "γ 2, ancestral": (0.2, 0.1)}
+    assert answer(made_up(changed), 8).verdict.startswith("No.")
+    same = {f"γ {gamma:g}{end}": (0.2, 0.1) for gamma in made_up_gammas() for end in ("", ", ancestral")}
+    assert answer(made_up(same), 8).verdict.startswith("Yes. 9 of 9")
+
+
+def made_up_gammas() -> list[float]:
+    numbers = made_up()
+    return [numbers.arms[name]["strength"] for name in numbers.of_knob("γ")]
+
+
+def test_the_defaults_are_judged_by_both_measures():
+    assert answer(made_up({"γ, β 3 1.05": (0.1, 0.0)}), 9).verdict.startswith("They harm.")
+    assert answer(made_up({"γ, β 3 1.05": (0.0, 0.1)}), 9).verdict.startswith("They help.")
+    assert answer(made_up({"γ, β 3 1.05": (0.1, 0.1)}), 9).verdict.startswith("They trade")
+    assert answer(made_up({"γ, β 3 1.05": (0.0, 0.0)}), 9).verdict.startswith("They change neither")
+
+
+def test_only_the_twin_answers_what_it_lost():
+    assert {each.number for each in answers_of(made_up(network="twin"), {"unet": made_up()})} >= {11, 12}
+    assert {each.number for each in answers_of(made_up(), {})} == set(range(1, 11))
+
+
+def test_lower_is_better_for_a_distance_only():
+    assert Change("frechet", *five(-0.1)).is_better
+    assert Change("coverage", *five(-0.1)).is_worse
+    assert not Change("coverage", *five(0.01)).is_significant
+    assert not Change("coverage", *five(0.03)).is_significant_of_many
+
+
+@pytest.mark.parametrize(
+    ("numbers", "text"),
+    [([0.9123, 0.8911, 0.9333], "+0.912 [+0.891, +0.933]"), ([-0.00001, -0.02, 0.02], "+0.0000 [−0.0200, +0.0200]")],
+)
+def test_changes_are_spelled_with_a_minus_and_without_minus_nought(numbers, text):
+    assert spell(numbers, sign="+") == text
+
+
+def test_a_network_without_numbers_leaves_its_section_out():
+    short = document.pages({"unet": made_up()})[document.EVIDENCE]
+    assert "## The UNet" in short
+    assert "distilled twin" not in short.partition("<!-- testbed: dit -->")[2].partition("## Limits")[0]
+    every = document.pages({name: made_up(network=name) for name in document.TITLES})[document.DETAILS]
+    assert all(f"## {title}" in every for title in document.TITLES.values())
+
+
+def test_every_arm_has_a_row_in_the_details():
+    text = document.pages({"unet": made_up()})[document.DETAILS]
+    for name in made_up().arms:
+        assert text.count(f"\n| {name} |") + text.count(f"\n| **{name}** |") >= 2
+
+
+def test_knobs_that_lose_are_named_under_the_headline():
+    table = headline(made_up())
+    rows, _, lost = table.partition("\n\n")
+    assert "| **plain model** | 20 |" in rows
+    assert "CADS" in lost
+    assert "CADS" not in rows
+
+
+def test_missing_marks_are_refused(monkeypatch, tmp_path):
+    page = tmp_path / "page.md"
+    page.write_text("nothing here", encoding="utf-8")
+    monkeypatch.setattr(document, "EVIDENCE", page)
+    with pytest.raises(ValueError, match="are not all there"):
+        document.pages({})
+
+
+def test_a_curve_goes_through_the_plain_model():
+    points = curve_of(made_up(), "γ").points
+    assert ([0.0, 0.0, 0.0], [0.0, 0.0, 0.0]) in points
+    assert len(points) == 10
+    assert len(curve_of(made_up(), "APG").points) == 4  # no strength of it does nothing
+
+
+def test_the_picture_is_drawn(tmp_path):
+    save(frontier(made_up(), "made up"), tmp_path / "frontier.png")
+    assert (tmp_path / "frontier.png").stat().st_size > 10_000
+
+
+def test_the_sheet_has_a_row_for_each_arm():
+    words = rows_of(made_up())
+    page = numpy.asarray(sheet({name: torch.ones(SEEDS, 1, 28, 28) for name in words}, words))
+    dark = (page < 5).all(axis=0) | (page[40:60] < 5).all(axis=0)
+    assert dark.any()
+    assert page.shape[0] > 59 * len(words)
+
+
+def test_the_pages_are_those_of_the_committed_numbers():
+    for path, text in document.pages(kept_numbers()).items():
+        assert path.read_text(encoding="utf-8") == text, "run: python -m lab.testbed.pages"
