@@ -51,7 +51,8 @@ def with_lora(weights: Weights, other: Weights, rank: int = RANK) -> dict[str, T
 
     def low_rank(difference: Tensor) -> Tensor:
         left, sizes, right = torch.linalg.svd(difference, full_matrices=False)
-        return (left[:, :rank] * sizes[:rank]) @ right[:rank]
+        product: Tensor = (left[:, :rank] * sizes[:rank]) @ right[:rank]
+        return product
 
     return {
         name: weight.float() + low_rank(other[name].float() - weight.float())

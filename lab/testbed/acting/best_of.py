@@ -112,7 +112,7 @@ def _frechet(
         return of_set(frechet_distance(features[rows], reference.everything), labels)
 
     random = distance(places[:, 0])
-    found = [{"by": "random", "value": rounded(random)}]
+    found: list[dict[str, Any]] = [{"by": "random", "value": rounded(random)}]
     for column, measure in enumerate(measures):
         best = (SIGNS[measure] * scores[:, :, after.index(USUAL), 0, column]).argmax(dim=1)
         kept = distance(places.gather(1, best[:, None]).squeeze(1))

@@ -30,7 +30,7 @@ def feedback_numbers(kept: Kept, reference: Reference) -> dict[str, Any]:
     tensors, about = kept
     labels = classes_of(range(len(tensors["plain"])))
     test = reference.test_looked_at(len(labels))
-    plain = reference.looked_at(tensors["plain"], labels)
+    plain = tensors["plain"].float() / 255
 
     def of(pixels: Tensor) -> dict[str, Estimate]:
         looked = reference.looked_at(pixels, labels)
@@ -78,7 +78,7 @@ def slider_numbers(kept: Kept, reference: Reference) -> dict[str, Any]:
     positions = about["positions"]
     labels = classes_of(range(tensors["pixels"].shape[1]))
     test = reference.test_looked_at(len(labels))
-    plain = reference.looked_at(tensors["pixels"][positions.index(0.0)], labels)
+    plain = tensors["pixels"][positions.index(0.0)].float() / 255
     by_position, distances = [], []
     for position, pixels in zip(positions, tensors["pixels"], strict=True):
         flat = pixels.flatten(1).double() / 255

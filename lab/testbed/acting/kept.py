@@ -16,7 +16,7 @@ from sad_core.whole_file import whole_file
 
 def keep(path: Path, tensors: Mapping[str, Tensor], about: Any = None) -> None:
     """Write the file of a part, whole or not at all."""
-    arrays = {name: each.cpu().numpy() for name, each in tensors.items()}
+    arrays: dict[str, Any] = {name: each.cpu().numpy() for name, each in tensors.items()}
     with whole_file(path) as unfinished, unfinished.open("wb") as file:
         numpy.savez_compressed(file, about=numpy.array(json.dumps(about)), **arrays)
 

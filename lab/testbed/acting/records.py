@@ -67,7 +67,8 @@ def about_run(run: Any) -> dict[str, Any]:
 def by_sample(run: Any) -> Tensor:
     """`table_of` with the rows as (samples, passes): (steps, sites, samples, passes, measures)."""
     passes = len(about_run(run)["passes"])
-    return table_of(run).unflatten(2, (passes, -1)).transpose(2, 3)
+    table: Tensor = table_of(run).unflatten(2, (passes, -1)).transpose(2, 3)
+    return table
 
 
 def run_of(table: Tensor, about: dict[str, Any]) -> StabilityRun:

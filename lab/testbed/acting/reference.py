@@ -8,11 +8,11 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from lab.demo.classifier import Classifier
 from lab.evidence.measures import manifold
 from lab.testbed.data import Garments, download, load_split
-from lab.testbed.judges import features_of, load_judge
-from lab.testbed.scores import Measured, look_at
+from lab.testbed.features import Eyes, look_at
+from lab.testbed.judges import features_of
+from lab.testbed.scores import Measured
 
 TEST_COUNT = 1000
 
@@ -22,14 +22,13 @@ class Reference:
     """The reference of samples.
 
     Attributes:
-        guide, judge: the classifiers.
+        eyes: the classifiers.
         pictures: the test part.
         test: of 1,000 of its pictures, the guide's features (N, d).
         everything: the same of all.
     """
 
-    guide: Classifier
-    judge: Classifier
+    eyes: Eyes
     pictures: Garments
     test: Tensor
     everything: Tensor
@@ -37,19 +36,18 @@ class Reference:
     @classmethod
     def load(cls, data: Path | None, judges: Path) -> Reference:
         """The reference out of the folders of Fashion-MNIST and of the classifiers."""
-        guide, judge = (load_judge(name, judges) for name in ("guide", "judge"))
+        eyes = Eyes(judges)
         pictures = load_split(data or download(), "test")
-        everything = features_of(guide, pictures.images())
-        return cls(guide, judge, pictures, everything[:TEST_COUNT], everything)
+        everything = features_of(eyes.network("guide"), pictures.images())
+        return cls(eyes, pictures, everything[:TEST_COUNT], everything)
 
     def features(self, pixels: Tensor) -> Tensor:
         """The guide's features (N, d) float64 of pictures (N, 1, 28, 28) uint8."""
-        return features_of(self.guide, pixels.float() / 255)
+        return features_of(self.eyes.network("guide"), pixels.float() / 255)
 
     def probability(self, pixels: Tensor, labels: Tensor) -> Tensor:
         """The probability (N,) that the judge gives to the class that was asked for."""
-        scores = torch.cat([self.judge(chunk.float() / 255) for chunk in pixels.split(500)]).double()
-        return scores.softmax(dim=-1).gather(1, labels[:, None]).squeeze(1)
+        return look_at(pixels, labels, self.eyes).probability
 
     def density(self, features: Tensor) -> Tensor:
         """Density (N,) of samples among the test pictures."""
@@ -57,9 +55,9 @@ class Reference:
 
     def looked_at(self, pixels: Tensor, labels: Tensor) -> Measured:
         """The samples as all measures of the arms want them."""
-        return look_at(pixels.float() / 255, labels, self.guide, self.judge)
+        return look_at(pixels, labels, self.eyes)
 
     def test_looked_at(self, count: int) -> Measured:
         """As many test pictures as there are samples."""
         some = self.pictures.only(slice(count))
-        return look_at(some.images(), some.labels, self.guide, self.judge)
+        return look_at(some.pixels[:, None], some.labels, self.eyes)
