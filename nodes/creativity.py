@@ -10,7 +10,7 @@ from ..sad_core.evaluation.calibration_file import SUFFIX, load_calibration
 from .calibration_texts import describe_position
 from .host.apply import install_skew_attention
 from .host.browser import show_on_node
-from .host.calibrating import check_checkpoint, settings_at
+from .host.calibrating import check_checkpoint, settings_at, shipped_calibration
 from .host.output_folder import existing_file, files_below
 from .saved_files import ReadsSavedFile
 from .shared import CATEGORY, SEARCH_ALIASES, Report
@@ -58,7 +58,8 @@ class CreativityNode(ReadsSavedFile, io.ComfyNode):
                     tooltip=(
                         "A calibration of this checkpoint, saved by Calibrate (SAD) in ComfyUI's output folder. "
                         "Refresh the node definitions (R) to see new ones. Without one the slider goes from gamma "
-                        "0.9 to 1.5, and nobody has measured its effect on your checkpoint."
+                        "0.9 to 1.5, and nobody has measured its effect on your checkpoint. A calibration of the demo "
+                        "model comes with the pack and needs no file."
                     ),
                 ),
             ],
@@ -81,11 +82,15 @@ class CreativityNode(ReadsSavedFile, io.ComfyNode):
         Raises:
             ValueError: a file that is no calibration, or one of another checkpoint.
         """
-        calibration = None if file == NONE else load_calibration(existing_file(file))
-        if calibration is not None:
+        if file == NONE:
+            calibration = shipped_calibration(model)
+        else:
+            calibration = load_calibration(existing_file(file))
             check_checkpoint(calibration, model)
         settings, found = settings_at(position, calibration)
         patched, report = install_skew_attention(model, settings)
         text = describe_position(position, settings, found, calibration)
+        if file == NONE and calibration is not None:
+            text += " The calibration comes with the pack."
         show_on_node(text, cls.hidden.unique_id)
         return io.NodeOutput(patched, text, report)

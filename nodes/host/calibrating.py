@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 from comfy.model_patcher import ModelPatcher
 from comfy.patcher_extension import WrappersMP
 
 from ...sad_core import GammaSchedule
 from ...sad_core.evaluation.calibration import Calibration, Setting
+from ...sad_core.evaluation.calibration_file import SUFFIX, load_calibration
 from .apply import choose_sites
 from .checkpoint import are_the_same, numbers_of
 from .patches.side_runs import KEY
@@ -17,6 +19,7 @@ from .patches.skew_patch import SkewPatch
 from .settings import SkewSettings
 
 LOWEST, HIGHEST = 0.9, 1.5  # γ at both ends of a slider that nobody has calibrated
+SHIPPED = Path(__file__).resolve().parents[2] / "calibrations"
 
 
 def swept(models: Sequence[ModelPatcher]) -> tuple[SkewSettings | None, str, tuple[float, ...]]:
@@ -74,6 +77,16 @@ def check_checkpoint(calibration: Calibration, model: ModelPatcher) -> None:
         raise ValueError(
             f"The calibration is of another checkpoint of {name}. Calibrate this one, or choose no calibration."
         )
+
+
+def shipped_calibration(model: ModelPatcher) -> Calibration | None:
+    """Return the calibration of this checkpoint that ships with the pack; None for all other checkpoints."""
+    name, weights = model_name(model.model), numbers_of(model)
+    for path in sorted(SHIPPED.glob(f"*{SUFFIX}")):
+        calibration = load_calibration(path)
+        if weights and calibration.model == name and are_the_same(calibration.weights, weights):
+            return calibration
+    return None
 
 
 def settings_at(position: float, calibration: Calibration | None) -> tuple[SkewSettings, Setting | None]:

@@ -29,7 +29,7 @@ SAID = {
     "SADStabilityFeedback": "finished · step 4",
     "SADBestOfSampler": "Kept from 2 candidates",
     "SADCalibrate": "Saved as calibration/own",
-    "SADCreativity": "is not calibrated for this checkpoint",
+    "SADCreativity": "The calibration comes with the pack.",
 }
 
 

@@ -9,7 +9,11 @@ import pytest
 import torch
 from symmetric_attention.nodes.calibrate import CalibrateNode
 from symmetric_attention.nodes.creativity import NONE, CreativityNode
+from symmetric_attention.nodes.demo_model import DemoModelNode
+from symmetric_attention.nodes.host import calibrating
+from symmetric_attention.nodes.host.calibrating import SHIPPED
 from symmetric_attention.nodes.host.checkpoint import are_the_same, numbers_of
+from symmetric_attention.sad_core.evaluation.calibration_file import load_calibration
 
 from lab.testing.run_nodes import execute, patches_of, skew
 
@@ -87,6 +91,24 @@ def test_without_a_calibration_it_says_so_and_takes_the_default_range(sd15, posi
     model, text, _ = execute(CreativityNode, model=sd15.model, position=position)
     assert gamma_of(model) == pytest.approx((gamma, gamma))
     assert "The slider is not calibrated for this checkpoint. It uses the default range, γ 0.9 to 1.5" in text
+
+
+def test_a_calibration_that_ships_is_taken_for_its_checkpoint_only(sd15, monkeypatch):
+    demo = DemoModelNode.execute().args[0]
+    (shipped,) = SHIPPED.glob("*.calibration.json")
+    for position in (-1.0, 0.4, 1.0):
+        model, text, _ = execute(CreativityNode, model=demo, position=position)
+        wanted = load_calibration(shipped).at(position).gamma
+        assert wanted == 1.0 or gamma_of(model) == (wanted, wanted)
+        assert text.endswith("The calibration comes with the pack.")
+    for weight in demo.model.diffusion_model.parameters():  # another checkpoint of the same class
+        if weight.dim() == 1:
+            weight.add_(1.0)
+    for other in (demo, sd15.model):
+        _, text, _ = execute(CreativityNode, model=other)
+        assert "The slider is not calibrated for this checkpoint" in text
+    monkeypatch.setattr(calibrating, "numbers_of", lambda model: ())  # weights that cannot be read
+    assert calibrating.shipped_calibration(DemoModelNode.execute().args[0]) is None
 
 
 def test_half_a_slider_without_a_gain_stays_plain_and_says_so(sd15, output, monkeypatch):

@@ -65,6 +65,7 @@ def test_everything_a_user_needs_is_in_it(archive):
         wanted = {path.name for path in (ROOT / folder).glob("*.py")}
         assert {path.name for path in (archive / folder).glob("*.py")} == wanted
     assert (archive / "sad_core" / "kernels" / "choices.json").is_file()
+    assert list((archive / "calibrations").glob("*.calibration.json"))
 
 
 def test_every_node_has_its_help_page(archive):
