@@ -77,7 +77,7 @@ def test_a_call_that_fits_is_eligible(launches):
         ({"v": torch.zeros(2, 2, 20, 16).half()}, "torch.float16"),
         ({"v": torch.zeros(2, 2, 20, 8)}, "differ"),
         ({"q": torch.zeros(2, 2, 21, 16)}, "differ"),
-        ({"q": torch.zeros(2, 2, 16, 20).mT}, "lie apart"),
+        ({"q": torch.zeros(2, 2, 16, 20).mT}, "not adjacent"),
         ({"mask": torch.zeros(20, dtype=torch.int64)}, "mask is torch.int64"),
         ({"beta": 3.0, "norm": "input"}, 'norm "input"'),
         ({"q": torch.zeros(2, 2, 20, 16, requires_grad=True)}, "gradients"),
