@@ -82,7 +82,7 @@ class StudentTrainer(Trainer):
     def __init__(self, teacher: DemoModel, guidance: float, steps: int, *arguments: object, **named: object) -> None:
         super().__init__(*arguments, **named)  # type: ignore[arg-type]
         self.teacher, self.guidance, self.sampling_steps = teacher, guidance, steps
-        self.teacher.to(self.model.latent_mean.device, memory_format=torch.channels_last)
+        self.teacher.to(self.model.latent_mean.device).to(memory_format=torch.channels_last)
 
     def draw(self, per_category: int = 4, steps: int | None = None) -> None:
         """Writes a sheet of samples of the student, in its own number of steps and without guidance."""

@@ -126,7 +126,7 @@ def _as_tensor(estimate: Estimate) -> Tensor:
 
 
 def _as_estimate(key: str, numbers: Tensor, labels: Tensor) -> Estimate:
-    drawn = (key.partition("/")[0], *category_counts(labels))
+    drawn: tuple[str | int, ...] = (key.partition("/")[0], *category_counts(labels))
     return Estimate(float(numbers[0]), numbers[1:].double(), len(labels), drawn)
 
 

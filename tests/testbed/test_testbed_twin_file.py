@@ -8,8 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lab.testbed.distil import TWIN_FILE
-from lab.testbed.shape import MODEL_FILE
+from lab.testbed.shape import MODEL_FILE, TWIN_FILE
 from lab.testbed.twin_file import DIFFERENCE_FILE, difference, restore, twin_of
 
 NUMBERS = st.lists(st.tuples(st.integers(-(2**15), 2**15 - 1), st.integers(-(2**15), 2**15 - 1)), max_size=30)

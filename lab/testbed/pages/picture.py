@@ -81,8 +81,8 @@ def frontier(numbers: Numbers, title: str) -> Figure:
 
 def set_limits(axes: Axes, numbers: Numbers) -> None:
     """Room for γ and for what the rivals do at their chosen strengths; what lies far beyond is cut off."""
-    names = [name for knob in numbers.content["chosen"] if "ancestral" not in knob
-             if (name := numbers.chosen(knob)) in numbers.arms]  # fmt: skip
+    chosen = [numbers.chosen(knob) for knob in numbers.content["chosen"] if "ancestral" not in knob]
+    names = [name for name in chosen if name is not None and name in numbers.arms]
     names += [name for name in numbers.of_knob("γ") if 0.5 <= numbers.arms[name]["strength"] <= 2]
     fidelity, diversity = (
         [numbers.change(name, measure).value for name in names] + [0.0] for measure in (FIDELITY, DIVERSITY)
@@ -140,7 +140,7 @@ def write_labels(figure: Figure, axes: Axes, labels: list[tuple[float, float, st
             y += 2
         boxes.append((start, start + long, y))
         target = axes.transData.inverted().transform((start, y))
-        axes.annotate(words, xy=(across, up), xytext=target, color=colour, fontsize=9.5, va="center", zorder=10,
+        axes.annotate(words, xy=(across, up), xytext=tuple(target), color=colour, fontsize=9.5, va="center", zorder=10,
                       arrowprops={"arrowstyle": "-", "color": colour, "lw": 0.5, "alpha": 0.6},
                       bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.75, "pad": 0.6})  # fmt: skip
 
