@@ -9,6 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from lab.testbed.comparisons import is_stochastic
 from lab.testbed.frontier import neutral_of
 from lab.testbed.pages.reading import Numbers
 from lab.testbed.scores import DIVERSITY, FIDELITY
@@ -81,8 +82,8 @@ def frontier(numbers: Numbers, title: str) -> Figure:
 
 def set_limits(axes: Axes, numbers: Numbers) -> None:
     """Room for γ and for what the rivals do at their chosen strengths; what lies far beyond is cut off."""
-    chosen = [numbers.chosen(knob) for knob in numbers.content["chosen"] if "ancestral" not in knob]
-    names = [name for name in chosen if name is not None and name in numbers.arms]
+    picked = (numbers.chosen(knob) for knob in numbers.content["chosen"] if not is_stochastic(knob))
+    names = [name for name in picked if name is not None and name in numbers.arms]
     names += [name for name in numbers.of_knob("γ") if 0.5 <= numbers.arms[name]["strength"] <= 2]
     fidelity, diversity = (
         [numbers.change(name, measure).value for name in names] + [0.0] for measure in (FIDELITY, DIVERSITY)
@@ -139,8 +140,8 @@ def write_labels(figure: Figure, axes: Axes, labels: list[tuple[float, float, st
         ):
             y += 2
         boxes.append((start, start + long, y))
-        target = axes.transData.inverted().transform((start, y))
-        axes.annotate(words, xy=(across, up), xytext=tuple(target), color=colour, fontsize=9.5, va="center", zorder=10,
+        left, height = map(float, axes.transData.inverted().transform((start, y)))
+        axes.annotate(words, xy=(across, up), xytext=(left, height), color=colour, fontsize=9.5, va="center", zorder=10,
                       arrowprops={"arrowstyle": "-", "color": colour, "lw": 0.5, "alpha": 0.6},
                       bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.75, "pad": 0.6})  # fmt: skip
 
