@@ -84,7 +84,7 @@ class PipelineSource:
         for begin in range(0, len(seeds), self.at_once):
             batch = seeds[begin : begin + self.at_once]
             if way not in self._warm:
-                self._sample(way, prompt, batch, steps=1)
+                self._sample(way, prompt, batch, steps=1).cpu()  # which waits for the device
                 self._warm.add(way)
             started = clock()
             images = self._sample(way, prompt, batch, self.steps).cpu()

@@ -14,6 +14,7 @@ TEMPERATURE = "temperature of attention"
 STATIC = ("γ", "γ, β 3", "γ, β 5")
 ON_TOP = "γ on top of "
 GAMMAS_ON_TOP = (0.5, 0.8, 1.2, 1.5, 2.0)
+EQUAL_WITHIN = 0.25  # of two drifts that are said to be equal, as a share of the first
 
 
 @dataclass(frozen=True)
@@ -93,5 +94,7 @@ def pairs(
 
 
 def nearest(arm: Arm, others: Iterable[Arm], drifts: Mapping[str, float]) -> Arm | None:
-    """The arm among others that drifts most nearly as far as an arm."""
-    return min(others, key=lambda other: abs(drifts[other.name] - drifts[arm.name]), default=None)
+    """The arm among others that drifts most nearly as far as an arm; None where none drifts within a quarter of it."""
+    drift = drifts[arm.name]
+    near = [other for other in others if abs(drifts[other.name] - drift) <= EQUAL_WITHIN * drift]
+    return min(near, key=lambda other: abs(drifts[other.name] - drift), default=None)

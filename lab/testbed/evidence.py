@@ -30,7 +30,7 @@ from lab.testbed.draw import COUNT, FOLDER, Source, draw
 from lab.testbed.features import Eyes
 from lab.testbed.gates import CHOICE_COUNT, FIRST_CHOICE_SEED
 from lab.testbed.measured import Reference, measure_arms
-from lab.testbed.networks import NETWORKS
+from lab.testbed.networks import NETWORKS, weights_of
 from lab.testbed.scores import DIVERSITY, FIDELITY
 from lab.testbed.slices import LARGEST_DIFFERENCE, SLICE_SEEDS, SLICED, difference, slice_of
 from lab.testing.hosts import find_host
@@ -98,15 +98,16 @@ def agrees(found: Mapping[str, Estimate], known: Mapping[str, list[float]]) -> b
 
 def draw_and_measure_all(data: Path, folder: Path, early: Path | None, processes: int) -> int:
     """Draw and measure every arm of every network that has weights, then write the pages."""
-    given = ["--folder", str(folder), *(["--early", str(early)] if early else [])]
     for network, known in NETWORKS.items():
-        if not known.file.exists():
+        if not weights_of(known).exists():
             continue
+        given = ["--folder", str(folder), *(["--early", str(early)] if early and network == "unet" else [])]
         for _ in ("first pass", "γ on top of the best rival"):
             for first, count in ((FIRST_CHOICE_SEED, CHOICE_COUNT), (0, COUNT)):
                 seeds = ["--first-seed", str(first), "--count", str(count), "--processes", str(processes)]
                 run("draw", "--network", network, *given, *seeds)
             run("results", "--network", network, *given, "--data", str(data), "--processes", str(processes))
+        run("calls", "--network", network)
     run("pages", *(["--early", str(early)] if early else []))
     return 0
 

@@ -44,6 +44,11 @@ NETWORKS = {
 }
 
 
+def weights_of(network: Network) -> Path:
+    """The file of a network's weights. The twin's is made from its difference where it is missing."""
+    return restore() if network.file == TWIN_FILE else network.file
+
+
 def parse_with_network(parser: ArgumentParser) -> Namespace:
     """The options of a command with `--network`, the name of one of NETWORKS, and `--model`, the file of its weights.
 
@@ -53,8 +58,8 @@ def parse_with_network(parser: ArgumentParser) -> Namespace:
     parser.add_argument("--model", type=expand_path, help="file of its weights (default: that of the network)")
     options = parser.parse_args()
     options.model = options.model or NETWORKS[options.network].file
-    if options.model == TWIN_FILE:
-        restore()
+    if options.model == NETWORKS[options.network].file:
+        weights_of(NETWORKS[options.network])
     if not options.model.is_file():
         parser.error(f"{options.model} is not there. Train the network first, or name its file with --model.")
     if holds_dit(options.model) != (options.network == "dit"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -22,7 +23,7 @@ def states_of(texts: Iterable[str]) -> list[tuple[str, int, int]]:
     found = set()
     for text in texts:
         for path in _paths(text):
-            if path.is_file():
+            if os.path.isfile(path):  # Path.is_file raises where a prompt is too long for a name
                 state = path.stat()
                 found.add((text, state.st_size, state.st_mtime_ns))
     return sorted(found)

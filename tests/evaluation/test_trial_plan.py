@@ -48,7 +48,7 @@ def test_a_plan_keeps_its_budget_and_uses_it(minutes, seconds):
         assert seeds % SEEDS_A_PROMPT == 0
     one_more = plan.pictures + SEEDS_A_PROMPT * (2 + len(plan.rivals))
     assert plan.report_seeds == MOST_SEEDS or one_more > usable * (1 - 1e-9)
-    assert plan.costs == COSTS or "There is no time for the cost of β and of the probe, because " in plan.left_out
+    assert plan.costs == COSTS or "There is no time for the cost of other settings, because " in plan.left_out
     assert plan.rivals == RIVALS or "There is no time for no guidance in the first fifth and temporal" in plan.left_out
 
 
@@ -68,7 +68,7 @@ def test_what_there_is_no_time_for_is_left_out_in_turn_and_said():
         assert plan.pictures <= pictures
     plan = plan_trial(4.8, 8, rivals=RIVALS[1:], left_out="There is no guidance to switch off.")
     assert plan.left_out == (
-        "There is no guidance to switch off. There is no time for the cost of β and of the probe, because 4.8 minutes "
+        "There is no guidance to switch off. There is no time for the cost of other settings, because 4.8 minutes "
         "are enough for 34 images. There is no time for temporal score rescaling 0.95, because 4.8 minutes are "
         "enough for 34 images."
     )
@@ -90,7 +90,7 @@ def test_costs_and_then_rivals_are_dropped_where_time_is_short():
     assert (later.report_seeds, later.rivals, later.costs) == (4, RIVALS, 0)
     late = plan.with_time_left(570 - 31, 2)
     assert (late.report_seeds, late.rivals, late.costs) == (4, (), 0)
-    assert late.left_out.startswith("A rival means nothing here. There is no time for the cost of β and of the probe, ")
+    assert late.left_out.startswith("A rival means nothing here. There is no time for the cost of other settings, ")
     assert late.left_out.endswith(
         "temporal score rescaling 0.95, because later images took longer than the first ones."
     )

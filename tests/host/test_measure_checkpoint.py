@@ -17,7 +17,7 @@ from comfy_execution.graph import DynamicPrompt
 from PIL import Image
 from symmetric_attention.nodes import measure_checkpoint
 from symmetric_attention.nodes.creativity import CreativityNode
-from symmetric_attention.nodes.host import run_origin
+from symmetric_attention.nodes.host import named_files, run_origin
 from symmetric_attention.nodes.host.best_of import live_rows
 from symmetric_attention.nodes.host.trial import shelf
 from symmetric_attention.nodes.host.trial import source as picture_source
@@ -486,3 +486,10 @@ def test_the_rescaled_score_takes_the_noise_larger_or_smaller(family, request):
         factor = (ratio + 1) / (ratio / 0.9 + 1)
         noise = (x[row] - alpha * denoised[row]) / level
         torch.testing.assert_close(got[row], (x[row] - factor * level * noise) / alpha, rtol=1e-5, atol=1e-5)
+
+
+def test_a_prompt_longer_than_a_name_of_a_file_names_none(tmp_path, monkeypatch):
+    monkeypatch.setattr(named_files.folder_paths, "get_input_directory", lambda: str(tmp_path))
+    (tmp_path / "photo.png").write_bytes(b"1234")
+    states = named_files.states_of(["photo.png", "a fox " * 60, "a/" * 400, "../beyond"])
+    assert [(name, size) for name, size, _ in states] == [("photo.png", 4)]

@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from lab.testbed import evidence
-from lab.testbed.arms import PLAIN, all_arms
-from lab.testbed.comparisons import best_of, is_rival, on_top_arms, pairs
+from lab.testbed.arms import PLAIN, Arm, all_arms
+from lab.testbed.comparisons import best_of, is_rival, nearest, on_top_arms, pairs
 from lab.testbed.networks import NETWORKS
 from lab.testbed.results import write_numbers
 from lab.testbed.second_pass import best_rivals, with_second_pass, write_best_rival
@@ -32,8 +32,13 @@ def found(question: int) -> list[tuple[str, str]]:
 
 def test_gamma_is_held_against_the_temperature_of_equal_drift():
     assert ("γ 1.5", "temperature of attention 1.5") in found(3)
-    assert ("γ 1.05", "temperature of attention 0.9") in found(3)
-    assert len(found(3)) == 9
+    assert [arm for arm, _ in found(3)] == ["γ 0.5", "γ 0.8", "γ 1.2", "γ 1.5"]
+
+
+def test_what_drifts_less_by_more_than_a_quarter_is_no_equal_drift():
+    gamma, other = Arm("γ 1.5", "γ", 1.5), Arm("temperature of attention 0.9", "temperature of attention", 0.9)
+    for drift, found in ((0.07, None), (0.08, other), (0.12, other), (0.13, None)):
+        assert nearest(gamma, [other], {gamma.name: 0.1, other.name: drift}) == found
 
 
 def test_the_best_of_ours_is_held_against_every_rival_under_its_sampler():

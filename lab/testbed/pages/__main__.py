@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 from lab.folders import IMAGES, cache_folder, expand_path
 from lab.testbed.calls import kept_calls
 from lab.testbed.draw import Source, draw
-from lab.testbed.networks import NETWORKS
+from lab.testbed.networks import NETWORKS, weights_of
 from lab.testbed.pages.document import TITLES, frontier_image, pages, sheet_image
 from lab.testbed.pages.picture import frontier, save
 from lab.testbed.pages.reading import Numbers
@@ -39,7 +39,7 @@ def kept_numbers() -> dict[str, Numbers]:
 def write_sheet(numbers: Numbers, early: Path | None, folder: Path) -> None:
     """Draw what is missing of the twelve seeds and write their sheet. What cannot be drawn here is left out."""
     network, words = NETWORKS[numbers.network], rows_of(numbers)
-    source = Source(network.file, early, folder)
+    source = Source(weights_of(network), early, folder)
     arms = [arm for arm in network.arms if arm.name in words and (early or not arm.away_from_early)]
     if any(not source.file(arm).exists() for arm in arms):
         host = find_host()

@@ -73,9 +73,11 @@ def first_or_no(numbers: Numbers, number: int, question: str, kept: list[str], m
     if kept:
         best = max(kept, key=lambda name: numbers.change(name, measure).gain)
         sure = strength_of_evidence(numbers.change(best, measure))
-        return Answer(
-            number, question, f"Yes. {told(numbers, best)} ({sure}). {len(kept)} of {len(tried)} settings do."
+        verdict = (
+            f"Yes. {told(numbers, best)} ({sure}). {len(kept)} of {len(tried)} settings do. "
+            "The largest of so many gains is too large on average."
         )
+        return Answer(number, question, verdict)
     best = max(tried, key=lambda name: numbers.change(name, measure).gain)
     return Answer(
         number,
@@ -88,13 +90,14 @@ def first_or_no(numbers: Numbers, number: int, question: str, kept: list[str], m
 def compared(
     numbers: Numbers, number: int, question: str, does: str, does_not: str, nothing: str = "This was not measured."
 ) -> Answer:
-    """Pairs of arms: yes where one is better in one measure and no worse in the other."""
+    """Pairs of arms: yes where one is better in one measure, also after correction, and no worse in the other."""
     found = list(numbers.pairs(number))
     if not found:
         return Answer(number, question, nothing)
     better = [each for each in found if wins(each[2], each[3])]
     worse = [each for each in found if loses(each[2], each[3])]
-    verdict = (f"Yes. {does}" if better else f"No. {does_not}") + (
+    surely = any(each.gain > 0 and each.is_significant_of_many for pair in better for each in pair[2:])
+    verdict = (f"Yes. {does}" if surely else f"No. {does_not}") + (
         f" {len(better)} of {len(found)} comparisons are {BETTER_AND_NO_WORSE}, {len(worse)} are the other way round."
     )
     because = "; ".join(f"{arm} less {other}: {told_changes(*changes)}" for arm, other, *changes in found)

@@ -98,7 +98,7 @@ class Plan:
         """Return this plan, the same without costs, and without rivals too, each with a sentence on what it lacks."""
         plans = [self]
         if self.costs:
-            plans.append(replace(plans[-1], costs=0, left_out=plans[-1]._less("the cost of β and of the probe", why)))
+            plans.append(replace(plans[-1], costs=0, left_out=plans[-1]._less("the cost of other settings", why)))
         if self.rivals:
             names = " and ".join(way.name for way in self.rivals)
             plans.append(replace(plans[-1], rivals=(), left_out=plans[-1]._less(names, why)))
