@@ -8,7 +8,7 @@ from typing import Any
 from comfy_api.latest import io
 from torch import Tensor
 
-from ..sad_core.evaluation.calibration import Calibration, calibrate, monotone
+from ..sad_core.evaluation.calibration import Calibration
 from ..sad_core.evaluation.calibration_file import SUFFIX, save_calibration
 from .calibration_texts import describe_calibration
 from .diversity_report import measure
@@ -91,14 +91,9 @@ class CalibrateNode(io.ComfyNode):
         """
         settings, name, weights = swept(model)
         report = measure(images, gamma, clip_vision)
-        points, left_out = calibrate(report, largest_drift[0])
-        calibration = Calibration(
-            points=points,
-            smooth=monotone([point.diversity.value for point in points]),
-            largest_drift=largest_drift[0],
-            left_out=left_out,
-            space=report.space.name,
-            unit=report.space.unit,
+        calibration = Calibration.of(
+            report,
+            largest_drift[0],
             beta=1.0 if settings is None else settings.beta,
             start=0.0 if settings is None else settings.start,
             end=1.0 if settings is None else settings.end,

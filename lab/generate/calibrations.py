@@ -36,7 +36,7 @@ def write(path: Path, host: Path, seeds: int = SEEDS, steps: int = STEPS) -> Non
     from symmetric_attention.nodes.host.patches.site_patch import model_name
     from symmetric_attention.nodes.host.settings import SkewSettings
     from symmetric_attention.sad_core import GammaSchedule
-    from symmetric_attention.sad_core.evaluation.calibration import Calibration, calibrate, monotone
+    from symmetric_attention.sad_core.evaluation.calibration import Calibration
     from symmetric_attention.sad_core.evaluation.calibration_file import save_calibration
     from symmetric_attention.sad_core.evaluation.measures import PIXELS, DiversityReport, LookedAt, measure_set
 
@@ -63,19 +63,9 @@ def write(path: Path, host: Path, seeds: int = SEEDS, steps: int = STEPS) -> Non
         images = [image for category in CATEGORIES for image in images_of(gamma, category)]
         looked[gamma] = LookedAt.of(images, prompts, PIXELS)
     rows = tuple(measure_set(gamma, found, looked[1.0], PIXELS) for gamma, found in looked.items())
-    points, left_out = calibrate(DiversityReport(rows, PIXELS), LARGEST_DRIFT)
     model = DemoModelNode.execute().args[0]
-    found = Calibration(
-        points=points,
-        smooth=monotone([point.diversity.value for point in points]),
-        largest_drift=LARGEST_DRIFT,
-        left_out=left_out,
-        space=PIXELS.name,
-        unit=PIXELS.unit,
-        model=model_name(model.model),
-        weights=numbers_of(model),
-    )
-    save_calibration(found, path)
+    known = {"model": model_name(model.model), "weights": numbers_of(model)}
+    save_calibration(Calibration.of(DiversityReport(rows, PIXELS), LARGEST_DRIFT, **known), path)
 
 
 def main() -> None:

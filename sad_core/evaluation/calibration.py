@@ -15,6 +15,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from .diversity import Estimate
 from .measures import DiversityReport
@@ -83,6 +84,29 @@ class Calibration:
     end: float = 1.0
     model: str = ""
     weights: tuple[float, ...] = ()
+
+    @classmethod
+    def of(cls, report: DiversityReport, largest_drift: float, **known: Any) -> Calibration:
+        """Return the slider that a sweep gives.
+
+        Args:
+            report: of the sweep.
+            largest_drift: the bound, as root mean square of pixels.
+            known: the attributes from `beta` on.
+
+        Raises:
+            ValueError: as `calibrate`.
+        """
+        points, left_out = calibrate(report, largest_drift)
+        return cls(
+            points=points,
+            smooth=monotone([point.diversity.value for point in points]),
+            largest_drift=largest_drift,
+            left_out=left_out,
+            space=report.space.name,
+            unit=report.space.unit,
+            **known,
+        )
 
     def at(self, position: float) -> Setting:
         """Return the setting at a position.

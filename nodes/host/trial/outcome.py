@@ -7,7 +7,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from ....sad_core.evaluation.calibration import Calibration, calibrate, monotone
+from ....sad_core.evaluation.calibration import Calibration
 from ....sad_core.evaluation.measures import DiversityReport, FeatureSpace
 from ....sad_core.evaluation.trial.course import Found
 from ....sad_core.evaluation.trial.result import Sampling, Trial
@@ -64,19 +64,11 @@ def calibration_of(trial: Trial, space: FeatureSpace, largest_drift: float) -> C
         ValueError: it gives none; the sentence says why.
     """
     rows = sorted((each.row for each in trial.choice if each.way.turns_gamma_alone), key=lambda row: row.gamma)
-    points, left_out = calibrate(DiversityReport(tuple(rows), space), largest_drift)
-    if any(math.isnan(point.diversity.value) for point in points):
+    report = DiversityReport(tuple(rows), space)
+    calibration = Calibration.of(report, largest_drift, model=trial.model, weights=trial.weights)
+    if any(math.isnan(point.diversity.value) for point in calibration.points):
         raise ValueError("There is no slider, because the images of some γ could not be compared.")
-    return Calibration(
-        points=points,
-        smooth=monotone([point.diversity.value for point in points]),
-        largest_drift=largest_drift,
-        left_out=left_out,
-        space=space.name,
-        unit=space.unit,
-        model=trial.model,
-        weights=trial.weights,
-    )
+    return calibration
 
 
 def save_sheet(sheet: Tensor, trial: Path) -> Path:
