@@ -67,7 +67,7 @@ def rivals(guidance: float) -> Iterator[Arm]:
 
 
 def rivals_in_guidance(guidance: float) -> Iterator[Arm]:
-    """What turns the guidance, or when it acts, or what it leads away from."""
+    """The arms that turn the guidance, its part of the run, or its direction."""
     for scale in SCALES:
         if scale != guidance:
             yield Arm(f"CFG {scale:g}", "CFG", scale, (), scale)

@@ -109,7 +109,7 @@ def rescaled_guidance(model: ModelPatcher, noise: SeededNoise, multiplier: float
     """
 
     def guided(given: Mapping[str, Any]) -> Tensor:
-        """What is given is σ·v, and σ cancels."""
+        """The given velocities are σ·v, and σ cancels."""
         conditional, unconditional = given["cond"], given["uncond"]
         velocity = unconditional + given["cond_scale"] * (conditional - unconditional)
         ratio = deviation(conditional) / deviation(velocity)

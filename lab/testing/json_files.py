@@ -1,4 +1,4 @@
-"""What every reader of a JSON file of the pack refuses."""
+"""The JSON that every reader of the pack refuses."""
 
 from __future__ import annotations
 

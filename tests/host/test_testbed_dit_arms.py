@@ -296,7 +296,7 @@ def test_every_arm_of_the_dit_draws_what_no_other_does(bed):
 
 
 def marked(each: Arm):
-    """What is not of our own making is asked in long tests only."""
+    """Methods that others made are asked about in long tests only."""
     ours = each.sampler != "euler" or any(node.node in METHODS for node in each.uses)
     return pytest.param(each, id=each.knob, marks=() if ours else pytest.mark.long)
 

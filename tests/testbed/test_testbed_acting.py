@@ -1,4 +1,4 @@
-"""What the measurement of acting is made of, against the pack's own statements and slow ones."""
+"""The parts of the measurement of acting, against the pack's own statements and slow ones."""
 
 from __future__ import annotations
 

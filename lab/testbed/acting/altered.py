@@ -12,7 +12,7 @@ Weights = Mapping[str, Tensor]
 
 
 def is_matrix(name: str, weight: Tensor) -> bool:
-    """Whether a weight is one that is merged and quantised by columns: of the network, of two dimensions or more."""
+    """Tell whether a weight is merged and quantised by columns: it is of the network, with two dimensions or more."""
     return name.startswith("unet.") and weight.dim() >= 2
 
 

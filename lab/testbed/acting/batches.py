@@ -84,7 +84,7 @@ class Drawn:
 
 @dataclass(frozen=True)
 class Bench:
-    """How samples are drawn: the network, and how many at a time, a multiple of 80."""
+    """The way samples are drawn: the network, and how many at a time, a multiple of 80."""
 
     network: Network
     batch: int

@@ -34,7 +34,7 @@ Kept = tuple[Mapping[str, Tensor], Any]  # the tensors of a part, and what is sa
 
 
 def images_worth(after: int, keep: int) -> float:
-    """How many whole runs the model computes where eight begin and `keep` go on after some steps."""
+    """The number of whole runs that the model computes where eight begin and `keep` go on after some steps."""
     return rows_through_model([Round(after, keep)], CANDIDATES, STEPS) / STEPS
 
 

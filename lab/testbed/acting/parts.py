@@ -1,4 +1,4 @@
-"""What is drawn for each part. Everything that follows from the choice seeds is decided here, before the figures."""
+"""The samples of each part. Everything that follows from the choice seeds is decided here, before the figures."""
 
 from __future__ import annotations
 
@@ -138,7 +138,7 @@ def slider(bench: Bench, seeds: Seeds, folder: Path) -> None:
 
 
 def shift(bench: Bench, seeds: Seeds, folder: Path, weights: Mapping[str, Tensor], early: Mapping[str, Tensor]) -> None:
-    """What a probe measures of the plain model, and of the model with other weights."""
+    """The measures of a probe, of the plain model, and of the model with other weights."""
     tables: dict[str, Tensor] = {}
     about: dict[str, Any] = {}
 

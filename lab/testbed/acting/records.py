@@ -1,4 +1,4 @@
-"""What probes recorded, as tensors: scores by the part of the run that was seen, and tables that fit in a file."""
+"""The records of probes, as tensors: scores by the part of the run that was seen, and tables that fit in a file."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def table_of(run: Any) -> Tensor:
 
 
 def about_run(run: Any) -> dict[str, Any]:
-    """What `run_of` needs beside the table, as JSON: of one sample's rows where a run has many."""
+    """The values that `run_of` needs beside the table, as JSON: of one sample's rows where a run has many."""
     first = run.steps[0]
     return {
         "model": run.model,

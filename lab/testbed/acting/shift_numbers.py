@@ -1,4 +1,4 @@
-"""How often the sentence on a shift is said of unchanged runs, and of runs of altered models."""
+"""The share of runs of which the sentence on a shift is said: of unchanged runs, and of runs of altered models."""
 
 from __future__ import annotations
 

@@ -39,7 +39,7 @@ def told_changes(fidelity: Change, diversity: Change) -> str:
 
 
 def strength_of_evidence(change: Change) -> str:
-    """How sure a significant change is."""
+    """Say how sure a significant change is."""
     return "also after correction for all arms" if change.is_significant_of_many else "but not after correction"
 
 

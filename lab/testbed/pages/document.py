@@ -1,4 +1,4 @@
-"""What stands between the marks of docs/evidence.md and docs/evidence_details.md; people write the words around."""
+"""The text between the marks of docs/evidence.md and docs/evidence_details.md; people write the words around."""
 
 from __future__ import annotations
 

@@ -53,7 +53,7 @@ class Change:
 
 @dataclass(frozen=True)
 class Numbers:
-    """What `lab.testbed.results` wrote of a network, and the calls of each arm."""
+    """The numbers that `lab.testbed.results` wrote of a network, and the calls of each arm."""
 
     network: str
     content: Mapping[str, Any]
@@ -66,7 +66,7 @@ class Numbers:
         return rows
 
     def change(self, name: str, measure: str) -> Change:
-        """How an arm differs from its plain model."""
+        """The change of an arm from its plain model."""
         return Change(measure, *self.arms[name]["changes"][measure])
 
     def both(self, name: str) -> tuple[Change, Change]:

@@ -18,7 +18,7 @@ WHITE, INK = 255, 30
 
 
 def rows_of(numbers: Numbers) -> dict[str, str]:
-    """What is shown: the words of each row by the name of its arm, the best of ours first."""
+    """The rows that are shown: the words of each by the name of its arm, the best of ours first."""
     shown = {"plain model": "plain model"}
     for knob in sorted((*numbers.ours, *numbers.rivals), key=lambda knob: knob not in numbers.ours):
         name = numbers.chosen(knob)

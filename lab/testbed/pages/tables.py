@@ -95,7 +95,7 @@ def curves(numbers: Numbers) -> str:
 
 
 def pairs(numbers: Numbers) -> str:
-    """What was held against what, by question."""
+    """The pairs of arms that were compared, by question."""
     rows = []
     for pair in numbers.content["pairs"]:
         changes = (Change(each, *pair["changes"][each]) for each in (FIDELITY, DIVERSITY, "judge"))

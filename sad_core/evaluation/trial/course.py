@@ -20,7 +20,7 @@ from .ways import LADDER, PLAIN, PROBED, RIVALS, Way, with_beta
 
 
 class Source(Protocol):
-    """What gives the pictures."""
+    """The source of the pictures."""
 
     def prepare(self, prompts: int) -> None:
         """Encode the first so many prompts, and load the model before the next picture's time begins.
