@@ -16,7 +16,7 @@ from lab.testbed.arms import BUSY, GUIDANCE, Arm, Use, all_arms, skew, use
 from lab.testbed.in_comfyui import draw_latents, load_bed, node_classes, output_of
 from lab.testbed.model import build_model, classes_of, load_model
 from lab.testbed.rivals import RIVALS
-from lab.testbed.seeded_noise import SeededNoise
+from lab.testing.testbed_statements import annealed, disturbed
 from sad_core import set_skew_attention
 
 pytestmark = pytest.mark.newest
@@ -176,22 +176,10 @@ def conditioned(model, change):
 
 
 def test_cads_anneals_the_condition_as_its_paper_says(bed, model):
-    def annealed(y, left, number, seed):
-        share = 0.0 if left >= 0.9 else 1.0 if left <= 0.3 else (0.9 - left) / (0.9 - 0.3)
-        n = SeededNoise((seed,)).draw("CADS", number, y.shape)[0]
-        mixed = share**0.5 * y + 0.1 * (1 - share) ** 0.5 * n
-        return (mixed - mixed.mean()) / mixed.std() * y.std() + y.mean()
-
     assert_draws(bed, arm(use("CADS", start=0.3)), conditioned(model, annealed))
 
 
 def test_noise_on_the_condition_ends_where_it_is_told_to(bed, model):
-    def disturbed(y, left, number, seed):
-        noise = SeededNoise((seed,))
-        uniform = 2 * noise.draw_uniform("strength", 0, y.shape)[0] - 1
-        chosen = noise.draw_uniform("chosen", 0, y.shape)[0] < 0.5
-        return torch.where(chosen, y + 3.0 * uniform, y) if number < 2 else y
-
     tried = arm(use("noise on the condition", strength=3.0, until=0.4))
     assert_draws(bed, tried, conditioned(model, disturbed))
 

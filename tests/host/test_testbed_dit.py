@@ -14,6 +14,7 @@ from lab.testbed.arms import Arm, Use, skew
 from lab.testbed.flow import FlowModel, sample_latents
 from lab.testbed.in_comfyui import draw_latents, load_bed
 from lab.testbed.model import classes_of, load_model
+from lab.testing.testbed_statements import attending, of_pixels
 
 pytestmark = pytest.mark.newest
 
@@ -63,27 +64,13 @@ def skewed(model: FlowModel, gamma: float) -> Iterator[None]:
     """γ by its definition among the pixels: the scores less their transpose, halved, times γ − 1 more."""
     plain = next_dit.Attention.forward
 
-    def forward(self, x, rotation):
-        queries, keys, values = self.qkv(x).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
-        queries, keys = (
-            next_dit.rotate(norm(each), rotation) for norm, each in ((self.q_norm, queries), (self.k_norm, keys))
-        )
-        scores = queries @ keys.mT * queries.shape[-1] ** -0.5
-        image = slice(len(rotation) - 64, None)
-        among = scores[..., image, image]
-        scores[..., image, image] = among + (gamma - 1) * (among - among.mT) / 2
-        retrieved = scores.softmax(dim=-1) @ values
-        return self.out(retrieved.transpose(1, 2).flatten(-2))
+    def skewed_scores(scores: torch.Tensor) -> torch.Tensor:
+        return scores + (gamma - 1) * (scores - scores.mT) / 2
 
-    layers = [block.attention for block in (*model.dit.noise_refiner, *model.dit.layers)]
-    for layer in layers:
-        layer.forward = forward.__get__(layer)
-    try:
+    blocks = (*model.dit.noise_refiner, *model.dit.layers)
+    with attending(blocks, scores=of_pixels(skewed_scores)):
         yield
-    finally:
-        for layer in layers:
-            del layer.forward
-        assert layers[0].forward.__func__ is plain
+    assert blocks[0].attention.forward.__func__ is plain
 
 
 def test_gamma_through_the_node_is_its_definition_on_the_dit(bed, model):

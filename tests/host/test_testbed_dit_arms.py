@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
@@ -12,7 +11,7 @@ import torch
 
 from lab.demo.model import NO_CATEGORY, save_model
 from lab.demo.sampling import guide, seed_noise
-from lab.testbed import flow, in_comfyui, next_dit
+from lab.testbed import flow, in_comfyui
 from lab.testbed.arms import Arm, Use, skew, use
 from lab.testbed.dit_arms import DIT_GUIDANCE, MIDDLE, PARTS, dit_arms
 from lab.testbed.flow import FlowModel
@@ -20,13 +19,13 @@ from lab.testbed.in_comfyui import METHODS, draw_latents, load_bed, node_classes
 from lab.testbed.model import classes_of, load_model
 from lab.testbed.seeded_noise import SeededNoise
 from lab.testbed.shape import COMFYUI_DIT_CONFIG
+from lab.testing.testbed_statements import PIXELS, annealed, attending, disturbed, of_pixels
 
 pytestmark = pytest.mark.newest
 
 NARROW = {**COMFYUI_DIT_CONFIG, "dim": 64, "n_heads": 2, "n_kv_heads": 2}
 STEPS, SEEDS = 4, (3, 4, 11)
 CLOSE = 2e-4
-PIXELS = slice(-64, None)  # of a stream of tokens
 
 
 @pytest.fixture(scope="module")
@@ -89,37 +88,6 @@ def passes(model, x, sigma, context=None):
 
 def guided(model, x, sigma, number=0, scale=DIT_GUIDANCE):
     return guide(*passes(model, x, sigma), scale)
-
-
-@contextmanager
-def attending(blocks, queries=lambda q: q, scores=lambda s: s) -> Iterator[None]:
-    """Attention by its definition in some blocks, with its projected queries or its scores changed."""
-
-    def forward(self, x, rotation):
-        q, k, v = self.qkv(x).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
-        q, k = (next_dit.rotate(norm(each), rotation) for norm, each in ((self.q_norm, queries(q)), (self.k_norm, k)))
-        weights = scores(q @ k.mT * q.shape[-1] ** -0.5).softmax(dim=-1)
-        return self.out((weights @ v).transpose(1, 2).flatten(-2))
-
-    layers = [block.attention for block in blocks]
-    for layer in layers:
-        layer.forward = forward.__get__(layer)
-    try:
-        yield
-    finally:
-        for layer in layers:
-            del layer.forward
-
-
-def of_pixels(change: Callable[[torch.Tensor], torch.Tensor]):
-    """A change of the scores among the pixels alone."""
-
-    def changed(scores):
-        out = scores.clone()
-        out[..., PIXELS, PIXELS] = change(scores[..., PIXELS, PIXELS])
-        return out
-
-    return changed
 
 
 @pytest.mark.parametrize("among_pixels", [False, True])
@@ -199,23 +167,11 @@ def conditioned(model, change):
 
 
 def test_cads_takes_the_time_left_of_a_flow(bed, model):
-    def annealed(y, left, number, seed):
-        share = min(1.0, max(0.0, (0.9 - left) / (0.9 - 0.3)))
-        n = SeededNoise((seed,)).draw("CADS", number, y.shape)[0]
-        mixed = share**0.5 * y + 0.1 * (1 - share) ** 0.5 * n
-        return (mixed - mixed.mean()) / mixed.std() * y.std() + y.mean()
-
     assert_draws(bed, arm(use("CADS", start=0.3)), conditioned(model, annealed))
 
 
 def test_noise_on_the_condition_of_a_flow_ends_where_it_is_told_to(bed, model):
     """The second of four steps begins when a quarter of the run is over."""
-
-    def disturbed(y, left, number, seed):
-        noise = SeededNoise((seed,))
-        uniform = 2 * noise.draw_uniform("strength", 0, y.shape)[0] - 1
-        chosen = noise.draw_uniform("chosen", 0, y.shape)[0] < 0.5
-        return torch.where(chosen, y + 3.0 * uniform, y) if number < 2 else y
 
     tried = arm(use("noise on the condition", strength=3.0, until=0.3))
     assert_draws(bed, tried, conditioned(model, disturbed))
