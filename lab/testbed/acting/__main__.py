@@ -13,6 +13,7 @@ from lab.folders import cache_folder, expand_path
 from lab.testbed.acting.seeds import BLOCK, PARTS
 from lab.testbed.data import add_data_option
 from lab.testbed.shape import MODEL_FILE
+from lab.testbed.twin_file import restore
 from lab.testing.hosts import find_host
 from lab.testing.in_process_host import load_pack, start_host
 
@@ -40,8 +41,8 @@ def draw(options: argparse.Namespace) -> None:
         if (options.folder / f"{LAST_FILES[name]}.npz").exists():
             print(f"{name}: is there", flush=True)
         elif name == "shift":
-            early = load_file(options.early)
-            parts.timed(name, partial(parts.shift, bench, seeds, options.folder, weights, early))
+            twin = load_file(restore())
+            parts.timed(name, partial(parts.shift, bench, seeds, options.folder, weights, twin))
         else:
             parts.timed(name, partial(getattr(parts, name), bench, seeds, options.folder))
 
@@ -56,7 +57,6 @@ def main() -> None:
     drawing.add_argument("--batch", type=int, default=1600, help=f"samples at a time, a multiple of {BLOCK}")
     drawing.add_argument("--share", type=float, default=1.0, help="of the seeds of each part")
     drawing.add_argument("--model", type=expand_path, default=MODEL_FILE)
-    drawing.add_argument("--early", type=expand_path, help='an early checkpoint of it, for the part "shift"')
     measuring = parser.add_argument_group("measure")
     add_data_option(parser)
     measuring.add_argument("--judges", type=expand_path, default=MODEL_FILE.parent, help="folder of the classifiers")
@@ -66,8 +66,6 @@ def main() -> None:
         parser.error(f"--batch: {options.batch} is no multiple of {BLOCK}.")
     torch.set_grad_enabled(False)
     if options.action == "draw":
-        if options.early is None and "shift" in options.parts:
-            parser.error('--early: the part "shift" needs an early checkpoint. Name its file, or leave the part out.')
         draw(options)
     else:
         from lab.testbed.acting.measure import measure

@@ -62,12 +62,12 @@ def with_lora(weights: Weights, other: Weights, rank: int = RANK) -> dict[str, T
     }
 
 
-def alterations(early: Weights) -> dict[str, Callable[[Weights], Weights]]:
-    """Every alteration by name; `early` is a checkpoint of the same network after less training."""
+def alterations(twin: Weights) -> dict[str, Callable[[Weights], Weights]]:
+    """Every alteration by name; `twin` is the checkpoint that was distilled from the weights, a fine-tuned one."""
     return {
-        "merged, a quarter of an early checkpoint": lambda weights: merged(weights, early, 0.25),
-        "merged, half of an early checkpoint": lambda weights: merged(weights, early, 0.5),
+        "merged, a quarter of the distilled twin": lambda weights: merged(weights, twin, 0.25),
+        "merged, half of the distilled twin": lambda weights: merged(weights, twin, 0.5),
         "int8": in_int8,
         "float8": in_float8,
-        f"LoRA of rank {RANK}": lambda weights: with_lora(weights, early),
+        f"LoRA of rank {RANK}": lambda weights: with_lora(weights, twin),
     }

@@ -137,7 +137,7 @@ def slider(bench: Bench, seeds: Seeds, folder: Path) -> None:
     keep(folder / "slider.npz", {"pixels": pixels}, {"positions": POSITIONS, "calibrations": texts, "sweep": SWEEP})
 
 
-def shift(bench: Bench, seeds: Seeds, folder: Path, weights: Mapping[str, Tensor], early: Mapping[str, Tensor]) -> None:
+def shift(bench: Bench, seeds: Seeds, folder: Path, weights: Mapping[str, Tensor], twin: Mapping[str, Tensor]) -> None:
     """The measures of a probe, of the plain model, and of the model with other weights."""
     tables: dict[str, Tensor] = {}
     about: dict[str, Any] = {}
@@ -152,7 +152,7 @@ def shift(bench: Bench, seeds: Seeds, folder: Path, weights: Mapping[str, Tensor
     measure("unchanged", bench.network, seeds.figure)
     keep(folder / "shift.npz", tables, about)
     tables.clear()
-    for name, alter in alterations(early).items():
+    for name, alter in alterations(twin).items():
         measure(name, Network.of(alter(weights)), seeds.figure[: seeds.figures // 2])
     keep(folder / "shift-altered.npz", tables, about)
 
