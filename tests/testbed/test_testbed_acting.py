@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from lab.testbed.acting.altered import alterations, in_int8, merged, with_lora
-from lab.testbed.acting.best_of import gains, images_worth
+from lab.testbed.acting.best_of import gains, images_worth, of_whole_groups
 from lab.testbed.acting.feedback_arms import gamma_of_drift
 from lab.testbed.acting.feedback_numbers import worst_tenth
 from lab.testbed.acting.kept import keep, load
@@ -120,3 +120,10 @@ def test_a_part_comes_back_from_its_file(tmp_path):
     found, about = load(tmp_path / "part.npz")
     assert about == {"γ": [1.5]}
     assert all(torch.equal(found[name], each) for name, each in tensors.items())
+
+
+def test_what_is_kept_of_a_group_is_resampled_as_a_whole():
+    numbers = torch.tensor([1.0, 2.0, 10.0, 20.0, 100.0, 200.0])  # of three groups of two
+    of_groups = of_whole_groups(lambda rows: float(numbers[rows].sum()), 2)
+    assert of_groups(torch.tensor([0, 2])) == 303.0
+    assert of_groups(torch.tensor([1])) == 30.0

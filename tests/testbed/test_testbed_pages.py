@@ -73,6 +73,10 @@ def test_a_comparison_is_won_by_a_gain_without_a_loss(question):
     )
 
 
+def test_a_comparison_with_gains_and_losses_is_in_part_a_yes():
+    assert answer(with_pairs((3, -0.1, 0.0), (3, 0.1, 0.0)), 3).verdict.startswith("In part.")
+
+
 def test_opposite_signs_under_the_other_sampler_are_a_no():
     changed = {"γ 2": (-0.2, 0.1), "γ 2, ancestral": (0.2, 0.1)}
     assert answer(made_up(changed), 8).verdict.startswith("No.")

@@ -6,7 +6,7 @@ some steps. What the node keeps of a run equals what the seed gives alone, so no
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import product
 from typing import Any
 
@@ -79,6 +79,16 @@ def best_of(choice: Kept, figures: Kept, reference: Reference) -> dict[str, Any]
     return result
 
 
+def all_rounded(found: Mapping[str, Estimate]) -> dict[str, list[float]]:
+    """Every estimate as JSON, by name."""
+    return {name: rounded(each) for name, each in found.items()}
+
+
+def of_whole_groups(measure: Callable[[Tensor], float], keep: int) -> Callable[[Tensor], float]:
+    """A measure of groups (n,) from one of samples (n · keep,), where `keep` successive samples are of one group."""
+    return lambda chosen: measure((chosen[:, None] * keep + torch.arange(keep)).flatten())
+
+
 def _targets(tensors: Mapping[str, Tensor], reference: Reference) -> dict[str, Tensor]:
     labels = classes_of(range(len(tensors["pixels"])))  # the first seed of a part is a multiple of ten
     features = reference.features(tensors["pixels"])
@@ -132,29 +142,29 @@ def _most_different(
     """Two of eight by difference, beside two random ones, and beside as many random ones as cost as much."""
     features, labels = looked["features"], looked["label"]
 
-    def of_rows(rows: Tensor, size: int) -> dict[str, list[float]]:
-        """Measures of (G, keep) places, in blocks of `size` a class."""
-        flat = rows.flatten()
-        own, some = labels[flat], features[flat]
+    def of_rows(rows: Tensor, size: int) -> dict[str, Estimate]:
+        """Measures of (G, keep) places, in blocks of `size` a class. Groups are resampled as a whole."""
+        own, some, of_groups = labels[rows.flatten()], features[rows.flatten()], labels[rows[:, 0]]
         sets = {
             "recall": manifold.recall(some, own, reference.test, size=size),
             "coverage": manifold.coverage(some, own, reference.test, size=size),
             "vendi": vendi(some, own, size=size),
             "kernel": kernel_distance(some, reference.test),
         }
-        found = {name: of_set(measure, own) for name, measure in sets.items()}
-        found |= {name: mean(looked[name][flat], own) for name in ("judge", "density")}
-        return {name: rounded(each) for name, each in found.items()}
+        found = {name: of_set(of_whole_groups(measure, rows.shape[1]), of_groups) for name, measure in sets.items()}
+        found |= {name: mean(looked[name][rows].mean(dim=1), of_groups) for name in ("judge", "density")}
+        return found
 
     # Halves of the seeds have to hold a block of each class, whatever is kept of a group.
     size = min(BLOCK, len(places) // len(labels.unique()) * KEEP_DIFFERENT // 2)
-    found = [{"by": "random", "worth": 2.0, "kept": 2, "measures": of_rows(places[:, :2], size)}]
+    two = of_rows(places[:, :2], size)
+    found = [{"by": "random", "worth": 2.0, "kept": 2, "measures": all_rounded(two)}]
     alignment = measures.index("alignment")
     for time, steps in enumerate(after[:-1]):
         worth = images_worth(steps, KEEP_DIFFERENT)
         as_many = round(worth)
         same_calls = of_rows(places[:, :as_many], size * as_many // KEEP_DIFFERENT)
-        found.append({"by": "random", "worth": float(as_many), "kept": as_many, "measures": same_calls})
+        found.append({"by": "random", "worth": float(as_many), "kept": as_many, "measures": all_rounded(same_calls)})
         for choice in (DIFFERENT, BOTH):
             rows = torch.tensor(
                 [
@@ -165,5 +175,9 @@ def _most_different(
                 ]
             )
             measured = of_rows(places.gather(1, rows), size)
-            found.append({"by": choice, "after": steps, "worth": worth, "kept": 2, "measures": measured})
+            less_random = {name: each - two[name] for name, each in measured.items()}
+            found.append(
+                {"by": choice, "after": steps, "worth": worth, "kept": 2}
+                | {"measures": all_rounded(measured), "change": all_rounded(less_random)}
+            )
     return found

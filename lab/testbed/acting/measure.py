@@ -7,12 +7,12 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from lab.evidence.results import write_json
 from lab.testbed.acting.best_of import best_of
 from lab.testbed.acting.feedback_numbers import feedback_numbers, slider_numbers
 from lab.testbed.acting.kept import load
 from lab.testbed.acting.reference import Reference
 from lab.testbed.acting.shift_numbers import shift_numbers
+from lab.testbed.results import write_numbers
 
 FILES = {"candidates": ("choice", "candidates"), "feedback": ("feedback",), "slider": ("slider",)}
 FILES |= {"shift": ("shift", "shift-altered")}
@@ -42,5 +42,5 @@ def measure(folder: Path, names: Sequence[str], data: Path | None, judges: Path,
             print(f"{name}: {'is measured' if name in found else 'is not drawn'}", flush=True)
             continue
         found[name] = PARTS[name](*map(load, paths), reference)
-        write_json(output, found)
+        write_numbers(output, found)
         print(f"{name}: measured", flush=True)

@@ -90,14 +90,18 @@ def first_or_no(numbers: Numbers, number: int, question: str, kept: list[str], m
 def compared(
     numbers: Numbers, number: int, question: str, does: str, does_not: str, nothing: str = "This was not measured."
 ) -> Answer:
-    """Pairs of arms: yes where one is better in one measure, also after correction, and no worse in the other."""
+    """Pairs of arms: yes where one is better in one measure, also after correction, and no worse in the other.
+
+    In part where another pair is the other way round.
+    """
     found = list(numbers.pairs(number))
     if not found:
         return Answer(number, question, nothing)
     better = [each for each in found if wins(each[2], each[3])]
     worse = [each for each in found if loses(each[2], each[3])]
     surely = any(each.gain > 0 and each.is_significant_of_many for pair in better for each in pair[2:])
-    verdict = (f"Yes. {does}" if surely else f"No. {does_not}") + (
+    told_first = f"No. {does_not}" if not surely else f"In part. {does}" if worse else f"Yes. {does}"
+    verdict = told_first + (
         f" {len(better)} of {len(found)} comparisons are {BETTER_AND_NO_WORSE}, {len(worse)} are the other way round."
     )
     because = "; ".join(f"{arm} less {other}: {told_changes(*changes)}" for arm, other, *changes in found)

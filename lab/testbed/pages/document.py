@@ -7,9 +7,11 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from lab.folders import DOCS
+from lab.testbed.pages.acting import acting_parts, long_acting, short_acting
 from lab.testbed.pages.answers import Answer, answers_of
 from lab.testbed.pages.reading import Numbers
 from lab.testbed.pages.tables import all_rows, curves, floor, headline, pairs
+from lab.testbed.shape import MODEL_FILE
 
 EVIDENCE, DETAILS = DOCS / "evidence.md", DOCS / "evidence_details.md"
 TITLES = {
@@ -17,23 +19,28 @@ TITLES = {
     "dit": "The second architecture: a NextDiT",
     "twin": "The distilled twin: four steps, the guidance inside",
 }
+ACTING = MODEL_FILE.with_name("acting.json")
 MARK = re.compile(r"(<!-- testbed: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
 def pages(networks: Mapping[str, Numbers]) -> dict[Path, str]:
     """Both documents with what the numbers of these networks say; a network without numbers has no section.
 
-    Raises:
-        ValueError: a document has other marks than a network each.
-    """
-    found = {}
-    for path, section in ((EVIDENCE, short_section), (DETAILS, long_section)):
-        text = path.read_text(encoding="utf-8")
-        if [name for _, name, _ in MARK.findall(text)] != list(TITLES):
-            raise ValueError(f"{path.name}: the marks of the networks {', '.join(TITLES)} are not all there.")
+    The section on acting is that of acting.json; there is none without it.
 
-        def filled(mark: re.Match[str], section=section) -> str:  # type: ignore[no-untyped-def]
-            inside = section(networks[mark[2]], networks) if mark[2] in networks else ""
+    Raises:
+        ValueError: a document has other marks than one for each network and one for acting.
+    """
+    parts = acting_parts(ACTING)
+    found = {}
+    for path, section, acting in ((EVIDENCE, short_section, short_acting), (DETAILS, long_section, long_acting)):
+        text = path.read_text(encoding="utf-8")
+        if [name for _, name, _ in MARK.findall(text)] != [*TITLES, "acting"]:
+            raise ValueError(f"{path.name}: the marks of {', '.join(TITLES)} and acting are not all there.")
+        sections = {name: section(numbers, networks) for name, numbers in networks.items()} | {"acting": acting(parts)}
+
+        def filled(mark: re.Match[str], sections: Mapping[str, str] = sections) -> str:
+            inside = sections.get(mark[2], "")
             return f"{mark[1]}\n{inside}\n\n{mark[3]}" if inside else f"{mark[1]}{mark[3]}"
 
         found[path] = MARK.sub(filled, text)

@@ -1,0 +1,244 @@
+"""What acting on stability is worth, from acting.json: a sentence and the numbers it stands on for each part.
+
+The questions are those of `lab.testbed.acting`. All choices were made on other seeds than those reported.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from lab.testbed.arms import STEPS
+from lab.testbed.pages.answers import loses, wins
+from lab.testbed.pages.reading import Change, bold, markdown, spell
+from lab.testbed.scores import DIVERSITY, FIDELITY
+
+LEADING = {"frechet": "Fréchet distance", "coverage": "coverage", "judge": "judge"}
+OF_PAIRS = {"coverage": "coverage", "recall": "recall", "vendi": "Vendi", "kernel": "kernel distance ×1000"}
+FALLING_BACK = "falls back"
+DECIDED_AFTER = (2, 3, 5)
+
+
+@dataclass(frozen=True)
+class Part:
+    """A part of the section: its title, a verdict in sentences, and tables."""
+
+    title: str
+    verdict: str
+    tables: str
+
+
+def acting_parts(path: Path) -> list[Part]:
+    """Every part that was measured, in the order of the page; none where the file is not there."""
+    if not path.exists():
+        return []
+    content: Mapping[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    found: list[Part] = []
+    if "feedback" in content:
+        found += [of_feedback(content["feedback"]), of_falling_back(content["feedback"])]
+    if "candidates" in content:
+        found += [of_one_of_eight(content["candidates"]), of_two_of_eight(content["candidates"])]
+    if "slider" in content:
+        found.append(of_slider(content["slider"]))
+    if "shift" in content:
+        found.append(of_shift(content["shift"]))
+    return found
+
+
+def change(measure: str, numbers: Sequence[float]) -> Change:
+    """A change with its 95 % interval. These tables are not corrected for many settings."""
+    return Change(measure, numbers[0], numbers[1], numbers[2], -math.inf, math.inf)
+
+
+def of_feedback(numbers: Mapping[str, Any]) -> Part:
+    """Feedback beside the static γ of equal drift."""
+    arms = {name: row for name, row in numbers["arms"].items() if FALLING_BACK not in name}
+    changes = {name: [change(each, row["less static"][each]) for each in LEADING] for name, row in arms.items()}
+    better, worse = ([name for name, (one, two, _) in changes.items() if test(one, two)] for test in (wins, loses))
+    verdict = (
+        f"Feedback is significantly better than the static γ that moves images as far in {len(better)} of {len(arms)} "
+        f"settings{listed(better)}, and significantly worse in {len(worse)}{listed(worse)}. Better means a gain in the "
+        "Fréchet distance or coverage without a loss of the other."
+    )
+    rows = [
+        [
+            name,
+            f"{row['static']:g}",
+            f"{row['last γ'][0]:g} · {row['last γ'][1]:g} · {row['last γ'][2]:g}",
+            *map(bold, changes[name]),
+        ]
+        for name, row in arms.items()
+    ]
+    head = ["feedback", "static γ of equal drift", "γ of the last step: least · mean · most"]
+    table = markdown([*head, *(f"{each} less static" for each in LEADING.values())], rows)
+    return Part("Feedback", verdict, table)
+
+
+def listed(names: Sequence[str]) -> str:
+    """` (this; that)`, or nothing."""
+    return f" ({'; '.join(names)})" if names else ""
+
+
+def of_falling_back(numbers: Mapping[str, Any]) -> Part:
+    """γ 2 that goes to 1 where a sample leaves the normal range, beside γ 2 that does not."""
+    about, found = numbers["about"], numbers["falling back"]
+    strong = f"γ {about['strong']:g}"
+    whole = {name: change(name, found["less strong"][name]) for name in LEADING}
+    tail = change("judge", found["less strong"]["worst tenth of the judge"])
+    fell = {name: change("judge", found[f"fallen, less {name}"]["judge"]) for name in ("strong", "plain")}
+    helped = "better" if fell["strong"].is_better else "worse" if fell["strong"].is_worse else "not surely different"
+    verdict = (
+        f"Of images at {strong}, {found['share']:.0%} fell back. They are {helped} for the judge than the same images "
+        f"at {strong} all the way ({fell['strong']}; the same images at γ 1: {fell['plain']})."
+    )
+    rows = [
+        [f"all images, less {strong}", *map(bold, whole.values())],
+        [f"the tenth that the judge likes least, less {strong}", "", "", bold(tail)],
+        [f"the images that fell back, less {strong}", "", "", bold(fell["strong"])],
+        ["the images that fell back, less γ 1", "", "", bold(fell["plain"])],
+    ]
+    return Part("Fall back", verdict, markdown(["", *LEADING.values()], rows))
+
+
+def of_one_of_eight(numbers: Mapping[str, Any]) -> Part:
+    """One of eight seeds, chosen early by a score, against a random one."""
+    by_row: dict[tuple[str, str, int], Change] = {}
+    for row in numbers["one of eight"]:
+        # What is chosen on other seeds differs by step, so that its name does.
+        by = "the predictor chosen on other seeds" if row["by"].endswith("(chosen)") else row["by"]
+        by_row[(by, row["target"], row["after"])] = change("judge", row["gain"])
+    names = list(dict.fromkeys(by for by, *_ in by_row))
+    best = {target: by_row[(f"the {target} itself", target, STEPS)] for target in ("judge", "density")}
+    measures = [name for name in names if not name.startswith("the ")]
+    early = [
+        by_row[(name, target, steps)] for name in measures for target in best for steps in DECIDED_AFTER
+    ]  # fmt: skip
+    chosen = by_row[("the predictor chosen on other seeds", "judge", 3)]
+    share = chosen.value / best["judge"].value
+    better, worse = sum(each.is_better for each in early), sum(each.is_worse for each in early)
+    verdict = (
+        f"Of {len(early)} pairs of a score and a step {better} pick a significantly better image than a random seed of "
+        f"the eight, and {worse} a significantly worse one. The predictor that was best on other seeds gains {chosen} "
+        f"of the judge's probability after 3 of {STEPS} steps. This is {share:.0%} of what the judge itself would gain "
+        f"once all eight are finished ({best['judge']})."
+    )
+    rows = []
+    for name in names:
+        cells = [
+            bold(by_row[key]) if (key := (name, target, steps)) in by_row else ""
+            for target in best
+            for steps in (*DECIDED_AFTER, STEPS)
+        ]
+        rows.append([name, *cells])
+    head = [f"{target}, after {steps}" for target in best for steps in (*DECIDED_AFTER, STEPS)]
+    after = ", ".join(map(str, (*DECIDED_AFTER, STEPS)))
+    note = (
+        f"{numbers['groups']} groups of eight seeds of a class. Each cell is the gain over the mean of the eight. "
+        f"To decide after {after} of {STEPS} steps costs {worths(numbers)} whole runs."
+    )
+    random = [["random", spell(numbers["fréchet"][0]["value"])]]
+    random += [[row["by"], bold(change(FIDELITY, row["change"]))] for row in numbers["fréchet"][1:]]
+    distance = markdown(["one of eight after 3 steps by", "Fréchet distance, the others as changes"], random)
+    return Part("Best of eight", verdict, f"{note}\n\n{markdown(['chosen by', *head], rows)}\n\n{distance}")
+
+
+def worths(numbers: Mapping[str, Any]) -> str:
+    """`2.4, 3.1, 4.5, 8`: the cost of deciding after each number of steps."""
+    by_steps = {row["after"]: row["worth"] for row in numbers["one of eight"]}
+    return ", ".join(f"{by_steps[steps]:g}" for steps in sorted(by_steps))
+
+
+def of_two_of_eight(numbers: Mapping[str, Any]) -> Part:
+    """Two of eight by difference, beside random ones."""
+    rows, gained = [], []
+    for row in numbers["two of eight"]:
+        when = f", after {row['after']}" if "after" in row else ""
+        name = f"{row['kept']} {row['by']}{when}"
+        if "change" in row:
+            changes = {each: change(each, row["change"][each]) for each in (*OF_PAIRS, "judge")}
+            gained.append((f"{row['by']}{when}", changes))
+            rows.append([name, f"{row['worth']:g}", *map(bold, changes.values())])
+        else:
+            rows.append([name, f"{row['worth']:g}", *(spell(row["measures"][each]) for each in (*OF_PAIRS, "judge"))])
+    table = markdown(["kept of each eight", "runs", *OF_PAIRS.values(), "judge"], rows)
+    best = max(gained, key=lambda each: each[1][DIVERSITY].value)
+    more = {
+        OF_PAIRS[measure]: [name for name, changes in gained if changes[measure].is_better]
+        for measure in ("coverage", "recall", "vendi")
+    }
+    counts = ", ".join(f"{name} in {len(names)}" for name, names in more.items())
+    verdict = (
+        f"Two of eight that differ most are significantly more diverse than two random ones by {counts} of "
+        f"{len(gained)} ways to choose. The largest change of coverage is that of *{best[0]}*: {best[1][DIVERSITY]}, "
+        f"with a change of the kernel distance by {best[1]['kernel']}. The same model calls give three to four random "
+        "images instead."
+    )
+    note = (
+        "Rows of chosen images are changes from two random ones, in sets of one size. Rows of random ones are values."
+    )
+    return Part("Most different of eight", verdict, f"{note}\n\n{table}")
+
+
+def of_slider(numbers: Mapping[str, Any]) -> Part:
+    """The calibrated slider on fresh seeds."""
+    changes = [change(DIVERSITY, each) for each in numbers["changes"]]
+    whole = change(DIVERSITY, numbers["whole way"])
+    falls, rises = numbers["falls"], numbers["rises"]
+    order = "Yes" if not falls and whole.is_better else "In part" if whole.is_better else "No"
+    verdict = (
+        f"{order}. From −1 to 1 the distance between seeds changes by {whole}. Of {len(changes)} steps along the "
+        f"slider {rises} raise it significantly and {falls} lower it."
+    )
+    columns = ("frechet", "coverage", "judge", "drift")
+    rows = [
+        [
+            f"{row['position']:+g}".replace("-", "−").replace("+0", "0") if row["position"] == 0
+            else f"{row['position']:+g}".replace("-", "−"),
+            spell(row["distance"]),
+            *(spell(row["measures"][each]) if each in row["measures"] else "" for each in columns),
+        ]
+        for row in numbers["positions"]
+    ]  # fmt: skip
+    head = ["position", "seed distance in pixels", *(LEADING.get(each, each) for each in columns)]
+    return Part("The slider from precise to creative", verdict, markdown(head, rows))
+
+
+def of_shift(numbers: Mapping[str, Any]) -> Part:
+    """False alarms of the sentence on a shift, and its power."""
+    largest = numbers["baselines"][-1]
+    rows = []
+    for baseline in numbers["baselines"]:
+        for name, row in baseline["models"].items():
+            measures = [f"{each['called shifted'][0]:.0%}" for each in row["measures"].values()]
+            rows.append([str(baseline["images"]), name, str(row["runs"]), in_percent(row["any measure"]), *measures])
+    head = ["images in the baseline", "model", "runs", "any measure", *largest["models"]["unchanged"]["measures"]]
+    models = {name: row for name, row in largest["models"].items() if name != "unchanged"}
+    found = "; ".join(f"{name} {row['any measure'][0]:.0%}" for name, row in models.items())
+    verdict = (
+        f"A run of {numbers['images in a run']} images of the unchanged model is called shifted in "
+        f"{in_percent(largest['models']['unchanged']['any measure'])} of runs with a baseline of {largest['images']} "
+        f"images. Of altered models are: {found}."
+    )
+    return Part("The sentence on a shift", verdict, markdown(head, rows))
+
+
+def in_percent(share: Sequence[float]) -> str:
+    """`3 % [0 %, 11 %]`."""
+    value, low, high = (f"{each:.0%}".replace("%", " %") for each in share)
+    return f"{value} [{low}, {high}]"
+
+
+def short_acting(parts: Iterable[Part]) -> str:
+    """The section of docs/evidence.md: a paragraph a part."""
+    found = [f"- **{part.title}.** {part.verdict}" for part in parts]
+    return "\n".join(["## Acting on stability", "", *found]) if found else ""
+
+
+def long_acting(parts: Iterable[Part]) -> str:
+    """The section of docs/evidence_details.md: the verdicts with their tables."""
+    found = [f"### {part.title}\n\n{part.verdict}\n\n{part.tables}" for part in parts]
+    return "\n\n".join(["## Acting on stability", *found]) if found else ""
