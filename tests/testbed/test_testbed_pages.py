@@ -8,6 +8,7 @@ import numpy
 import pytest
 import torch
 
+from lab.testbed.networks import NETWORKS
 from lab.testbed.pages import document
 from lab.testbed.pages.__main__ import kept_numbers
 from lab.testbed.pages.answers import answers_of
@@ -122,6 +123,15 @@ def test_a_network_without_numbers_leaves_its_section_out():
     assert "distilled twin" not in short.partition("<!-- testbed: dit -->")[2].partition("## Limits")[0]
     every = document.pages({name: made_up(network=name) for name in document.TITLES})[document.DETAILS]
     assert all(f"## {title}" in every for title in document.TITLES.values())
+
+
+def test_a_page_says_how_many_settings_are_missing():
+    whole = made_up()
+    some = {name: row for name, row in whole.arms.items() if row["knob"] in ("plain", "γ", "CFG")}
+    part = replace(whole, content={**whole.content, "arms": some})
+    every = len(NETWORKS["unet"].arms)
+    for page in document.pages({"unet": part}).values():
+        assert f"So far {len(some)} of {every} settings were drawn." in page
 
 
 def test_every_arm_has_a_row_in_the_details():

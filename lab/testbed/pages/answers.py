@@ -134,6 +134,8 @@ def against_rivals(numbers: Numbers) -> Answer:
     question = "γ against each rival: diversity at equal fidelity, fidelity at equal diversity, dominated area."
     knobs, ranks, parts = numbers.content["knobs"], [], []
     shown = [knob for knob in (*numbers.ours, *numbers.rivals) if knob == "γ" or knob in numbers.rivals]
+    if "γ" not in shown or len(shown) < 2:
+        return Answer(4, question, "This was not measured.")
     for quantity in ("diversity at equal fidelity", "fidelity at equal diversity", "dominated area"):
         order = sorted(shown, key=lambda knob: -knobs[knob][quantity][0])
         ranks.append(f"{ordinal(order.index('γ') + 1)} in {quantity}")

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from lab.folders import DOCS
+from lab.testbed.networks import NETWORKS
 from lab.testbed.pages.acting import acting_parts, long_acting, short_acting
 from lab.testbed.pages.answers import Answer, answers_of
 from lab.testbed.pages.reading import Numbers
@@ -53,6 +54,7 @@ def short_section(numbers: Numbers, networks: Mapping[str, Numbers]) -> str:
     return "\n\n".join(
         [
             f"## {TITLES[numbers.network]}",
+            *drawn_so_far(numbers),
             f"![Change of the Fréchet distance against change of coverage, a curve for each method]"
             f"(images/{frontier_image(numbers.network)})",
             headline(numbers),
@@ -71,6 +73,7 @@ def long_section(numbers: Numbers, networks: Mapping[str, Numbers]) -> str:
             f"## {title}",
             f"{numbers.content['count']} seeds a setting, {numbers.content['choice count']} other ones for the choice "
             f"of strengths.",
+            *drawn_so_far(numbers),
             floor(numbers),
             "### Answers",
             *(told(each) for each in answers_of(numbers, networks)),
@@ -82,6 +85,13 @@ def long_section(numbers: Numbers, networks: Mapping[str, Numbers]) -> str:
             all_rows(numbers),
         ]
     )
+
+
+def drawn_so_far(numbers: Numbers) -> list[str]:
+    """A paragraph on the settings that were not drawn yet, as a list; empty where all were drawn."""
+    every = {arm.name for arm in NETWORKS[numbers.network].arms}
+    known = len(every & set(numbers.arms))
+    return [f"So far {known} of {len(every)} settings were drawn."] if known < len(every) else []
 
 
 def told(answer: Answer) -> str:
