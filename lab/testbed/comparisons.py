@@ -66,7 +66,11 @@ def on_top_arms(rival: Arm) -> tuple[Arm, ...]:
 
 
 def pairs(
-    planes: Mapping[str, Tensor], drifts: Mapping[str, float], picked: Mapping[str, str], arms: Sequence[Arm]
+    planes: Mapping[str, Tensor],
+    drifts: Mapping[str, float],
+    picked: Mapping[str, str],
+    arms: Sequence[Arm],
+    best_rival: str | None = None,
 ) -> Iterator[Pair]:
     """The pairs that questions 3, 4, 5, 7 and 9 ask about.
 
@@ -75,6 +79,7 @@ def pairs(
         drifts: of the same, by arm; those of one size are said to drift equally.
         picked: the arm chosen of each knob.
         arms: all of them.
+        best_rival: the arm of the best rival, if it was chosen before; None chooses it.
     """
     of_knob = {arm.knob: [each for each in arms if each.knob == arm.knob and each.name in drifts] for arm in arms}
     for arm in of_knob.get("γ", []):
@@ -83,7 +88,7 @@ def pairs(
     ours, rival = (best_of(planes, picked, wanted) for wanted in (is_ours, is_rival))
     if ours:
         yield from (Pair(4, ours, name) for knob, name in picked.items() if is_rival(knob))
-    if rival:
+    if rival := best_rival or rival:
         yield from (Pair(5, arm.name, rival) for arm in arms if arm.knob == f"{ON_TOP}{rival}")
     static = [arm for knob in STATIC for arm in of_knob.get(knob, [])]
     for arm in of_knob.get("γ, adaptive", []):

@@ -2,6 +2,7 @@
 
     python -m lab.testbed.results                   # after lab.testbed.draw; writes numbers.json
     python -m lab.testbed.results --processes 16    # as many arms at a time; each takes about ten seconds of a core
+    python -m lab.testbed.results --add             # keep the numbers of the arms that are not drawn here
 
 Seeds 0, 1, 2 ... are reported. The strength of a knob is chosen on the seeds from `FIRST_CHOICE_SEED` on, against the
 validation part, by the rule that is written down here before anything is drawn: of the arms whose fidelity is no worse
@@ -27,7 +28,7 @@ from torch import Tensor
 from lab.evidence.bootstrap import Estimate
 from lab.folders import expand_path
 from lab.testbed.arms import PLAIN, Arm, plain_of
-from lab.testbed.comparisons import Pair, best_of, is_rival, pairs
+from lab.testbed.comparisons import ON_TOP, Pair, best_of, is_rival, pairs
 from lab.testbed.data import add_data_option, download
 from lab.testbed.draw import COUNT, FOLDER, Source
 from lab.testbed.features import Eyes
@@ -36,7 +37,7 @@ from lab.testbed.gates import CHOICE_COUNT, FIRST_CHOICE_SEED
 from lab.testbed.measured import Reference, everything_of, measure_arms, some_of
 from lab.testbed.networks import NETWORKS, parse_with_network
 from lab.testbed.scores import DIVERSITY, FIDELITY, as_changes, as_numbers, better, scores
-from lab.testbed.second_pass import write_best_rival
+from lab.testbed.second_pass import best_rivals, write_best_rival
 from lab.testbed.shape import MODEL_FILE
 from lab.testbed.slices import SLICED, slice_of
 from sad_core.whole_file import whole_file
@@ -65,16 +66,23 @@ def summary(numbers: Tensor) -> list[float]:
     return [float(f"{number:.5g}") for number in (float(numbers[0]), low, high)]
 
 
-def of_knobs(planes: Mapping[str, Tensor], arms: Sequence[Arm], guidance: float) -> dict[str, dict[str, list[float]]]:
-    """The three numbers of each knob's curve, by name; see `frontier`. The corner is the worst of all changes.
+def of_knobs(
+    planes: Mapping[str, Tensor], arms: Sequence[Arm], guidance: float, corner: Tensor | None = None
+) -> dict[str, dict[str, list[float]]]:
+    """The three numbers of each knob's curve, by name; see `frontier`.
 
-    `guidance` is that of the plain model.
+    Args:
+        planes: of the arms.
+        arms: every arm of the network.
+        guidance: of the plain model.
+        corner: (2,), what areas are measured from; None takes the worst of all changes.
     """
     by_knob: dict[str, list[Arm]] = defaultdict(list)
     for arm in arms:
         if arm.name in planes:
             by_knob[arm.knob].append(arm)
-    corner = torch.stack([plane[0] for plane in planes.values()]).amin(dim=0).clamp(max=0)
+    if corner is None:
+        corner = torch.stack([plane[0] for plane in planes.values()]).amin(dim=0).clamp(max=0)
     found = {}
     for knob, members in by_knob.items():
         changes = torch.stack([planes[arm.name] for arm in members], dim=-2)
@@ -100,9 +108,12 @@ def chosen(planes: Mapping[str, Tensor], arms: Iterable[Arm]) -> dict[str, str]:
 
 
 def numbers_of(
-    found: Mapping[str, Mapping[str, Estimate]], arms: Sequence[Arm]
+    found: Mapping[str, Mapping[str, Estimate]], arms: Sequence[Arm], many: int
 ) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """Every arm's measures and changes from its plain model as JSON, and the planes of the arms that are not plain."""
+    """Every arm's measures and changes from its plain model as JSON, and the planes of the arms that are not plain.
+
+    Intervals after Bonferroni's correction are those of `many` arms.
+    """
     rows: dict[str, Any] = {}
     planes: dict[str, Tensor] = {}
     for arm in arms:
@@ -110,7 +121,7 @@ def numbers_of(
         plain = plain_of(arm, arms)
         if arm != plain:
             changes = changes_of(found[arm.name], found[plain.name])
-            rows[arm.name]["changes"] = as_changes(changes, len(arms))
+            rows[arm.name]["changes"] = as_changes(changes, many)
             planes[arm.name] = plane_of(changes)
     return rows, planes
 
@@ -136,6 +147,44 @@ def for_imagenet(which: str, arms: Iterable[Arm], picked: Iterable[str]) -> froz
     return frozenset(names | set(picked))
 
 
+def corner_of(numbers: Mapping[str, Any]) -> Tensor:
+    """(2,): what the areas of these numbers are measured from, the worst of all changes."""
+    rows = [row["changes"] for row in numbers["arms"].values() if "changes" in row]
+    values = torch.tensor([[float(better(name, row[name][0])) for name in AXES] for row in rows], dtype=torch.float64)
+    return values.amin(dim=0).clamp(max=0)
+
+
+def added(kept: Mapping[str, Any], new: Mapping[str, Any], everything: Sequence[Arm]) -> dict[str, Any]:
+    """The numbers of a network with those of arms that were drawn later; the later ones count where both are there.
+
+    What is said of a knob as a whole stays as it was unless all its known arms are among the new ones.
+
+    Raises:
+        ValueError: another number of seeds, or another guidance.
+    """
+    for what in ("count", "choice count", "guidance"):
+        if kept[what] != new[what]:
+            raise ValueError(
+                f"{what}: {new[what]} was given, and the numbers that are added to have {kept[what]}. Take the same."
+            )
+    rows = {**kept["arms"], **new["arms"]}
+    whole = {
+        arm.knob for arm in everything
+        if all(each.name in new["arms"] or each.name not in rows for each in everything if each.knob == arm.knob)
+    }  # fmt: skip
+    of_pair = {(pair["question"], pair["arm"], pair["against"]): pair for pair in (*kept["pairs"], *new["pairs"])}
+    later = {name: {knob: row for knob, row in new[name].items() if knob in whole} for name in ("knobs", "chosen")}
+    return {
+        **new,
+        "floor": kept["floor"],
+        "arms": {arm.name: rows[arm.name] for arm in everything if arm.name in rows},
+        "knobs": kept["knobs"] | later["knobs"],
+        "chosen": {knob: row for knob, row in kept["chosen"].items() if knob not in whole} | later["chosen"],
+        "pairs": sorted(of_pair.values(), key=lambda pair: pair["question"]),
+        "slice": {**kept["slice"], **new["slice"]},
+    }
+
+
 def write_numbers(path: Path, numbers: Mapping[str, Any]) -> None:
     """Write JSON with one measure a line, so that a diff can be read."""
     text = json.dumps(numbers, indent=1, ensure_ascii=False)
@@ -156,9 +205,11 @@ def main() -> None:
     parser.add_argument("--processes", type=int, default=2, help="of one thread each (default 2)")
     parser.add_argument("--imagenet", choices=IMAGENET, default="headline", help="arms that the ImageNet network sees")
     parser.add_argument("--output", type=expand_path, help="default: numbers.json, or numbers-dit.json and so on")
+    parser.add_argument("--add", action="store_true", help="keep the numbers of arms that are not drawn here")
     options = parse_with_network(parser)
     network = NETWORKS[options.network]
     output, everything = options.output or network.numbers, network.arms
+    kept = json.loads(output.read_text(encoding="utf-8")) if options.add and output.exists() else None
     data = options.data or download()
     eyes = Eyes(options.judges)
     parts = {FIRST_CHOICE_SEED: ("validation", options.choice_count), 0: ("test", options.count)}
@@ -171,12 +222,16 @@ def main() -> None:
         arms = [arm for arm in everything if source.file(arm).exists()]
         reference = Reference(data, part, count, options.folder, eyes)
         found = measure_arms(source, arms, reference, options.processes, photographed)
-        rows, planes[first] = numbers_of(found, arms)
+        many = len({arm.name for arm in arms} | set(kept["arms"] if kept else ()))
+        rows, planes[first] = numbers_of(found, arms, many)
         if first == FIRST_CHOICE_SEED:
             picked = chosen(planes[first], everything)
             drifts = {name: each["drift"].value for name, each in found.items() if "drift" in each}
-            asked = tuple(pairs(planes[first], drifts, picked, everything))
-            write_best_rival(options.network, best_of(planes[first], picked, is_rival))
+            rival = best_rivals().get(options.network) if kept else None
+            asked = tuple(pairs(planes[first], drifts, picked, everything, rival))
+            first_pass = [arm for arm in everything if not arm.knob.startswith(ON_TOP)]
+            if all(arm in arms or arm.away_from_early for arm in first_pass):
+                write_best_rival(options.network, best_of(planes[first], picked, is_rival))
             photographed = for_imagenet(options.imagenet, everything, picked.values())
     floor = replace(reference, part="validation")
     sliced = [arm for arm in arms if arm.name in SLICED]
@@ -191,12 +246,12 @@ def main() -> None:
         "guidance": network.guidance,
         "floor": as_numbers(scores(some_of(floor), some_of(reference), everything_of(reference))),
         "arms": rows,
-        "knobs": of_knobs(planes[0], everything, network.guidance),
+        "knobs": of_knobs(planes[0], everything, network.guidance, corner_of(kept) if kept else None),
         "chosen": reported,
         "pairs": of_pairs(asked, found, len(everything)),
         "slice": slice_of({arm.name: load_file(source.file(arm))["pixels"] for arm in sliced}, eyes),
     }
-    write_numbers(output, numbers)
+    write_numbers(output, added(kept, numbers, everything) if kept else numbers)
     print(f"Written: {output}")
 
 

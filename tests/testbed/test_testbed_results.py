@@ -26,7 +26,7 @@ from lab.testbed.judges import DESIGNS, judge_file
 from lab.testbed.measured import Reference, measures_file
 from lab.testbed.model import classes_of
 from lab.testbed.networks import parse_with_network
-from lab.testbed.results import changes_of, chosen, for_imagenet, numbers_of, of_knobs, plane_of
+from lab.testbed.results import added, changes_of, chosen, corner_of, for_imagenet, numbers_of, of_knobs, plane_of
 from lab.testbed.scores import Measured, imagenet_score, scores
 
 
@@ -53,7 +53,7 @@ FOUND = {
 
 
 def test_each_arm_is_held_against_the_plain_model_of_its_sampler():
-    rows, planes = numbers_of(FOUND, ARMS)
+    rows, planes = numbers_of(FOUND, ARMS, len(ARMS))
     assert rows[WEAK.name]["changes"]["frechet"][0] == pytest.approx(-0.2)
     assert rows[OTHER.name]["changes"]["frechet"][0] == pytest.approx(0.5)
     assert "changes" not in rows[PLAIN.name]
@@ -108,30 +108,69 @@ def test_the_plain_dit_has_its_own_guidance_under_both_samplers():
 def test_the_curve_of_guidance_passes_through_the_plain_model():
     """A line from guidance 1 to guidance 4 would gain what no guidance on the way to the plain model's 2 does."""
     arms = [PLAIN, *(Arm(f"CFG {scale:g}", "CFG", scale) for scale in (1.0, 4.0))]
-    _, planes = numbers_of({PLAIN.name: found(2.0, 0.5), "CFG 1": found(3.0, 0.9), "CFG 4": found(1.0, 0.5)}, arms)
+    known = {PLAIN.name: found(2.0, 0.5), "CFG 1": found(3.0, 0.9), "CFG 4": found(1.0, 0.5)}
+    _, planes = numbers_of(known, arms, len(arms))
     gains = [of_knobs(planes, arms, guidance)["CFG"]["diversity at equal fidelity"][0] for guidance in (2.0, 8.0)]
     assert gains == pytest.approx([0.0, 0.2])
 
 
 def test_less_distance_is_more_fidelity():
-    _, planes = numbers_of(FOUND, ARMS)
+    _, planes = numbers_of(FOUND, ARMS, len(ARMS))
     torch.testing.assert_close(planes[WEAK.name][0], torch.tensor([0.2, 0.1], dtype=torch.float64))
     assert plane_of(FOUND[WEAK.name]).shape == (1 + 3, 2)
 
 
 def test_the_rule_takes_the_most_diverse_arm_that_loses_no_fidelity():
-    _, planes = numbers_of(FOUND, ARMS)
+    _, planes = numbers_of(FOUND, ARMS, len(ARMS))
     assert chosen(planes, ARMS) == {"γ": STRONG.name}
 
 
 def test_the_numbers_of_a_knob_are_read_off_its_curve():
     """Fidelity falls from 0 at γ 1.5 to −1 at γ 3, so the most that is gained without losing any is 0.2."""
-    _, planes = numbers_of(FOUND, ARMS)
+    _, planes = numbers_of(FOUND, ARMS, len(ARMS))
     knob = of_knobs(planes, ARMS, GUIDANCE)["γ"]
     assert knob["diversity at equal fidelity"][0] == pytest.approx(0.2)
     assert knob["fidelity at equal diversity"][0] == pytest.approx(0.2)
     # The corner is (−1, 0): 1.2 wide to a height of 0.1, 1 wide from there to 0.2, and the lines beyond and between.
     assert 1.2 * 0.1 + 1 * 0.1 < knob["dominated area"][0] < 1.2 * 0.4
+
+
+def as_numbers_file(arms: tuple[Arm, ...]) -> dict:
+    """What `results` writes of some arms of ARMS, as far as `added` reads it."""
+    rows, planes = numbers_of(FOUND, arms, len(arms))
+    return {
+        **{"count": 10, "choice count": 10, "guidance": GUIDANCE, "floor": {}, "arms": rows},
+        "knobs": of_knobs(planes, arms, GUIDANCE),
+        "chosen": {knob: {"arm": name} for knob, name in chosen(planes, arms).items()},
+        "pairs": [{"question": 4, "arm": arms[-1].name, "against": PLAIN.name, "changes": {}}],
+        "slice": {arm.name: [len(arms)] for arm in arms},
+    }
+
+
+def test_what_is_drawn_later_is_added():
+    part, rest = as_numbers_file((PLAIN, WEAK, STRONG, BAD)), as_numbers_file((PLAIN, OTHER_PLAIN, OTHER))
+    both = added(part, rest, ARMS)
+    assert list(both["arms"]) == [arm.name for arm in ARMS]
+    assert both["arms"][WEAK.name] == part["arms"][WEAK.name]
+    assert both["knobs"] == {**part["knobs"], **rest["knobs"]}
+    assert [pair["arm"] for pair in both["pairs"]] == [BAD.name, OTHER.name]
+    assert both["slice"][PLAIN.name] == [3]
+
+
+def test_a_knob_of_which_a_part_is_drawn_later_keeps_its_numbers():
+    whole, part = as_numbers_file(ARMS), as_numbers_file((PLAIN, WEAK))
+    assert added(whole, part, ARMS)["knobs"] == whole["knobs"]
+    assert added(whole, part, ARMS)["chosen"] == whole["chosen"]
+    assert added(part, whole, ARMS)["knobs"] == whole["knobs"]
+
+
+def test_areas_that_are_added_are_measured_from_the_same_corner():
+    assert corner_of(as_numbers_file(ARMS)).tolist() == pytest.approx([-1.0, 0.0])
+
+
+def test_numbers_of_other_seeds_are_not_added():
+    with pytest.raises(ValueError, match="count: 20 was given"):
+        added(as_numbers_file(ARMS), as_numbers_file(ARMS) | {"count": 20}, ARMS)
 
 
 def test_samples_of_other_seeds_lie_elsewhere(tmp_path):
