@@ -77,7 +77,7 @@ class BestOfSamplerNode(io.ComfyNode):
                     optional=True,
                     tooltip=(
                         "Share of the steps after which the images are chosen, between 0 and 1. An earlier choice is "
-                        "cheaper, a later one is more reliable."
+                        "cheaper, a later one usually more reliable."
                     ),
                 ),
                 io.Int.Input(

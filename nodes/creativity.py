@@ -29,8 +29,9 @@ class CreativityNode(ReadsSavedFile, io.ComfyNode):
             display_name="Creativity (SAD)",
             category=CATEGORY,
             description=(
-                "One slider from precise to creative. Calibrate (SAD) calibrates it on your own checkpoint, so that "
-                "each position means a share of the diversity measured there. 0 is the unpatched model, bit for bit."
+                "One slider from precise (seeds more alike) to creative (seeds more different). Calibrate (SAD) "
+                "calibrates it on your own checkpoint, so that each position means a share of the diversity measured "
+                "there. 0 is the unpatched model, bit for bit."
             ),
             search_aliases=[*SEARCH_ALIASES, "slider", "creative", "precise"],
             not_idempotent=True,  # the patch knows the id of its node
@@ -46,7 +47,7 @@ class CreativityNode(ReadsSavedFile, io.ComfyNode):
                     display_mode=io.NumberDisplay.slider,
                     optional=True,
                     tooltip=(
-                        "-1 is the most precise setting that was measured, 1 the most creative. 0 is the unpatched "
+                        "-1 is the least diverse setting of the calibration, 1 the most diverse. 0 is the unpatched "
                         "model. Halfway means half of the measured difference in diversity."
                     ),
                 ),

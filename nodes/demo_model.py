@@ -20,7 +20,7 @@ class DemoModelNode(io.ComfyNode):
             display_name="Demo Model (SAD)",
             category=CATEGORY,
             description=(
-                "Loads the small demo model of this project. It draws tiny pictures on any CPU, so that you can try "
+                "Loads the small demo model of this project. It draws tiny images on any CPU, so that you can try "
                 "every template without a checkpoint. Its file goes into models/checkpoints. If it is missing, the "
                 "node says where to get it."
             ),
@@ -30,7 +30,7 @@ class DemoModelNode(io.ComfyNode):
                     "picture",
                     options=list(CATEGORIES),
                     default=CATEGORIES[0],
-                    tooltip="The picture to draw. The model knows only these words.",
+                    tooltip="The image to draw. The model knows only these words.",
                     optional=True,
                 ),
                 io.Int.Input(
@@ -38,17 +38,17 @@ class DemoModelNode(io.ComfyNode):
                     default=1,
                     min=1,
                     max=64,
-                    tooltip="The number of pictures, each from different noise.",
+                    tooltip="The number of images, each from different noise.",
                     optional=True,
                 ),
             ],
             outputs=[
                 io.Model.Output("model", display_name="model", tooltip="In place of the MODEL of Load Checkpoint."),
                 io.Conditioning.Output(
-                    "positive", display_name="positive", tooltip="The chosen picture, in place of CLIP Text Encode."
+                    "positive", display_name="positive", tooltip="The chosen image, in place of CLIP Text Encode."
                 ),
                 io.Conditioning.Output(
-                    "negative", display_name="negative", tooltip="No particular picture, for the sampler's negative."
+                    "negative", display_name="negative", tooltip="No particular image, for the sampler's negative."
                 ),
                 io.Vae.Output("vae", display_name="vae", tooltip="For VAE Decode and VAE Encode."),
                 io.Latent.Output(

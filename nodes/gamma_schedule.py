@@ -36,8 +36,8 @@ class GammaScheduleNode(io.ComfyNode):
             category=CATEGORY,
             description=(
                 "Changes gamma over the sampling run. The curve follows the noise level, so image to image, split "
-                "samplers and multi-step samplers all see the same curve. Early steps decide composition, late ones "
-                "detail."
+                "samplers and multi-step samplers all see the same curve. Early steps usually decide the "
+                "composition, late ones the detail."
             ),
             search_aliases=SEARCH_ALIASES,
             inputs=[

@@ -74,7 +74,7 @@ class SkewAttentionNode(io.ComfyNode):
                     tooltip=(
                         "Weights the strength by how symmetric each layer's attention is, separately for each image. "
                         '"gamma" pulls gamma towards 1 where attention is not symmetric. "gamma and beta" also lowers '
-                        "beta where it is. Use it when a strong setting breaks some images."
+                        "beta where it is. Try it when a strong setting breaks some images."
                     ),
                 ),
                 io.Combo.Input(
@@ -107,14 +107,17 @@ class SkewAttentionNode(io.ComfyNode):
                     default=0.0,
                     optional=True,
                     advanced=True,
-                    tooltip="The start of the effect in the run. 0 is pure noise. A later start keeps the composition.",
+                    tooltip=(
+                        "The start of the effect in the run. 0 is pure noise. A later start usually keeps more of the "
+                        "composition."
+                    ),
                 ),
                 progress_widget(
                     "end_percent",
                     default=1.0,
                     optional=True,
                     advanced=True,
-                    tooltip="The end of the effect in the run. An earlier end keeps fine detail.",
+                    tooltip="The end of the effect in the run. An earlier end usually keeps more fine detail.",
                 ),
                 io.Combo.Input(
                     "apply_to",

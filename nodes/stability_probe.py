@@ -75,7 +75,7 @@ class StabilityProbeNode(io.ComfyNode):
                     tooltip=(
                         "The patterns that are retrieved. value: the values of each head (cheap, on every model). "
                         "input: the normalised input of the block, as in the paper (many times slower, only on UNet "
-                        "models; others use value). Numbers of value and of input cannot be compared."
+                        "models, others use value). Numbers of value and of input cannot be compared."
                     ),
                 ),
                 io.String.Input(
