@@ -241,10 +241,10 @@ WORKFLOWS: dict[str, list[list[Node]]] = {
         [
             Node("load", "SADDemoModel", {"picture": "smileys", "count": 4}),
             note(
-                "Press *Run*: the same four seeds twice, with the plain model and with **gamma**. Then turn gamma on "
-                "Skew Attention; at 1 both rows are equal, bit for bit. **picture** says what is drawn.\n\nWhere the "
-                "file of the demo model is missing, the node says where to get it (10 MB). With a checkpoint of yours, "
-                "open the next template.",
+                "Press *Run* to draw the same four seeds twice, with the unpatched model and with **gamma**. Then turn "
+                "gamma on Skew Attention. At 1 both rows are equal, bit for bit. **picture** chooses what is drawn.\n\n"
+                "If the file of the demo model is missing, the node says where to get it (10 MB). If you have a "
+                "checkpoint, open the next template.",
                 170,
             ),
         ],
@@ -252,7 +252,7 @@ WORKFLOWS: dict[str, list[list[Node]]] = {
             Node("skew", "SADSkewAttention", {"gamma": 2.0, "beta": 1.0}, {"model": "load.model"}),
         ],
         [
-            sampler("load.model", "plain", "load.latent", "The plain model", conditions=DEMO_TEXTS, **DEMO_STEPS),
+            sampler("load.model", "plain", "load.latent", "The unpatched model", conditions=DEMO_TEXTS, **DEMO_STEPS),
             sampler("skew.MODEL", "sampler", "load.latent", "With gamma", conditions=DEMO_TEXTS, **DEMO_STEPS),
         ],
         [
@@ -262,7 +262,7 @@ WORKFLOWS: dict[str, list[list[Node]]] = {
             enlarged("large", "decode.IMAGE"),
         ],
         [
-            shown("without", "large_plain.IMAGE", "The plain model", 330),
+            shown("without", "large_plain.IMAGE", "The unpatched model", 330),
             shown("with", "large.IMAGE", "With gamma", 330),
         ],
     ],
@@ -272,10 +272,10 @@ WORKFLOWS: dict[str, list[list[Node]]] = {
             *texts(FOX, "blurry, low quality"),
             latent(1024),
             note(
-                "One press of *Run* samples the same seed twice: with the plain model, and with **gamma**. Drag the "
-                "slider of *Image Compare* to see what moved. It is drawn in Nodes 2.0; in the classic rendering look "
-                "at the two pictures beside it.\n\nFor a quick look, set the latent to 768 and **steps** to 10 in "
-                "both samplers.",
+                "One press of *Run* samples the same seed twice, with the unpatched model and with **gamma**. Drag the "
+                "slider of *Image Compare* to see what changed. It is drawn only in Nodes 2.0. In the classic "
+                "rendering, look at the two images beside it.\n\nFor a quick look, set the latent to 768 and "
+                "**steps** to 10 in both samplers.",
                 165,
             ),
         ],
@@ -283,12 +283,12 @@ WORKFLOWS: dict[str, list[list[Node]]] = {
             Node("skew", "SADSkewAttention", {"gamma": 1.5, "beta": 1.0}, {"model": "load.MODEL"}),
         ],
         [
-            sampler("load.MODEL", "plain", title="The plain model"),
+            sampler("load.MODEL", "plain", title="The unpatched model"),
             sampler("skew.MODEL", title="With gamma"),
         ],
         [
             decoded("decode_plain", "plain.LATENT"),
-            shown("without", "decode_plain.IMAGE", "The plain model", 300),
+            shown("without", "decode_plain.IMAGE", "The unpatched model", 300),
             decoded(),
             shown("with", "decode.IMAGE", "With gamma", 300),
         ],
@@ -308,12 +308,12 @@ WORKFLOWS: dict[str, list[list[Node]]] = {
             *texts(FOX, "blurry, low quality"),
             latent(1024),
             note(
-                "**start_gamma** of the schedule is the knob: 1 is your model, bit for bit; above 1 more circulation, "
-                "below 1 less. Keep the seed fixed and compare 1.2 with 1.5 and 0.8. With **beta** 1 it is gamma and "
-                "nothing else; while a schedule is wired, the gamma on Skew Attention is not used.\n\nThe schedule "
-                "acts in the first 60 % of the run, which decides the composition; the text on Skew Attention tells "
-                "what really happened.",
-                175,
+                "Turn **start_gamma** of the schedule. 1 is your model, bit for bit. Values above 1 strengthen the "
+                "skew part of attention, values below 1 weaken it. Keep the seed fixed and compare 1.2 with 1.5 and "
+                "0.8. **beta** 1 applies exactly gamma. While a schedule is wired, the gamma on Skew Attention is not "
+                "used.\n\nThe schedule acts in the first 60 % of the run, which usually decides the composition. The "
+                "text on Skew Attention says what really happened.",
+                190,
             ),
         ],
         [
@@ -334,11 +334,11 @@ WORKFLOWS: dict[str, list[list[Node]]] = {
             *texts(FOX, "blurry, low quality"),
             latent(1024, 2),
             note(
-                "One press of *Run* samples once for every gamma in **values**; keep 1 among them, it is the untouched "
-                "model that the others are measured from. A row of the grid is a gamma, a column a seed.\n\n**moved** "
-                "tells how far a picture went from gamma 1, **apart** how much the pictures of a row differ; both "
-                "count pixels, not meaning. Five gammas take five times as long.",
-                165,
+                "One press of *Run* samples once for every gamma in **values**. Keep 1 among them. It is the unpatched "
+                "model, and the others are compared with it. The grid has a row for each gamma and a column for each "
+                "seed.\n\n**moved** is how far an image is from that of gamma 1, **apart** is how much the images of "
+                "a row differ. Both compare pixels, not content. Five gammas take five times as long.",
+                175,
             ),
         ],
         [
@@ -359,11 +359,12 @@ WORKFLOWS: dict[str, list[list[Node]]] = {
             latent(1024, 2),
             Node("vision", "CLIPVisionLoader", {"clip_name": CLIP_VISION_G[0]}, model=CLIP_VISION_G),
             note(
-                "Does diversity go up with gamma on **your** checkpoint, and what does it cost? Every gamma gets the "
-                "same seeds: **batch_size** times **seeds** of them, here eight. With fewer, only large differences "
-                "show; five gammas are 40 pictures.\n\nThe plot sets diversity against drift from gamma 1, bars are "
-                "95 % intervals. A broken picture can be very diverse: look at the grid too. It holds for this prompt; "
-                "try a second one. Any CLIP vision model will do, but agreement with the prompt needs bigG for SDXL.",
+                "Does diversity increase with gamma on **your** checkpoint, and what does it cost? Every gamma gets "
+                "the same seeds, **batch_size** times **seeds** of them, here eight. With fewer, only large "
+                "differences show. Five gammas make 40 images.\n\nThe plot shows diversity against drift from gamma 1. "
+                "Bars are 95 % intervals. A broken image can be very diverse, so look at the grid too. The result "
+                "holds for this prompt, so try a second one. Any CLIP vision model works, but "
+                "agreement with the prompt needs bigG for SDXL.",
                 215,
             ),
         ],
@@ -400,11 +401,11 @@ WORKFLOWS: dict[str, list[list[Node]]] = {
             *texts(FOX, "blurry, low quality"),
             latent(1024),
             note(
-                "**Gamma Schedule** draws the curve with your real steps as dots: change **shape** and **end** and see "
-                "where the steps fall.\n\n**Stability Plot** shows every attention site at every step: energy and "
-                "instability are low, alignment is high where retrieval is stable. The probe changes no bit of the "
-                "picture. To see what gamma changed, keep the trace of a run at gamma 1 with Save Stability Trace, "
-                "load it into **compare_with** and choose layout *difference*.",
+                "**Gamma Schedule** draws the curve with your real steps as dots. Change **shape** and **end** to see "
+                "where the steps fall.\n\n**Stability Plot** shows every attention site at every step. Where "
+                "retrieval is stable, energy and instability are low and alignment is high. The probe changes no bit "
+                "of the image. To see what gamma changed, keep the trace of a run at gamma 1 with Save Stability "
+                "Trace, load it into **compare_with** and choose layout *difference*.",
                 165,
             ),
         ],
@@ -457,11 +458,11 @@ WORKFLOWS: dict[str, list[list[Node]]] = {
             *texts(FOX, "blurry, low quality"),
             latent(1024, 2),
             note(
-                "**Stability Feedback** lets gamma follow how stable each image is, step by step. **gain** 0 gives the "
-                "picture of Skew Attention; more moves gamma further. **direction** says where gamma goes when an "
-                "image is less stable than in its first steps, and **fall_back** above 0 sets gamma to 1 for "
-                "the rest of the run where it is far less stable.\n\nThe chart on the node and the plot show gamma by "
-                "step and image. What it does for images has not been measured.",
+                "**Stability Feedback** lets gamma follow the stability of each image, step by step. **gain** 0 gives "
+                "the image of Skew Attention. Higher values move gamma further. **direction** is where gamma goes when "
+                "an image is less stable than in its first steps. **fall_back** above 0 sets gamma to 1 for the rest "
+                "of the run if an image becomes far less stable.\n\nThe chart on the node and the plot show gamma by "
+                "step and image. Its effect on images has not been measured.",
                 175,
             ),
         ],
@@ -482,7 +483,7 @@ WORKFLOWS: dict[str, list[list[Node]]] = {
         ],
         [
             saved("stability_feedback", size=(0, 300)),
-            shown("stability", "plot.picture", "What was followed, and gamma", 260),
+            shown("stability", "plot.picture", "The measure that gamma follows, and gamma", 260),
             text_shown("told", "report.text", "What really happened"),
         ],
     ],
@@ -492,19 +493,18 @@ WORKFLOWS: dict[str, list[list[Node]]] = {
             *texts(FOX, "blurry, low quality"),
             latent(1024),
             note(
-                "Eight seeds are begun. After 30 % of the steps the more stable half of them stays, and of that half "
-                "the two that differ most are finished. That costs less than four images, and each is what its seed "
-                "gives alone.\n\n"
-                "**choose** takes only stability, or only differences, into account; the latter needs no "
-                "probe. Whether the more stable seeds look better on your model has not been measured: compare with "
-                "**keep** 8.",
+                "The node starts eight seeds. After 30 % of the steps it keeps the more stable half, and finishes the "
+                "two of that half that differ most. That costs less than four images, and each is the image that its "
+                "seed gives by itself.\n\n**choose** can also use only stability or only differences, which needs no "
+                "probe. Nobody has measured whether the more stable seeds look better on your model. To compare, set "
+                "**keep** to 8.",
                 185,
             ),
         ],
         *best_of(choose="stable and different", candidates=8, keep=2, decide_at=0.3),
         [
             saved("best_of_n", size=(0, 420)),
-            text_shown("summary", "best.summary", "What was kept, and what it cost", 150),
+            text_shown("summary", "best.summary", "The kept images, and the cost", 150),
             text_shown("table", "best.table", "Every candidate as CSV", 200),
         ],
     ],
@@ -514,17 +514,17 @@ WORKFLOWS: dict[str, list[list[Node]]] = {
             *texts(FOX, "blurry, low quality"),
             latent(1024),
             note(
-                "One seed at a time is begun, until its stability after 30 % of the steps reaches **threshold**, at "
-                "most **max_tries** times. Only that seed is finished. Where none reaches it, the best one is, and the "
-                "summary says so.\n\nWhat scores are usual depends on the model and the prompt: set the threshold very "
-                "high once, and read them in the table.",
-                165,
+                "The node starts one seed at a time, until the stability of one after 30 % of the steps reaches "
+                "**threshold**, at most **max_tries** times. It finishes only that seed. If none reaches the "
+                "threshold, it finishes the best one, and the summary says so.\n\nThe usual scores depend on the "
+                "model and the prompt. Set the threshold very high once, and read them in the table.",
+                175,
             ),
         ],
         *best_of(choose="most stable", candidates=1, keep=1, decide_at=0.3, max_tries=4, threshold=0.1),
         [
             saved("gate", size=(0, 420)),
-            text_shown("summary", "best.summary", "Whether the gate was passed", 150),
+            text_shown("summary", "best.summary", "The result of the gate", 150),
             text_shown("table", "best.table", "Every try as CSV", 160),
         ],
     ],
@@ -534,11 +534,11 @@ WORKFLOWS: dict[str, list[list[Node]]] = {
             *texts(FOX, "blurry, low quality"),
             latent(1024),
             note(
-                "The same seed three times: the plain model, a strong gamma, and the same gamma with **adaptive** on, "
-                "which weighs it by how symmetric each layer's attention is, for each picture alone.\n\nRaise gamma or "
-                "beta on both nodes until the static picture breaks, and see whether the adaptive one holds. Then "
-                'try "gamma" against "gamma and beta".',
-                155,
+                "This draws the same seed three times: with the unpatched model, with a strong gamma, and with the "
+                "same gamma and **adaptive**, which weights it by how symmetric each layer's attention is, separately "
+                "for each image.\n\nRaise gamma or beta on both nodes until the static image breaks, and see whether "
+                'the adaptive one holds. Then compare "gamma" with "gamma and beta".',
+                170,
             ),
         ],
         [
@@ -552,7 +552,7 @@ WORKFLOWS: dict[str, list[list[Node]]] = {
             ),
         ],
         [
-            sampler("load.MODEL", "plain", title="Plain model"),
+            sampler("load.MODEL", "plain", title="Unpatched model"),
             sampler("static.MODEL", "with_static", title="Static"),
             sampler("adaptive.MODEL", "with_adaptive", title="Adaptive"),
         ],
@@ -562,7 +562,7 @@ WORKFLOWS: dict[str, list[list[Node]]] = {
             decoded("adaptive_image", "with_adaptive.LATENT"),
         ],
         [
-            saved("plain", "plain_image.IMAGE", "save_plain", title="Plain model"),
+            saved("plain", "plain_image.IMAGE", "save_plain", title="Unpatched model"),
             saved("static", "static_image.IMAGE", "save_static", title="Static"),
             saved("adaptive", "adaptive_image.IMAGE", "save_adaptive", title="Adaptive"),
         ],
@@ -572,10 +572,10 @@ WORKFLOWS: dict[str, list[list[Node]]] = {
             checkpoint(SD15),
             *texts("an oil painting of a lighthouse in a storm, thick brush strokes", "blurry, low quality"),
             note(
-                "Both passes use one schedule. It is read by the noise level and not by a step count: the first pass "
-                "(denoise 0.75) enters it at about 25 %, the second (0.45) at about 55 %.\n\nEnd the window at 0.5 and "
-                "only the first pass is changed; start it at 0.6 and mostly the second.\n\nPut a picture of yours into "
-                "**Load Image**. Until you do, it holds the example.png in ComfyUI's input folder.",
+                "Both passes use one schedule. It follows the noise level, not the step count, so the first pass "
+                "(denoise 0.75) enters it at about 25 %, the second (0.45) at about 55 %.\n\nTo change only the first "
+                "pass, end the window at 0.5. To change mostly the second, start it at 0.6.\n\nPut an image of yours "
+                "into **Load Image**. Until you do, it uses the example.png in ComfyUI's input folder.",
                 185,
             ),
         ],
@@ -609,10 +609,10 @@ WORKFLOWS: dict[str, list[list[Node]]] = {
         [
             *z_image(),
             note(
-                "In this model text and image share one sequence; **gamma** acts among the image tokens alone, and the "
-                "text stays as it is. The text refiner is left out unless **blocks** names it.\n\nThe batch shows "
-                "four seeds at once: run it at gamma 1, then 1.2 and 0.8 with beta 1, and look at how much the four "
-                "differ. What gamma is worth on this model has not been measured.",
+                "In this model text and image share one sequence. **gamma** acts only among the image tokens, and the "
+                "text stays unchanged. The text refiner changes only if **blocks** names it.\n\nThe batch shows four "
+                "seeds at once. Run it at gamma 1, then at 1.2 and 0.8 with beta 1, and see how much the four differ. "
+                "The effect of gamma on this model has not been measured.",
                 175,
             ),
         ],
@@ -637,9 +637,9 @@ WORKFLOWS: dict[str, list[list[Node]]] = {
                 model=T5,
             ),
             note(
-                "**gamma** acts among the audio tokens; 1 is the untouched model. Compare 0.5, 1 and 1.5 with beta 1 "
-                "and the same seed, and listen.\n\nACE-Step is not possible: the node refuses it with a sentence that "
-                "says why. What gamma is worth on audio has not been measured.",
+                "**gamma** acts among the audio tokens. 1 is the unpatched model. Compare 0.5, 1 and 1.5 with beta 1 "
+                "and the same seed, and listen.\n\nACE-Step 1 is not supported. The node stops with a message that "
+                "says why. The effect of gamma on audio has not been measured.",
             ),
         ],
         [
@@ -666,10 +666,10 @@ WORKFLOWS: dict[str, list[list[Node]]] = {
             latent(1024, 2),
             note(
                 "One press of *Run* samples four gammas with eight seeds each, **batch_size** times **seeds**, and "
-                "makes a slider of what was measured: 0 is the untouched model, 1 the most creative gamma whose "
-                "pictures stay within **largest_drift**, -1 the most precise.\n\nThen refresh the node definitions "
-                "(R), choose the saved file in **Creativity** and run again. Until then it takes its default range and "
-                "says so. The slider holds for this checkpoint; whether it holds for other prompts, look.",
+                "makes a slider of the measurements. 0 is the unpatched model. 1 is the most diverse gamma whose "
+                "images stay within **largest_drift**, -1 the least diverse.\n\nThen refresh the node definitions "
+                "(R), choose the saved file in **Creativity** and run again. Until then Creativity uses its default "
+                "range and says so. The slider is for this checkpoint. For other prompts, look whether it holds.",
                 190,
             ),
         ],
@@ -695,7 +695,7 @@ WORKFLOWS: dict[str, list[list[Node]]] = {
                 {"position": 1.0},
                 {"model": "load.MODEL"},
             ),
-            text_shown("meant", "creativity.text", "What the position means", 160),
+            text_shown("meant", "creativity.text", "The meaning of the position", 160),
             sampler("creativity.MODEL", "creative", title="With the slider"),
             decoded("decode_creative", "creative.LATENT"),
         ],
@@ -705,11 +705,11 @@ WORKFLOWS: dict[str, list[list[Node]]] = {
         [
             *z_image(),
             note(
-                "Do your seeds look alike? Models of few steps are known for it. One press of *Run* draws the same "
-                "eight seeds, **batch_size** times **seeds**, at three gammas, and measures how far the pictures of a "
-                "gamma lie apart.\n\nWhether gamma moves the seeds of such a model apart **has not been measured**; "
-                "this graph measures it for your model and your prompt. Believe it where the interval of the change "
-                "leaves out 0, and after a second prompt. Another model: put its loader, steps and cfg in place.",
+                "Do your seeds look alike? Models with few steps are known for it. One press of *Run* draws the same "
+                "eight seeds, **batch_size** times **seeds**, at three gammas, and measures how far apart the images "
+                "of each gamma lie.\n\nWhether gamma moves the seeds of such a model apart **has not been measured**. "
+                "This graph measures it for your model and your prompt. Trust a change only if its interval excludes "
+                "0, and after a second prompt. To use another model, replace the loaders, steps and cfg.",
                 215,
             ),
         ],
@@ -735,12 +735,13 @@ WORKFLOWS: dict[str, list[list[Node]]] = {
             checkpoint(SDXL),
             latent(1024),
             note(
-                "Put the loader of your checkpoint in the place of this one, any family, and set **steps**, **cfg**, "
-                "**sampler_name**, **scheduler** and the size as you use them; cfg 1 for a turbo model. Then press "
-                "*Run* and wait for **minutes**.\n\nIt chooses a gamma on some seeds and reports it on others. You "
-                "can cancel: the next run goes on. Look at the sheet before you believe the table. The file of numbers "
-                "holds no prompt and no picture; if you send it in, it becomes a row of docs/checkpoints.md.",
-                250,
+                "Replace this loader with that of your checkpoint, of any family, and set **steps**, **cfg**, "
+                "**sampler_name**, **scheduler** and the size as you use them, with cfg 1 for a turbo model. Then "
+                "press *Run*. It takes the **minutes** that you allow.\n\nThe node chooses a gamma on some seeds and "
+                "reports it on others. You can cancel it, and the next run goes on. Look at the sheet before you trust "
+                "the table. The file of numbers holds no prompt and no image. If you send it in, it becomes a row of "
+                "docs/checkpoints.md.",
+                260,
             ),
         ],
         [
@@ -753,7 +754,7 @@ WORKFLOWS: dict[str, list[list[Node]]] = {
         ],
         [
             saved("trial/sheet", "measure.sheet", size=(620, 320)),
-            text_shown("found", "measure.summary", "What is significant, and what it costs", 320),
+            text_shown("found", "measure.summary", "The significant changes, and the cost", 320),
         ],
     ],
 }
