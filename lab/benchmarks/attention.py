@@ -20,7 +20,7 @@ from sad_core.inner_attention import pytorch_attend
 
 GAMMA, BETA = 1.05, 3.0
 PLAIN = "plain attention"
-GOALS = {"γ alone": 1.6, "γ and β, value norm": 2.2, "γ and β, input norm": 3.5}
+GOALS = {"γ": 1.6, "γ and β, value norm": 2.2, "γ and β, input norm": 3.5}
 
 
 @dataclass(frozen=True)
@@ -91,8 +91,8 @@ def measure_attention(shape: Shape, rounds: int) -> Iterator[Row]:
     call = Call(shape)
     ways: dict[str, Work] = {
         PLAIN: lambda: F.scaled_dot_product_attention(call.q, call.k, call.v),
-        "γ alone": lambda: call.skewed(beta=1.0),
-        "γ alone, fused kernel": lambda: call.padded(beta=1.0),
+        "γ": lambda: call.skewed(beta=1.0),
+        "γ, fused kernel": lambda: call.padded(beta=1.0),
         "γ and β, value norm": call.skewed,
         "γ and β, fused kernel": call.padded,
         "γ = 1": lambda: call.skewed(gamma=1.0),
@@ -177,7 +177,7 @@ def measure_growth(rounds: int) -> Iterator[tuple[str, list[float], float]]:
     """(work, seconds for each of LENGTHS, fitted exponent of L) for one sample with 4 heads of 64."""
     ways: dict[str, Callable[[Call], object]] = {
         PLAIN: lambda call: F.scaled_dot_product_attention(call.q, call.k, call.v),
-        "γ alone": lambda call: call.skewed(beta=1.0),
+        "γ": lambda call: call.skewed(beta=1.0),
         "γ and β, value norm": lambda call: call.skewed(),
         "adaptive η": lambda call: call.strengths(),
         "stability: three measures": lambda call: hopfield_stability(

@@ -54,7 +54,7 @@ def measure_memory() -> Iterator[Row]:
         print("memory: not measured, /proc is needed")
         return
     plain = peak("plain")
-    for way, name in (("gamma", "γ alone"), ("both", "γ and β, value norm")):
+    for way, name in (("gamma", "γ"), ("both", "γ and β, value norm")):
         found = peak(way)
         ratio = (found["inputs"] + found["extra"]) / (plain["inputs"] + plain["extra"])
         note = f"above q, k and v: {found['extra'] / 1024:.0f} MiB, plain {plain['extra'] / 1024:.0f} MiB"

@@ -51,7 +51,7 @@ MODELS: dict[str, dict[str, Any]] = {
         "num_heads": -1,
     },
 }
-GOALS = {"γ alone": 1.15, "γ and β, value norm": 1.3, "probe on all sites": 1.15, "γ = 1": 1.0}
+GOALS = {"γ": 1.15, "γ and β, value norm": 1.3, "probe on all sites": 1.15, "γ = 1": 1.0}
 LATENT = (4, 64, 64)
 
 
@@ -105,7 +105,7 @@ def measure_steps(comfyui: Path, name: str, rounds: int) -> Iterator[Row]:
     patched = {
         "plain": model,
         "γ = 1": skew(model, gamma=1.0)[0],
-        "γ alone": skew(model, gamma=1.05, beta=1.0)[0],
+        "γ": skew(model, gamma=1.05, beta=1.0)[0],
         "γ and β, value norm": skew(model, gamma=1.05, beta=3.0)[0],
         "adaptive γ and β": skew(model, gamma=1.05, beta=3.0, adaptive="gamma and beta")[0],
         "probe on all sites": probe(model)[0],

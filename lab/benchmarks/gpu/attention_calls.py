@@ -1,4 +1,4 @@
-"""Attention alone at the shapes of models: time on the device by each way, and the memory it takes."""
+"""Only the attention, at the shapes of models: time on the device by each way, and the memory it takes."""
 
 from __future__ import annotations
 

@@ -62,11 +62,11 @@ def tables(found: Mapping[str, Any]) -> str:
     bits = all(each["same bits at γ = 1"] for each in found["steps"].values())
     return "\n\n".join(
         [
-            f"{found['device']}, torch {found['torch']}. Attention alone, to plain attention:",
+            f"{found['device']}, torch {found['torch']}. Only the attention, relative to plain attention:",
             markdown(head, attention),
-            "A whole sampling step, to the step of the plain model:",
+            "A whole sampling step, relative to that of the unpatched model:",
             markdown(["", *titles, "goal"], steps),
-            f"γ = 1 gives the bits of the plain model: {'yes' if bits else 'NO'}.",
+            f"γ = 1 gives the bits of the unpatched model: {'yes' if bits else 'NO'}.",
         ]
     )
 
