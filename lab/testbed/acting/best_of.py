@@ -156,7 +156,7 @@ def _most_different(
         return found
 
     # Halves of the seeds have to hold a block of each class, whatever is kept of a group.
-    size = min(BLOCK, len(places) // len(labels.unique()) * KEEP_DIFFERENT // 2)
+    size = min(BLOCK, len(places) // len(labels.unique()) // 2 * KEEP_DIFFERENT)
     two = of_rows(places[:, :2], size)
     found = [{"by": "random", "worth": 2.0, "kept": 2, "measures": all_rounded(two)}]
     alignment = measures.index("alignment")
