@@ -23,7 +23,7 @@ KEPT_LINES = 30  # of pip, for the case that it fails
 
 
 def install(command: Sequence[str], out: TextIO = sys.stderr) -> None:
-    """Run a pip install and tell of it on `out`.
+    """Run a pip install and report it on `out`.
 
     Raises:
         subprocess.CalledProcessError: pip failed; its last lines were written to `out`.

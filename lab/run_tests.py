@@ -184,7 +184,7 @@ def tests(python: str, part: str, hosts: Hosts) -> Iterator[Suite]:
     if part != "host":
         yield suite("core", 1, "core")
         yield suite("stability, evaluation, release", 0.6, "stability evaluation release")
-        yield suite("fused kernel", 0.6, "kernels")  # alone, because Triton is interpreted there
+        yield suite("fused kernel", 0.6, "kernels")  # by itself, because Triton is interpreted there
     if part != "check":
         yield suite("newest host: the families", 3, FAMILIES, **on_newest)
         yield suite("newest host: all else", 6, "host", FAMILIES, **on_newest)

@@ -25,7 +25,7 @@ def file_input(first: str, is_one: Callable[[Path], bool], tooltip: str) -> io.C
 
 
 class ReadsSavedFile:
-    """The checks of a node with an input `file`; stands before io.ComfyNode."""
+    """The checks of a node with an input `file`. List it before io.ComfyNode."""
 
     @classmethod
     def validate_inputs(cls, file: str | None = None, input_types: dict[str, str] | None = None) -> bool | str:

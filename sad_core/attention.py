@@ -60,7 +60,7 @@ def skew_attention(
             also be only the last M of the L tokens, `(B, H, M, d)`, as where keys of earlier tokens were kept: γ then
             acts among the last M tokens, and the columns before them keep their logits.
         v: `(B, H, L, dv)`, any dv.
-        gamma: circulation. 1 leaves the model as it is, 0 keeps the energy part alone, −1 swaps q and k.
+        gamma: circulation. 1 leaves the model as it is, 0 keeps only the energy part, −1 swaps q and k.
             A float, a 0-d tensor, `(B,)` per sample, `(B, H)` per head, `(B, H, 1, 1)`, or `(B, H, M)` per query row,
             which takes an inner attention of three times the head dim instead of twice.
         beta: blending, same shapes. 1 gives R_γ itself, above 1 goes further along R_γ − R₁.
@@ -72,13 +72,13 @@ def skew_attention(
         attend: the inner attention `attend(q, k, v, mask, scale)`; default PyTorch's. It is called with equal head dims
             for q, k and v, 2d for the skewed retrieval (3d with a γ per query row, d for the plain one), and with an
             additive mask or None.
-        tiles: whether our own tiles of rows may stand in for `attend` on the CPU (see `tiled_attention`);
+        tiles: whether our own tiles of rows may replace `attend` on the CPU (see `tiled_attention`);
             by default where no `attend` is given. They take no γ or β per query row and no fewer queries than keys.
         tolerance: relative error of ρ that "projected" aims at, see `norm_guard.projection_rank`.
-        on_tiles: called when tiles of rows do stand in for `attend`, before they do; for a report of what ran.
-        kernel: whether our own fused kernel may stand in for `attend` on a card (see `kernels.eligibility`);
+        on_tiles: called before tiles of rows replace `attend`, for a report of what ran.
+        kernel: whether our own fused kernel may replace `attend` on a card (see `kernels.eligibility`);
             by default where no `attend` is given.
-        on_kernel: called when the fused kernel has stood in for `attend`.
+        on_kernel: called when the fused kernel has replaced `attend`.
         neutral_bits: whether samples and heads of a tensor at γ = 1 or β = 0 keep the bits of the plain retrieval.
             Without, they come to rounding: from the fused kernel, or at β = 1 without a second retrieval.
 
@@ -137,7 +137,7 @@ def retrieve_skewed(
         gamma, beta: as `parameters.per_head` gives them.
         call: mask, scale and kernel.
         on_fallback: as for `kernels.operation.fused_retrieve`.
-        tiles, kernel: whether tiles and the fused kernel may stand in for the kernel of `call`.
+        tiles, kernel: whether tiles and the fused kernel may replace the kernel of `call`.
 
     Returns:
         `(B, H, M, dv)` in the dtype of v; M is L where every token has a query.

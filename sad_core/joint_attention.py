@@ -138,7 +138,7 @@ def retrieve_modal(
         call: mask, scale and kernel.
         on_fallback: as for `kernels.operation.fused_retrieve`.
         image_tokens: with its start and stop.
-        kernel: whether the fused kernel may stand in for the kernel of `call`.
+        kernel: whether the fused kernel may replace the kernel of `call`.
 
     Returns:
         `(B, H, M, dv)` in the dtype of v; M is L where every token has a query.

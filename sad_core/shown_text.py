@@ -1,4 +1,4 @@
-"""Texts that people or files gave, as they stand in messages."""
+"""Texts that people or files gave, as messages show them."""
 
 from __future__ import annotations
 

@@ -7,7 +7,7 @@ import { asEarlier } from "./lib/run.js";
 import { showText, textOf } from "./lib/text.js";
 import { languageOf } from "./lib/texts.js";
 
-const SAMPLED = ["SADSkewAttention", "SADStabilityProbe"]; // the nodes that tell of the last run through them
+const SAMPLED = ["SADSkewAttention", "SADStabilityProbe"]; // the nodes that describe the last run through them
 const language = languageOf(app);
 const isOurs = (node) => node?.comfyClass?.startsWith("SAD");
 const wholeGraph = () => (app.isGraphReady === false ? undefined : (app.rootGraph ?? app.graph));

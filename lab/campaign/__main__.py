@@ -14,7 +14,7 @@ from lab.campaign.ledger import Budget
 from lab.testing.hosts import find_host
 from lab.testing.in_process_host import pack_in_host
 
-# The module of each part, how many rounds docs/develop.md tells of, and what a round is.
+# The module of each part, how many rounds docs/develop.md reports, and what a round is.
 PARTS = {
     "queue": ("queue_runs", 100, "a prompt through one server: patched, plain, cancelled, failing, unloaded"),
     "graphs": ("random_graphs", 500, "a random pile of neighbour nodes, held to the definition"),

@@ -8,7 +8,7 @@ import struct
 from collections.abc import Callable
 from typing import Any
 
-# What stands in for a value of a JSON header.
+# What replaces a value of a JSON header.
 HOSTILE: tuple[Any, ...] = (
     *(None, True, -1, 0, 1, 7, 2**31, 2**63, 2**64, 10**400, 0.5, 1e308, float("nan"), float("inf"), -float("inf")),
     *("", " ", "0", "nan", "\0", "\ud800", "\udcff", "\u202e\u2066", "😀" * 20, "a\nb\r\nc", "x" * 100_000, "=1+1"),
@@ -25,7 +25,7 @@ def split(content: bytes) -> tuple[dict[str, Any], bytes]:
 
 
 def join(header: Any, data: bytes) -> bytes:
-    """Return a safetensors file with this header; a text stands for itself."""
+    """Return a safetensors file with this header; a text is written as it is."""
     text = header.encode() if isinstance(header, str) else json.dumps(header).encode()
     return struct.pack("<Q", len(text)) + text + data
 

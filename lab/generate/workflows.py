@@ -759,7 +759,7 @@ WORKFLOWS: dict[str, list[list[Node]]] = {
     ],
 }
 
-VIEW = {"scale": 0.8, "offset": [150, 150]}  # where the editor stands: no title lies below its own buttons
+VIEW = {"scale": 0.8, "offset": [150, 150]}  # the editor's view, in which no title lies below its own buttons
 COLUMN_WIDTH, GAP_ACROSS, GAP_DOWN, TITLE_HEIGHT = 310, 50, 24, 44
 
 BUILD = """

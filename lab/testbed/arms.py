@@ -1,7 +1,7 @@
 """The arms that the test bed compares. All draw the same seeds of the same model, so that any two are paired.
 
 An arm is a chain of nodes through which the MODEL goes before it is sampled, in ComfyUI's words, and the few numbers of
-the sampler. Nodes of ComfyUI and of the pack stand under the ids they have there; those of `lab.testbed.rivals` are
+the sampler. Nodes of ComfyUI and of the pack have the ids they have there. Those of `lab.testbed.rivals` are
 published methods that ComfyUI has no node for.
 """
 
@@ -118,7 +118,7 @@ def rivals() -> Iterator[Arm]:
     for scale in (1.0, 1.5, 2.0, 3.0, 6.0, 8.0):
         yield Arm(f"CFG {scale:g}", "CFG", scale, guidance=scale)
     for scale in (4.0, 6.0, 8.0):
-        # Kynkäänniemi et al. 2024, https://arxiv.org/abs/2404.07724: guidance in the middle of the run alone.
+        # Kynkäänniemi et al. 2024, https://arxiv.org/abs/2404.07724: guidance only in the middle of the run.
         off = (use("CFGOverride", cfg=1.0, end_percent=0.2), use("CFGOverride", cfg=1.0, start_percent=0.8))
         yield Arm(f"CFG in an interval {scale:g}", "CFG in an interval", scale, off, guidance=scale)
     late = "CFG off at first"

@@ -17,7 +17,7 @@ def averaged_attention(network: nn.Module) -> Iterator[None]:
     """Inside the `with` block every self-attention retrieves the mean of its values, whatever its queries and keys.
 
     The values of all tokens are replaced by their mean. The weights of attention sum to 1, so the mean comes out. In a
-    NextDiT these are the layers that the pixels go through, alone or with the tokens of the condition.
+    NextDiT these are the layers that the pixels go through, by themselves or with the tokens of the condition.
     """
     with ExitStack() as hooks:
         if isinstance(network, NextDiT):

@@ -1,6 +1,6 @@
 """The arms of the second architecture, a DiT that learned a flow: does what holds for the UNet hold for it?
 
-Of each knob fewer strengths than the UNet has. SAG and FreeU act on UNets alone. σ falls in equal steps, so a part of
+Each knob has fewer strengths than for the UNet. SAG and FreeU act only on UNets. σ falls in equal steps, so a part of
 the run that is to end with a step ends half a step after it begins: no step lies on a border.
 """
 
@@ -73,7 +73,7 @@ def rivals_in_guidance(guidance: float) -> Iterator[Arm]:
             yield Arm(f"CFG {scale:g}", "CFG", scale, (), scale)
     off = partial(use, "CFGOverride", cfg=1.0)
     for scale in (guidance, 2 * guidance):
-        # Kynkäänniemi et al. 2024, https://arxiv.org/abs/2404.07724: guidance in the middle of the run alone.
+        # Kynkäänniemi et al. 2024, https://arxiv.org/abs/2404.07724: guidance only in the middle of the run.
         around = (off(end_percent=0.2 - HALF_A_STEP), off(start_percent=0.8 - HALF_A_STEP))
         yield Arm(f"CFG in an interval {scale:g}", "CFG in an interval", scale, around, scale)
     late = "CFG off at first"

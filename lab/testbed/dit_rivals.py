@@ -24,7 +24,7 @@ OVERRIDE = "optimized_attention_override"  # ComfyUI's own name
 
 
 def temperature(model: ModelPatcher, noise: SeededNoise, factor: float, among_pixels: bool = False) -> ModelPatcher:
-    """softmax(factor · scores) wherever pixels attend; `among_pixels` leaves scores that involve the text alone.
+    """softmax(factor · scores) wherever pixels attend; `among_pixels` leaves scores that involve the text unchanged.
 
     The latter are the scores that γ changes.
     """

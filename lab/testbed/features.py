@@ -1,4 +1,4 @@
-"""What the guide, the judge and the ImageNet network see in samples, kept beside the samples.
+"""Features of samples by the guide, the judge and the ImageNet network, kept beside the samples.
 
     python -m lab.testbed.features --samples FOLDER                    # of every file of samples in a folder
     python -m lab.testbed.features --samples FOLDER --device cuda --imagenet   # on a graphics card, ImageNet too

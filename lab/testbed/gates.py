@@ -1,4 +1,4 @@
-"""Is the test bed's model worth measuring γ on? Four gates, each with the numbers it stands on.
+"""Is the test bed's model worth measuring γ on? Four gates, each with its numbers.
 
     python -m lab.testbed.gates                    # 2,000 samples a row; writes gates.json and prints the tables
     python -m lab.testbed.gates --count 100        # a toy size, to see that everything runs
@@ -10,7 +10,7 @@
     right class         The judge finds the class that was asked for as often as it finds that of test pictures.
     near enough         The Fréchet distance is below that of training pictures with a little noise.
 
-Every figure stands beside its floor, that of real pictures which no model drew, and beside that of trivial baselines.
+Every figure is printed beside its floor, that of real pictures, and beside those of trivial baselines.
 Guidance is chosen on the validation part with the guide's features. The test part is read by the final measures only.
 Samples are kept, so an interrupted run goes on where it was.
 """

@@ -25,7 +25,7 @@ ATTENTION = {"pytorch": ["--use-pytorch-cross-attention"], "sub_quad": []}
 
 def start_host(folder: Path, attention: str, *, on_cpu: bool = True) -> None:
     """Make the ComfyUI in `folder` importable, before anything else, with the command line of a start."""
-    # ComfyUI cannot be installed: Python finds its modules in the folder of main.py, which stands first in sys.path.
+    # ComfyUI cannot be installed: Python finds its modules in the folder of main.py, which is first in sys.path.
     sys.path.insert(0, str(folder))
     import comfy.options
 
@@ -80,7 +80,7 @@ def table_of_pack(module: str) -> types.ModuleType:
 
 
 def without_host() -> None:
-    """Have stand-ins take the place of ComfyUI and the pack, unless ComfyUI is there."""
+    """Replace ComfyUI and the pack by stand-ins, unless ComfyUI is there."""
     if "comfy" not in sys.modules:
         sys.meta_path.insert(0, StandIns())
 

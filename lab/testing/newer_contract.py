@@ -1,4 +1,4 @@
-"""The way in which newer hosts call their attention, from ComfyUI 0.40 on, stood in for here.
+"""An imitation of the way in which newer hosts, from ComfyUI 0.40 on, call their attention.
 
 Every attention module owns a child without weights that may name another backend for this layer, and queries, keys and
 values arrive in containers that give their tensor away once. An override still comes first and gets plain tensors,

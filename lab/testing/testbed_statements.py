@@ -38,7 +38,7 @@ def attending(blocks: Iterable[Any], queries: Change = lambda q: q, scores: Chan
 
 
 def of_pixels(change: Change) -> Change:
-    """A change of the scores among the pixels alone."""
+    """A change of only the scores among the pixels."""
 
     def changed(scores: Tensor) -> Tensor:
         out = scores.clone()

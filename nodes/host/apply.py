@@ -238,7 +238,7 @@ def check_baseline(
 
 
 def replaced_modules(model: ModelPatcher) -> dict[str, torch.nn.Module]:
-    """Modules of the network that stand aside for another clone's object patches until the next run, by path."""
+    """Modules of the network that another clone's object patches replace until the next run, by path."""
     prefix = "diffusion_model."
     backup = model.object_patches_backup.items()
     return {

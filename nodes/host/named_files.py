@@ -14,7 +14,7 @@ LONGEST_NAME = 1000  # a longer text is a prompt
 def states_of(texts: Iterable[str]) -> list[tuple[str, int, int]]:
     """Return the size and the time of the last change, in nanoseconds, of each file that one of the texts names.
 
-    A name alone does not tell a checkpoint: it may be trained further and saved under the same name. Reading the whole
+    A name does not identify a checkpoint, which may be trained further and saved under the same name. Reading the whole
     file would take longer than many trials.
 
     Args:

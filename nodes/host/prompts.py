@@ -77,8 +77,8 @@ class Places:
         rows: rows of the latent, which each prompt gets.
         source: the prompts of the run.
         size: height and width of the latent.
-        areas: for the list at each place, the part of the latent that each prompt has, by id; None where one id stands
-            for several.
+        areas: for the list at each place, the part of the latent that each prompt has, by id; None where one id means
+            several.
     """
 
     names: tuple[tuple[str, ...], ...]

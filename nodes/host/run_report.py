@@ -34,7 +34,7 @@ class RunRecord(Shared):
             the like.
         model_calls: how many calls the diffusion model got.
         site_calls: skewed attention calls by site address.
-        untouched: attention calls at chosen sites that were left alone inside the window, by reason.
+        untouched: attention calls at chosen sites that were skipped inside the window, by reason.
         why_untouched: the reason of the first of them at each site, by its address.
         prompts: the guider's names of the prompts that the model was called with, and whether γ acts on them; empty
             where it acts on all.
@@ -134,7 +134,7 @@ class RunRecord(Shared):
         )
 
     def _unplaced(self) -> str:
-        """Say which model calls were left alone because γ is for one side and theirs is not known."""
+        """Say which model calls were skipped because γ is for one side and theirs is not known."""
         reasons = ", ".join(f"{_number(count, 'model call')} where {why}" for why, count in self.unplaced.items())
         return (
             f"apply_to {self.apply_to} skipped rows whose prompt is not known: {reasons}. Set apply_to to both to "

@@ -17,8 +17,8 @@ def draw_sheet(rows: Mapping[str, Sequence[Tensor]], title: str) -> Tensor:
     """Draw the first pictures of several settings below each other.
 
     Args:
-        rows: pictures `(height, width, 3)` by the name of a setting, the untouched model first; the same seeds in each.
-        title: stands above.
+        rows: pictures `(height, width, 3)` by the name of a setting, the unpatched model first, with the same seeds.
+        title: shown above.
 
     Returns:
         A ComfyUI IMAGE, `(1, height, width, 3)` in [0, 1].

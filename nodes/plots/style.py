@@ -33,7 +33,7 @@ def needs_matplotlib(sentence: str) -> Callable[[Callable[Arguments, Tensor]], C
     """Decorate a function that draws a plot: without matplotlib, it returns an image of a text instead.
 
     Args:
-        sentence: what works and what needs matplotlib; how to install it stands below.
+        sentence: what works and what needs matplotlib. Below it the image says how to install it.
     """
 
     def decorate(draw: Callable[Arguments, Tensor]) -> Callable[Arguments, Tensor]:

@@ -53,7 +53,7 @@ def numbers_in_graphs(
     β = 1 stays a number: the plain retrieval is not needed there, so it is a graph of its own.
 
     Args:
-        device: of the model; the CPU stands in where its weights are not loaded.
+        device: of the model, or the CPU where its weights are not loaded.
     """
     place = torch.device("cpu") if device.type == "meta" else device
     numbers = [

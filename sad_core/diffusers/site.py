@@ -1,6 +1,6 @@
 """One attention layer of a diffusers model with γ in it.
 
-The method `forward` of a `SkewSite` stands in place of that of a layer and calls the layer's own. The processor of the
+The method `forward` of a `SkewSite` replaces that of a layer and calls the layer's own. The processor of the
 layer stays where it is, so whatever diffusers does to processors (fused projections, slices, IP-Adapters, PAG,
 resetting them) goes on as before, and γ acts in whichever is there. A site holds its layer and no function, so it is
 copied and saved with the layer, and the copy acts on the copy's weights.
@@ -114,7 +114,7 @@ def own_site(forward: Any) -> SkewSite | None:
 
 
 def site_of(attention: nn.Module) -> SkewSite | None:
-    """The site that stands in place of a layer's `forward`, or below what other packages put around it."""
+    """The site that replaces a layer's `forward`, or is below what other packages put around it."""
     forward = attention.__dict__.get("forward")
     while forward is not None and own_site(forward) is None:
         forward = getattr(forward, "__wrapped__", None)

@@ -1,4 +1,4 @@
-"""A slider from precise to creative, calibrated by a sweep: where it stands is a share of the measured diversity.
+"""A slider from precise to creative, calibrated by a sweep: its position is a share of the measured diversity.
 
     D(γ)      the mean distance of two images at γ, made monotone and joined by straight lines
     D* (s)  = D(1) + s·(D(γ₊) − D(1))   for s ≥ 0,   γ₊ the end at which D is largest

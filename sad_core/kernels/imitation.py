@@ -79,7 +79,7 @@ def smaller_strides(shape: Sequence[int], strides: Sequence[int]) -> list[int]:
 
     Args:
         shape: of the smaller tensor.
-        strides: of the tensor it stands for.
+        strides: of the tensor it imitates.
     """
     result, extent = list(strides), 1
     for place in sorted(range(len(shape)), key=lambda place: (strides[place] == 0, strides[place], -place)):

@@ -59,7 +59,7 @@ def fused_retrieve(
     reason = ineligibility(call)
     if reason is not None:
         if on_fallback is not None and is_wanted(reason):
-            on_fallback(f"the fused kernel was not used, because {reason}; {STOOD_IN}")
+            on_fallback(f"the fused kernel was not used, because {reason}, and {STOOD_IN}")
         return None
     is_traced = torch.compiler.is_compiling() or type(call.q) is not Tensor
     result = _in_a_graph(call) if is_traced else _compute(call)
@@ -67,7 +67,7 @@ def fused_retrieve(
         on_kernel()
     elif result is None and on_fallback is not None:
         what = _failures.get(variant_of(call), "cannot be checked while a graph is captured")
-        on_fallback(f"the fused kernel {what}; {STOOD_IN}")
+        on_fallback(f"the fused kernel {what}, so {STOOD_IN}")
     return result
 
 
@@ -124,7 +124,8 @@ def _give_up(variant: Variant, what: str, error: BaseException | None) -> None:
     _works[variant] = False
     _failures[variant] = what
     words = (
-        f"The fused kernel of skew attention {what} for {variant[2]}, head dim {variant[3]} on {variant[0]}; {INSTEAD}"
+        f"The fused kernel of skew attention {what} for {variant[2]}, head dim {variant[3]} on {variant[0]}, "
+        f"so {INSTEAD}"
     )
     logging.warning(words, exc_info=error if is_first else None)
 
@@ -189,7 +190,7 @@ def skew_attention_operation(
     if result is not None:
         return result
     what = _failures.get(variant_of(call), "did not run") if error is None else f"cannot be imported ({error})"
-    _told_by_graphs.add(f"the fused kernel {what}; ordinary matrix products took its place in a compiled graph")
+    _told_by_graphs.add(f"the fused kernel {what}, so ordinary matrix products took its place in a compiled graph")
     return empty_out(q).copy_(retrieve_unfused(call))
 
 

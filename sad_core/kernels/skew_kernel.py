@@ -2,9 +2,9 @@
 
     L₁ = scale·q kᵀ        T = scale·k qᵀ        L_Γ = c₊∘L₁ + c₋∘T        R = softmax(L + mask)·v
 
-γ alone takes three products a block of logits: q̂ kᵀ + k̂ qᵀ, whose rows q̂ᵢ = c₊(i)·scale·qᵢ and k̂ᵢ = c₋(i)·scale·kᵢ are
-scaled in float32 and rounded once, and P·v. With β there are four, two softmaxes, and ρ·(R₁ + β(R_γ − R₁)) at the end
-(`blending.py`, `norm_guard.py`). All sums are float32.
+With β = 1 there are three products a block of logits: q̂ kᵀ + k̂ qᵀ, whose rows q̂ᵢ = c₊(i)·scale·qᵢ and k̂ᵢ =
+c₋(i)·scale·kᵢ are scaled in float32 and rounded once, and P·v. With other β there are four, two softmaxes, and
+ρ·(R₁ + β(R_γ − R₁)) at the end (`blending.py`, `norm_guard.py`). All sums are float32.
 
 The columns are visited in segments, because every row has one γ for all columns of a segment:
 

@@ -1,6 +1,6 @@
 """The same retrieval by ordinary matrix products, a block of rows at a time.
 
-The fused kernel is checked against it before it is used. It also stands in for the kernel where a compiled graph calls
+The fused kernel is checked against it before it is used. It also replaces the kernel where a compiled graph calls
 one that turns out not to work.
 """
 

@@ -1,4 +1,4 @@
-"""The nodes that put stability to use, inside a subgraph: they run with their defaults and tell of it."""
+"""The nodes that put stability to use, inside a subgraph: they run with their defaults and report it."""
 
 from __future__ import annotations
 

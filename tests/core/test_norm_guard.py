@@ -1,4 +1,4 @@
-"""ρ itself, and the few directions of x that stand in for all its channels."""
+"""ρ itself, and the few directions of x that represent all its channels."""
 
 from __future__ import annotations
 

@@ -82,7 +82,7 @@ def test_the_budget_holds_on_the_clock(minutes, dearer):
 
 
 def test_the_plan_follows_the_mean_over_all_ways():
-    """γ = 1 and one γ are half as dear as the ladder: more seeds would be planned by them alone."""
+    """γ = 1 and one γ are half as dear as the ladder: more seeds would be planned by only them."""
 
     class Uneven(MadeUp):
         def draw(self, way, prompt, seeds):

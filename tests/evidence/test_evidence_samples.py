@@ -114,7 +114,7 @@ def test_gamma_one_in_a_window_is_the_plain_model(model):
 
 
 def test_gamma_acts_inside_its_window_alone(model):
-    """Four steps stand at percent 0.001, 0.251, 0.501, 0.751."""
+    """Four steps are at percent 0.001, 0.251, 0.501, 0.751."""
     constant, plain = latents_of(model, gamma=2.0), latents_of(model)
     assert torch.equal(latents_of(model, gamma=2.0, start=0.0, end=0.9), constant)
     assert torch.equal(latents_of(model, gamma=2.0, start=0.76, end=1.0), plain)

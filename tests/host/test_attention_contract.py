@@ -1,4 +1,4 @@
-"""The attention contract of newer hosts, stood in for: γ acts by it as before, beside other overrides and backends."""
+"""The attention contract of newer hosts, imitated: γ acts by it as before, beside other overrides and backends."""
 
 from __future__ import annotations
 

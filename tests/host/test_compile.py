@@ -20,7 +20,7 @@ from lab.testing.run_nodes import compiled, execute, skew
 STEPS = 2  # a graph that does not serve every step is compiled again at the second
 pytestmark = pytest.mark.newest
 LINEAR = {"shape": "linear", "start_gamma": 2.0, "end_gamma": 0.2, "start": 0.0, "end": 1.0}
-MODES: dict[str, dict[str, Any]] = {  # test_other_modules.py compiles γ alone, without a graph break
+MODES: dict[str, dict[str, Any]] = {  # test_other_modules.py compiles γ without β, without a graph break
     "γ and β, by a schedule": {"beta": 3.0, "schedule": LINEAR},
     "adaptive, cond only": {"beta": 3.0, "adaptive": "gamma and beta", "apply_to": "cond"},
     "factors, by a schedule": {"gamma_text": 0.4, "gamma_cross": 1.6, "schedule": LINEAR},

@@ -348,7 +348,7 @@ BROKEN = torch.full((3, 20, 24, 3), math.nan)
         ([noise_images("a", "b", "c"), BROKEN], [1.0, 2.0]),
         ([BROKEN, BROKEN], [1.0, 2.0]),
     ],
-    ids=["a sweep", "the plain model alone", "one seed", "two seeds without gamma 1", "broken", "all broken"],
+    ids=["a sweep", "only the plain model", "one seed", "two seeds without gamma 1", "broken", "all broken"],
 )
 def test_the_plot_is_1024_wide_and_shows_something(images, gamma):
     drawn = plot(images, gamma)

@@ -160,8 +160,8 @@ def test_a_broken_kernel_costs_no_picture_and_one_traceback(sd15, monkeypatch, l
     assert torch.equal(sd15.sample(patched), want)
     described = report.describe()
     assert f"Attention computed by {own_backend()}." in described
-    assert described.count("Fallback: the fused kernel failed (RuntimeError: ptxas was not found); ") == 1
-    assert described.endswith("; queries and keys of twice the head dim took its place.")
+    assert described.count("Fallback: the fused kernel failed (RuntimeError: ptxas was not found), so ") == 1
+    assert described.endswith(", so queries and keys of twice the head dim took its place.")
     assert caplog.text.count("Traceback") == 1
     sd15.sample(patched)  # a later run of the same process falls back too, and says so
     assert report.describe().partition("Fallback")[1:] == described.partition("Fallback")[1:]
@@ -204,7 +204,7 @@ def test_a_kernel_that_was_asked_for_and_is_not_there_is_named(families, name, m
     assert f"Attention computed by {own_backend()}." in described
     assert described.count("Fallback: ") == 1
     assert f"Fallback: the fused kernel was not used, because {reason}" in described
-    assert described.endswith("; queries and keys of twice the head dim took its place.")
+    assert described.endswith(", and queries and keys of twice the head dim took its place.")
     monkeypatch.undo()
     assert family.sample(patched).equal(picture)
 
@@ -218,7 +218,7 @@ def test_a_card_of_the_table_without_triton_is_named_without_a_wish(sd15, monkey
     no_triton(monkeypatch)
     patched, report = skew(sd15.model)
     sd15.sample(patched)
-    assert f"Fallback: the fused kernel was not used, because {NO_TRITON}; " in report.describe()
+    assert f"Fallback: the fused kernel was not used, because {NO_TRITON}, and " in report.describe()
 
 
 @pytest.mark.parametrize("is_wished", [True, False])

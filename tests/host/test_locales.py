@@ -70,7 +70,7 @@ def test_a_translation_gives_the_same_numbers(language):
 
 @pytest.mark.parametrize("language", TRANSLATED)
 def test_a_translation_calls_nodes_and_widgets_as_the_editor_shows_them(language):
-    """A node that the English names stands under its own name in that language, and no other node does."""
+    """A node that the English names has its own name in that language, and no other node has."""
     english_nodes, nodes = read(ENGLISH), read(LOCALES / language / "nodeDefs.json")
     shown = {english_nodes[each]["display_name"]: nodes[each]["display_name"] for each in english_nodes}
     labels = {

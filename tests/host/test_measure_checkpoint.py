@@ -278,7 +278,7 @@ def test_what_is_loaded_encoded_and_compiled_is_in_no_picture(sd15, output, monk
 
 @pytest.mark.newest
 def test_pictures_are_sampled_in_the_same_batches_whatever_is_there(sd15, output, monkeypatch):
-    """A kill between two files leaves half a batch, whose other half is not sampled alone."""
+    """A kill between two files leaves half a batch, whose other half is not sampled by itself."""
     measure(sd15, images_at_once=64)
     kept = {path: path.read_bytes() for path in pictures(output)}
     for path in pictures(output)[::3]:

@@ -1,6 +1,6 @@
 """Modules that other packs replace by object patches, around ours, in their place and below them, in any order.
 
-ComfyUI undoes object patches in the order they were made. Whatever stood on the network, a plain run afterwards finds
+ComfyUI undoes object patches in the order they were made. Whatever was on the network, a plain run afterwards finds
 it as it was, gives the bits of the plain model, and no function of ours is left.
 """
 

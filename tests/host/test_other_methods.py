@@ -1,4 +1,4 @@
-"""Sites whose attention is called by another method than `forward`: ours stands there, and is gone like any other."""
+"""Sites whose attention is called by another method than `forward`: ours is put there, and removed like any other."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def row() -> Iterator[Family]:
 
 
 def methods_of(network: torch.nn.Module) -> list[object]:
-    """The function that stands at each site."""
+    """The function at each site."""
     return [getattr(module, METHOD).__func__ for module in network.modules() if hasattr(module, METHOD)]
 
 

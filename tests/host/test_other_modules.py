@@ -68,7 +68,7 @@ def test_a_site_compiles_without_a_graph_break(small_flux):
     assert not broken
     assert report.runs[-1].status == "finished"
     of_plain, of_patched = queries
-    assert of_patched == of_plain > 0, "γ alone computes an attention that nobody needs"
+    assert of_patched == of_plain > 0, "γ without β computes an attention that nobody needs"
 
 
 def test_a_swapped_module_is_left_out_and_the_plain_model_comes_back(sd15):
@@ -89,7 +89,7 @@ def test_a_swapped_module_is_left_out_and_the_plain_model_comes_back(sd15):
     assert not sd15.sample(patched).equal(swapped)
     assert f"{len(sd15.sites) - 1} of {len(sd15.sites) - 1} chosen sites reached" in report.describe()
     assert sd15.sample().equal(plain)
-    sd15.sample(model)  # the other node's module now stands in the network until the next run
+    sd15.sample(model)  # the other node's module is now in the network until the next run
     patched, report = skew(sd15.model)
     assert "7 of 7 attention sites" in report.plan
     assert sd15.sample(patched).equal(wanted)

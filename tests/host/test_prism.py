@@ -1,4 +1,4 @@
-"""Prism has two networks of video, of which a run reaches one, and may call its attention for the last frames alone."""
+"""Prism has two networks of video, of which a run reaches one, and may call its attention only for the last frames."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def row() -> Iterator[Family]:
 
 
 def test_the_second_network_and_the_last_frames_of_a_sparse_attention(row):
-    """Video blocks of the low noise act; those that are asked for a part of their tokens are left alone and counted."""
+    """Video blocks of the low noise act; those that are asked for a part of their tokens are skipped and counted."""
     network = row.model.model.diffusion_model
     sparse = network.video_dit_2.blocks[1].self_attn
     network.low_noise, sparse.first = True, 8

@@ -97,7 +97,7 @@ def test_a_probe_changes_no_bit_of_the_picture(family, every):
 
 
 # Every order with and without β if all sites see only the image and if text is among the tokens; in the other
-# families the one order in which both nodes stand on the probe's two sides.
+# families the one order with a node on each side of the probe.
 SKEWED = [
     *((name, order, each) for name in ("SD15", "Flux") for order in ORDERS for each in ({}, ADAPTIVE)),
     *((name, "between", ADAPTIVE) for name in ("SDXL", "SD3", "SD3 with image-only attention")),

@@ -99,7 +99,7 @@ def test_several_prompts_of_a_side_are_all_of_it(sd15, memory, apply_to):
     assert_acts_on(sd15, calls, lambda name: name.removeprefix("more of ") == apply_to)
 
 
-@pytest.mark.parametrize("with_rest", [False, True], ids=["the area alone", "and a prompt for all"])
+@pytest.mark.parametrize("with_rest", [False, True], ids=["only the area", "and a prompt for all"])
 @pytest.mark.parametrize("apply_to", ["cond", "uncond"])
 def test_a_copy_of_an_area_is_of_the_side_that_it_serves(sd15, memory, apply_to, with_rest):
     """ComfyUI gives the negative prompt of an area the id of the positive one."""

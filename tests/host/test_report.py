@@ -203,7 +203,7 @@ def test_a_backend_that_refuses_the_head_dim_falls_back_once_and_rightly(familie
     assert report.describe().count("Fallback") == 1
     largest = fussy.largest
     assert (
-        f"Fallback: attention_fussy does not support head dim {2 * largest} (head dim too large); PyTorch attention "
+        f"Fallback: attention_fussy does not support head dim {2 * largest} (head dim too large), so PyTorch attention "
         "takes over for the rest of the run." in report.describe()
     )
 

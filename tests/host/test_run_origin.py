@@ -166,7 +166,7 @@ def prompts(draw) -> dict:
 
 
 def text_of(prompt: dict, node_id: str) -> str:
-    """A node and all upstream of it written out as a tree: the plain statement of what a digest stands for."""
+    """A node and all upstream of it written out as a tree: the plain statement of what a digest means."""
     node = prompt[node_id]
     own = node_id if node["class_type"] == "SADSkewAttention" else ""
     inputs = [

@@ -1,4 +1,4 @@
-"""γ of every model call is the curve at the progress its noise level stands for, whatever the sampler does."""
+"""γ of every model call is the curve at the progress of its noise level, whatever the sampler does."""
 
 from __future__ import annotations
 

@@ -211,7 +211,7 @@ def test_autoguidance_leads_away_from_the_early_dit(models):
     ids=["CADS", "noise on the condition", "ancestral"],
 )
 def test_noise_takes_the_precision_and_the_device_of_what_it_meets(bed, monkeypatch, tried):
-    """Doubles stand for numbers that lie elsewhere: what was not moved would carry the result along."""
+    """Doubles replace numbers that lie elsewhere: what was not moved would carry the result along."""
     expected = draw_latents(bed, tried, SEEDS)
     for name in ("draw", "draw_uniform"):
         plain = getattr(SeededNoise, name)

@@ -83,7 +83,7 @@ def test_ids_changed_during_the_run_are_those_the_guider_has_now(sd15):
 
 
 def test_a_row_of_an_unknown_prompt_changes_nothing_for_the_others(sd15, memory):
-    """Joined with them in one call or in a call of its own, it is left alone and they are not."""
+    """Joined with them in one call or in a call of its own, it is skipped and they are not."""
     patched, report = skew(sd15.model, apply_to="cond")
     guider = by_hand(patched, sd15)
 

@@ -1,4 +1,4 @@
-"""A newer host may call a known block in another way: the call is left alone and counted, and nothing is raised."""
+"""A newer host may call a known block in another way: the call is skipped and counted, and nothing is raised."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A network that no rule knows: its sites are listed and left alone, and act where a user asks for it."""
+"""A network that no rule knows: its sites are listed and skipped, and act where a user asks for it."""
 
 from __future__ import annotations
 
@@ -240,7 +240,7 @@ def test_the_switch_changes_nothing_where_the_rules_know_the_model(family):
     assert family.sample(one).equal(family.sample(other))
 
 
-# Their sites have no `transformer_options` among their arguments by name, or stand one module further in or out.
+# Their sites have no `transformer_options` among their arguments by name, or are one module further in or out.
 UNLIKE = {"SD3", "SD3 with image-only attention", "HiDream", "HiDreamO1", "Boogu", "MiniMaxH3"}
 
 

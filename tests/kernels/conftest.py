@@ -9,4 +9,6 @@ os.environ["TRITON_INTERPRET"] = "1"  # read by Triton while it is imported, so 
 os.environ["SAD_FUSED_KERNEL"] = "always"
 
 if "triton" in sys.modules:
-    raise RuntimeError("Triton was imported before tests/kernels could ask for its interpreter; run this folder alone.")
+    raise RuntimeError(
+        "Triton was imported before tests/kernels could choose its interpreter. Run this folder by itself."
+    )

@@ -1,4 +1,4 @@
-"""Links work from where a page is shown, and the owner of the repository stands in one place."""
+"""Links work from where a page is shown, and the owner of the repository is written in one place."""
 
 from __future__ import annotations
 

@@ -115,7 +115,7 @@ def test_depth_and_curvature_are_those_of_the_dense_spectrum(kind, length, head_
     assert depth.max() < 1e-2
     assert curvature.max() < 3e-2
     if kind == "decaying":
-        assert certain.sum() > len(certain) / 2  # the flag does not stand everywhere
+        assert certain.sum() > len(certain) / 2  # the flag is not set everywhere
 
 
 def test_eigenvalues_in_pairs_are_both_found():

@@ -36,7 +36,7 @@ test("the highest value is drawn near the top and the lowest near the bottom", (
   assert.equal(heightOf(2, [1, 3]), SIZE / 2);
 });
 
-test("a line is lifted over a gap, and a point alone is a dot", () => {
+test("a line is lifted over a gap, and a single point is a dot", () => {
   const y = (value) => value;
   assert.equal(outline([[0, 1], [0.5, 2], [0.75, null], [1, 4]], y), "M0 1h0L50 2M100 4h0");
 });

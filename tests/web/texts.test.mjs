@@ -28,7 +28,7 @@ test("every language has every text, with what is filled in, and every name", ()
   }
 });
 
-test("every text is used, and what the browser says stands nowhere else", () => {
+test("every text is used, and texts of the browser are nowhere else", () => {
   const scripts = readdirSync(root("web")).filter((name) => name.endsWith(".js")).map(source).join("\n");
   for (const key of Object.keys(TEXTS.en)) {
     const isUsed = scripts.includes(`"${key}"`) || source("lib/texts.js").includes(`textIn(locale, "${key}"`);

@@ -57,7 +57,7 @@ def test_a_compiled_model_is_one_graph_and_follows_gamma(name):
         names = set_skew_attention(compiled, gamma, beta)
         assert len(names) == row.layers
         assert relative_error(predict(row, compiled), predict(row, model)) < 1e-6
-    assert len(graphs) == 3, "every γ or β made another graph"  # with γ alone, with β, and without
+    assert len(graphs) == 3, "every γ or β made another graph"  # with γ, with γ and β, and without
     assert torch.equal(predict(row, model), plain)
 
 

@@ -26,7 +26,7 @@ const ENGLISH = {
 };
 
 /** @typedef {keyof typeof ENGLISH} Key */
-/** @typedef {Record<string, string | number>} Values what stands in the braces of a text. */
+/** @typedef {Record<string, string | number>} Values what replaces the braces of a text. */
 
 /** @type {Record<string, Record<Key, string>>} */
 export const TEXTS = {

@@ -1,7 +1,7 @@
 """Best of eight: what choosing early by a score is worth, and choosing the most different ones.
 
 Every candidate was drawn to its end once, and the choices are made as the node makes them, from what was known after
-some steps. What the node keeps of a run equals what the seed gives alone, so no run has to be drawn twice.
+some steps. What the node keeps of a run equals what the seed gives by itself, so no run has to be drawn twice.
 """
 
 from __future__ import annotations

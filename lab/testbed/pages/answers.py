@@ -1,4 +1,4 @@
-"""The answers to the questions of lab/testbed/README.md, by rule: a verdict and the numbers it stands on.
+"""The answers to the questions of lab/testbed/README.md, by rule: a verdict and the numbers behind it.
 
 Fidelity is the Fréchet distance (lower is better), diversity is coverage. "Significant" says that the 95 % interval of
 the paired change excludes 0. A dagger says that it still does after Bonferroni's correction for all arms.
@@ -20,7 +20,7 @@ EMOJI = {0.5: "fidelity falls", 1.5: "fidelity rises a little", 3.0: "pictures b
 
 @dataclass(frozen=True)
 class Answer:
-    """An answer: the question's number, the question in short, the verdict in a sentence, and what it stands on."""
+    """An answer: the question's number, the question in short, the verdict in a sentence, and the numbers behind it."""
 
     number: int
     question: str
@@ -99,8 +99,8 @@ def compared(
         return Answer(number, question, nothing)
     better = [each for each in found if wins(each[2], each[3])]
     worse = [each for each in found if loses(each[2], each[3])]
-    surely = any(each.gain > 0 and each.is_significant_of_many for pair in better for each in pair[2:])
-    told_first = f"No. {does_not}" if not surely else f"In part. {does}" if worse else f"Yes. {does}"
+    survives = any(each.gain > 0 and each.is_significant_of_many for pair in better for each in pair[2:])
+    told_first = f"No. {does_not}" if not survives else f"In part. {does}" if worse else f"Yes. {does}"
     verdict = told_first + (
         f" {len(better)} of {len(found)} comparisons are {BETTER_AND_NO_WORSE}, {len(worse)} are the other way round."
     )

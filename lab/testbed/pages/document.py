@@ -66,7 +66,7 @@ def short_section(numbers: Numbers, networks: Mapping[str, Numbers]) -> str:
 
 
 def long_section(numbers: Numbers, networks: Mapping[str, Numbers]) -> str:
-    """The answers with what they stand on, the curves, the pairs and all rows."""
+    """The answers with their numbers, the curves, the pairs and all rows."""
     title = TITLES[numbers.network]
     return "\n\n".join(
         [

@@ -47,7 +47,7 @@ class Change:
         return self.is_significant and self.gain < 0
 
     def __str__(self) -> str:
-        """`+0.123 [+0.101, +0.145] †`: the dagger stands for what is significant after the correction."""
+        """`+0.123 [+0.101, +0.145] †`: the dagger marks what is significant after the correction."""
         return spell((self.value, self.low, self.high), sign="+") + " †" * self.is_significant_of_many
 
 

@@ -162,7 +162,7 @@ def each(stem: str, path: str, count: int) -> dict[str, str]:
 
 
 def hidream_o1_tokens(name: str) -> Tensor:
-    """A text of HiDream-O1 in tokens, the last of which stands for the timestep; another one for every name."""
+    """A text of HiDream-O1 in tokens, the last of which means the timestep; another one for every name."""
     words = draw(f"words {name}", (1, 9)).mul(100).long().abs()
     return torch.cat([words, torch.tensor([[151673]])], dim=1)
 

@@ -39,7 +39,7 @@ class Family:
         latents: shapes of the parts of a nested latent, without the batch.
         steps: of a run, by default.
         cfg: 1 where the family has no unconditional pass.
-        edge: how many tokens that do not depend on the text stand between it and the image at the first joint site;
+        edge: how many tokens that do not depend on the text are between it and the image at the first joint site;
             None where no site sees both.
         image_alone: whether calls of the sites without the image among their queries stay plain.
         has_queries_of_text: whether the text is among the queries of the sites, so that γ of text and across can act.

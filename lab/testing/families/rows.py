@@ -108,7 +108,7 @@ FAMILIES = by_name(
         calls=4,
         steps=STEPS,
         acts_on=TEXT,
-        notes="SD3.5 medium; two calls a site, joint and image alone",
+        notes="SD3.5 medium has two calls a site, one joint and one only for the image",
     ),
     Family(
         "Flux",
@@ -524,7 +524,7 @@ HOSTED = by_name(
         sharpen=r"self_attn\.to_qkv\.",
         extra=lambda name: {"seconds_start": len(name), "seconds_total": 30},
         acts_on="the audio tokens, the token of the global conditions aside",
-        notes="that token is alone, so `gamma_text` does nothing",
+        notes="that is the only other token, so `gamma_text` does nothing",
     ),
     hosted(
         "StableAudio3",
@@ -676,7 +676,7 @@ def hosted_by_layer(config_class: str, attention: str, config: dict[str, Any], *
     return replace(family, build=stand_ins.by_layer(family.build, attention), stands_in_for="0.40")
 
 
-# Networks and calls of newer versions than the ones at hand, stood in for (lab/testing/families/stand_ins.py).
+# Stand-ins for networks and calls of versions that are not installed (lab/testing/families/stand_ins.py).
 STAND_INS = by_name(
     Family(
         "QwenImage21",
@@ -781,7 +781,7 @@ STAND_INS = by_name(
         latent=(64, 32),
         image_tokens=32,
         acts_on="the shape's latent tokens, the token of the timestep aside",
-        notes="that token is alone, so `gamma_text` does nothing",
+        notes="that is the only other token, so `gamma_text` does nothing",
         edge=None,
     ),
     hosted_by_layer(

@@ -81,7 +81,7 @@ class Attention(nn.Module):
 
 
 class DecoderLayer(nn.Module):
-    """Attention alone, of text and of the image."""
+    """Only the attention, of text and of the image."""
 
     def __init__(self) -> None:
         super().__init__()

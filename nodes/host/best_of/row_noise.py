@@ -92,7 +92,7 @@ class RowNoise(TorchFunctionMode):
     def __torch_function__(
         self, function: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        """Draw noise of the shape of the batch row by row, and leave all other functions alone."""
+        """Draw noise of the shape of the batch row by row. All other functions run unchanged."""
         options = dict(kwargs or {})
         if function is torch.randn:
             size = options.get("size", args[0] if args and not isinstance(args[0], int) else args)
@@ -127,7 +127,7 @@ class RowNoise(TorchFunctionMode):
         return self._drawn[key][1]
 
     def _generators_of(self, device: torch.device) -> list[torch.Generator]:
-        """Return a generator for each row that stands where PyTorch's own stands after the row's noise was drawn."""
+        """Return a generator for each row, in the state of PyTorch's own after the row's noise was drawn."""
         if device not in self._own:
             self._own[device] = []
             for seed, state in zip(self.start.seeds, self.start.states, strict=True):
@@ -158,7 +158,7 @@ class RowNoise(TorchFunctionMode):
 
     @contextmanager
     def paused(self) -> Iterator[None]:
-        """Leave the model alone, inside the block, which a compiler may have to read."""
+        """Do not act inside the block, for models that a compiler reads."""
         self.__exit__(None, None, None)  # type: ignore[no-untyped-call]  # torch's
         try:
             yield

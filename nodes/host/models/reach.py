@@ -91,7 +91,7 @@ def _hands_all_keywords_on(code: CodeType) -> bool:
 
 
 def _resolved(name: str, function: FunctionType, module: nn.Module) -> Any:
-    """Return the function that a name in `function`, a method of `module` or a function it calls, may stand for."""
+    """Return the function that a name in `function`, a method of `module` or a function it calls, may mean."""
     for found in (
         function.__globals__.get(name),
         inspect.getattr_static(type(module), name, None),

@@ -19,7 +19,7 @@ from .token_orders import BlockInput, ImageTokens, LastQueries, all_tokens, no_i
 
 SELF, JOINT, TEXT_REFINER = "self", "joint", "text refiner"
 UNVERIFIED = "not verified"  # of a network that no rule knows
-# γ acts among the image tokens. Refiners of the text see none of them, so they are left alone until they are named.
+# γ acts among the image tokens. Refiners of the text see none of them, so they are skipped unless they are named.
 OPT_IN_KINDS = (TEXT_REFINER,)
 NOT_SAME_TOKENS = "queries and keys are not the same tokens"
 OF_OTHERS = ""  # the reason for calls that are none of the image, such as cross-attention; they are not reported
@@ -110,9 +110,9 @@ class Rule:
     method: str = FORWARD
 
     def find_tokens(self, call: SiteCall, tokens: int, queries: int | None = None) -> tuple[slice | None, str]:
-        """Return the tokens of a call that γ acts among, or None and the reason to leave the call alone.
+        """Return the tokens of a call that γ acts among, or None and the reason to skip the call.
 
-        A call that the rule cannot read, as that of a newer host, is left alone too. Nothing is raised.
+        A call that the rule cannot read, as that of a newer host, is skipped too. Nothing is raised.
         The reason of a call that is none of the image's is `OF_OTHERS`.
 
         Args:
@@ -162,5 +162,5 @@ def class_name(module: nn.Module) -> str:
 
 
 def numbered(pattern: str) -> re.Pattern[str]:
-    """A path with `#` in the place of the block's number; the rest is taken as it stands."""
+    """A path with `#` in the place of the block's number; the rest is taken literally."""
     return re.compile(re.escape(pattern).replace(r"\#", r"(?P<index>\d+)"))

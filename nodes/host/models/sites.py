@@ -52,8 +52,8 @@ def find_sites(diffusion_model: nn.Module, originals: Mapping[str, nn.Module] | 
     """All attention sites of a model that this pack knows how to read, in the order of the model.
 
     Args:
-        diffusion_model: the network, as it stands in memory.
-        originals: by path, the modules in whose place another clone's replacements stand until the next run.
+        diffusion_model: the network, as it is in memory.
+        originals: by path, the modules that another clone has replaced until the next run.
     """
     return list(_walk(diffusion_model, dict(own_modules(diffusion_model, originals or {}))))
 

@@ -29,7 +29,7 @@ def find_unverified_sites(network: nn.Module, originals: Mapping[str, nn.Module]
     """Return the sites of a network that no rule knows, in the order of the model; cross-attention is left out.
 
     Args:
-        network: the diffusion model, as it stands in memory.
+        network: the diffusion model, as it is in memory.
         originals: as in `sites.find_sites`.
     """
     modules = dict(own_modules(network, originals or {}))
@@ -78,7 +78,7 @@ def _argument_names(module: nn.Module) -> tuple[str, ...]:
 def _own_tokens(module: nn.Module) -> ImageTokens:
     """Return the tokens of a call: the image where the model says where it is, else all of them.
 
-    Where the block gets other tokens too, the call has both or is left alone, as it may be cross-attention.
+    Where the block gets other tokens too, the call has both or is skipped, as it may be cross-attention.
     """
     names = list(inspect.signature(type(module).forward).parameters)[1:]
     first: Argument = (names[0], 0)

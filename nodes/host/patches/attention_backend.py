@@ -189,7 +189,7 @@ class HostAttention:
                 if is_out_of_memory(reason):
                     raise
                 self.refused.add(key)
-                self.on_fallback(f"{key[0]} does not support head dim {head_dim} ({reason}); {INSTEAD}")
+                self.on_fallback(f"{key[0]} does not support head dim {head_dim} ({reason}), so {INSTEAD}")
                 return instead(q, k, v, mask, scale)
             used.add(key[0])
             if out.dim() == 3:  # another pack's, or a backend that has no such layout for this call
@@ -203,7 +203,7 @@ class HostAttention:
         """The host's PyTorch attention, for a head dim beyond what the backend called `name` can take."""
         if (name, head_dim) not in self.refused:
             self.refused.add((name, head_dim))
-            self.on_fallback(f"{name} does not support head dim {head_dim}; {INSTEAD}")
+            self.on_fallback(f"{name} does not support head dim {head_dim}, so {INSTEAD}")
         pytorch: Backend = get_attention_function("pytorch")
         return pytorch
 

@@ -1,7 +1,7 @@
 """A probe whose measures decide the γ of the next step: Stability Feedback on a ModelPatcher.
 
-It measures as a Stability Probe does. Skew Attention nodes on the same model ask it for γ when a model call begins, in
-whatever order the nodes stand. A step is known by its noise level: the place of the sigma in the sigmas of the run. So
+It measures as a Stability Probe does. Skew Attention nodes on the same model get γ from it when a model call begins,
+whatever the order of the nodes. A step is known by its noise level, the index of the sigma in the sigmas of the run. So
 a sampler that calls the model several times a step, or goes back, gets one γ a step.
 """
 

@@ -76,7 +76,7 @@ class GivenKeys:
 def _names(function: Any) -> tuple[str, str]:
     """Return the file and the qualified name of a function, or of the class of any other object.
 
-    ComfyUI loads files of nodes by their path, which stands in the name of the module then.
+    ComfyUI loads files of nodes by their path, which is then in the name of the module.
     """
     while isinstance(function, partial):
         function = function.func

@@ -1,12 +1,12 @@
 """Functions of ours in the place of a module's `forward` or another of its methods, as ComfyUI's object patches: what
 they are made of, and how the host takes them back.
 
-A function of ours is a method of the module it stands on, and so is what it calls in turn. A copy of the network
+A function of ours is a method of the module it is put on, and so is what it calls in turn. A copy of the network
 therefore runs its own weights, and one that was saved whole and loaded has the `forward` of its class.
 
 ComfyUI applies object patches in the order they were made and undoes them in the same order (comfy/model_patcher.py,
 `patch_model` and `unpatch_model`). Where a module is replaced after something in it was patched, the host would look
-for the patched part in the replacement. `undo_in_order` turns the order of undoing round.
+for the patched part in the replacement. `undo_in_order` reverses the order of undoing.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class PatchedForward:
 
     Attributes:
         patch: the `SitePatch` it belongs to.
-        place: where it stands.
+        place: where it is.
         inner: what it calls in turn.
         function: itself, as another pack's wrapper may have all its attributes.
     """
@@ -63,7 +63,7 @@ def object_path(place: Site | LengthSensor) -> str:
 
 
 def own_object(patcher: ModelPatcher, path: str) -> Any:
-    """Return what stands at `path` in the network of `patcher` when no object patch of any clone is applied."""
+    """Return what is at `path` in the network of `patcher` when no object patch of any clone is applied."""
     found, walked = patcher.model, ""
     for name in path.split("."):
         walked = f"{walked}.{name}" if walked else name

@@ -96,7 +96,7 @@ class Observer(Shared):
 
     @property
     def innermost(self) -> Observer:
-        """The last of the observers that stand one in another; overrides that act go below it."""
+        """The innermost of nested observers. Overrides that act go below it."""
         return self.previous.innermost if isinstance(self.previous, Observer) else self
 
     @property

@@ -21,7 +21,7 @@ class CallLog:
     """The joint report of the sites of one model call. Each counts its calls in a `SiteTally`.
 
     Attributes:
-        run: where calls that are left alone are counted; None where nothing is recorded.
+        run: where skipped calls are counted; None where nothing is recorded.
         adaptive: address, η and γ of every adaptive attention call, η and γ one number a sample, on the device.
     """
 
@@ -47,8 +47,8 @@ class OverrideContext:
         attention: the host's own attention.
         has_kernel: whether our fused kernel may be asked on the model's device.
         log: what the sites did.
-        followed: γ among the image tokens of each row, where feedback gives it; None without feedback. The furthest of
-            them from 1 stands in `gammas`.
+        followed: γ among the image tokens of each row, where feedback gives it; None without feedback. `gammas` has
+            the furthest of them from 1.
         painted: where in the picture γ acts; None where it acts everywhere.
         painted_gammas: γ of every query row, kept for sites that ask for the same rows of as many tokens.
     """

@@ -107,7 +107,7 @@ class SideRuns:
     # Runs aside
 
     def follow_aside(self, patcher: ModelPatcher) -> None:
-        """Have `patcher` tell of the runs that the guider of another MODEL makes with it."""
+        """Have `patcher` report the runs that the guider of another MODEL makes with it."""
         self._own_model = weakref.ref(patcher.model)
         patcher.add_callback_with_key(CallbacksMP.ON_PRE_RUN, KEY, self._prepared)
         patcher.add_callback_with_key(CallbacksMP.ON_PREPARE_STATE, KEY, self._step_begins)

@@ -53,7 +53,7 @@ class CallState:
         active: whether the sites do anything; False outside a model call.
         seen_lengths: lengths of the parts of joined sequences, by the name of the sensor that saw them.
         keys: what functions of other nodes may do to the keys.
-        slot: where the overrides of sites stand whose attention reads the options of the whole forward.
+        slot: the place of the overrides of sites whose attention reads the options of the whole forward.
     """
 
     active: bool = False
@@ -66,7 +66,7 @@ class SitePatch(SideRuns, Shared):
     """Functions of ours at some sites of one loaded model, and the sampling run that is going on.
 
     Attributes:
-        sites: where the functions stand.
+        sites: where the functions are.
         handle: what the node gave out; the runs fill it. Patches of the same node on other modules share it.
         node_id: the node to show texts on.
         run: the sampling run that is going on, or None.
@@ -100,7 +100,7 @@ class SitePatch(SideRuns, Shared):
         raise NotImplementedError
 
     def _at_site(self, site: Site, forward: Forward) -> Forward:
-        """Return the function that stands at `site` in place of its `forward`; both get the module first."""
+        """Return the function that replaces the `forward` of `site`. Both get the module first."""
         raise NotImplementedError
 
     def _begin_run(self) -> Any:

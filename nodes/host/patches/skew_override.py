@@ -144,7 +144,7 @@ class SkewOverride(Shared):
         return self.context.gammas.image
 
     def _acting(self, call: AttentionCall, compiling: bool) -> tuple[str, slice | None, Sequence[SkewOverride]]:
-        """Return which tokens γ acts among and the overrides with a γ for them, or a reason to leave the call alone.
+        """Return which tokens γ acts among and the overrides with a γ for them, or a reason to skip the call.
 
         An override acts where a γ of its own other than 1 bears on the call, and always in a graph that is compiled,
         where γ is a tensor.

@@ -32,24 +32,24 @@ class Slot(Protocol):
     """A place for one override.
 
     Attributes:
-        content: what stands there, to be put back.
+        content: what was there, to be put back.
     """
 
     content: Any
 
     @property
     def override(self) -> Backend | None:
-        """The override that stands there."""
+        """The override there."""
 
     def put(self, override: Backend) -> None:
-        """Have `override` stand there."""
+        """Put `override` there."""
 
 
 class NetworkSlot(Shared):
     """The override in the options of a whole model call, which acts as that of the block that runs.
 
     Attributes:
-        previous: the override of another pack that stood there.
+        previous: the override of another pack that was there.
         content: the override of the block that runs; `previous` where none of ours is in it.
     """
 
@@ -62,11 +62,11 @@ class NetworkSlot(Shared):
 
     @property
     def override(self) -> Backend | None:
-        """The override that stands there."""
+        """The override there."""
         return self.content
 
     def put(self, override: Backend) -> None:
-        """Have `override` stand there."""
+        """Put `override` there."""
         self.content = override
 
 
@@ -90,7 +90,7 @@ class LayerSlot:
 
     @property
     def content(self) -> Any:
-        """The function that stands there: ours, the attention that a checkpoint asks for, or None."""
+        """The function there: ours, the attention that a checkpoint asks for, or None."""
         return self.child.function
 
     @content.setter
@@ -99,12 +99,12 @@ class LayerSlot:
 
     @property
     def override(self) -> Backend | None:
-        """The override that stands there. The attention that a checkpoint asks for is none; it gives way to ours."""
+        """The override there. The attention that a checkpoint asks for does not count, and ours replaces it."""
         function = self.child.function
         return function.override if isinstance(function, LayerFunction) else None
 
     def put(self, override: Backend) -> None:
-        """Have `override` stand there."""
+        """Put `override` there."""
         self.child.function = LayerFunction(override)
 
 
@@ -118,7 +118,7 @@ def open_slot(options: dict[str, Any]) -> tuple[NetworkSlot, bool]:
 
 
 def close_slot(options: dict[str, Any]) -> None:
-    """Put back what stood in the options before `open_slot`."""
+    """Put back what was in the options before `open_slot`."""
     slot = options.get(OVERRIDE)
     if isinstance(slot, NetworkSlot):
         del options[OVERRIDE]

@@ -53,7 +53,7 @@ def trial_of(
 
 
 def calibration_of(trial: Trial, space: FeatureSpace, largest_drift: float) -> Calibration:
-    """Return the slider that the first part of a trial gives, by the ways that turn γ alone.
+    """Return the slider that the first part of a trial gives, by the ways that turn only γ.
 
     Args:
         trial: that has ended.

@@ -1,6 +1,6 @@
 """Pictures of trials in the output folder, so that a trial that was cancelled goes on where it was.
 
-A picture is a PNG of 8 bits whose name follows from all that it follows from; in it stands how many seconds it took.
+A picture is a PNG of 8 bits. Its name is a hash of everything it depends on, and it holds the seconds that it took.
 """
 
 from __future__ import annotations

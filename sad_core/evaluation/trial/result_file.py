@@ -215,13 +215,13 @@ def _text(value: Any, name: str) -> str:
 
 
 def title_of(text: str) -> str:
-    """Return a text as it may stand in a table: one line without the marks of paths and tables, not too long."""
+    """Return a text in the form that a table allows: one line without the marks of paths and tables, not too long."""
     line = " ".join("".join(" " if each in NO_TITLE else each for each in text).split())
     return printable(line[:LONGEST_TITLE].rstrip())
 
 
 def _title(value: Any, name: str) -> str:
-    """A text that stands in a table: one line, and no path."""
+    """A text of a table: one line, and no path."""
     text = _text(value, name)
     if printable(text) != text or set(text) & NO_TITLE:
         raise ValueError(f"{name} is not a single line of text without a path")

@@ -55,7 +55,7 @@ def summary_of(trial: Trial) -> str:
 
 
 def verdict(found: Measured) -> str:
-    """Return what the seeds of the report say of a way, to stand after its name and a colon."""
+    """Return what the seeds of the report say of a way, to follow its name and a colon."""
     row = found.row
     if row["pixel_drift"].exists and row["pixel_drift"].value == 0.0:
         return "no image changed. All equal those of γ 1."
