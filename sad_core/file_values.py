@@ -1,4 +1,4 @@
-"""The values in the JSON of a file, which nobody has to believe."""
+"""Checks of the values in the JSON of a file that is not trusted."""
 
 from __future__ import annotations
 

@@ -8,7 +8,7 @@ import zlib
 def operation_namespace(module: str) -> str:
     """A namespace for the custom operations of a module, which no second copy of the pack has.
 
-    ComfyUI names a pack by its path, which may have letters that PyTorch refuses in the name of an operation.
+    ComfyUI names a pack by its path, which may have letters that PyTorch does not allow in the name of an operation.
 
     Args:
         module: its `__name__`, of any letters.

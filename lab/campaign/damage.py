@@ -1,4 +1,4 @@
-"""Damaging files, by a seed: bytes anywhere, and the parts of a safetensors file that a reader believes."""
+"""Damaging files, by a seed: bytes anywhere, and the parts of a safetensors file that a reader trusts."""
 
 from __future__ import annotations
 

@@ -183,7 +183,7 @@ def wait_for_step(server: ComfyUIServer, start: int, steps: int) -> None:
 
 
 def fails(watch: Watch, prompt_id: str, words: str) -> None:
-    """That a prompt ends with these words."""
+    """Assert that a prompt ends with these words."""
     try:
         watch.server.wait(prompt_id)
     except ServerError as error:

@@ -214,7 +214,7 @@ class Trainer:
 
     @property
     def sheet_file(self) -> Path:
-        """Where a sheet of samples that are drawn now belongs."""
+        """The place for a sheet of samples that are drawn now."""
         return self.sheet_folder / f"samples-{self.progress.steps:06}.png"
 
     def error(

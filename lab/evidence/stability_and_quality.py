@@ -1,4 +1,4 @@
-"""Does the stability of a run say anything about its picture? Correlations, and the best of eight seeds.
+"""The relation of the stability of a run to its picture: correlations, and the best of eight seeds.
 
 Each of the five measures is averaged over a group of sites and a window of steps: 5 · 4 · 4 predictors. With so many,
 some correlate with anything by chance. So the table of all sites and steps is shown whole, and of all predictors the

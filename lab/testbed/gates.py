@@ -1,4 +1,4 @@
-"""Is the test bed's model worth measuring γ on? Four gates, each with its numbers.
+"""Four gates that say whether the test bed's model is worth measuring γ on, each with its numbers.
 
     python -m lab.testbed.gates                    # 2,000 samples a row; writes gates.json and prints the tables
     python -m lab.testbed.gates --count 100        # a toy size, to see that everything runs

@@ -1,4 +1,4 @@
-"""Who imports whom in this repository, read from the sources without running them, and the rules it keeps.
+"""The imports between the modules of this repository, read from the sources without running them, and their rules.
 
 The arrows, none of which runs back:
 

@@ -82,7 +82,7 @@ def assert_acts_on(
     gamma: float = 1.5,
     without: Sequence[str] = (),
 ) -> None:
-    """That γ acted on the rows of the wanted texts and no others, as the definition says, at every site.
+    """Assert that γ acted on the rows of the wanted texts and no others, as the definition says, at every site.
 
     Args:
         family: the family.

@@ -50,7 +50,7 @@ def send_event(event: str, message: Mapping[str, Any], to_all: bool = False) -> 
 
     Args:
         event: its name, for `api.addEventListener` in web/.
-        message: what JSON can hold: no NaN, which browsers refuse.
+        message: what JSON can hold. Browsers do not accept NaN.
         to_all: to every open page, not only the one that queued the prompt.
     """
     try:

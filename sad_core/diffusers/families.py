@@ -1,6 +1,6 @@
 """The model classes of diffusers that γ can act in, and the layers in which it does.
 
-The class and the place of a layer decide, never a shape. A class that is in neither table is refused.
+The class and the place of a layer decide, never a shape. A class that is in neither table is not supported.
 """
 
 from __future__ import annotations

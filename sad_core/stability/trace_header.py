@@ -1,4 +1,4 @@
-"""The runs of a trace in the JSON header of its file, which nobody has to believe."""
+"""The runs of a trace in the JSON header of its file, which is not trusted."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def write_runs(runs: Iterable[StabilityRun]) -> tuple[str, dict[str, Tensor]]:
     """Return the header of these runs, and their numbers by the names that the header has for them.
 
     Raises:
-        ValueError: there are so many samples and steps that `read_runs` would refuse the header.
+        ValueError: there are so many samples and steps that `read_runs` would raise for the header.
     """
     tensors: dict[str, Tensor] = {}
     content = [_write_run(number, run, tensors) for number, run in enumerate(runs)]

@@ -74,7 +74,7 @@ def prompt() -> dict[str, Any]:
     return numbered(nodes)
 
 
-def test_in_a_subgraph_they_run_with_their_defaults_and_tell_of_it(page, tmp_path):
+def test_in_a_subgraph_they_run_with_their_defaults_and_report_it(page, tmp_path):
     page.evaluate(OPEN, prompt())
     page.evaluate(INTO_A_SUBGRAPH, ACTING)
     page.evaluate("() => window.app.queuePrompt(0)")

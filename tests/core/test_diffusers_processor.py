@@ -136,7 +136,7 @@ def test_a_model_of_another_package_is_refused_with_what_is_known():
         set_skew_attention(UNet2DConditionModel())
 
 
-def test_gamma_is_put_on_the_wanted_layers_alone():
+def test_gamma_is_put_only_on_the_wanted_layers():
     unet = sdxl_shaped_unet()
     set_skew_attention(unet, gamma=2.0)
     names = set_skew_attention(unet, gamma=0.5, layers="up_blocks")

@@ -199,7 +199,7 @@ def test_a_norm_that_needs_one_input_is_refused(norm):
 @pytest.mark.parametrize(
     "changes", [{"gamma": torch.ones(3)}, {"beta": float("nan")}, {"mask": torch.ones(12, 12).int()}]
 )
-def test_what_skew_attention_refuses_is_refused_here_too(changes):
+def test_errors_of_skew_attention_are_raised_here_too(changes):
     call = tokens()
     with pytest.raises(ValueError, match=next(iter(changes))):
         joint_skew_attention(

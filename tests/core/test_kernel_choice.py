@@ -159,7 +159,7 @@ def test_the_environment_variable_forces_and_forbids(monkeypatch):
         assert reason is None if expected is None else expected in reason
 
 
-def test_another_value_of_the_variable_is_told_and_ignored(monkeypatch, caplog):
+def test_another_value_of_the_variable_is_reported_and_ignored(monkeypatch, caplog):
     monkeypatch.setenv("SAD_FUSED_KERNEL", "yes")
     assert choice.wish() is None
     assert "SAD_FUSED_KERNEL is 'yes'" in caplog.text
@@ -249,7 +249,7 @@ def test_the_kernel_compiles_for_a_card_that_is_not_there():
 
 
 @pytest.mark.parametrize("beta", [1.0, 3.0])
-def test_the_kernel_stands_in_and_says_so(launches, beta):
+def test_the_kernel_runs_and_says_so(launches, beta):
     drawn = tokens(length=20).to(torch.float32)
     told = []
     out = skew_attention(drawn.q, drawn.k, drawn.v, 0.6, beta, on_kernel=lambda: told.append("kernel"))
@@ -260,7 +260,7 @@ def test_the_kernel_stands_in_and_says_so(launches, beta):
     assert len(launches) == 3  # checked once
 
 
-def test_the_kernel_stands_in_for_joint_attention(launches):
+def test_the_kernel_runs_in_joint_attention(launches):
     drawn = tokens(length=20).to(torch.float32)
     options = {"inner": slice(4, 17), "gamma_text": 1.3, "gamma_cross": -0.4}
     told = []
@@ -281,7 +281,7 @@ def test_the_kernel_stands_in_for_joint_attention(launches):
         {"beta": torch.tensor(2.0)},
     ],
 )
-def test_where_the_kernel_does_not_stand_in(launches, changes):
+def test_where_the_kernel_does_not_run(launches, changes):
     drawn = tokens(length=20).to(torch.float32)
     told = []
     arguments = {"gamma": 0.6, "beta": 3.0, **changes}

@@ -73,7 +73,7 @@ def test_zero_queries_or_keys_have_no_leaning():
 
 
 @pytest.mark.usefixtures("either_way")
-def test_one_zero_head_leaves_the_others_alone():
+def test_one_zero_head_does_not_change_the_others():
     call = tokens()
     q = call.q.clone()
     q[0, 1] = 0

@@ -144,7 +144,7 @@ def test_where_tiles_are_not_used():
 
 @pytest.mark.filterwarnings("ignore:There is a performance drop")  # of vmap, which PyTorch tells of
 @pytest.mark.parametrize(("beta", "norm"), [(1.0, "value"), (3.0, "value"), (3.0, "input")])
-def test_under_vmap_every_call_gives_what_it_gives_alone(beta, norm):
+def test_under_vmap_every_call_gives_what_it_gives_by_itself(beta, norm):
     q, k, v = (draw(seed, 3, 1, 2, 130, 4) for seed in range(3))
     x, gamma = draw(3, 3, 1, 130, 8), torch.tensor([0.5, 1.0, 1.4])
 

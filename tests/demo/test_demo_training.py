@@ -38,7 +38,7 @@ def take_steps(trainer, latents, count):
         trainer.step(latents, torch.tensor([0, 1, 2, 0]), make_scheduler(steps=1).alphas_cumprod, budget_seconds=3600)
 
 
-def test_the_model_file_alone_is_enough_to_go_on(tmp_path, latents):
+def test_the_model_file_is_enough_to_go_on(tmp_path, latents):
     first = make_trainer(tmp_path)
     take_steps(first, latents, 2)
     first.save()

@@ -136,7 +136,7 @@ def test_as_measured_on_whole_images_of_the_same_pictures():
         assert each.row == measure_set(each.way.gamma, sets[each.way], sets[PLAIN], PIXELS)
 
 
-def test_a_picture_is_held_in_8_bits_and_a_broken_one_is_told():
+def test_a_picture_is_held_in_8_bits_and_a_broken_one_is_reported():
     image = torch.rand(5, 4, 3)
     image[0, 0] = torch.tensor([-1.0, 2.0, 0.5])
     picture = Picture.of(image, 1.23456789)

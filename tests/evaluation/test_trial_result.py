@@ -1,4 +1,4 @@
-"""A trial: what is chosen, what is said, and what its file must hold to be believed."""
+"""A trial: what is chosen, what is said, and what its file must hold to be accepted."""
 
 from __future__ import annotations
 
@@ -103,7 +103,7 @@ def test_the_summary_names_seeds_rivals_and_cost():
     assert float(table[-3]["distance_change"]) == pytest.approx(trial.best.row["distance_change"].value, rel=1e-4)
 
 
-def test_broken_pictures_of_every_reported_way_are_told():
+def test_broken_pictures_of_every_reported_way_are_reported():
     trial = made_up_trial(4)
     counts = (0, 2, 0, 1)
     report = [

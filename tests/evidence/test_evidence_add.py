@@ -88,7 +88,7 @@ def test_only_what_is_between_the_marks_is_written(folders, tmp_path):
     assert page.read_text(encoding="utf-8") == f"before\n{BEGIN}\n\n{NONE_YET}\n\n{END}\nafter\n"
 
 
-def test_a_wrong_trial_is_one_sentence_and_leaves_the_page_alone(tmp_path, capsys):
+def test_a_wrong_trial_is_one_sentence_and_does_not_change_the_page(tmp_path, capsys):
     content = trial_to_json(made_up_trial(0))
     content["took"] = 1e-4
     (tmp_path / "own.trial.json").write_text(json.dumps(content), encoding="utf-8")

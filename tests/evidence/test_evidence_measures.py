@@ -595,7 +595,7 @@ def test_real_pictures_are_measured_without_a_plain_model(real):
 
 
 @pytest.mark.usefixtures("few_resamples")
-def test_a_set_measure_takes_the_first_seeds_alone(real):
+def test_a_set_measure_takes_only_the_first_seeds(real):
     """So that a long run of the plain model is compared with a short one of another setting."""
     long = embed(pictures(24), labels_of(24))
     short = long.only(slice(0, 15))

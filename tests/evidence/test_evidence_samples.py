@@ -113,7 +113,7 @@ def test_gamma_one_in_a_window_is_the_plain_model(model):
     assert torch.equal(latents_of(model, gamma=1.0, start=0.3, end=0.6), latents_of(model))
 
 
-def test_gamma_acts_inside_its_window_alone(model):
+def test_gamma_acts_only_inside_its_window(model):
     """Four steps are at percent 0.001, 0.251, 0.501, 0.751."""
     constant, plain = latents_of(model, gamma=2.0), latents_of(model)
     assert torch.equal(latents_of(model, gamma=2.0, start=0.0, end=0.9), constant)
@@ -129,7 +129,7 @@ def test_the_thirds_share_out_the_steps(steps):
         assert sum(is_active(window, timestep) for window in windows) == 1
 
 
-def test_gamma_acts_at_its_sites_alone(model):
+def test_gamma_acts_only_at_its_sites(model):
     """In the first step, everything before the first site with γ is unpatched."""
 
     def stability(**changes):
@@ -195,7 +195,7 @@ def test_the_model_is_plain_again_after_a_failure(model):
     assert model.unet.up_blocks[0].b1 is None
 
 
-def test_what_is_outside_and_what_is_not_finite_is_told(model, monkeypatch):
+def test_what_is_outside_and_what_is_not_finite_is_reported(model, monkeypatch):
     raw = torch.full((3, 3, 32, 32), 0.5)
     raw[1, 0, :16] = 1.5
     raw[1, 1, 0, 0] = -0.1
@@ -554,7 +554,7 @@ def test_the_command_draws_with_two_processes(tmp_path, model):
 @pytest.mark.parametrize(
     ("options", "told"), [(["--only", "plane"], "no setting plane"), (["--processes", "0"], "at least 1")]
 )
-def test_the_command_refuses_what_it_cannot_do(monkeypatch, capsys, options, told):
+def test_the_command_ends_with_a_sentence_on_what_it_cannot_do(monkeypatch, capsys, options, told):
     monkeypatch.setattr("sys.argv", ["draw", *options])
     with pytest.raises(SystemExit) as stopped:
         drawing.main()

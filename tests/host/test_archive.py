@@ -15,7 +15,7 @@ from lab.testing.in_process_host import load_pack
 
 
 @pytest.mark.skipif(shutil.which("git") is None or not (ROOT / ".git").exists(), reason="not a git checkout")
-def test_the_archive_alone_brings_every_node(tmp_path):
+def test_the_archive_is_enough_for_every_node(tmp_path):
     write_archive(tmp_path / "pack.zip")
     with zipfile.ZipFile(tmp_path / "pack.zip") as packed:
         packed.extractall(tmp_path / "pack")

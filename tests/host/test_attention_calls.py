@@ -182,7 +182,7 @@ def test_sage_attention_is_asked_for_no_larger_head_dim_than_it_takes(sd15, head
     assert_close(got, pack(definition.skew_attention(q, k, v, 1.5, 3.0)))
 
 
-def test_a_batch_that_does_not_split_into_its_passes_is_left_alone(sd15, q, k, v):
+def test_a_batch_that_does_not_split_into_its_passes_is_skipped(sd15, q, k, v):
     three = [torch.cat([x, x[:1]]) for x in (q, k, v)]
     override = override_at(sd15, pytest.fail, prompts=PROMPTS, apply_to="cond")
     plain = optimized_attention(*three, HEADS, skip_reshape=True)

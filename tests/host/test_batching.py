@@ -24,7 +24,7 @@ def family(request, families):
 
 
 @pytest.mark.parametrize("setting", SETTINGS)
-def test_each_picture_of_a_batch_is_the_one_it_is_alone(family, setting):
+def test_each_picture_of_a_batch_is_the_one_it_is_by_itself(family, setting):
     patched, _ = skew(family.model, **SETTINGS[setting])
     noise = family.noise(4)
     plain, together = family.sample(noise=noise), family.sample(patched, noise=noise)
@@ -82,7 +82,7 @@ def test_only_the_chosen_chunks_are_changed(family, apply_to, wanted, is_split):
 
 
 @pytest.mark.parametrize("norm", ["input", "projected"])
-def test_one_chunk_alone_keeps_the_length_of_its_own_input(families, norm):
+def test_a_single_chunk_keeps_the_length_of_its_own_input(families, norm):
     unet = families["SD15"]
     patched, _ = skew(unet.model, 1.3, 3.0, apply_to="cond", norm=norm)
     with watch_attention(patched) as calls:
@@ -109,14 +109,14 @@ def test_apply_to_cond_and_to_uncond_differ_from_each_other_and_from_both(sd15, 
                 assert distance(one, other) > 1e-3 * plain.norm()
 
 
-def test_guidance_of_one_calls_the_model_for_cond_alone(family):
+def test_guidance_of_one_calls_the_model_only_for_cond(family):
     patched, report = skew(family.model, adaptive="gamma")
     picture = family.sample(patched, cfg=1.0)
     assert {call.cond_or_uncond for call in report.runs[-1].calls} == {(COND,)}
     assert distance(picture, family.sample(cfg=1.0)) > 1e-3 * picture.norm()
 
 
-def test_uncond_alone_without_guidance_is_said_to_have_done_nothing(sd15, monkeypatch):
+def test_only_uncond_without_guidance_is_said_to_have_done_nothing(sd15, monkeypatch):
     patched, report = skew(sd15.model, apply_to="uncond")
     monkeypatch.setattr(SkewOverride, "__call__", lambda *_, **__: pytest.fail("a site was asked for nothing"))
     assert sd15.sample(patched, cfg=1.0).equal(sd15.sample(cfg=1.0))

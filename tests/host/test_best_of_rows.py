@@ -28,7 +28,7 @@ MASK = torch.linspace(0, 1, 64).reshape(1, 8, 8)
 
 
 @pytest.mark.parametrize("sampler", SAMPLERS)
-def test_what_is_kept_is_what_its_seed_gives_alone(sd15, sampler):
+def test_what_is_kept_is_what_its_seed_gives_by_itself(sd15, sampler):
     inputs = inputs_of(sd15, sampler=sampler)
     latent, *_ = best_of(inputs)
     assert len(latent["batch_index"]) == 2

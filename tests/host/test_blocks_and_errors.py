@@ -103,7 +103,7 @@ def test_a_wrong_setting_is_refused_by_the_node_in_one_sentence(families, name, 
 
 
 @pytest.mark.parametrize("widgets", [{"gamma": math.nan}, {"blocks": "nowhere"}, {"norm": "lenght"}])
-def test_a_refusal_leaves_the_model_as_it_was(sd15, widgets):
+def test_an_error_leaves_the_model_as_it_was(sd15, widgets):
     before = sd15.sample()
     with pytest.raises(ValueError, match=r"must be|has no"):
         skew(sd15.model, **widgets)
@@ -132,7 +132,7 @@ def test_a_model_out_of_reach_is_refused_by_name_with_the_reason(ernie):
     assert not ernie.object_patches
 
 
-def test_a_model_with_cross_attention_alone_is_refused_by_name(unet_without_self_attention):
+def test_a_model_with_only_cross_attention_is_refused_by_name(unet_without_self_attention):
     with pytest.raises(ValueError, match="SD15 has no self-attention that Skew Attention"):
         skew(unet_without_self_attention)
     assert not unet_without_self_attention.object_patches

@@ -47,7 +47,7 @@ def test_the_order_of_an_override_and_ours_makes_no_bit_of_difference(families, 
     assert family.sample(one).equal(family.sample(other))
 
 
-def test_a_neutral_node_leaves_an_override_alone(sd15):
+def test_a_neutral_node_does_not_change_an_override(sd15):
     loud = with_override(sd15.model, louder)
     patched, _ = skew(loud, gamma=1.0)
     assert patched.model_options["transformer_options"]["optimized_attention_override"] is louder
@@ -229,7 +229,7 @@ def test_a_replaced_self_attention_is_theirs_and_the_report_says_so(sd15, order)
     ],
     ids=["HyperTile", "ToMe"],
 )
-def test_attention_that_is_not_square_is_left_alone_and_reported(sd15, node, settings, order):
+def test_attention_that_is_not_square_is_skipped_and_reported(sd15, node, settings, order):
     def theirs(model):
         return execute(node, model=model, **settings)[0]
 
@@ -247,7 +247,7 @@ def test_attention_that_is_not_square_is_left_alone_and_reported(sd15, node, set
     assert sum(record.untouched.values()) == STEPS * len(outer)
 
 
-def test_what_is_left_alone_is_left_alone_to_the_bit(sd15):
+def test_what_is_skipped_keeps_its_bits(sd15):
     """With every square call out of reach, a patched model is the other pack's model."""
 
     def theirs(model):

@@ -158,7 +158,7 @@ def test_options_that_are_not_of_the_run_stay_as_they_are(sd15, node):
 
 
 @pytest.mark.parametrize("copied", [copy.copy, copy.deepcopy])
-def test_a_call_with_copied_options_is_told_with_its_run(sd15, copied):
+def test_a_call_with_copied_options_is_reported_with_its_run(sd15, copied):
     """Model calls of another pack's guider with copied options are skewed and counted in their run."""
     model, report = skew(sd15.model)
     results = []
@@ -229,7 +229,7 @@ def test_a_copied_patcher_acts_on_its_own_weights_for_the_same_report(family):
 
 
 @pytest.mark.parametrize("copied", [copy.copy, copy.deepcopy])
-def test_a_copied_handle_hears_of_the_runs_of_its_node(sd15, copied):
+def test_a_copied_handle_gets_the_runs_of_its_node(sd15, copied):
     patched, report = skew(sd15.model)
     told = copied(report)
     sd15.sample(patched)

@@ -58,7 +58,7 @@ def sweep() -> tuple[list[torch.Tensor], list[float]]:
 # --- in sentences
 
 
-def test_without_clip_vision_pixels_stand_in_and_the_summary_says_so(sweep):
+def test_without_clip_vision_pixels_are_compared_and_the_summary_says_so(sweep):
     lines, summary = report(*sweep)
     assert all("pixels of 32×32 thumbnails" in line["features"] for line in lines)
     assert "pixels of 32×32 thumbnails" in summary

@@ -222,5 +222,5 @@ def test_every_class_the_host_lists_is_in_the_table_and_no_other():
     assert told - listed in (set(), set(LATEST), {*NEWER, *LATEST})
 
 
-def test_every_refusal_is_tried():
+def test_every_reason_of_an_unsupported_model_is_tried():
     assert set(REFUSALS) == set(REFUSED.values())

@@ -21,7 +21,7 @@ MASKED, PACKED, FRAMES = "HunyuanVideo", "MiniMaxH3", "SVD_img2vid"
 
 @pytest.mark.rows(lambda row: row.name not in (MASKED, PACKED, FRAMES))
 @pytest.mark.parametrize("cfg", [3.0, pytest.param(1.0, marks=pytest.mark.newest)])
-def test_a_picture_is_the_same_alone_and_beside_three_others(runs, cfg):
+def test_a_picture_is_the_same_by_itself_and_beside_three_others(runs, cfg):
     """Alone means with cond and uncond in calls of their own, too."""
     row = runs.row
     patched, report = skew(row.model, **STRENGTH)
@@ -48,5 +48,5 @@ def test_a_picture_is_the_same_with_cond_and_uncond_joined_and_split(runs):
 
 
 def assert_split(record, sides) -> None:
-    """That each model call of the run was for one side."""
+    """Assert that each model call of the run was for one side."""
     assert {call.cond_or_uncond for call in record.calls} == {(side,) for side in sides}

@@ -250,7 +250,7 @@ def test_a_kernel_that_breaks_in_a_compiled_model_is_named(small_flux, monkeypat
     monkeypatch.setattr(operation, "launch", broken)
     assert_near(small_flux.sample(compiled(patched, fullgraph=True)), want)
     assert report.describe().endswith(
-        "Fallback: the fused kernel failed (RuntimeError: ptxas was not found); ordinary matrix products took its "
+        "Fallback: the fused kernel failed (RuntimeError: ptxas was not found), so ordinary matrix products took its "
         "place in a compiled graph."
     )
     small_flux.sample(patched.clone(), steps=1)

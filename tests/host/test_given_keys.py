@@ -74,7 +74,7 @@ def assert_stated(family, model, **options) -> None:
 @pytest.mark.parametrize("order", ORDERS)
 @pytest.mark.parametrize("patch", [of_the_frame_before, Mutual(), partial(of_the_frame_before)], ids=["f", "o", "p"])
 @pytest.mark.parametrize("name", ["SD15", "Flux"])
-def test_keys_of_another_frame_leave_every_call_alone(families, name, patch, order):
+def test_keys_of_another_frame_skip_every_call(families, name, patch, order):
     family = families[name]
     theirs = patched_by(patch)
     patched, report = in_order(order, family.model, theirs)
@@ -276,7 +276,7 @@ def test_the_decision_is_made_once_for_a_model_call(sd15, monkeypatch):
     assert len(asked) == report.runs[-1].model_calls
 
 
-def test_a_block_that_hands_over_keys_of_its_own_is_left_alone(sd15):
+def test_a_block_that_hands_over_keys_of_its_own_is_skipped(sd15):
     """Another pack runs the site with keys of the frame before, without any attn1_patch."""
     path = "diffusion_model.output_blocks.2.1.transformer_blocks.0.attn1.forward"
 
@@ -303,7 +303,7 @@ def test_options_without_such_a_function_say_nothing(patches):
 
 
 @pytest.mark.parametrize("function", [print, 3, None, "text", partial(partial(print)), FAMILIES, Mutual().__call__])
-def test_anything_may_stand_there_and_nothing_is_raised(function):
+def test_anything_may_be_there_and_nothing_is_raised(function):
     read = GivenKeys.read({"patches": {"attn1_patch": [function]}}, False)
     assert read.reason.startswith("attn1_patch of ")
     assert not read.stand

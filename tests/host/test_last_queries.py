@@ -94,7 +94,7 @@ def test_gamma_leaves_no_trace_in_the_keys_that_are_kept(last):
     assert last.sample().equal(plain)
 
 
-def test_the_adaptive_gamma_is_that_of_the_image_alone(last):
+def test_the_adaptive_gamma_is_that_of_only_the_image(last):
     calls = Runs(last).acting(Runs(last).skewed(1.5, adaptive="gamma"))
     for seen in calls:
         image = last.image(seen.q.shape[2])
@@ -148,7 +148,7 @@ def test_an_override_of_another_pack_attends_in_both_orders(last, order):
     assert_stated(last, Runs(last).watched(model), times=1.1)
 
 
-def test_cond_alone_leaves_the_rows_of_uncond(row):
+def test_only_cond_leaves_the_rows_of_uncond(row):
     calls = Runs(row).acting(Runs(row).watched(skew(row.model, apply_to="cond")[0]))
     for seen in calls:  # uncond is the first row
         want = torch.stack([plainly(seen)[0], stated(row, seen, 1.5)[1]])
@@ -293,13 +293,13 @@ def test_the_calls_of_the_image_are_told_from_those_of_text_as_long(tokens, pref
 
 
 @pytest.mark.parametrize("call", [SiteCall((), {}), SiteCall((torch.zeros(1, 30, 4), None, None, {}), {})])
-def test_calls_that_cannot_be_read_are_told(call):
+def test_calls_that_cannot_be_read_are_reported(call):
     image, reason = QWEN.find_tokens(call, 30, 10)
     assert image is None
     assert reason.startswith(UNREADABLE)
 
 
-def test_queries_of_a_part_of_the_image_are_told():
+def test_queries_of_a_part_of_the_image_are_reported():
     rule = next(rule for rule in RULES if rule.module == "comfy.text_encoders.llama.TransformerBlock")
     call = SiteCall((), {}, {"image": 16})
     assert rule.find_tokens(call, 30, 17) == (slice(14, 30), "")
@@ -314,7 +314,7 @@ def test_queries_of_a_part_of_the_image_are_told():
     assert rule.find_tokens(SiteCall((), {}), 30, 16) == (None, f"{UNREADABLE} (ValueError)")
 
 
-def test_fewer_queries_are_left_alone_where_no_rule_knows_such_calls():
+def test_fewer_queries_are_skipped_where_no_rule_knows_such_calls():
     rule = next(rule for rule in RULES if rule.module == "modules.attention.CrossAttention")
     assert rule.find_tokens(SiteCall((), {}), 30, 10) == (None, NOT_SAME_TOKENS)
 

@@ -22,7 +22,7 @@ def row(request):
     row.forget()
 
 
-def test_the_last_site_alone_knows_where_the_image_is(row):
+def test_only_the_last_site_knows_where_the_image_is(row):
     """Its sensor is patched even where the site next to it is not."""
     last = list(row.paths)[-1]
     patched, report = skew(row.model, blocks=last)
@@ -31,7 +31,7 @@ def test_the_last_site_alone_knows_where_the_image_is(row):
     assert not report.runs[-1].untouched
 
 
-def test_two_nodes_on_one_model_are_each_told(row):
+def test_two_nodes_on_one_model_get_a_report_each(row):
     first, *rest = row.paths
     apart, _ = skew(skew(row.model, blocks=first)[0], blocks=", ".join(rest))
     together, _ = skew(row.model)
@@ -79,7 +79,7 @@ def test_a_text_seen_in_an_earlier_forward_is_not_taken_for_one_of_this() -> Non
     assert rule.image_tokens(SiteCall((), {}, {}), 16) is None  # nothing was seen: it may as well be text
 
 
-def test_frame_by_frame_sampling_with_a_cache_is_left_alone():
+def test_frame_by_frame_sampling_with_a_cache_is_skipped():
     """There only the first frame is square."""
     (rule,) = [rule for rule in RULES if rule.module == "wan.ar_model.CausalWanSelfAttention"]
     x, freqs = torch.zeros(1, 8, 4), None
@@ -89,7 +89,7 @@ def test_frame_by_frame_sampling_with_a_cache_is_left_alone():
 
 
 @pytest.mark.newest
-def test_a_compiled_model_is_told_too():
+def test_a_compiled_model_is_reported_too():
     row = HOSTED["Hunyuan3Dv2"]
     torch._dynamo.reset()
     plain = row.sample()

@@ -109,7 +109,7 @@ def test_a_clone_on_another_module_has_its_own_state_and_the_same_report(dynamic
     assert patches_of(patched.clone()) == [mine]
 
 
-def test_every_run_of_a_moved_clone_is_told_once(family, dynamic):
+def test_every_run_of_a_moved_clone_is_reported_once(family, dynamic):
     patched, report = skew(dynamic)
     clone = patched.clone(disable_dynamic=True)
     family.sample(clone)

@@ -97,7 +97,7 @@ def pictures(output):
 
 
 def test_the_whole_trial(sd15, output, monkeypatch):
-    """A sheet, a table, a summary, a file that is believed, and a slider; its pictures are those of the sampler."""
+    """A sheet, a table, a summary, a file that is accepted, and a slider; its pictures are those of the sampler."""
     sheets = []
     monkeypatch.setattr(sheet_plot, "figure_to_image", lambda figure: sheets.append(figure) or torch.zeros(1, 4, 4, 3))
     _, table, summary, file, calibration = measure(sd15, name="a/b", first_seed=5, largest_drift=0.6)

@@ -51,7 +51,7 @@ def assert_modal(family, calls, beta: float) -> None:
 # Where the image is among the tokens is asked of the oldest host too, by test_families.py.
 @pytest.mark.newest
 @pytest.mark.rows(lambda row: row.name in JOINT)
-def test_joint_sites_give_the_definition_of_these_factors_alone(runs):
+def test_joint_sites_give_the_definition_of_only_these_factors(runs):
     assert_modal(runs.row, runs.acting(runs.skewed(beta=3.0, **WIDGETS)), 3.0)
 
 
@@ -90,7 +90,7 @@ def test_with_gamma_one_only_joint_sites_are_patched(runs):
             assert distance(seen.out, plainly(seen)) < 1e-5 * plainly(seen).norm(), seen.path
 
 
-def test_an_image_alone_has_no_other_tokens_and_the_report_says_so(families):
+def test_an_image_by_itself_has_no_other_tokens_and_the_report_says_so(families):
     """The second call of an SD3.5 medium block sees no text."""
     family = families["SD3 with image-only attention"]
     patched, report = skew(family.model, 1.0, gamma_cross=0.4)
@@ -122,7 +122,7 @@ def test_a_model_without_joint_attention_says_that_they_change_nothing(sd15, fac
     assert "none of the chosen sites of SD15 is joint" in report.plan
 
 
-def test_a_schedule_moves_gamma_alone_and_the_percents_hold_for_all_three(flux):
+def test_a_schedule_moves_only_gamma_and_the_percents_hold_for_all_three(flux):
     from symmetric_attention.nodes.gamma_schedule import GammaScheduleNode
 
     given = {"shape": "keyframes", "start_gamma": 1.0, "end_gamma": 1.0, "start": 0.0, "end": 1.0}
@@ -157,7 +157,7 @@ def test_a_schedule_at_one_leaves_the_other_factors_at_work(flux):
 
 
 @pytest.mark.parametrize("name", ["SD3", "Flux"])
-def test_they_act_in_the_chosen_chunks_alone(families, name):
+def test_they_act_only_in_the_chosen_chunks(families, name):
     family = families[name]
     patched, _ = skew(family.model, **WIDGETS, apply_to="cond")
     with watch_attention(patched) as calls:
@@ -181,7 +181,7 @@ def test_a_later_node_takes_a_call_only_where_it_does_something(families):
         assert distance(seen.out, want) <= 1e-3 * effect(family, seen, 1.5), seen.path
 
 
-def test_adaptive_gamma_is_gamma_alone(flux):
+def test_adaptive_gamma_changes_only_gamma(flux):
     """At γ = 1 the rule leaves γ at 1, whatever the other factors are."""
     adaptive, _ = skew(flux.model, 1.0, gamma_text=0.4, gamma_cross=1.6, adaptive="gamma")
     fixed, _ = skew(flux.model, 1.0, gamma_text=0.4, gamma_cross=1.6)

@@ -196,7 +196,7 @@ class Encoder:
 
 
 @pytest.mark.parametrize("strength", [1.0, 0.5])
-def test_guides_of_ltx_video_are_skewed_or_left_alone_and_counted(strength):
+def test_guides_of_ltx_video_are_skewed_or_skipped_and_counted(strength):
     """A guide joins the tokens of the video. For a weak one newer hosts attend part by part, which stays plain."""
     row = HOSTED["LTXV"]
     latent = {"samples": torch.zeros(1, *row.latent)}

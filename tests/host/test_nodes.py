@@ -575,7 +575,7 @@ def test_a_node_that_knows_its_id_is_not_served_from_the_cache_of_another(nodes)
         assert schema.not_idempotent == (Hidden.unique_id in (schema.hidden or [])), schema.node_id
 
 
-def test_a_neutral_node_says_so_in_place_of_what_the_last_run_told(sd15, monkeypatch):
+def test_a_neutral_node_says_so_in_place_of_the_last_report(sd15, monkeypatch):
     shown = []
     monkeypatch.setattr("symmetric_attention.nodes.skew_attention.show_on_node", lambda *text: shown.append(text))
     _, plan, _ = execute(SkewAttentionNode, model=sd15.model, gamma=1.0, beta=1.0)

@@ -115,7 +115,7 @@ def test_a_module_replaced_before_ours_is_left_out_and_given_back(sd15, plain, n
     assert theirs_alone.calls
 
 
-def test_the_order_that_the_refusal_advises_skews_the_site(sd15, plain):
+def test_the_order_that_the_error_advises_skews_the_site(sd15, plain):
     ours, report = skew(sd15.model, blocks="middle")
     wanted = drawn(sd15, ours)
     both, _ = replaced(ours, BLOCK, Nameless)

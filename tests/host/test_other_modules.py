@@ -15,7 +15,7 @@ from lab.testing.run_nodes import compiled, skew
 
 
 @pytest.mark.newest
-def test_compiled_runs_in_a_row_give_the_same_pictures_and_tell_of_it(small_flux):
+def test_compiled_runs_in_a_row_give_the_same_pictures_and_report_it(small_flux):
     torch._dynamo.reset()
     plain = small_flux.sample(steps=2)
     settings = {0.2: skew(small_flux.model, 0.2), 1.8: skew(small_flux.model, 1.8, beta=2.0)}

@@ -278,7 +278,7 @@ def test_a_compiled_model_is_painted_too(sd15):
     )
 
 
-def test_rows_whose_place_is_unknown_are_left_alone_and_said_so(sd15):
+def test_rows_whose_place_is_unknown_are_skipped_and_said_so(sd15):
     """Another node calls the model with half of the picture, as tiled diffusion does."""
     patched, report = skew(sd15.model, 1.6, mask=soft(HEIGHT, WIDTH))
 

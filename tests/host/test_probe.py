@@ -59,7 +59,7 @@ def stated(family, seen, eigenvalues: bool = True) -> dict[str, torch.Tensor]:
 
 
 def assert_holds(family, calls, run, relative: float = 1e-4) -> None:
-    """That the run holds, step by step and sample by sample, what was seen from outside of the pack."""
+    """Assert that the run holds, step by step and sample by sample, what was seen from outside of the pack."""
     seen_calls = [seen for seen in calls if not seen.is_cross]
     found = 0
     for step in run.steps:
@@ -183,7 +183,7 @@ def test_cond_and_uncond_in_separate_calls_give_the_same_trace(family):
             torch.testing.assert_close(one, two, rtol=1e-3, atol=1e-3 * float(one.abs().max()))
 
 
-def test_a_picture_has_the_same_numbers_alone_and_in_a_batch(sd15):
+def test_a_picture_has_the_same_numbers_by_itself_and_in_a_batch(sd15):
     noise = sd15.noise(3)
     model, trace = probe(sd15.model)
     sd15.sample(model, noise=noise)
@@ -209,7 +209,7 @@ def test_samplers_that_call_the_model_more_often_give_a_step_a_call(sd15, sample
 
 
 @pytest.mark.parametrize("is_apart", [False, True], ids=["cond and uncond together", "one call each"])
-def test_every_nth_step_alone_is_measured(sd15, is_apart):
+def test_only_every_nth_step_is_measured(sd15, is_apart):
     model, trace = probe(sd15.model, every_nth_step=3)
     whole, all_steps = probe(sd15.model)
     with little_memory(sd15.model) if is_apart else contextlib.nullcontext():
@@ -220,7 +220,7 @@ def test_every_nth_step_alone_is_measured(sd15, is_apart):
     assert [sorted(name for name, _ in step.samples) for step in measured] == [["negative", "positive"]] * 3
 
 
-def test_chosen_blocks_alone_are_measured_and_a_wrong_one_is_refused(sd15):
+def test_only_chosen_blocks_are_measured_and_a_wrong_one_is_refused(sd15):
     model, trace = probe(sd15.model, blocks="output.0-1")
     sd15.sample(model)
     assert trace.runs[0].addresses == trace.runs[0].sites == ("output.0.0", "output.1.0")
@@ -363,7 +363,7 @@ def test_the_probe_sees_the_result_of_another_packs_override(sd15, order):
     assert_holds(sd15, calls, trace.runs[-1])
 
 
-def test_calls_that_are_not_square_are_left_alone_and_noted(sd15):
+def test_calls_that_are_not_square_are_skipped_and_noted(sd15):
     def theirs(model):
         settings = {"tile_size": 32, "swap_size": 2, "max_depth": 0, "scale_depth": False}
         return execute(HyperTile, model=model, **settings)[0]
@@ -480,7 +480,7 @@ def test_a_failed_run_is_not_called_interrupted_nor_unreached(sd15):
     ("shape", "has_map"),
     [((1, 4, 8, 12), True), ((1, 4, 1, 8, 12), True), ((1, 4, 3, 8, 12), False), ((1, 8, 96), False)],
 )
-def test_maps_are_drawn_over_pictures_alone(shape, has_map):
+def test_maps_are_drawn_only_over_pictures(shape, has_map):
     """Tokens of a video or of a sound may happen to fit a grid, and are no picture."""
     assert (token_grid(96, *image_size(torch.zeros(shape))) is not None) == has_map
 

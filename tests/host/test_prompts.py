@@ -60,7 +60,7 @@ def test_perp_neg_has_a_third_prompt_that_is_of_no_side(sd15, memory, apply_to):
 
 
 @pytest.mark.parametrize("apply_to", ["cond", "uncond"])
-def test_a_prompt_that_a_node_brings_along_is_left_alone_and_said_so(sd15, memory, apply_to):
+def test_a_prompt_that_a_node_brings_along_is_skipped_and_said_so(sd15, memory, apply_to):
     empty = sd15.conditioning("middle")
     theirs = execute(perpneg.PerpNeg, model=sd15.model, empty_conditioning=empty, neg_scale=1.0)[0]
     patched, report = skew(theirs, apply_to=apply_to)

@@ -28,7 +28,7 @@ def read(report, after=None) -> str:
     return execute(ReportNode, report=report, after={"samples": after})[0]
 
 
-def test_a_finished_run_is_told_in_numbers(family):
+def test_a_finished_run_is_reported_in_numbers(family):
     patched, report = skew(family.model)
     with watch_attention(patched) as calls:
         family.sample(patched)
@@ -148,7 +148,7 @@ def test_the_last_call_can_be_read_while_the_run_goes_on(sd15):
     assert report.last_call is seen[-1][2]
 
 
-def test_the_gammas_of_an_adaptive_run_are_told_as_a_range(sd15):
+def test_the_gammas_of_an_adaptive_run_are_reported_as_a_range(sd15):
     patched, report = skew(sd15.model, gamma=2.0, adaptive="gamma")
     sd15.sample(patched)
     for call in report.runs[-1].calls:
@@ -159,7 +159,7 @@ def test_the_gammas_of_an_adaptive_run_are_told_as_a_range(sd15):
     assert high == pytest.approx(max(call.gamma_range[1] for call in report.runs[-1].calls), rel=1e-3)
 
 
-def test_one_gamma_is_told_as_one_number_with_the_part_of_the_run_it_held(sd15):
+def test_one_gamma_is_reported_as_one_number_with_the_part_of_the_run_it_held(sd15):
     patched, report = skew(sd15.model, gamma=1.5)
     sd15.sample(patched)
     assert "γ 1.5 from progress 0.000 (sigma 14.61) to 1.000 (sigma 0.02917)." in report.describe()
@@ -191,7 +191,7 @@ def test_an_override_that_does_the_inner_attention_is_named(sd15):
 
 
 @pytest.mark.parametrize("name", ["SD3", "Flux"])
-def test_a_backend_that_refuses_the_head_dim_falls_back_once_and_rightly(families, name):
+def test_a_backend_without_the_head_dim_falls_back_once_and_rightly(families, name):
     family = families[name]
     patched, report = skew(family.model, beta=3.0)
     fussy = FussyAttention({"SD3": 64, "Flux": 32}[name], RuntimeError("head dim too large"))
@@ -208,7 +208,7 @@ def test_a_backend_that_refuses_the_head_dim_falls_back_once_and_rightly(familie
     )
 
 
-def test_every_run_tells_of_its_fallback(flux):
+def test_every_run_describes_its_fallback(flux):
     patched, report = skew(flux.model)
     with backend(FussyAttention(32, RuntimeError("head dim too large"))):
         flux.sample(patched)
@@ -216,7 +216,7 @@ def test_every_run_tells_of_its_fallback(flux):
     assert [len(run.fallbacks) for run in report.runs] == [1, 1]
 
 
-def test_what_two_devices_fell_back_to_is_told_once(sd15):
+def test_what_two_devices_fell_back_to_is_reported_once(sd15):
     _, report = skew(sd15.model)
     run = report.begin("SD15", ["middle.0.0"])
     for sentence in ("a refused", "b refused", "a refused"):
@@ -232,7 +232,7 @@ def test_the_plain_run_needs_no_fallback(flux):
 
 
 @pytest.mark.parametrize("error", [torch.OutOfMemoryError("no memory"), KeyError("a bug of theirs")], ids=type)
-def test_an_error_that_is_no_refusal_goes_on_to_the_host(flux, error):
+def test_any_other_error_goes_on_to_the_host(flux, error):
     patched, report = skew(flux.model)
     with backend(FussyAttention(32, error)), pytest.raises(type(error)):
         flux.sample(patched)

@@ -196,7 +196,7 @@ def test_digests_are_equal_where_the_written_out_graphs_are(one, other):
 
 
 @given(prompts(), st.data())
-def test_runs_are_accepted_where_their_graph_is_upstream_alone(prompt, data):
+def test_runs_are_accepted_where_only_their_graph_is_upstream(prompt, data):
     reader = data.draw(st.sampled_from(list(prompt)))
     inputs = {"after": [reader, 0]}
     upstream = wired({**prompt, "reader": {"class_type": "SADReport", "inputs": inputs}}, "reader")
@@ -237,7 +237,7 @@ def run_of(report: SkewReport, model: str) -> None:
     run.status, run.model_calls = "finished", 1
 
 
-def test_the_report_tells_of_the_run_that_made_what_is_wired(at):
+def test_the_report_describes_the_run_that_made_what_is_wired(at):
     report = SkewReport("the plan")
     with at(graph(), "sampler"):
         run_of(report, "first")

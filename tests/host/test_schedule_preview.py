@@ -79,7 +79,7 @@ def test_the_fields_that_count_are_those_that_move_the_curve(shape):
         {"shape": "spiral"},
     ],
 )
-def test_what_the_node_refuses_is_refused_in_the_same_sentence(wrong):
+def test_errors_of_the_node_are_given_in_the_same_sentence(wrong):
     with pytest.raises(ValueError, match=r"\.$") as refused:
         node(**wrong)
     assert ask(**wrong) == {"problem": str(refused.value)}

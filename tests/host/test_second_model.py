@@ -64,7 +64,7 @@ def sampled(sd15, model, negative, steps: int = STEPS):
 
 
 def assert_acts(sd15, calls, gammas: dict[bool, float]) -> None:
-    """That every site of the first and of the second model gives what the definition says for its γ."""
+    """Assert that every site of the first and of the second model gives what the definition says for its γ."""
     for is_second, gamma in gammas.items():
         sites = [seen for seen in calls if not seen.is_cross and seen.path.startswith("second.") == is_second]
         assert sites

@@ -150,7 +150,7 @@ def test_batch_mates_do_not_change_the_gamma_of_a_sample(sd15):
         torch.testing.assert_close(alone, whole[index : index + 1], rtol=1e-3, atol=1e-3)
 
 
-def test_a_seed_that_is_kept_of_several_has_the_gamma_it_has_alone(sd15):
+def test_a_kept_seed_has_the_gamma_it_has_by_itself(sd15):
     """Best Of Sampler leaves the rows of dropped seeds out, so a row's place is not the number of its sample."""
     inputs = inputs_of(sd15, followed(sd15.model)[0], steps=STEPS)
     latent, *_ = best_of(inputs)

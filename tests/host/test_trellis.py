@@ -35,7 +35,7 @@ def with_objects(row, *counts):
     return objects
 
 
-def test_an_object_is_the_same_alone_and_beside_a_larger_one(row):
+def test_an_object_is_the_same_by_itself_and_beside_a_larger_one(row):
     patched, _ = skew(row.model, beta=3.0, adaptive="gamma and beta")
     noise = draw("voxels", (2, 8, COUNTS[0], 1))
     together = with_objects(row, *COUNTS)

@@ -27,7 +27,7 @@ def in_two_tiles(apply_model, arguments):
 
 
 @pytest.mark.parametrize("apply_to", ["cond", "uncond"])
-def test_tiles_in_one_call_are_left_alone_by_one_side_and_said_so(sd15, memory, apply_to):
+def test_tiles_in_one_call_are_skipped_by_one_side_and_said_so(sd15, memory, apply_to):
     theirs = sd15.model.clone()
     theirs.set_model_unet_function_wrapper(in_two_tiles)
     plain = sd15.sample(theirs)
@@ -112,7 +112,7 @@ def without_ids(apply_model, arguments):
     return apply_model(arguments["input"], arguments["timestep"], **given, transformer_options=options)
 
 
-def test_a_call_without_ids_is_left_alone_by_one_side_and_said_so(sd15):
+def test_a_call_without_ids_is_skipped_by_one_side_and_said_so(sd15):
     theirs = sd15.model.clone()
     theirs.set_model_unet_function_wrapper(without_ids)
     patched, report = skew(theirs, apply_to="cond")
@@ -132,7 +132,7 @@ class CallsTheModel(comfy.samplers.CFGGuider):
 
 
 @pytest.mark.parametrize("apply_to", ["both", "cond", "uncond"])
-def test_a_guider_that_calls_the_model_itself_is_left_alone_by_one_side(sd15, apply_to):
+def test_a_guider_that_calls_the_model_itself_is_skipped_by_one_side(sd15, apply_to):
     patched, report = skew(sd15.model, apply_to=apply_to)
     guider = CallsTheModel(patched)
     guider.set_conds(sd15.conditioning("cond"), sd15.conditioning("uncond"))

@@ -66,7 +66,7 @@ options = st.dictionaries(st.sampled_from(["img_slice", "patches", "block_index"
     seen=st.dictionaries(st.sampled_from(NAMES), st.one_of(st.integers(-2, 2 * TOKENS), values), max_size=3),
     norm=st.sampled_from(["value", "input"]),
 )
-def test_any_call_of_a_block_is_skewed_or_left_alone_with_a_reason(rule, args, kwargs, seen, norm):
+def test_any_call_of_a_block_is_skewed_or_skipped_with_a_reason(rule, args, kwargs, seen, norm):
     q, k, v = (draw(name, (BATCH, HEADS, TOKENS, HEAD_DIM)) for name in "qkv")
     run = RunRecord("a model", ("one",))
     settings = SkewSettings(GammaSchedule.from_preset("constant", 1.5), norm=norm)

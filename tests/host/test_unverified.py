@@ -166,7 +166,7 @@ def test_the_node_lists_them_and_leaves_the_model_as_it_is(future):
     assert sample(patched).equal(plain)
 
 
-def test_the_probe_leaves_it_alone_too(future, monkeypatch):
+def test_the_probe_skips_it_too(future, monkeypatch):
     model, trace = probe(future)
     assert not model.object_patches
     assert sample(model).equal(sample(future))

@@ -196,6 +196,6 @@ def test_the_two_lists_of_requirements_agree():
     assert [line for line in listed if line and not line.startswith("#")] == project()["dependencies"]
 
 
-def test_the_changelog_tells_of_this_version():
+def test_the_changelog_has_this_version():
     headings = re.findall(r"^## (\S+)", (ROOT / "CHANGELOG.md").read_text(encoding="utf-8"), re.MULTILINE)
     assert headings[0] == project()["version"]

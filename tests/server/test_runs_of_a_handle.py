@@ -52,7 +52,7 @@ def picture(server, outputs: dict[str, Any]):
     return pictures_of(server, outputs)[0]
 
 
-def test_the_run_of_a_plain_model_is_not_told_as_a_patched_one(server):
+def test_the_run_of_a_plain_model_is_not_reported_as_a_patched_one(server):
     nodes = prompt()
     assert tells_of(texts(server.run(nodes)), STEPS)
     nodes["sampler"]["inputs"]["model"] = ["model", 0]
@@ -86,7 +86,7 @@ def test_what_no_sampler_made_is_seen(server):
     assert summary.startswith(NO_TRACE)
 
 
-def test_a_run_from_the_cache_and_one_of_a_changed_seed_are_told(server):
+def test_a_run_from_the_cache_and_one_of_a_changed_seed_are_reported(server):
     nodes = prompt(steps=2)
     assert tells_of(texts(server.run(nodes)), 2)
     read(nodes, ("sampler", 0), name=" again")  # nothing is sampled for them
@@ -100,7 +100,7 @@ def test_a_run_from_the_cache_and_one_of_a_changed_seed_are_told(server):
     assert tells_of(texts(server.run(nodes)), 2)
 
 
-def test_a_copy_of_the_sampler_that_the_cache_serves_is_told(server):
+def test_a_copy_of_the_sampler_that_the_cache_serves_is_reported(server):
     nodes = prompt(steps=2)
     server.run(nodes)
     nodes["10:3"] = nodes.pop("sampler")
@@ -111,7 +111,7 @@ def test_a_copy_of_the_sampler_that_the_cache_serves_is_told(server):
     assert "attention calls changed" not in server.log[before:]
 
 
-def test_each_of_two_reports_tells_of_its_own_sampler(server):
+def test_each_of_two_reports_describes_its_own_sampler(server):
     nodes = prompt(steps=2)
     nodes["second"] = {**nodes["sampler"], "inputs": {**nodes["sampler"]["inputs"], "steps": 4}}
     read(nodes, ("second", 0), name=" second")
@@ -140,7 +140,7 @@ def test_the_ids_of_a_subgraph_are_known(server):
     assert summary.startswith(NO_TRACE)
 
 
-def test_of_a_list_of_latents_each_report_tells_of_its_own_run(server):
+def test_of_a_list_of_latents_each_report_describes_its_own_run(server):
     nodes = prompt()
     nodes["skew"]["inputs"]["gamma"] = 1.7  # as in no other test, so that no run of another is behind these nodes
     nodes["sweep"] = {"class_type": "SADGammaSweep", "inputs": {"values": "1, 2", "seeds": 1, "first_seed": 0}}
@@ -152,7 +152,7 @@ def test_of_a_list_of_latents_each_report_tells_of_its_own_run(server):
     assert [len(summary.partition("\n")[0].split("negative")) for summary in summaries] == [1, 2]
 
 
-def test_the_run_of_a_sampler_made_at_run_time_is_told(server):
+def test_the_run_of_a_sampler_made_at_run_time_is_reported(server):
     nodes = prompt(steps=2)
     wired = {name: nodes["sampler"]["inputs"][name] for name in ("model", "positive", "negative", "latent_image")}
     nodes["made"] = {"class_type": "SADExpandedSampler", "inputs": {**wired, "steps": 4}}

@@ -239,7 +239,7 @@ def test_settings_that_make_no_sense_are_refused(options, sentence):
         FeedbackSettings(**options)
 
 
-def test_the_settings_are_told_in_a_line():
+def test_the_settings_are_reported_in_a_line():
     chosen = FeedbackSettings(StabilityScore("energy", "middle", end=0.5), fall_back=2.0)
     assert chosen.describe() == (
         "γ follows energy of middle from 0% to 50% of the run against the first 3 steps: gain 0.05 toward 1, dead band "

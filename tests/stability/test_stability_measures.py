@@ -103,7 +103,7 @@ def test_the_top_eigenvector_is_the_deepest_minimum(length, head_dim, seed):
 
 @settings(max_examples=20)
 @given(seed=st.integers(0, 2**16), factor=st.floats(0.01, 100.0), shift=st.floats(-3.0, 3.0))
-def test_sizes_and_shifts_change_the_energy_alone(seed, factor, shift):
+def test_sizes_and_shifts_change_only_the_energy(seed, factor, shift):
     call = tokens(seed=seed)
     found = hopfield_stability(call.q, call.k, call.v)
     other = hopfield_stability(factor * call.q + shift, call.k - shift, -7 * call.v + shift)

@@ -66,7 +66,7 @@ def test_the_parts_share_no_picture_and_lose_none(garments):
     assert torch.equal(parts.training.pixels, garments.pixels[parts.training.labels])
 
 
-def test_subsets_are_nested_and_leave_the_validation_part_alone(garments):
+def test_subsets_are_nested_and_without_the_validation_part(garments):
     small, large, whole = (divide(garments, subset, held_out=20) for subset in (5, 12, None))
     assert small.training.labels.tolist() == large.training.labels.tolist()[:5]
     assert large.training.labels.tolist() == whole.training.labels.tolist()[:12]

@@ -68,7 +68,7 @@ def test_the_points_of_a_curve_lie_on_its_lines(vertices):
         torch.testing.assert_close(point, (1 - share) * start + share * end)
 
 
-def test_the_plain_model_stands_where_its_strength_belongs():
+def test_the_plain_model_is_where_its_strength_belongs():
     changes = points((1, 10), (2, 20), (3, 30))
     assert curve_of([0.5, 2.0, -1.0], changes, neutral=1.0).tolist() == [[3, 30], [1, 10], [0, 0], [2, 20]]
 

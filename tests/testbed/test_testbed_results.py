@@ -229,7 +229,7 @@ def test_blocks_of_any_size_are_dealt_as_the_plain_measure_deals_them(sizes):
     torch.testing.assert_close(fast, torch.tensor([slow(row) for row in rows], dtype=torch.float64), rtol=0, atol=1e-12)
 
 
-def test_a_bit_stands_for_each_real_picture():
+def test_each_real_picture_has_a_bit():
     flags = torch.rand(7, 70) < 0.3
     together = resampled.shares_of_unions(resampled.as_bits(flags), torch.arange(7).view(1, 1, 7), 70)
     assert float(together) == pytest.approx(float(flags.any(dim=0).double().mean()))

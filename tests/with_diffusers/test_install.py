@@ -79,7 +79,7 @@ def test_the_core_is_installed_whole_and_works_without_the_rest(installed):
     } == files
 
 
-def test_it_asks_for_pytorch_alone(installed):
+def test_it_requires_only_pytorch(installed):
     _, site = installed
     text = next(site.glob("symmetric_attention_core-*.dist-info")).joinpath("METADATA").read_text(encoding="utf-8")
     required = re.findall(r"^Requires-Dist: (.+)$", text, re.MULTILINE)
@@ -87,7 +87,7 @@ def test_it_asks_for_pytorch_alone(installed):
     assert {re.match(r"\w+", each).group() for each in required if "extra ==" in each} == {"diffusers", "safetensors"}
 
 
-def test_it_stands_beside_the_pack_in_one_process(installed, tmp_path):
+def test_it_works_beside_the_pack_in_one_process(installed, tmp_path):
     python, site = installed
     (tmp_path / "symmetric_attention").symlink_to(ROOT, target_is_directory=True)
     lines = run(python, "-c", BESIDE.format(parent=str(tmp_path)), folder=site.parent).splitlines()

@@ -156,7 +156,7 @@ def test_a_pipeline_gives_what_the_definition_gives(name):
 
 
 def test_gamma_stays_in_a_pipeline_with_perturbed_attention_guidance():
-    """That pipeline replaces processors in each run, and puts back what it found."""
+    """The pipeline replaces processors in each run, and puts back what it found."""
     pipeline, picture = stable_diffusion("StableDiffusionPAGPipeline", pag_applied_layers=["mid"])
     plain = picture(pag_scale=2.0)
     with by_definition(BY_NAME["UNet2DConditionModel"], 1.5, 2.0):

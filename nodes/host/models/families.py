@@ -1,4 +1,4 @@
-"""The model families that ComfyUI hosts: their attention sites, their token orders, and the models that are refused.
+"""The model families that ComfyUI hosts: their attention sites, their token orders, and the unsupported models.
 
 Data only; the words it is written in are those of `site_rules` and `token_orders`. lab/testing/families has a tiny
 model of each.
@@ -332,7 +332,7 @@ RULES = (
 )
 
 OUT_OF_REACH = "its attention is called without the options through which ComfyUI lets other nodes take part"
-# Diffusion models that are refused where they have no site, by class, with the end of the sentence "… because".
+# Diffusion models that raise an error where they have no site, by class, with the end of the sentence "… because".
 REFUSALS = {
     "ace.model.ACEStepTransformer2DModel": (
         "its self-attention is linear and has no softmax, so there are no logits to split"

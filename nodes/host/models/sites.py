@@ -59,7 +59,7 @@ def find_sites(diffusion_model: nn.Module, originals: Mapping[str, nn.Module] | 
 
 
 def reason_of_refusal(diffusion_model: nn.Module) -> str | None:
-    """Why the method has no meaning in this class of model, or cannot reach it where it has no site; else None."""
+    """The reason why γ has no meaning in this class of model, or cannot reach it without a site; else None."""
     return REFUSALS.get(class_name(diffusion_model))
 
 

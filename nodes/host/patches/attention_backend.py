@@ -108,8 +108,8 @@ class HostAttention:
     """`attend(q, k, v, mask, scale)` for sad_core, computed by the host's backend or by another pack's override.
 
     The softmax scale is folded into q, except for a backend that uses `scale=`: older hosts and several backends ignore
-    it. A backend that refuses a head dim is not asked again: PyTorch's own attention takes over, and `on_fallback` is
-    told once.
+    it. A backend that does not support a head dim is not called again. PyTorch's own attention runs, and `on_fallback`
+    is called once.
     """
 
     def __init__(self, on_fallback: Callable[[str], None]):
@@ -124,7 +124,7 @@ class HostAttention:
         self.choices.clear()
 
     def unlogged(self) -> HostAttention:
-        """Return the same attention, with what it knows of refusals; its fallbacks are not reported."""
+        """Return the same attention, with the head dims that it does not support. Its fallbacks are not reported."""
         result = HostAttention(lambda _: None)
         result.refused.update(self.refused)
         return result

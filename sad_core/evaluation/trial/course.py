@@ -106,7 +106,7 @@ class Course:
         for way in ways[:2]:
             self._draw(pictures, way, self.first_seed, 1)
         seconds = _mean(pictures)
-        self._plan(seconds)  # too small a budget is refused here
+        self._plan(seconds)  # raises if the budget is too small
         for way in ways[2:]:
             self._draw(pictures, way, self.first_seed, 1)
         plan = self._plan(_mean(pictures), has_begun=True)
