@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 TITLES = {
-    "energy": "energy (low is stable; grows with tokens)",
+    "energy": "energy (low is stable, grows with tokens)",
     "instability": "instability (low is stable)",
     "alignment": "alignment (high is stable)",
     "symmetricity": "symmetricity (1 symmetric, −1 skew)",
@@ -130,7 +130,7 @@ def draw_curves(
         return None
 
     names = " and ".join(dict.fromkeys(_name(run) for _, run, _ in runs))
-    dotted = "" if baseline is None else "; dotted: 5–95 % of normal images"
+    dotted = "" if baseline is None else ", dotted: 5–95 % of normal images"
     title = f"mean over sites, band: 10–90 % of the sites{dotted} · {names}"
     return _panels([*shared, *_with_gamma(first)[len(first.measures) :]], curve, title, height=3.2)
 
