@@ -159,7 +159,7 @@ def test_the_gammas_of_an_adaptive_run_are_reported_as_a_range(sd15):
     assert high == pytest.approx(max(call.gamma_range[1] for call in report.runs[-1].calls), rel=1e-3)
 
 
-def test_one_gamma_is_reported_as_one_number_with_the_part_of_the_run_it_held(sd15):
+def test_one_gamma_is_reported_as_one_number_with_its_part_of_the_run(sd15):
     patched, report = skew(sd15.model, gamma=1.5)
     sd15.sample(patched)
     assert "γ 1.5 from progress 0.000 (sigma 14.61) to 1.000 (sigma 0.02917)." in report.describe()
