@@ -129,8 +129,8 @@ def of_one_of_eight(numbers: Mapping[str, Any]) -> Part:
         f"One of eight seeds is kept by a score after {', '.join(map(str, DECIDED_AFTER))} of {STEPS} steps. "
         f"Of the ways to score, {' and '.join(counts)}. Density is high where many real images lie near, so an image "
         f"of high density is a typical one. {sentence(USUAL[0])} after {USUAL[1]} steps, the node's defaults, changes "
-        f"the density by {usual}, {usual.value / most.value:.0%} of what a choice by the density itself would after all "
-        "eight are finished."
+        f"the density by {usual}, {usual.value / most.value:.0%} of what a choice by the density itself would after "
+        "all eight are finished."
     )
     rows = []
     for name in names:
@@ -196,8 +196,8 @@ def of_slider(numbers: Mapping[str, Any]) -> Part:
     falls, rises = numbers["falls"], numbers["rises"]
     order = "Yes" if not falls and whole.is_better else "In part" if whole.is_better else "No"
     verdict = (
-        f"Does diversity rise along the slider, on fresh seeds? {order}. From −1 to 1 the distance between seeds changes "
-        f"by {whole}, {whole.value / numbers['positions'][0]['distance'][0]:+.0%}. Of {len(changes)} steps along the "
+        f"Does diversity rise along the slider, on fresh seeds? {order}. From −1 to 1 the distance between seeds "
+        f"changes by {whole}, {whole.value / numbers['positions'][0]['distance'][0]:+.0%}. Of {len(changes)} steps along the "
         f"slider {rises} raise it significantly and {falls} lower it."
     )
     columns = ("frechet", "coverage", "judge", "drift")
