@@ -197,8 +197,8 @@ def of_slider(numbers: Mapping[str, Any]) -> Part:
     order = "Yes" if not falls and whole.is_better else "In part" if whole.is_better else "No"
     verdict = (
         f"Does diversity rise along the slider, on fresh seeds? {order}. From −1 to 1 the distance between seeds "
-        f"changes by {whole}, {whole.value / numbers['positions'][0]['distance'][0]:+.0%}. Of {len(changes)} steps along the "
-        f"slider {rises} raise it significantly and {falls} lower it."
+        f"changes by {whole}, {whole.value / numbers['positions'][0]['distance'][0]:+.0%}. Of {len(changes)} steps along "
+        f"the slider {rises} raise it significantly and {falls} lower it."
     )
     columns = ("frechet", "coverage", "judge", "drift")
     rows = [
