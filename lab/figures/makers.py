@@ -21,7 +21,7 @@ WORKFLOWS = (
     *("07_let_gamma_follow_stability", "08_finish_the_best_of_eight_seeds", "09_try_seeds_until_one_is_stable"),
     *("10_compare_adaptive_with_static_gamma", "11_image_to_image_in_two_passes", "12_z_image_turbo_four_seeds"),
     *("13_stable_audio", "14_calibrate_a_slider", "15_do_the_seeds_of_a_turbo_model_differ"),
-    "16_measure_your_checkpoint",
+    *("16_measure_your_checkpoint", "17_measure_your_z_image_or_flux"),
 )
 TEST_BED = Path(__file__).parents[1] / "testbed"
 NUMBERS = {"unet": "numbers.json", "dit": "numbers-dit.json", "twin": "numbers-twin.json"}

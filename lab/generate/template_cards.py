@@ -297,21 +297,26 @@ def in_a_grid(server: ComfyUIServer) -> Image.Image:
     return card
 
 
-def on_a_sheet(server: ComfyUIServer) -> Image.Image:
+def on_a_sheet(category: str, steps: int) -> Card:
     """The sheet of a short trial of the demo model."""
-    wired = {"model": 0, "positive": 1, "negative": 2, "vae": 3, "latent_image": 4}
-    inputs: dict[str, Any] = {name: ["model", output] for name, output in wired.items()}
-    inputs |= {"minutes": 1440, "most_seeds": 5, "steps": 12, "cfg": 2.0, "scheduler": "simple", "name": "demo model"}
-    prompt: Prompt = {
-        "model": {"class_type": "SADDemoModel", "inputs": {"picture": CATEGORIES[0], "count": 1}},
-        "measure": {"class_type": "SADMeasureCheckpoint", "inputs": inputs},
-        "shown": {"class_type": "SaveImage", "inputs": {"images": ["measure", 0], "filename_prefix": "sheet"}},
-    }
-    filename: str = server.run(prompt)["shown"]["images"][0]["filename"]
-    card, sheet = blank(), Image.open(io.BytesIO(server.download(filename))).convert("RGB")
-    sheet.thumbnail((WIDTH - 2 * MARGIN, HEIGHT - 2 * MARGIN))
-    card.paste(sheet, ((WIDTH - sheet.width) // 2, (HEIGHT - sheet.height) // 2))
-    return card
+
+    def card_of(server: ComfyUIServer) -> Image.Image:
+        wired = {"model": 0, "positive": 1, "negative": 2, "vae": 3, "latent_image": 4}
+        inputs: dict[str, Any] = {name: ["model", output] for name, output in wired.items()}
+        inputs |= {"minutes": 1440, "most_seeds": 5, "steps": steps, "cfg": 2.0}
+        inputs |= {"scheduler": "simple", "name": "demo model"}
+        prompt: Prompt = {
+            "model": {"class_type": "SADDemoModel", "inputs": {"picture": category, "count": 1}},
+            "measure": {"class_type": "SADMeasureCheckpoint", "inputs": inputs},
+            "shown": {"class_type": "SaveImage", "inputs": {"images": ["measure", 0], "filename_prefix": "sheet"}},
+        }
+        (sheet,) = pictures_of(server, prompt)
+        sheet.thumbnail((WIDTH - 2 * MARGIN, HEIGHT - 2 * MARGIN))
+        card = blank()
+        card.paste(sheet, ((WIDTH - sheet.width) // 2, (HEIGHT - sheet.height) // 2))
+        return card
+
+    return card_of
 
 
 CARDS: dict[str, Card] = {
@@ -330,7 +335,8 @@ CARDS: dict[str, Card] = {
     "13_stable_audio": acted_among("audio", ""),
     "14_calibrate_a_slider": on_a_slider,
     "15_do_the_seeds_of_a_turbo_model_differ": in_a_grid,
-    "16_measure_your_checkpoint": on_a_sheet,
+    "16_measure_your_checkpoint": on_a_sheet(CATEGORIES[0], 12),
+    "17_measure_your_z_image_or_flux": on_a_sheet(CATEGORIES[2], 8),  # in as few steps as a turbo model takes
 }
 
 

@@ -137,8 +137,12 @@ def z_image_texts(count: int) -> list[Node]:
         Node("positive", "CLIPTextEncode", {"text": FOX}, {"clip": "clip.CLIP"}, size=(0, 140)),
         Node("negative", "ConditioningZeroOut", {}, {"conditioning": "positive.CONDITIONING"}),
         latent(1024, count, "EmptySD3LatentImage"),
-        Node("shift", "ModelSamplingAuraFlow", {"shift": 3.0}, {"model": "load.MODEL"}),
+        z_image_shift(),
     ]
+
+
+def z_image_shift() -> Node:
+    return Node("shift", "ModelSamplingAuraFlow", {"shift": 3.0}, {"model": "load.MODEL"})
 
 
 def texts(positive: str, negative: str, clip: str = "load.CLIP") -> list[Node]:
@@ -755,6 +759,36 @@ WORKFLOWS: dict[str, list[list[Node]]] = {
         [
             saved("trial/sheet", "measure.sheet", size=(620, 320)),
             text_shown("found", "measure.summary", "The significant changes, and the cost", 320),
+        ],
+    ],
+    "17_measure_your_z_image_or_flux": [
+        [
+            *z_image(),
+            note(
+                "The same trial for a model whose parts are three files. It is set for Z-Image Turbo: 8 steps, and "
+                "**cfg** 1, so the rival that switches guidance off is left out. Press *Run* and wait for "
+                "**minutes**.\n\n**Flux**: replace *Load CLIP* by *DualCLIPLoader*, wire *Load Diffusion Model* "
+                "straight into the node, and set **steps** to 20, **sampler_name** to euler. Any other model: its "
+                "loaders, its shift and its settings.\n\nWhat gamma is worth on these models has not been measured. "
+                "If you send in the file of numbers, it becomes a row of docs/checkpoints.md.",
+                215,
+            ),
+        ],
+        [
+            z_image_shift(),
+            latent(1024, kind="EmptySD3LatentImage"),
+        ],
+        [
+            Node(
+                "measure",
+                "SADMeasureCheckpoint",
+                {"minutes": 15.0, **TURBO},
+                {"model": "shift.MODEL", "clip": "clip.CLIP", "vae": "vae.VAE", "latent_image": "latent.LATENT"},
+            ),
+        ],
+        [
+            saved("trial/sheet", "measure.sheet", size=(620, 320)),
+            text_shown("found", "measure.summary", "What is significant, and what it costs", 320),
         ],
     ],
 }

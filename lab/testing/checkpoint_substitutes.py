@@ -66,36 +66,41 @@ def with_demo_model(prompt: dict[str, Any]) -> dict[str, Any]:
             continue
         if kind == "CheckpointLoaderSimple":
             kind, inputs = "SADDemoModel", {"picture": CATEGORIES[1], "count": count}
-        elif kind == "SADMeasureCheckpoint":  # the shortest there is, on any machine
-            text = inputs["clip"]
-            kept = {key: value for key, value in inputs.items() if key != "clip"}
-            inputs = {**kept, "positive": text, "negative": text, **SHORTEST_TRIAL}
+        elif kind == "SADMeasureCheckpoint":
+            inputs = shortest_trial(inputs)
         elif kind == "CLIPVisionLoader":
             kind, inputs = "SADTinyClipVision", {}
         swapped[name] = {"class_type": kind, "inputs": {key: rewired(key, value) for key, value in inputs.items()}}
     return swapped
 
 
+def shortest_trial(inputs: dict[str, Any]) -> dict[str, Any]:
+    """The inputs of the shortest trial there is, on any machine; what takes the place of its CLIP gives both texts."""
+    kept = {key: value for key, value in inputs.items() if key != "clip"}
+    return {**kept, "positive": inputs["clip"], "negative": inputs["clip"], **SHORTEST_TRIAL}
+
+
 def with_tiny_model(prompt: dict[str, Any], family: str) -> dict[str, Any]:
     """The prompt with nodes that give the parts of a tiny model of `family`."""
     tiny = {"family": family}
-    latent = ("SADTinyLatent", tiny)
+    latent, text = ("SADTinyLatent", tiny), ("SADTinyConditioning", {**tiny, "name": "a"})
     table = {
         "CheckpointLoaderSimple": ("SADTinyModel", tiny),
         "UNETLoader": ("SADTinyModel", tiny),
         "EmptySD3LatentImage": latent,
         "EmptyLatentAudio": latent,
-        "CLIPTextEncode": ("SADTinyConditioning", {**tiny, "name": "a"}),
+        "CLIPLoader": text,  # for a node that encodes by itself
+        "CLIPTextEncode": text,
+        "VAELoader": ("SADTinyVae", {}),
         "ConditioningZeroOut": ("ConditioningZeroOut", {}),
-        "VAEDecode": ("SADTinyImage", {}),
         "VAEDecodeAudio": ("SADTinyAudio", {}),
     }
     swapped = {}
     for name, node in prompt.items():
         kind, inputs = node["class_type"], node["inputs"]
-        if kind in ("CLIPLoader", "VAELoader"):
-            continue
-        if kind in table:
+        if kind == "SADMeasureCheckpoint":
+            inputs = shortest_trial(inputs)
+        elif kind in table:
             kind, fixed = table[kind]
             inputs = {**fixed, **{key: value for key, value in inputs.items() if key in ("samples", "conditioning")}}
         swapped[name] = {"class_type": kind, "inputs": dict(inputs)}

@@ -70,19 +70,24 @@ class TinyLatentNode(io.ComfyNode):
         return io.NodeOutput({"samples": torch.full((1, *HOSTED[family].latent), 1e-6)})
 
 
-class TinyImageNode(io.ComfyNode):
-    """The first channel of a latent as a grey IMAGE, values squeezed into [0, 1]."""
+class GreyVae:
+    """In place of a VAE: the first channel of a latent as a grey image, values squeezed into [0, 1]."""
+
+    def decode(self, latent: torch.Tensor) -> torch.Tensor:
+        """Return images `(n, height, width, 3)`."""
+        return latent[:, 0].sigmoid().unsqueeze(-1).expand(-1, -1, -1, 3)
+
+
+class TinyVaeNode(io.ComfyNode):
+    """A VAE for the latents of any family of images."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        return io.Schema(
-            node_id="SADTinyImage", category=CATEGORY, inputs=[io.Latent.Input("samples")], outputs=[io.Image.Output()]
-        )
+        return io.Schema(node_id="SADTinyVae", category=CATEGORY, inputs=[], outputs=[io.Vae.Output()])
 
     @classmethod
-    def execute(cls, samples: dict[str, torch.Tensor]) -> io.NodeOutput:
-        grey = samples["samples"][:, 0].sigmoid()
-        return io.NodeOutput(grey.unsqueeze(-1).expand(-1, -1, -1, 3))
+    def execute(cls) -> io.NodeOutput:
+        return io.NodeOutput(GreyVae())
 
 
 class TinyAudioNode(io.ComfyNode):
@@ -139,7 +144,7 @@ class FixtureExtension(ComfyExtension):
 
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
         return [
-            *(TinyModelNode, TinyConditioningNode, TinyLatentNode, TinyImageNode, TinyAudioNode),
+            *(TinyModelNode, TinyConditioningNode, TinyLatentNode, TinyVaeNode, TinyAudioNode),
             *(TinyClipVisionNode, ExpandedSamplerNode),
         ]
 
