@@ -6,12 +6,14 @@ from dataclasses import dataclass, field
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from lab.testing.made_up_trials import pictures_of
+from lab.testing.made_up_trials import measured, pictures_of
 from sad_core.evaluation.measures import PIXELS, LookedAt, measure_set
 from sad_core.evaluation.trial.course import Course
 from sad_core.evaluation.trial.pictures import Images, Picture
-from sad_core.evaluation.trial.plan import COSTS, MOST_SEEDS
+from sad_core.evaluation.trial.plan import COSTS, MOST_SEEDS, SHARE_AROUND, SLOWER
 from sad_core.evaluation.trial.ways import LADDER, PLAIN, PROBED, RIVALS
 
 
@@ -21,7 +23,9 @@ class MadeUp:
 
     dearer: float = 0.2
     preparing: float = 0.0
-    slower_after: int = 10**6
+    slower_after: int = 10**6  # pictures
+    slower_at: float = 10.0**6  # by the clock
+    slowdown: float = 4.0
     now: float = 0.0
     drawn: dict = field(default_factory=dict)
     order: list = field(default_factory=list)
@@ -37,7 +41,8 @@ class MadeUp:
         assert prompt < self.prepared
         found, seconds = [], 1 + self.dearer * (way.gamma != 1)
         for seed, image in zip(seeds, pictures_of(way, seeds, 0.1), strict=True):
-            taken = seconds * (1 if len(self.drawn) < self.slower_after else 4)
+            is_slower = len(self.drawn) >= self.slower_after or self.now >= self.slower_at
+            taken = seconds * (self.slowdown if is_slower else 1)
             found.append(Picture.of(image, taken))
             assert (way, seed) not in self.drawn, "a picture was drawn twice"
             self.drawn[way, seed] = prompt
@@ -99,7 +104,7 @@ def test_the_plan_follows_the_mean_over_all_ways():
 def test_a_choice_that_gets_slower_leaves_out_costs_and_rivals():
     found, source, _ = run(2.7, slower_after=24)
     assert found.plan.choice_seeds == 8
-    assert found.plan.left_out.endswith("because later images took longer than the first ones.")
+    assert found.plan.left_out.endswith(f"{SLOWER}.")
     assert found.costs == ()
     assert len(source.drawn) == found.plan.pictures
 
@@ -108,9 +113,58 @@ def test_pictures_that_get_slower_after_the_choice_end_the_report_in_time():
     found, source, said = run(2.7, slower_after=48)
     assert said[-1].endswith("The report uses 16 other seeds.")
     assert found.plan.report_seeds == 4
-    assert source.now <= 1.2 * 60 * 2.7
-    sentence = "The report ended after 4 of 16 seeds, because later images took longer than the first ones."
-    assert found.notes == (sentence,)
+    assert found.costs == ()
+    assert source.now <= 60 * 2.7
+    assert found.notes == (
+        f"There is no time for the cost of other settings{SLOWER}. The report ended after 4 of 16 seeds{SLOWER}.",
+    )
+
+
+def test_a_choice_that_gets_slower_keeps_its_share_of_the_time():
+    found, source, _ = run(4, slower_after=24)
+    assert found.plan.choice_seeds == 8
+    assert found.plan.left_out.startswith(f"The choice ended after 8 of 12 seeds{SLOWER}.")
+    assert len(source.drawn) == found.plan.pictures == source.expected
+
+
+def test_rivals_are_dropped_once_the_first_pictures_of_the_report_are_slower():
+    found, source, _ = run(44.5 / 60 / (1 - SHARE_AROUND), dearer=0.0, slower_after=24, slowdown=2.0)
+    assert [each.way for each in found.report] == [PLAIN, found.chosen]
+    assert found.plan.left_out.endswith(f"There is no time for {RIVALS[0].name} and {RIVALS[1].name}{SLOWER}.")
+    assert source.now <= 44.5
+    assert len(source.drawn) == found.plan.pictures == source.expected
+
+
+@pytest.mark.parametrize(("slower_after", "timed"), [(112, 2), (104, 1), (96, 0)])
+def test_costs_are_timed_one_by_one_while_there_is_time(slower_after, timed):
+    """Of 112 pictures the last 16 of the report end at 104, and the first cost at 108."""
+    found, source, _ = run(112.5 / 60 / (1 - SHARE_AROUND), dearer=0.0, slower_after=slower_after)
+    names = [found.chosen.name + " with β 0.5", PROBED.name]
+    assert [each.name for each in found.costs] == names[:timed]
+    missing = f"There is no time for the cost of {' and '.join(names[timed:])}{SLOWER}."
+    assert found.plan.left_out == (missing if timed < COSTS else "")
+    assert len(source.drawn) == found.plan.pictures == source.expected
+
+
+class Unmeasured(Course):
+    """A trial whose numbers are those of other pictures, for time."""
+
+    MEASURED = measured((PLAIN, *LADDER), range(4), 1)
+
+    def _measured(self, pictures):
+        return self.MEASURED
+
+
+@settings(deadline=None)
+@given(st.integers(40, 250), st.floats(0.5, 1.0), st.floats(0.0, 0.3))
+def test_the_budget_holds_on_a_machine_that_is_half_as_fast_from_half_way_on(pictures, begin, dearer):
+    seconds = pictures * (1 + dearer) / (1 - SHARE_AROUND)
+    source = MadeUp(dearer, slower_at=begin * seconds, slowdown=2.0)
+    found = Unmeasured(source, 3, 7, seconds / 60, PIXELS).run()
+    assert source.now <= 1.2 * seconds
+    assert len(source.drawn) == found.plan.pictures == source.expected
+    assert len(found.costs) == found.plan.costs
+    assert found.seconds == pytest.approx(source.now, rel=1e-4)
 
 
 def test_the_costs_of_beta_and_of_the_probe_are_timed():

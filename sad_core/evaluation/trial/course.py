@@ -6,17 +6,19 @@ Nothing here samples. What does is a `Source`: ComfyUI (nodes/host/trial), or a 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
-from statistics import median
+from dataclasses import dataclass, field
+from statistics import mean, median
 from typing import Protocol
 
 from torch import Tensor
 
 from ..measures import FeatureSpace, LookedAt, measure_set
 from .pictures import Images, Picture
-from .plan import COSTS, MOST_SEEDS, SEEDS_A_PROMPT, SLOWER, Plan, plan_trial, prompts_of, used_prompts
+from .plan import COSTS, MOST_SEEDS, SEEDS_A_PROMPT, SHARE_OF_CHOICE, Plan, plan_trial, prompts_of, used_prompts
 from .result import Cost, Measured, choose_way
 from .ways import LADDER, PLAIN, PROBED, RIVALS, Way, with_beta
+
+Pictures = dict[Way, list[Picture]]
 
 
 class Source(Protocol):
@@ -91,6 +93,7 @@ class Course:
     rivals: Sequence[Way] = RIVALS
     left_out: str = ""
     costs: int = COSTS
+    _spent: float = field(default=0.0, init=False)  # seconds that all pictures took so far
     _no_agreement: str = field(default="", init=False)
 
     def run(self) -> Found:
@@ -102,39 +105,19 @@ class Course:
         ways = (PLAIN, *self.ladder)
         self.source.prepare(1)
         self.source.expect(len(ways) * SEEDS_A_PROMPT)
-        pictures: dict[Way, list[Picture]] = {way: [] for way in ways}
-        for way in ways[:2]:
-            self._draw(pictures, way, self.first_seed, 1)
+        pictures: Pictures = {way: [] for way in ways}
+        self._plan(self._draw(pictures, self.first_seed, ways[:2]))  # raises if the budget is too small
+        self._draw(pictures, self.first_seed, ways[2:])
         seconds = _mean(pictures)
-        self._plan(seconds)  # raises if the budget is too small
-        for way in ways[2:]:
-            self._draw(pictures, way, self.first_seed, 1)
-        plan = self._plan(_mean(pictures), has_begun=True)
-        self.tell(plan.describe(_mean(pictures)))
-        self.source.expect(plan.pictures)
-        self.source.prepare(used_prompts(plan.choice_seeds, self.prompts))
-        self._draw_part(pictures, self.first_seed, plan.choice_seeds)
+        plan = self._plan(seconds, has_begun=True)
+        self.tell(plan.describe(seconds))
+        plan, seconds = self._draw_choice(plan, pictures, seconds)
         choice = self._measured(pictures)
         chosen = choose_way(choice)
-        spent = _seconds(pictures)
-        plan = plan.with_time_left(spent, _mean(pictures))
+        plan = plan.with_time_left(self._spent, seconds)
         self.tell(f"{chosen.name} was chosen. The report uses {plan.report_seeds} other seeds.")
-        self.source.expect(plan.pictures)
-        self.source.prepare(used_prompts(plan.report_seeds, self.prompts))
-        first = self.first_seed + MOST_SEEDS
-        pictures = {way: [] for way in (PLAIN, chosen, *plan.rivals)}
-        for done in range(SEEDS_A_PROMPT, plan.report_seeds + 1, SEEDS_A_PROMPT):
-            before = _seconds(pictures)
-            self._draw_part(pictures, first, done)
-            block, costs = _seconds(pictures) - before, plan.costs * SEEDS_A_PROMPT * _mean(pictures)
-            if spent + _seconds(pictures) + block + costs > plan.seconds:
-                break  # also where pictures got slower since the choice
-        reported = len(pictures[PLAIN])
-        if reported < plan.report_seeds:
-            sentence = f"The report ended after {reported} of {plan.report_seeds} seeds{SLOWER}."
-            plan = replace(plan, report_seeds=reported, left_out=f"{plan.left_out} {sentence}".strip())
-        timed: dict[Way, list[Picture]] = {way: [] for way in (with_beta(chosen), PROBED)[: plan.costs]}
-        self._draw_part(timed, first, SEEDS_A_PROMPT)
+        plan, pictures, seconds = self._draw_report(plan, chosen)
+        plan, timed = self._draw_costs(plan, chosen, seconds)
         return Found(
             plan,
             choice,
@@ -142,9 +125,65 @@ class Course:
             chosen,
             tuple(Cost(way.name, _median(found)) for way, found in timed.items()),
             (Images(pictures[PLAIN]), Images(pictures[chosen])),
-            spent + _seconds(pictures) + _seconds(timed),
+            self._spent,
             tuple(filter(None, (plan.left_out, self._no_agreement))),
         )
+
+    def _draw_choice(self, plan: Plan, pictures: Pictures, seconds: float) -> tuple[Plan, float]:
+        """Draw the blocks of the choice after the first one, while they fit into its share of the time.
+
+        Returns:
+            The plan with the seeds that were drawn, and the seconds of an image of the last block.
+        """
+        self.source.expect(plan.pictures)
+        self.source.prepare(used_prompts(plan.choice_seeds, self.prompts))
+        block, seeds = len(pictures) * SEEDS_A_PROMPT, SEEDS_A_PROMPT
+        while seeds < plan.choice_seeds and self._spent + block * seconds <= plan.seconds * SHARE_OF_CHOICE:
+            seconds = self._draw(pictures, self.first_seed)
+            seeds += SEEDS_A_PROMPT
+        return plan.with_choice_of(seeds), seconds
+
+    def _draw_report(self, plan: Plan, chosen: Way) -> tuple[Plan, Pictures, float]:
+        """Draw the report, and plan what is left of it anew after each block, by the time that the block took.
+
+        Rivals are planned anew once γ = 1 and the chosen way have their first block.
+
+        Returns:
+            The plan with what was drawn, its pictures, and the seconds of an image of the last block.
+        """
+        self.source.expect(plan.pictures)
+        self.source.prepare(used_prompts(plan.report_seeds, self.prompts))
+        planned, first = plan.report_seeds, self.first_seed + MOST_SEEDS
+        pictures: Pictures = {PLAIN: [], chosen: []}
+        seconds = self._draw(pictures, first)
+        plan = plan.with_time_left(self._spent, seconds, len(pictures) * SEEDS_A_PROMPT)
+        pictures |= {way: [] for way in plan.rivals}
+        self._draw(pictures, first, plan.rivals)
+        seconds, seeds = _mean(pictures), SEEDS_A_PROMPT
+        while True:
+            plan = plan.with_time_left(self._spent, seconds, len(pictures) * seeds)
+            self.source.expect(plan.pictures)
+            if plan.report_seeds <= seeds:
+                return plan.with_report_of(seeds, planned), pictures, seconds
+            seconds = self._draw(pictures, first)
+            seeds += SEEDS_A_PROMPT
+
+    def _draw_costs(self, plan: Plan, chosen: Way, seconds: float) -> tuple[Plan, Pictures]:
+        """Draw a block of each way that is only timed, while there is time for one.
+
+        Returns:
+            The plan with what was drawn, and its pictures.
+        """
+        ways = (with_beta(chosen), PROBED)[: plan.costs]
+        timed: Pictures = {}
+        for way in ways:
+            if self._spent + SEEDS_A_PROMPT * seconds > plan.seconds:
+                break
+            timed[way] = []
+            seconds = self._draw(timed, self.first_seed + MOST_SEEDS, (way,))
+        plan = plan.with_costs_of(ways, len(timed))
+        self.source.expect(plan.pictures)
+        return plan, timed
 
     def _plan(self, seconds: float, has_begun: bool = False) -> Plan:
         return plan_trial(
@@ -158,20 +197,20 @@ class Course:
             has_begun,
         )
 
-    def _draw_part(self, pictures: dict[Way, list[Picture]], first: int, seeds: int) -> None:
-        """Draw what is missing of the first `seeds` of a part, all ways of a block before the next block."""
-        for done in range(SEEDS_A_PROMPT, seeds + 1, SEEDS_A_PROMPT):
-            for way in pictures:
-                self._draw(pictures, way, first, done)
-
-    def _draw(self, pictures: dict[Way, list[Picture]], way: Way, first: int, seeds: int) -> None:
-        """Draw blocks of a way until it has `seeds` of them."""
-        while len(pictures[way]) < seeds:
+    def _draw(self, pictures: Pictures, first: int, ways: Sequence[Way] | None = None) -> float:
+        """Draw the next block of some ways, or of all, and return the mean seconds of its pictures."""
+        block: list[Picture] = []
+        for way in pictures if ways is None else ways:
             begun = len(pictures[way])
             prompt = prompts_of(begun + 1, self.prompts)[-1]
-            pictures[way] += self.source.draw(way, prompt, range(first + begun, first + begun + SEEDS_A_PROMPT))
+            drawn = self.source.draw(way, prompt, range(first + begun, first + begun + SEEDS_A_PROMPT))
+            pictures[way] += drawn
+            block += drawn
+        seconds = sum(each.seconds for each in block)
+        self._spent += seconds
+        return seconds / max(len(block), 1)
 
-    def _measured(self, pictures: dict[Way, list[Picture]]) -> tuple[Measured, ...]:
+    def _measured(self, pictures: Pictures) -> tuple[Measured, ...]:
         seeds = len(pictures[PLAIN])
         labels = prompts_of(seeds, self.prompts)
         sets = {way: LookedAt.of(Images(found), labels, self.space) for way, found in pictures.items()}
@@ -184,12 +223,8 @@ class Course:
         )
 
 
-def _seconds(pictures: dict[Way, list[Picture]]) -> float:
-    return sum(each.seconds for found in pictures.values() for each in found)
-
-
-def _mean(pictures: dict[Way, list[Picture]]) -> float:
-    return _seconds(pictures) / sum(map(len, pictures.values()))
+def _mean(pictures: Pictures) -> float:
+    return mean(each.seconds for found in pictures.values() for each in found)
 
 
 def _median(pictures: Sequence[Picture]) -> float:

@@ -61,23 +61,40 @@ class Plan:
         """The part of the budget that pictures may take."""
         return 60 * self.minutes * (1 - SHARE_AROUND)
 
-    def with_time_left(self, spent: float, seconds: float) -> Plan:
+    def with_time_left(self, spent: float, seconds: float, drawn: int = 0) -> Plan:
         """The plan with as many seeds to report as there is time for, once the choice is made.
 
         Where the images took longer than the first ones, so that the fewest seeds do not fit, the costs and then the
         rivals are dropped.
 
         Args:
-            spent: seconds that the pictures of the choice took.
-            seconds: that one picture takes.
+            spent: seconds that all pictures took so far.
+            seconds: that one picture takes now.
+            drawn: pictures of the report that are among them. Once there are some, the plan gets no larger.
         """
-        pictures = math.floor(max(self.seconds - spent, 0.0) / seconds)
+        pictures = math.floor(max(self.seconds - spent, 0.0) / seconds) + drawn
+        most = self.report_seeds if drawn else self.most
         plans = self.ever_smaller(SLOWER)
         for plan in plans:
             found = (pictures // SEEDS_A_PROMPT - plan.costs) // (2 + len(plan.rivals)) * SEEDS_A_PROMPT
             if found >= FEWEST_SEEDS:
-                return replace(plan, report_seeds=min(found, self.most))
+                return replace(plan, report_seeds=min(found, most))
         return replace(plans[-1], report_seeds=FEWEST_SEEDS)
+
+    def with_choice_of(self, seeds: int) -> Plan:
+        """The plan with the seeds that the choice had in the end."""
+        return replace(self._ended("choice", seeds, self.choice_seeds), choice_seeds=seeds)
+
+    def with_report_of(self, seeds: int, planned: int) -> Plan:
+        """The plan with the seeds that the report had in the end, of those that were planned."""
+        return replace(self._ended("report", seeds, planned), report_seeds=seeds)
+
+    def with_costs_of(self, ways: Sequence[Way], timed: int) -> Plan:
+        """The plan with the first so many of the ways that were to be timed."""
+        if timed == len(ways):
+            return self
+        names = " and ".join(way.name for way in ways[timed:])
+        return replace(self, costs=timed, left_out=self._less(f"the cost of {names}", SLOWER))
 
     def describe(self, seconds: float) -> str:
         """The plan in a sentence, for pictures that take so many seconds."""
@@ -106,6 +123,12 @@ class Plan:
 
     def _less(self, names: str, why: str) -> str:
         return f"{self.left_out} There is no time for {names}{why}.".strip()
+
+    def _ended(self, part: str, seeds: int, planned: int) -> Plan:
+        if seeds == planned:
+            return self
+        sentence = f"The {part} ended after {seeds} of {planned} seeds{SLOWER}."
+        return replace(self, left_out=f"{self.left_out} {sentence}".strip())
 
 
 def plan_trial(
