@@ -29,10 +29,10 @@ from sad_core.evaluation.checkpoint_numbers import first_numbers, some_vectors
 from sad_core.evaluation.measures import PIXELS
 from sad_core.evaluation.trial.course import Course
 from sad_core.evaluation.trial.pictures import Picture
-from sad_core.evaluation.trial.plan import MOST_SEEDS, SEEDS_A_PROMPT, used_prompts
+from sad_core.evaluation.trial.plan import MOST_SEEDS, SEEDS_A_PROMPT
 from sad_core.evaluation.trial.prompts import PROMPTS, read_prompts
 from sad_core.evaluation.trial.result import Sampling, Trial
-from sad_core.evaluation.trial.result_file import SUFFIX, save_trial, title_of
+from sad_core.evaluation.trial.result_file import SUFFIX, save_trial
 from sad_core.evaluation.trial.ways import Way
 from sad_core.evaluation.trial.words import summary_of
 
@@ -173,25 +173,16 @@ def measure(
         **changed,
     )
     found = course.run()
-    used = used_prompts(max(found.plan.choice_seeds, found.plan.report_seeds), len(prompts))
-    height, width, _ = found.sheet[0][0].shape
     cfg = float(source.options.get("guidance_scale", 1.0))
     scheduler = type(source.pipeline.scheduler).__name__
-    trial = Trial(
-        model=type(source.network).__name__,
-        weights=first_numbers(weight for _, weight in some_vectors(source.network.named_parameters())),
-        name=title_of(name),
-        machine=title_of(machine_of(source.network)),
-        sampling=Sampling(width, height, source.steps, cfg, scheduler, "diffusers", used, tuple(prompts) == PROMPTS),
-        minutes=minutes,
-        took=found.seconds / 60,
-        space=PIXELS.name,
-        unit=PIXELS.unit,
-        choice=found.choice,
-        chosen=found.chosen.name,
-        report=found.report,
-        costs=found.costs,
-        notes=(LEFT_OUT, *found.notes),
+    packaged = tuple(prompts) == PROMPTS
+    trial = found.as_trial(
+        type(source.network).__name__,
+        first_numbers(weight for _, weight in some_vectors(source.network.named_parameters())),
+        machine_of(source.network),
+        Sampling(*found.size, source.steps, cfg, scheduler, "diffusers", found.prompts, packaged),
+        name,
+        (LEFT_OUT,),
     )
     draw_sheet = table_of_pack("nodes.plots.sheet").draw_sheet
     rows = {"γ 1": found.sheet[0], found.chosen.name: found.sheet[1]}

@@ -11,7 +11,7 @@ from ..sad_core.evaluation.calibration_file import SUFFIX as CALIBRATION_SUFFIX
 from ..sad_core.evaluation.calibration_file import save_calibration
 from ..sad_core.evaluation.measures import PIXELS
 from ..sad_core.evaluation.trial.course import Course
-from ..sad_core.evaluation.trial.plan import FEWEST_SEEDS, MOST_MINUTES, MOST_SEEDS, SEEDS_A_PROMPT, used_prompts
+from ..sad_core.evaluation.trial.plan import FEWEST_SEEDS, MOST_MINUTES, MOST_SEEDS, SEEDS_A_PROMPT
 from ..sad_core.evaluation.trial.prompts import PROMPTS, read_prompts
 from ..sad_core.evaluation.trial.result import Sampling
 from ..sad_core.evaluation.trial.result_file import LONGEST_TEXT, SUFFIX, save_trial, title_of
@@ -280,20 +280,17 @@ class MeasureCheckpointNode(io.ComfyNode):
             left_out,
         )
         found = course.run()
-        used = used_prompts(max(found.plan.choice_seeds, found.plan.report_seeds), len(encoders))
-        height, width, _ = found.sheet[0][0].shape
         sampling = Sampling(
-            width,
-            height,
+            *found.size,
             steps,
             cfg,
             title_of(sampler_name),
             title_of(scheduler),
-            used,
+            found.prompts,
             texts == PROMPTS,
-            tuple(text[:LONGEST_TEXT] for text in texts[:used]) if tell_prompts else (),
+            tuple(text[:LONGEST_TEXT] for text in texts[: found.prompts]) if tell_prompts else (),
         )
-        trial = trial_of(found, checkpoint, space, minutes, name, sampling)
+        trial = trial_of(found, checkpoint, sampling, name)
         path, file = new_file(filename_prefix, SUFFIX)
         save_trial(trial, path)
         summary = summary_of(trial)

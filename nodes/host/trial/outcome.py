@@ -11,7 +11,7 @@ from ....sad_core.evaluation.calibration import Calibration
 from ....sad_core.evaluation.measures import DiversityReport, FeatureSpace
 from ....sad_core.evaluation.trial.course import Found
 from ....sad_core.evaluation.trial.result import Sampling, Trial
-from ....sad_core.evaluation.trial.result_file import SUFFIX, title_of
+from ....sad_core.evaluation.trial.result_file import SUFFIX
 from ....sad_core.whole_file import whole_file
 from ..checkpoint import numbers_of
 from ..patches.site_patch import model_name
@@ -21,34 +21,22 @@ from .source import notes_of
 SHEET_SUFFIX, QUALITY = ".sheet.jpg", 92
 
 
-def trial_of(
-    found: Found, checkpoint: Checkpoint, space: FeatureSpace, minutes: float, name: str, sampling: Sampling
-) -> Trial:
+def trial_of(found: Found, checkpoint: Checkpoint, sampling: Sampling, name: str) -> Trial:
     """Return the record of a trial.
 
     Args:
         found: what it gave.
         checkpoint: that was tried.
-        space: where images were compared.
-        minutes: the budget.
-        name: of the checkpoint, where the user gives it.
         sampling: how it was sampled.
+        name: of the checkpoint, where the user gives it.
     """
-    return Trial(
-        model=model_name(checkpoint.model.model),
-        weights=numbers_of(checkpoint.model),
-        name=title_of(name),
-        machine=title_of(machine_of(checkpoint.model)),
-        sampling=sampling,
-        minutes=minutes,
-        took=found.seconds / 60,
-        space=space.name,
-        unit=space.unit,
-        choice=found.choice,
-        chosen=found.chosen.name,
-        report=found.report,
-        costs=found.costs,
-        notes=(*found.notes, *notes_of(checkpoint)),
+    return found.as_trial(
+        model_name(checkpoint.model.model),
+        numbers_of(checkpoint.model),
+        machine_of(checkpoint.model),
+        sampling,
+        name,
+        notes_of(checkpoint),
     )
 
 

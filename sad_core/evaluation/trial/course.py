@@ -15,7 +15,8 @@ from torch import Tensor
 from ..measures import FeatureSpace, LookedAt, measure_set
 from .pictures import Images, Picture
 from .plan import COSTS, MOST_SEEDS, SEEDS_A_PROMPT, SHARE_OF_CHOICE, Plan, plan_trial, prompts_of, used_prompts
-from .result import Cost, Measured, choose_way
+from .result import Cost, Measured, Sampling, Trial, choose_way
+from .result_file import title_of
 from .ways import LADDER, PLAIN, PROBED, RIVALS, Way, with_beta
 
 Pictures = dict[Way, list[Picture]]
@@ -42,7 +43,9 @@ class Found:
     """The results of a trial.
 
     Attributes:
-        plan: with the seeds that were reported in the end.
+        plan: with the seeds that were drawn in the end.
+        prompts: how many were used, in the part with more seeds.
+        space: where images were compared.
         choice, report: the ways of both parts.
         chosen: the way.
         costs: what other ways took.
@@ -52,6 +55,8 @@ class Found:
     """
 
     plan: Plan
+    prompts: int
+    space: FeatureSpace
     choice: tuple[Measured, ...]
     report: tuple[Measured, ...]
     chosen: Way
@@ -59,6 +64,42 @@ class Found:
     sheet: tuple[Images, Images]
     seconds: float
     notes: tuple[str, ...]
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Width and height of the pictures."""
+        height, width, _ = self.sheet[0][0].shape
+        return width, height
+
+    def as_trial(
+        self, model: str, weights: Sequence[float], machine: str, sampling: Sampling, name: str, notes: Sequence[str]
+    ) -> Trial:
+        """Return the record of a trial.
+
+        Args:
+            model: the class of the model.
+            weights: numbers out of its weights.
+            machine: what sampled.
+            sampling: how it was sampled.
+            name: of the checkpoint, where the user gives it.
+            notes: sentences of the source, beside those on what is missing.
+        """
+        return Trial(
+            model=model,
+            weights=tuple(weights),
+            name=title_of(name),
+            machine=title_of(machine),
+            sampling=sampling,
+            minutes=self.plan.minutes,
+            took=self.seconds / 60,
+            space=self.space.name,
+            unit=self.space.unit,
+            choice=self.choice,
+            chosen=self.chosen.name,
+            report=self.report,
+            costs=self.costs,
+            notes=(*self.notes, *notes),
+        )
 
 
 @dataclass
@@ -120,6 +161,8 @@ class Course:
         plan, timed = self._draw_costs(plan, chosen, seconds)
         return Found(
             plan,
+            used_prompts(max(plan.choice_seeds, plan.report_seeds), self.prompts),
+            self.space,
             choice,
             self._measured(pictures),
             chosen,
