@@ -11,6 +11,7 @@ It chooses a γ on some seeds and reports it on others, and writes `own.trial.js
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -37,6 +38,7 @@ from sad_core.evaluation.trial.ways import Way
 from sad_core.evaluation.trial.words import summary_of
 
 LEFT_OUT = "The rivals and the probe are not there outside of ComfyUI."
+INDEX = "model_index.json"  # of a folder that a pipeline was saved in
 QUALITY = 92
 clock = time.perf_counter
 
@@ -120,6 +122,24 @@ class PipelineSource:
     def _turn_for(self, way: Way, steps: int, step: int) -> None:
         acts = way.start * steps <= step < way.end * steps
         set_skew_attention(self.network, gamma=way.gamma if acts else 1.0, beta=way.beta)
+
+
+def load_pipeline(folder: Path) -> Any:
+    """Return the pipeline of a folder, on the card where there is one and there in half precision.
+
+    Raises:
+        ValueError: no pipeline was saved in the folder.
+    """
+    from diffusers import DiffusionPipeline
+
+    index = folder / INDEX
+    if not index.is_file():
+        raise ValueError(f"{folder} has no {INDEX}. Give the folder that a pipeline of diffusers was saved in.")
+    dtype, device = torch.float32, "cpu"
+    if torch.cuda.is_available():
+        has_transformer = "transformer" in json.loads(index.read_text(encoding="utf-8"))
+        dtype, device = torch.bfloat16 if has_transformer else torch.float16, "cuda"  # of Flux float16 overflows
+    return DiffusionPipeline.from_pretrained(folder, torch_dtype=dtype, local_files_only=True).to(device)
 
 
 def network_of(pipeline: Any) -> Any:
@@ -220,14 +240,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--name", default="", help="what the file calls the checkpoint")
     parser.add_argument("--output", type=expand_path, default=Path("."), help="the folder of the results")
     options = parser.parse_args(arguments)
-    if not options.model.is_dir():
-        parser.error(f"there is no folder {options.model}; give a folder that a pipeline of diffusers was saved in")
-    from diffusers import DiffusionPipeline
-
-    on_card = torch.cuda.is_available()
-    dtype = torch.float16 if on_card else torch.float32
-    pipeline = DiffusionPipeline.from_pretrained(options.model, torch_dtype=dtype, local_files_only=True)
-    pipeline.to("cuda" if on_card else "cpu")
+    try:
+        pipeline = load_pipeline(options.model)
+    except ValueError as problem:
+        parser.error(str(problem))
     prompts = read_prompts(options.prompts.read_text(encoding="utf-8") if options.prompts else "")
     source = PipelineSource(
         pipeline,
@@ -247,6 +263,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         )
     except ValueError as problem:
         print(problem, file=sys.stderr)
+        return 1
+    except torch.OutOfMemoryError:
+        print(f"Memory ran out with {source.at_once} images at once. Set --at-once lower.", file=sys.stderr)
         return 1
     path = save(trial, sheet, options.output)
     print(f"{summary_of(trial)}\nSaved as {path}, with its sheet beside it.")

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import string
 from typing import Any
 
 import diffusers
 import pytest
 import torch
+import transformers
 from diffusers import DDIMScheduler, StableDiffusionPipeline
 
 from lab import checkpoint
 from lab.checkpoint import PipelineSource, measure, network_of, save
+from lab.evidence import add
 from lab.testing.diffusers_models import TEXT, normal, unet
 from sad_core import set_skew_attention
 from sad_core.evaluation.trial.result_file import load_trial
@@ -18,6 +21,7 @@ from sad_core.evaluation.trial.ways import LADDER, PLAIN
 from sad_core.evaluation.trial.words import summary_of
 
 STEPS, WINDOW = 3, LADDER[-1]  # a third of three steps
+LETTERS = string.ascii_lowercase
 
 
 @pytest.fixture(scope="module")
@@ -31,6 +35,37 @@ def pipeline() -> Any:
     made = StableDiffusionPipeline(vae=vae, unet=unet(), scheduler=scheduler, requires_safety_checker=False, **parts)
     made.set_progress_bar_config(disable=True)
     return made
+
+
+@pytest.fixture(scope="module")
+def folder(pipeline, tmp_path_factory) -> Any:
+    """The folder of a pipeline with a text encoder, as `python -m lab.checkpoint` is given one."""
+    words = ["<|startoftext|>", "<|endoftext|>", *(f"{letter}{end}" for end in ("", "</w>") for letter in LETTERS)]
+    text = transformers.CLIPTextConfig(
+        vocab_size=len(words),
+        hidden_size=16,
+        intermediate_size=16,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        max_position_embeddings=TEXT,
+        bos_token_id=0,
+        eos_token_id=1,
+        pad_token_id=1,
+    )
+    torch.manual_seed(3)
+    whole = StableDiffusionPipeline(
+        **{
+            **pipeline.components,
+            "text_encoder": transformers.CLIPTextModel(text),
+            "tokenizer": transformers.CLIPTokenizer(
+                vocab={word: number for number, word in enumerate(words)}, merges=[], model_max_length=TEXT
+            ),
+        },
+        requires_safety_checker=False,
+    )
+    found = tmp_path_factory.mktemp("pipeline")
+    whole.save_pretrained(found)
+    return found
 
 
 def source_of(pipeline: Any) -> PipelineSource:
@@ -60,6 +95,35 @@ def test_a_trial_of_a_pipeline_is_believed(pipeline, tmp_path, monkeypatch):
     )
     assert (tmp_path / "own.sheet.jpg").stat().st_size > 1000
     assert not any("forward" in vars(module) for module in pipeline.unet.modules())
+
+
+def test_a_folder_is_measured_from_the_command_line_to_the_page(folder, tmp_path, capsys):
+    """With its own text encoder and prompts: a trial and a sheet, which become a row and a picture."""
+    (tmp_path / "mine.txt").write_text("a fox\n\nhens\n", encoding="utf-8")
+    given = [str(folder), "--steps", "3", "--cfg", "2.5", "--minutes", "60", "--most-seeds", "4", "--name", "tiny"]
+    given += ["--prompts", str(tmp_path / "mine.txt"), "--output", str(tmp_path / "results")]
+    assert checkpoint.main(given) == 0
+    said = capsys.readouterr().out
+    assert "so the plan is 4 seeds of 6 settings to choose from, 4 other seeds of 2 to report and 4 of 1 to" in said
+    path, sheet = tmp_path / "results" / "own.trial.json", tmp_path / "results" / "own.sheet.jpg"
+    assert said.endswith(f"Saved as {path}, with its sheet beside it.\n")
+    trial = load_trial(path)
+    assert [each.way for each in trial.choice] == [PLAIN, *LADDER]
+    assert trial.counted_seeds == (4, 4)
+    assert (trial.sampling.cfg, trial.sampling.sampler, trial.sampling.prompts) == (2.5, "DDIMScheduler", 1)
+    assert (trial.sampling.width, trial.sampling.height, trial.sampling.packaged) == (16, 16, False)
+    assert trial.best.row["pixel_drift"].low > 0
+    kept = add.add(path, sheet, tmp_path, tmp_path)
+    assert load_trial(kept) == trial
+
+
+def test_memory_that_runs_out_is_said_with_what_helps(folder, monkeypatch, capsys):
+    def full(*given: Any, **named: Any) -> None:
+        raise torch.OutOfMemoryError
+
+    monkeypatch.setattr(StableDiffusionPipeline, "__call__", full)
+    assert checkpoint.main([str(folder), "--at-once", "2"]) == 1
+    assert "Memory ran out with 2 images at once. Set --at-once lower." in capsys.readouterr().err
 
 
 def test_its_pictures_are_those_of_the_pipeline_with_gamma(pipeline):
@@ -94,9 +158,10 @@ def test_its_pictures_are_those_of_the_pipeline_with_gamma(pipeline):
     assert not torch.equal(pictures[LADDER[3]], pictures[WINDOW])
 
 
-def test_what_has_no_network_and_what_is_no_folder_is_refused(capsys):
+def test_what_has_no_network_and_what_is_no_folder_is_refused(capsys, tmp_path):
     with pytest.raises(ValueError, match="object has no unet and no transformer, so there is nothing to turn"):
         network_of(object())
-    with pytest.raises(SystemExit):
-        checkpoint.main(["nowhere"])
-    assert "there is no folder" in capsys.readouterr().err
+    for folder in (tmp_path, tmp_path / "nowhere"):
+        with pytest.raises(SystemExit):
+            checkpoint.main([str(folder)])
+        assert f"{folder} has no model_index.json. Give the folder that" in capsys.readouterr().err
