@@ -649,4 +649,42 @@ HOST_LAYER = (
     ),
 )
 
-MUTANTS = (*METHOD, *HOST_LAYER)
+TRIAL = (
+    Mutant(
+        CORE + "evaluation/trial/course.py",
+        "first = plan.report_seeds, self.first_seed + MOST_SEEDS",
+        "first = plan.report_seeds, self.first_seed",
+        "a trial reports the seeds that its γ was chosen on",
+        ("evaluation/test_trial_course.py",),
+    ),
+    Mutant(
+        CORE + "evaluation/trial/course.py",
+        "            if self._spent + SEEDS_A_PROMPT * seconds > plan.seconds:\n                break\n",
+        "",
+        "costs are timed after the budget has ended",
+        ("evaluation/test_trial_course.py",),
+    ),
+    Mutant(
+        CORE + "evaluation/trial/result.py",
+        "if not math.isnan(value) and not 1 / factor <= value <= factor:",
+        "if not math.isnan(value) and not value <= factor:",
+        "a γ that washes pictures out can be chosen",
+        ("evaluation/test_trial_result.py",),
+    ),
+    Mutant(
+        HOST + "trial/shelf.py",
+        "        states_of(text for name in WIRED for text in texts_upstream(name)),\n",
+        "",
+        "a checkpoint saved under its old name gets the pictures of the old one",
+        ("host/test_measure_checkpoint.py",),
+    ),
+    Mutant(
+        HOST + "trial/source.py",
+        "            self.checkpoint.warm_up(way, self.conditionings[prompt], seeds)\n",
+        "",
+        "loading the model counts as the time of the pictures of γ = 1",
+        ("host/test_measure_checkpoint.py",),
+    ),
+)
+
+MUTANTS = (*METHOD, *HOST_LAYER, *TRIAL)
