@@ -50,7 +50,7 @@ class FeedbackSettings:
     score: StabilityScore = field(default_factory=StabilityScore)
     gain: float = 0.05
     direction: str = TOWARD
-    dead_band: float = 0.5
+    dead_band: float = 0.0
     most_change: float = 0.02
     lowest: float = -2.0
     highest: float = 3.0

@@ -127,7 +127,7 @@ def test_a_choice_that_gets_slower_keeps_its_share_of_the_time():
     assert len(source.drawn) == found.plan.pictures == source.expected
 
 
-def test_rivals_are_dropped_once_the_first_pictures_of_the_report_are_slower():
+def test_rivals_are_dropped_if_the_report_begins_slower():
     found, source, _ = run(44.5 / 60 / (1 - SHARE_AROUND), dearer=0.0, slower_after=24, slowdown=2.0)
     assert [each.way for each in found.report] == [PLAIN, found.chosen]
     assert found.plan.left_out.endswith(f"There is no time for {RIVALS[0].name} and {RIVALS[1].name}{SLOWER}.")
@@ -157,7 +157,7 @@ class Unmeasured(Course):
 
 @settings(deadline=None)
 @given(st.integers(40, 250), st.floats(0.5, 1.0), st.floats(0.0, 0.3))
-def test_the_budget_holds_on_a_machine_that_is_half_as_fast_from_half_way_on(pictures, begin, dearer):
+def test_the_budget_holds_on_a_machine_that_slows_down_half_way(pictures, begin, dearer):
     seconds = pictures * (1 + dearer) / (1 - SHARE_AROUND)
     source = MadeUp(dearer, slower_at=begin * seconds, slowdown=2.0)
     found = Unmeasured(source, 3, 7, seconds / 60, PIXELS).run()

@@ -162,7 +162,7 @@ PROMISED = {
             ("fall_back", "FLOAT", 0.0),
             ("start_percent", "FLOAT", 0.0),
             ("end_percent", "FLOAT", 1.0),
-            ("dead_band", "FLOAT", 0.5),
+            ("dead_band", "FLOAT", 0.0),
             ("most_change", "FLOAT", 0.02),
             ("lowest_gamma", "FLOAT", 0.8),
             ("highest_gamma", "FLOAT", 1.3),

@@ -120,7 +120,7 @@ def test_changes_are_spelled_with_a_minus_and_without_minus_nought(numbers, text
 def test_a_network_without_numbers_leaves_its_section_out():
     short = document.pages({"unet": made_up()})[document.EVIDENCE]
     assert "## The UNet" in short
-    assert "distilled twin" not in short.partition("<!-- testbed: dit -->")[2].partition("## Limits")[0]
+    assert "distilled twin" not in short.partition("<!-- testbed: dit -->")[2].partition("<!-- testbed: acting -->")[0]
     every = document.pages({name: made_up(network=name) for name in document.TITLES})[document.DETAILS]
     assert all(f"## {title}" in every for title in document.TITLES.values())
 

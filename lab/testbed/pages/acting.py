@@ -93,8 +93,8 @@ def of_falling_back(numbers: Mapping[str, Any]) -> Part:
     fell = {name: change("judge", found[f"fallen, less {name}"]["judge"]) for name in ("strong", "plain")}
     helped = "better" if fell["strong"].is_better else "worse" if fell["strong"].is_worse else "not surely different"
     verdict = (
-        f"Of images at {strong}, {found['share']:.0%} fell back. They are {helped} for the judge than the same images "
-        f"at {strong} all the way ({fell['strong']}; the same images at γ 1: {fell['plain']})."
+        f"Of images at {strong}, {percent(found['share'])} fell back. They are {helped} for the judge than the same "
+        f"images at {strong} all the way ({fell['strong']}; the same images at γ 1: {fell['plain']})."
     )
     rows = [
         [f"all images, less {strong}", *map(bold, whole.values())],
@@ -129,8 +129,8 @@ def of_one_of_eight(numbers: Mapping[str, Any]) -> Part:
         f"One of eight seeds is kept by a score after {', '.join(map(str, DECIDED_AFTER))} of {STEPS} steps. "
         f"Of the ways to score, {' and '.join(counts)}. Density is high where many real images lie near, so an image "
         f"of high density is a typical one. {sentence(USUAL[0])} after {USUAL[1]} steps, the node's defaults, changes "
-        f"the density by {usual}, {usual.value / most.value:.0%} of what a choice by the density itself would after "
-        "all eight are finished."
+        f"the density by {usual}, {percent(usual.value / most.value)} of what a choice by the density itself would "
+        "after all eight are finished."
     )
     rows = []
     for name in names:
@@ -197,8 +197,8 @@ def of_slider(numbers: Mapping[str, Any]) -> Part:
     order = "Yes" if not falls and whole.is_better else "In part" if whole.is_better else "No"
     verdict = (
         f"Does diversity rise along the slider, on fresh seeds? {order}. From −1 to 1 the distance between seeds "
-        f"changes by {whole}, {whole.value / numbers['positions'][0]['distance'][0]:+.0%}. Of {len(changes)} steps along "
-        f"the slider {rises} raise it significantly and {falls} lower it."
+        f"changes by {whole}, {percent(whole.value / numbers['positions'][0]['distance'][0])}. Of {len(changes)} steps "
+        f"along the slider {rises} raise it significantly and {falls} lower it."
     )
     columns = ("frechet", "coverage", "judge", "drift")
     rows = [
@@ -220,11 +220,11 @@ def of_shift(numbers: Mapping[str, Any]) -> Part:
     rows = []
     for baseline in numbers["baselines"]:
         for name, row in baseline["models"].items():
-            measures = [f"{each['called shifted'][0]:.0%}" for each in row["measures"].values()]
+            measures = [percent(each["called shifted"][0]) for each in row["measures"].values()]
             rows.append([str(baseline["images"]), name, str(row["runs"]), in_percent(row["any measure"]), *measures])
     head = ["images in the baseline", "model", "runs", "any measure", *largest["models"]["unchanged"]["measures"]]
     models = {name: row for name, row in largest["models"].items() if name != "unchanged"}
-    found = "; ".join(f"{name} {row['any measure'][0]:.0%}" for name, row in models.items())
+    found = "; ".join(f"{name} {percent(row['any measure'][0])}" for name, row in models.items())
     verdict = (
         f"A run of {numbers['images in a run']} images of the unchanged model is called shifted in "
         f"{in_percent(largest['models']['unchanged']['any measure'])} of runs with a baseline of {largest['images']} "
@@ -233,9 +233,14 @@ def of_shift(numbers: Mapping[str, Any]) -> Part:
     return Part("The sentence on a shift", verdict, markdown(head, rows))
 
 
+def percent(share: float) -> str:
+    """`3 %`."""
+    return f"{100 * share:.0f} %"
+
+
 def in_percent(share: Sequence[float]) -> str:
     """`3 % [0 %, 11 %]`."""
-    value, low, high = (f"{each:.0%}".replace("%", " %") for each in share)
+    value, low, high = map(percent, share)
     return f"{value} [{low}, {high}]"
 
 
