@@ -131,7 +131,7 @@ def test_a_page_says_how_many_settings_are_missing():
     part = replace(whole, content={**whole.content, "arms": some})
     every = len(NETWORKS["unet"].arms)
     for page in document.pages({"unet": part}).values():
-        assert f"So far {len(some)} of {every} settings were drawn." in page
+        assert f"So far {len(some)} of {every} settings have been drawn." in page
 
 
 def test_every_arm_has_a_row_in_the_details():

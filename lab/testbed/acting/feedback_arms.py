@@ -22,9 +22,7 @@ def feedback(**inputs: Any) -> Use:
 
 def arms(baseline: Any) -> dict[str, tuple[Use, ...]]:
     """The arms by name; the baseline is that of the plain model."""
-    found: dict[str, tuple[Use, ...]] = {
-        "dead band 0.5, on γ 1.2": (skew(gamma=1.2), feedback(dead_band=0.5))
-    }
+    found: dict[str, tuple[Use, ...]] = {"dead band 0.5, on γ 1.2": (skew(gamma=1.2), feedback(dead_band=0.5))}
     for measure in ("alignment", "instability", "energy"):
         for direction in ("toward 1", "away from 1"):
             own = feedback(measure=measure, direction=direction, baseline=baseline, **FREE)

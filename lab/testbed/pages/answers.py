@@ -13,7 +13,6 @@ from lab.testbed.comparisons import DEFAULTS, STATIC
 from lab.testbed.pages.reading import Change, Numbers, spell
 from lab.testbed.scores import DIVERSITY, FIDELITY
 
-BETTER_AND_NO_WORSE = "significantly better in one and not significantly worse in the other"
 WINDOWS = ("first third", "middle third", "last third")
 EMOJI = {0.5: "fidelity falls", 1.5: "fidelity rises a little", 3.0: "pictures break"}
 
@@ -75,7 +74,7 @@ def first_or_no(numbers: Numbers, number: int, question: str, kept: list[str], m
         sure = strength_of_evidence(numbers.change(best, measure))
         verdict = (
             f"Yes. {told(numbers, best)} ({sure}). {len(kept)} of {len(tried)} settings do. "
-            "The largest of so many gains is too large on average."
+            "The largest of many noisy gains tends to overestimate the true one."
         )
         return Answer(number, question, verdict)
     best = max(tried, key=lambda name: numbers.change(name, measure).gain)
@@ -101,9 +100,7 @@ def compared(
     worse = [each for each in found if loses(each[2], each[3])]
     survives = any(each.gain > 0 and each.is_significant_of_many for pair in better for each in pair[2:])
     told_first = f"No. {does_not}" if not survives else f"In part. {does}" if worse else f"Yes. {does}"
-    verdict = told_first + (
-        f" {len(better)} of {len(found)} comparisons are {BETTER_AND_NO_WORSE}, {len(worse)} are the other way round."
-    )
+    verdict = f"{told_first} It wins {len(better)} of {len(found)} comparisons and loses {len(worse)}."
     because = "; ".join(f"{arm} less {other}: {told_changes(*changes)}" for arm, other, *changes in found)
     return Answer(number, question, verdict, f"{because}.")
 
@@ -147,8 +144,8 @@ def against_rivals(numbers: Numbers) -> Answer:
     better, worse = (sum(test(each[2], each[3]) for each in found) for test in (wins, loses))
     ours = found[0][0] if found else None
     of_pairs = (
-        f" {ours}, the best of ours, is {BETTER_AND_NO_WORSE} than {better} of the {len(found)} rivals at their chosen "
-        f"strengths, and {worse} of them than it."
+        f" {ours}, the best of ours, beats {better} of the {len(found)} rivals at their chosen strengths and loses to "
+        f"{worse}."
         if ours
         else " No setting of ours passed the rule of choice, so no strength is held against the rivals' strengths."
     )
@@ -226,7 +223,7 @@ def stochastic(numbers: Numbers) -> Answer:
 
 def defaults(numbers: Numbers) -> Answer:
     """Question 9."""
-    question = "Are γ 1.05 with β 3, the node's defaults, a good first experience?"
+    question = "Are γ 1.05 with β 3, the node's defaults, good settings to start with?"
     if DEFAULTS not in numbers.arms:
         return Answer(9, question, "This was not measured.")
     fidelity, diversity = numbers.both(DEFAULTS)
@@ -238,7 +235,7 @@ def defaults(numbers: Numbers) -> Answer:
     because = f"{told(numbers, DEFAULTS)}."
     for arm, _, *changes in numbers.pairs(9):
         better = "significantly better than" if wins(*changes) else "not significantly better than"
-        verdict += f" {arm}, the best setting by the rule of choice, is {better} they are."
+        verdict += f" {arm}, the setting that the selection rule picks, is {better} they are."
         because += f" {arm} less the defaults: {told_changes(*changes)}."
     return Answer(9, question, verdict, because)
 

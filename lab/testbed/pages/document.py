@@ -91,7 +91,7 @@ def drawn_so_far(numbers: Numbers) -> list[str]:
     """A paragraph on the settings that were not drawn yet, as a list; empty where all were drawn."""
     every = {arm.name for arm in NETWORKS[numbers.network].arms}
     known = len(every & set(numbers.arms))
-    return [f"So far {known} of {len(every)} settings were drawn."] if known < len(every) else []
+    return [f"So far {known} of {len(every)} settings have been drawn."] if known < len(every) else []
 
 
 def told(answer: Answer) -> str:

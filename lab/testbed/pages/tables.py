@@ -39,7 +39,10 @@ def headline(numbers: Numbers) -> str:
     lost = [knob for knob in known if knob not in shown]
     table = markdown(["setting", "calls", *HEADLINE.values()], rows)
     if lost:
-        table += f"\n\nNo strength of {'; '.join(lost)} raised coverage on the choice seeds without a larger distance."
+        table += (
+            "\n\nThese methods have no row, because none of their strengths raised coverage on the choice seeds without a "
+            f"larger Fréchet distance: {'; '.join(lost)}."
+        )
     return table
 
 
