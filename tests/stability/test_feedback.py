@@ -242,6 +242,6 @@ def test_settings_that_make_no_sense_are_refused(options, sentence):
 def test_the_settings_are_reported_in_a_line():
     chosen = FeedbackSettings(StabilityScore("energy", "middle", end=0.5), fall_back=2.0)
     assert chosen.describe() == (
-        "γ follows energy of middle from 0% to 50% of the run against the first 3 steps: gain 0.05 toward 1, dead band 0, "
-        "at most 0.02 a step, -2 … 3, back to 1 below -2"
+        "γ follows energy of middle from 0% to 50% of the run against the first 3 steps: gain 0.05 toward 1, "
+        "dead band 0, at most 0.02 a step, -2 … 3, back to 1 below -2"
     )
