@@ -1,38 +1,74 @@
-/** The text of a node's last run: shown in whatever graph the node is, and dropped or marked when a prompt starts. */
+/**
+ * The text of a node's last run: shown in whatever graph the node is, and dropped or marked when a prompt starts. It is shown
+ * again when the editor makes the node anew, as when the user comes back from another tab.
+ */
 
 import { app } from "../../scripts/app.js";
 import { api } from "../../scripts/api.js";
-import { allNodes, nodeOf, nodesInPrompt, widen } from "./lib/node.js";
+import { KeptTexts } from "./lib/kept.js";
+import { askForPrompt, chain, nodeOf, nodesInPrompt, widen } from "./lib/node.js";
 import { asEarlier } from "./lib/run.js";
-import { showText, textOf } from "./lib/text.js";
+import { heightWithoutText, showText } from "./lib/text.js";
 import { languageOf } from "./lib/texts.js";
 
 const SAMPLED = ["SADSkewAttention", "SADStabilityProbe"]; // the nodes that describe the last run through them
 const language = languageOf(app);
+const texts = new KeptTexts(sessionStorage);
+const running = { prompt: null, graph: null }; // the ids; null where nothing runs or the graph is not known
 const isOurs = (node) => node?.comfyClass?.startsWith("SAD");
 const wholeGraph = () => (app.isGraphReady === false ? undefined : (app.rootGraph ?? app.graph));
 
 api.addEventListener("progress_text", ({ detail }) => {
-  const node = nodeOf(wholeGraph(), String(detail?.nodeId));
-  if (isOurs(node) && detail.text) showText(node, detail.text, language.text("lastRun"));
+  const graph = wholeGraph();
+  if (!graph || !detail?.text) return;
+  const of = running.graph ?? graph.id;
+  if (of !== graph.id) texts.keep(of, String(detail.nodeId), detail.text); // it is in another tab
+  else show(graph, String(detail.nodeId), detail.text);
 });
 
 api.addEventListener("execution_start", async ({ detail }) => {
   const graph = wholeGraph();
-  const ours = [...new Set(allNodes(graph))].filter(isOurs);
-  const shown = ours.map((node) => ({ node, widget: textOf(node), text: textOf(node)?.value }));
-  const included = await nodesInPrompt(api, graph, detail.prompt_id);
+  if (!graph) return;
+  const shown = texts.of(graph.id);
+  Object.assign(running, { prompt: detail.prompt_id, graph: null });
+  const prompt = await askForPrompt(api, detail.prompt_id);
+  if (running.prompt === detail.prompt_id) running.graph = prompt?.workflow ?? null;
+  const included = nodesInPrompt(graph, prompt);
   if (!included) return;
-  for (const { node, widget, text } of shown) {
-    if (!text || widget.value !== text) continue; // the prompt has reported by now
-    if (!included.has(node)) widget.value = language.text("noPart");
-    else if (SAMPLED.includes(node.comfyClass)) widget.value = asEarlier(text, language.text("earlierRun"));
+  const now = new Map(texts.of(graph.id));
+  for (const [id, text] of shown) {
+    const node = nodeOf(graph, id);
+    if (now.get(id) !== text) continue; // the prompt has reported by now
+    if (!included.has(node)) show(graph, id, language.text("noPart"));
+    else if (SAMPLED.includes(node.comfyClass)) show(graph, id, asEarlier(text, language.text("earlierRun")));
   }
 });
+
+for (const ending of ["execution_success", "execution_error", "execution_interrupted"])
+  api.addEventListener(ending, () => Object.assign(running, { prompt: null, graph: null }));
 
 app.registerExtension({
   name: "symmetric_attention.shown_text",
   nodeCreated(node) {
-    if (isOurs(node)) widen(node);
+    if (!isOurs(node)) return;
+    widen(node);
+    chain(node, "onSerialize", (saved) => {
+      saved.size = [node.size[0], heightWithoutText(node)];
+    });
+  },
+  afterConfigureGraph() {
+    const graph = wholeGraph();
+    for (const [id, text] of texts.of(graph?.id)) {
+      const node = nodeOf(graph, id);
+      if (isOurs(node)) showText(node, text, language.text("lastRun"));
+    }
   },
 });
+
+/** Show a text on a node of the graph that is looked at, if the node is ours, and keep it. */
+function show(graph, id, text) {
+  const node = nodeOf(graph, id);
+  if (!isOurs(node)) return;
+  showText(node, text, language.text("lastRun"));
+  texts.keep(graph.id, id, text);
+}

@@ -2,7 +2,7 @@
 
 import { app } from "../../scripts/app.js";
 import { api } from "../../scripts/api.js";
-import { addChart, allNodes, ask, inactiveNodes, nodeOf, nodesInPrompt } from "./lib/node.js";
+import { addChart, allNodes, ask, askForPrompt, inactiveNodes, nodeOf, nodesInPrompt } from "./lib/node.js";
 import { short } from "./lib/numbers.js";
 import { GONE, LOST, merged } from "./lib/run.js";
 import { languageOf } from "./lib/texts.js";
@@ -66,7 +66,7 @@ function receive(message) {
 /** A prompt of this graph starts: its charts are of an earlier run, until a run comes; nodes it leaves out show none. */
 async function begin({ detail }) {
   const shown = [...allNodes(graph())].map((node) => ({ node, state: charts.get(node), run: charts.get(node)?.run?.run }));
-  const included = await nodesInPrompt(api, graph(), detail.prompt_id);
+  const included = nodesInPrompt(graph(), await askForPrompt(api, detail.prompt_id));
   if (!included) return;
   for (const { node, state, run } of shown) {
     if (run === undefined || state.run?.run !== run) continue; // the prompt samples through it already

@@ -3,7 +3,7 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 
-import { inactiveNodes, nodesInPrompt } from "../../web/lib/node.js";
+import { askForPrompt, inactiveNodes, nodesInPrompt } from "../../web/lib/node.js";
 
 const [ALWAYS, MUTED, BYPASSED] = [0, 2, 4];
 const names = (graph) => [...inactiveNodes(graph)].map((node) => node.name);
@@ -37,15 +37,17 @@ const graph = {
   getNodeById: (id) => ({ 7: { id: 7 }, 12: { id: 12, subgraph: { getNodeById: () => inside } } })[id],
 };
 
+const included = async (api) => nodesInPrompt(graph, await askForPrompt(api, "one"));
+
 test("the nodes of a prompt are those it was queued with, in subgraphs too", async () => {
-  const found = await nodesInPrompt(server({ nodes: ["7", "12:3"], workflow: "this" }), graph, "one");
+  const found = await included(server({ nodes: ["7", "12:3"], workflow: "this" }));
   assert.deepEqual([...found].map((node) => node.id), [7, 3]);
   assert.ok(found.has(inside));
-  assert.equal((await nodesInPrompt(server({ nodes: ["7"], workflow: null }), graph, "one")).size, 1);
+  assert.equal((await included(server({ nodes: ["7"], workflow: null }))).size, 1);
 });
 
 test("a prompt of another graph, or one that is not known, says nothing of this one", async () => {
-  assert.equal(await nodesInPrompt(server({ nodes: ["7"], workflow: "other" }), graph, "one"), null);
-  assert.equal(await nodesInPrompt(server({ nodes: [], workflow: null }), graph, "one"), null);
-  assert.equal(await nodesInPrompt({ fetchApi: async () => ({ ok: false, status: 500 }) }, graph, "one"), null);
+  assert.equal(await included(server({ nodes: ["7"], workflow: "other" })), null);
+  assert.equal(await included(server({ nodes: [], workflow: null })), null);
+  assert.equal(await included({ fetchApi: async () => ({ ok: false, status: 500 }) }), null);
 });

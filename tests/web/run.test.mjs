@@ -48,7 +48,7 @@ test("a message changes no run that was handed out before", () => {
 });
 
 test("the text of a run turns earlier once, other texts stay", () => {
-  const told = "SD15, finished: 7 of 7 chosen sites reached\nSD15, finished: twice";
+  const told = "γ 2 acted in the whole run, at 7 of 7 sites.\nSD15, finished: 7 of 7 chosen sites reached\nSD15, finished: twice";
   for (const mark of Object.values(TEXTS).map(({ earlierRun }) => earlierRun)) {
     assert.equal(asEarlier(told, mark), `${mark}\n${told}`);
     assert.equal(asEarlier(asEarlier(told, mark), mark), asEarlier(told, mark));

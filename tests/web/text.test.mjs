@@ -3,7 +3,7 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 
-import { showText, textOf } from "../../web/lib/text.js";
+import { heightWithoutText, showText, textOf } from "../../web/lib/text.js";
 
 const PREVIEW = "$$node-text-preview";
 const element = () => ({ append() {}, addEventListener() {}, setAttribute() {}, style: {}, offsetHeight: 0 });
@@ -22,7 +22,7 @@ function aNode() {
       node.size = size;
     },
     addDOMWidget(name, type, shown, options) {
-      const widget = { name, type, element: shown };
+      const widget = { name, type, element: shown, options };
       Object.defineProperty(widget, "value", { get: options.getValue, set: options.setValue, configurable: true });
       node.widgets.push(widget);
       return widget;
@@ -56,7 +56,33 @@ for (const isFirst of [true, false]) {
       end(node);
       assert.deepEqual(node.widgets.map((widget) => widget.label), ["last run"]);
       assert.equal(textOf(node).value, text);
-      assert.equal(node.size[1], 20, "room for one widget");
+      assert.equal(node.size[1], textOf(node).options.getMinHeight(), "room for one text");
     }
   });
 }
+
+test("a node is saved without the room of its text, and gets it back with the text", () => {
+  const node = aNode();
+  node.size = [300, 200];
+  showText(node, "one", "last run");
+  assert.equal(heightWithoutText(node), 200);
+  textOf(node).computedHeight = textOf(node).options.getMinHeight() + 90; // as in a node that a user made higher
+  const saved = heightWithoutText(node);
+  assert.equal(saved, 110);
+
+  const again = aNode();
+  again.size = [300, saved];
+  assert.equal(heightWithoutText(again), 110, "as long as it shows none");
+  showText(again, "one", "last run");
+  assert.equal(textOf(again).value, "one");
+  assert.equal(again.size[1], 110 + textOf(again).options.getMinHeight());
+});
+
+test("a node is never saved too small for its other widgets", () => {
+  const node = aNode();
+  node.computeSize = () => [300, 150];
+  node.size = [300, 100];
+  showText(node, "one", "last run");
+  node.size = [300, 100];
+  assert.equal(heightWithoutText(node), 150 - textOf(node).options.getMinHeight());
+});

@@ -56,16 +56,20 @@ export function addElement(node, name, element, getHeight, more = {}) {
   return widget;
 }
 
-/**
- * Let a node in the classic rendering be as high as its widgets need; Nodes 2.0 does so by itself.
- * @param {any} node
- */
-export function grow(node) {
+/** Whether the nodes are elements of the page, as in Nodes 2.0, and not drawn on a canvas. */
+export function isDrawnByThePage() {
   // @ts-ignore: LiteGraph is a global of the editor
-  if (!globalThis.LiteGraph?.vueNodesMode && !node.flags?.collapsed) {
-    const needed = node.computeSize()[1];
-    if (node.size[1] < needed) node.setSize([node.size[0], needed]);
-  }
+  return Boolean(globalThis.LiteGraph?.vueNodesMode);
+}
+
+/**
+ * Make a node in the classic rendering higher by what one of its widgets needs more, so that no other widget takes or gives
+ * that room; Nodes 2.0 does so by itself.
+ * @param {any} node
+ * @param {number} more pixels; less than 0 makes it lower.
+ */
+export function heighten(node, more) {
+  if (!isDrawnByThePage()) node.setSize([node.size[0], Math.max(node.size[1] + more, node.computeSize()[1])]);
   node.setDirtyCanvas?.(true, true);
 }
 
@@ -163,21 +167,31 @@ export async function ask(api, path, question) {
 }
 
 /**
- * The nodes of a graph that are in a prompt; null where the prompt is that of another graph, or not known.
- * The graph may have changed since the prompt was queued, so its own modes do not tell.
+ * What the server knows of a prompt: the ids of its nodes, and the graph it was queued from, null where a script queued it.
+ * Null where the prompt is not known.
  * @param {any} api
- * @param {any} graph
  * @param {string} prompt the id.
+ * @returns {Promise<{ nodes: string[], workflow: string | null } | null>}
  */
-export async function nodesInPrompt(api, graph, prompt) {
+export async function askForPrompt(api, prompt) {
   try {
-    const { nodes, workflow } = await ask(api, "/symmetric_attention/prompt", { prompt });
-    if (!nodes.length || (workflow && workflow !== graph?.id)) return null;
-    return new Set(nodes.map((/** @type {string} */ id) => nodeOf(graph, id)));
+    const known = await ask(api, "/symmetric_attention/prompt", { prompt });
+    return known.nodes.length ? known : null;
   } catch (error) {
     console.debug("Symmetric Attention (SAD): the nodes of a prompt are not known", error);
     return null;
   }
+}
+
+/**
+ * The nodes of a graph that are in a prompt; null where the prompt is that of another graph, or not known.
+ * The graph may have changed since the prompt was queued, so its own modes do not tell.
+ * @param {any} graph
+ * @param {{ nodes: string[], workflow: string | null } | null} prompt
+ */
+export function nodesInPrompt(graph, prompt) {
+  if (!prompt || (prompt.workflow && prompt.workflow !== graph?.id)) return null;
+  return new Set(prompt.nodes.map((id) => nodeOf(graph, id)));
 }
 
 function useStyles() {

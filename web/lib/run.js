@@ -3,7 +3,7 @@
 
 export const LOST = "connection lost"; // the run may go on unseen
 export const GONE = "server restarted"; // and it knows nothing of the run
-const TELLS_OF_A_RUN = /^.*, (running|finished|interrupted|failed \()/; // the first line of a report or of a summary
+const TELLS_OF_A_RUN = /^.*, (running|finished|interrupted|failed \()/m; // a line of a report or of a summary
 const OPEN = ["running", LOST, GONE]; // how the run ended may still be heard
 
 /**
@@ -46,5 +46,5 @@ export function merged(run, message) {
  * @param {string} mark the line that says so.
  */
 export function asEarlier(text, mark) {
-  return TELLS_OF_A_RUN.test(text) ? `${mark}\n${text}` : text;
+  return TELLS_OF_A_RUN.test(text) && !text.startsWith(mark) ? `${mark}\n${text}` : text;
 }

@@ -1,11 +1,12 @@
 // @ts-check
 /** The text of a node's last run, as large as it needs up to a limit, and scrolled beyond that. */
 
-import { MARGIN, addElement, grow } from "./node.js";
+import { MARGIN, addElement, heighten, isDrawnByThePage } from "./node.js";
 
 const TEXT = "last_run"; // the name of our widget
 const EDITORS = "$$node-text-preview"; // that of the editor's, which takes it away when the run ends since front end 1.58
 const HIGHEST = 260; // pixels of a text
+const PADDING = 8; // above and below it
 const LINE = 15; // pixels, and CHARACTER the width of a letter: for a text that no page has laid out yet
 const CHARACTER = 6;
 
@@ -39,6 +40,18 @@ export function textOf(node) {
 }
 
 /**
+ * The height that a graph saves for a node. The text of the last run is not saved, and would leave a hole if its room were.
+ * @param {any} node
+ */
+export function heightWithoutText(node) {
+  const widget = textOf(node);
+  if (!widget) return node.size[1];
+  const least = widget.options.getMinHeight();
+  const taken = isDrawnByThePage() ? widget.element.offsetHeight + 2 * MARGIN : (widget.computedHeight ?? least);
+  return Math.max(node.size[1] - taken, node.computeSize()[1] - least); // what the other widgets need
+}
+
+/**
  * @param {any} node
  * @param {string} label
  */
@@ -52,19 +65,25 @@ function addText(node, label) {
   element.addEventListener("wheel", (event) => {
     if (element.scrollHeight > element.clientHeight) event.stopPropagation();
   });
-  let height = LINE;
+  let room = 0;
+  let isMeasured = false;
+  const reserve = (/** @type {number} */ height) => {
+    const before = room;
+    room = Math.min(height, HIGHEST) + PADDING + 2 * MARGIN;
+    heighten(node, room - before);
+  };
   const measure = () => {
     if (!text.offsetHeight) return; // not on the page
-    height = Math.min(text.offsetHeight, HIGHEST);
-    grow(node);
+    // A node that shrank and grew with every text would be restless.
+    if (!isMeasured || text.offsetHeight + PADDING + 2 * MARGIN > room) reserve(text.offsetHeight);
+    isMeasured = true;
   };
-  const widget = addElement(node, TEXT, element, () => height + 8, {
+  const widget = addElement(node, TEXT, element, () => room - 2 * MARGIN, {
     getValue: () => text.textContent,
     setValue: (/** @type {any} */ value) => {
       if (text.textContent === String(value)) return;
       text.textContent = String(value);
-      height = Math.min(roughHeight(text.textContent, node.size[0]), HIGHEST);
-      grow(node);
+      if (!isMeasured) reserve(roughHeight(text.textContent, node.size[0]));
       measure();
     },
   });
