@@ -155,26 +155,25 @@ class RunRecord(Shared):
             what = "no model call went through this node" if self.remarks else "the model was not called"
             return "\n".join([f"{self.model}: {what}.", *(f"{each}." for each in self.remarks)])
         hit = [address for address in self.chosen if self.site_calls[address]]
-        lines = [
+        calls = self.calls
+        active = [call for call in calls if call.gammas != NEUTRAL and call.attention_calls]
+        lines = [_in_short(calls, active, len(hit), len(self.chosen))] if active and not self.warning else []
+        lines += [
             f"{self.model}, {self.status}: {len(hit)} of {len(self.chosen)} chosen sites reached, "
             f"{_number(sum(self.site_calls.values()), 'attention call')} changed in "
             f"{_number(self.model_calls, 'model call')}."
         ]
         if self.warning:
             lines.append(f"Warning: {self.warning}")
-        active = [call for call in self.calls if call.gammas != NEUTRAL and call.attention_calls]
         if active:
-            low = min(min(call.gamma_range) for call in active)
-            high = max(max(call.gamma_range) for call in active)
-            gamma = f"γ {low:.4g}" if low == high else f"γ {low:.4g} … {high:.4g}"
             lines.append(
-                f"{gamma} from progress {active[0].progress:.3f} (sigma {active[0].sigma:.4g}) "
+                f"{_gammas(active)} from progress {active[0].progress:.3f} (sigma {active[0].sigma:.4g}) "
                 f"to {active[-1].progress:.3f} (sigma {active[-1].sigma:.4g})."
             )
             _, text, cross = active[-1].gammas
             if (text, cross) != NEUTRAL[1:]:
                 lines.append(f"In joint attention also gamma_text {text:.4g} and gamma_cross {cross:.4g}.")
-        lines += describe_feedback(self.calls)
+        lines += describe_feedback(calls)
         if hit and len(hit) < len(self.chosen):
             lines += self._not_reached()
         if not {*self.prompts} <= {*SIDE_OF.values(), UNKNOWN}:
@@ -251,6 +250,27 @@ class SkewReport(Shared):
         elif count > 1:
             text = f"Run {count} of {count} through this node, the newest one.\n{text}"
         return text
+
+
+def _in_short(calls: Sequence[ModelCall], active: Sequence[ModelCall], hit: int, chosen: int) -> str:
+    """Say in one sentence where γ acted.
+
+    Args:
+        calls: all model calls of the run.
+        active: those in which γ acted.
+        hit, chosen: at how many sites, out of how many.
+    """
+    # One step may call the model for each side of CFG, and γ may be for one side only.
+    first, last = active[0].progress, active[-1].progress
+    skipped = {call.sigma for call in calls} - {call.sigma for call in active}
+    when = f"from {100 * first:.0f} % to {100 * last:.0f} % of the run" if skipped else "in the whole run"
+    return f"{_gammas(active)} acted {when}, at {hit} of {chosen} sites."
+
+
+def _gammas(calls: Sequence[ModelCall]) -> str:
+    low = min(min(call.gamma_range) for call in calls)
+    high = max(max(call.gamma_range) for call in calls)
+    return f"γ {low:.4g}" if low == high else f"γ {low:.4g} … {high:.4g}"
 
 
 def describe_feedback(calls: Sequence[ModelCall]) -> list[str]:

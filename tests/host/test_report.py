@@ -38,9 +38,15 @@ def test_a_finished_run_is_reported_in_numbers(family):
     assert sum(record.site_calls.values()) == skewed
     assert set(record.site_calls) == set(family.sites)
     name = type(family.model.model.model_config).__name__
-    assert record.describe().startswith(
-        f"{name}, finished: {len(family.sites)} of {len(family.sites)} chosen sites reached, "
-        f"{skewed} attention calls changed in {STEPS} model calls."
+    sites = len(family.sites)
+    assert record.describe().splitlines()[0] == f"γ 1.5 acted in the whole run, at {sites} of {sites} sites."
+    assert (
+        record.describe()
+        .splitlines()[1]
+        .startswith(
+            f"{name}, finished: {sites} of {sites} chosen sites reached, "
+            f"{skewed} attention calls changed in {STEPS} model calls."
+        )
     )
     assert record.warning is None
 
@@ -51,7 +57,9 @@ def test_a_site_that_was_not_reached_is_named_and_not_counted(sd15):
     patched, report = skew(model)
     sd15.sample(patched)
     told = report.describe()
-    assert told.startswith("SD15, finished: 6 of 7 chosen sites reached, ")
+    assert told.startswith(
+        "γ 1.5 acted in the whole run, at 6 of 7 sites.\nSD15, finished: 6 of 7 chosen sites reached, "
+    )
     assert f"Not reached: output.2.0. Reason: {NEVER_CALLED}." in told.splitlines()
 
 
@@ -165,6 +173,19 @@ def test_one_gamma_is_reported_as_one_number_with_its_part_of_the_run(sd15):
     assert "γ 1.5 from progress 0.000 (sigma 14.61) to 1.000 (sigma 0.02917)." in report.describe()
 
 
+@pytest.mark.parametrize("side", ["cond", "uncond"])
+def test_a_report_begins_with_where_gamma_acted(sd15, side):
+    whole, on_one_side = skew(sd15.model, gamma=1.5, apply_to=side)
+    sd15.sample(whole)
+    assert on_one_side.describe().startswith("γ 1.5 acted in the whole run, at 7 of 7 sites.\n")
+    part, in_part = skew(sd15.model, gamma=1.5, end_percent=0.5)
+    sd15.sample(part)
+    calls = in_part.runs[-1].calls
+    last = max(call.progress for call in calls if call.gammas.image != 1)
+    assert last < calls[-1].progress
+    assert in_part.describe().startswith(f"γ 1.5 acted from 0 % to {100 * last:.0f} % of the run, at 7 of 7 sites.\n")
+
+
 def test_the_backend_is_named(flux):
     patched, report = skew(flux.model)
     flux.sample(patched)
@@ -177,10 +198,10 @@ def test_the_backend_is_named(flux):
 def test_tiles_of_our_own_are_named_and_give_the_same_picture(sd15, monkeypatch, widgets):
     patched, report = skew(sd15.model, **widgets)
     wanted = sd15.sample(patched)
-    assert "tiles of rows" not in report.describe()  # too few tokens here to be worth it
+    assert "this pack's own attention for the CPU" not in report.describe()  # too few tokens here to be worth it
     monkeypatch.setattr(symmetric_attention.sad_core.tiled_attention, "FEWEST_TOKENS", 1)
     got = sd15.sample(patched)
-    assert "tiles of rows" in report.describe()
+    assert "this pack's own attention for the CPU" in report.describe()
     assert float((got - wanted).norm()) < 3e-5 * float(wanted.norm())
 
 

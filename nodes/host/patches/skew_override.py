@@ -29,7 +29,7 @@ GAMMA_IS_1 = "γ is 1 among the image tokens, and there are no other tokens"
 NOT_BY_PASS = "the batch does not split into cond and uncond"
 TAKEN = "a later Skew Attention node acts on this site"
 NO_INPUT = 'the input of the attention cannot be seen in this call, so norm "value" is used'
-TILES = "tiles of rows"  # what the report calls our own attention (sad_core/tiled_attention.py)
+TILES = "this pack's own attention for the CPU"  # what the report calls our own attention (sad_core/tiled_attention.py)
 FUSED = "fused kernel"  # and our own kernel for cards (sad_core/kernels)
 
 
