@@ -263,6 +263,7 @@ class MeasureCheckpointNode(io.ComfyNode):
             min(images_at_once, SEEDS_A_PROMPT),
             act_where_unverified,
         )
+        tell = partial(show_on_node, node_id=cls.hidden.unique_id)
         space = PIXELS if clip_vision is None else space_of(clip_vision)
         source = PictureSource(checkpoint, encoders, shelf_of(checkpoint, folder))
         rivals, left_out = rivals_of(checkpoint)
@@ -273,13 +274,21 @@ class MeasureCheckpointNode(io.ComfyNode):
             minutes,
             space,
             lambda prompts, width: texts_beside(clip_vision, source.conditionings[:prompts], width),
-            partial(show_on_node, node_id=cls.hidden.unique_id),
+            tell,
             most_seeds,
             LADDER,
             rivals,
             left_out,
         )
-        found = course.run()
+        tell(
+            f"The first {SEEDS_A_PROMPT} seeds are sampled at γ 1 and {len(LADDER)} other settings of γ. The images "
+            f"are timed, and then the {minutes:g} minutes are planned."
+        )
+        try:
+            found = course.run()
+        except ValueError as reason:
+            tell(str(reason))
+            raise
         sampling = Sampling(
             *found.size,
             steps,

@@ -36,7 +36,9 @@ def test_every_way_has_a_name_and_the_ladder_has_no_gamma_one():
 def test_a_plan_keeps_its_budget_and_uses_it(minutes, seconds):
     usable = 60 * minutes * (1 - SHARE_AROUND) / seconds  # pictures
     if math.floor(usable) < FEWEST:
-        with pytest.raises(ValueError, match=r"which is enough for \d+ images of .* s, but a trial needs 32\. Set"):
+        with pytest.raises(
+            ValueError, match=r"which is only enough for \d+ images of .* s, but a trial needs 32\. Set"
+        ):
             plan_trial(minutes, seconds)
         bare = plan_trial(minutes, seconds, has_begun=True)
         assert (bare.pictures, bare.rivals, bare.costs) == (FEWEST, (), 0)
@@ -69,8 +71,8 @@ def test_what_there_is_no_time_for_is_left_out_in_turn_and_said():
     plan = plan_trial(4.8, 8, rivals=RIVALS[1:], left_out="There is no guidance to switch off.")
     assert plan.left_out == (
         "There is no guidance to switch off. There is no time for the cost of other settings, because 4.8 minutes "
-        "are enough for 34 images. There is no time for temporal score rescaling 0.95, because 4.8 minutes are "
-        "enough for 34 images."
+        "are only enough for 34 images. There is no time for temporal score rescaling 0.95, because 4.8 minutes are "
+        "only enough for 34 images."
     )
     assert plan.describe(8).endswith(plan.left_out)
 
@@ -112,7 +114,7 @@ def test_what_is_no_budget_is_refused(minutes):
 
 
 def test_too_little_time_says_how_much_is_needed():
-    with pytest.raises(ValueError, match=r"enough for 7 images of 8 s, but a trial needs 32. Set minutes to 5"):
+    with pytest.raises(ValueError, match=r"only enough for 7 images of 8 s, but a trial needs 32. Set minutes to 5"):
         plan_trial(1, 8)
     assert plan_trial(5, 8).pictures >= 32
 

@@ -19,7 +19,7 @@ from sad_core.evaluation.measures import Row
 from sad_core.evaluation.trial.result import Measured, choose_way, is_significant
 from sad_core.evaluation.trial.result_file import load_trial, save_trial, trial_to_json
 from sad_core.evaluation.trial.ways import LADDER, PLAIN, RIVALS
-from sad_core.evaluation.trial.words import summary_of, table_of, verdict
+from sad_core.evaluation.trial.words import CHANGES, summary_of, table_of, verdict
 
 
 def around(value, reach=0.01):
@@ -87,7 +87,9 @@ def test_the_sentences_say_what_is_significant_and_what_is_not():
 
 def test_the_summary_names_seeds_rivals_and_cost():
     trial = made_up_trial(4)
-    lines = summary_of(trial).split("\n")
+    in_short, *lines = summary_of(trial).split("\n")
+    assert in_short.startswith("γ 2 changed ")
+    assert in_short.endswith(" significantly, with 8 seeds.")
     assert lines[0].startswith(
         "checkpoint 4: γ 2 was chosen among 5 settings of γ, tried on 4 seeds and 1 prompt. The numbers below are "
         "from 8 other"
@@ -101,6 +103,17 @@ def test_the_summary_names_seeds_rivals_and_cost():
         *(("report", way.name) for way in (PLAIN, LADDER[3], *RIVALS)),
     ]
     assert float(table[-3]["distance_change"]) == pytest.approx(trial.best.row["distance_change"].value, rel=1e-4)
+
+
+def test_a_summary_without_a_significant_change_says_so_first():
+    trial = made_up_trial(4)
+    wide = Estimate(1.0, -9.0, 9.0)
+    report = [
+        replace(each, row=replace(each.row, measures={**each.row.measures, **{name: wide for name, _, _ in CHANGES}}))
+        for each in trial.report
+    ]
+    said = summary_of(replace(trial, report=tuple(report)))
+    assert said.startswith("No significant change was found with 8 seeds.\n")
 
 
 def test_broken_pictures_of_every_reported_way_are_reported():

@@ -113,7 +113,9 @@ def test_the_whole_trial(sd15, output, monkeypatch):
     assert [each.name for each in trial.costs] == [f"{trial.chosen} with β 0.5", "γ 1 with the probe"]
     assert trial.took == pytest.approx(len(pictures(output)) / 60, rel=1e-4)
     assert len(read_table(table)) == 1 + len(SHORT) + 2 + len(RIVALS)
-    assert summary.startswith(f"a b: {trial.chosen} was chosen among 2 settings of γ, tried on 4 seeds and 1 prompt.")
+    assert summary.splitlines()[1].startswith(
+        f"a b: {trial.chosen} was chosen among 2 settings of γ, tried on 4 seeds and 1 prompt."
+    )
     (sheet,) = sheets
     labels = {cell.get_ylabel() for cell in sheet.axes}
     assert labels == {"γ 1\nunpatched model", trial.chosen, ""}
@@ -350,7 +352,7 @@ def test_where_memory_runs_out_fewer_pictures_are_sampled_at_once(sd15, output, 
     [
         (
             {"minutes": 0.1},
-            "minutes is 0.1, which is enough for 5 images of 1 s, but a trial needs 20. Set minutes to 1",
+            "minutes is 0.1, which is only enough for 5 images of 1 s, but a trial needs 20. Set minutes to 1",
         ),
         ({"positive": None}, "Nothing says what to draw: wire clip for the prompts, or positive for one prompt"),
         ({"negative": None}, "The negative prompt is missing: wire negative, or clip for an empty one"),

@@ -163,7 +163,7 @@ def plan_trial(
         raise ValueError(f"An image took {seconds:g} seconds, so no plan can be made.")
     fewest = Plan(minutes, FEWEST_SEEDS, FEWEST_SEEDS, tuple(ladder), tuple(rivals), costs, left_out, most_seeds)
     pictures = math.floor(fewest.seconds / seconds)
-    plans = fewest.ever_smaller(f", because {minutes:g} minutes are enough for {pictures} images")
+    plans = fewest.ever_smaller(f", because {minutes:g} minutes are only enough for {pictures} images")
     for plan in plans:
         blocks, most = pictures // SEEDS_A_PROMPT - plan.costs, plan.most // SEEDS_A_PROMPT
         chosen_from, reported = 1 + len(plan.ladder), 2 + len(plan.rivals)
@@ -176,7 +176,7 @@ def plan_trial(
         return plans[-1]
     needed = plans[-1].pictures
     raise ValueError(
-        f"minutes is {minutes:g}, which is enough for {pictures} images of {seconds:.3g} s, but a trial needs "
+        f"minutes is {minutes:g}, which is only enough for {pictures} images of {seconds:.3g} s, but a trial needs "
         f"{needed}. Set minutes to {math.ceil(needed * seconds / 60 / (1 - SHARE_AROUND))}, or make the images smaller."
     )
 

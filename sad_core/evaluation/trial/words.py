@@ -42,6 +42,7 @@ def summary_of(trial: Trial) -> str:
     best = trial.best
     before, prompts = (_prompts(seeds, trial) for seeds in (chosen, reported))
     lines = [
+        _in_short(trial),
         f"{trial.name or trial.model}: {best.way.name} was chosen among {len(trial.choice) - 1} settings of γ, tried "
         f"on {chosen} seeds and {before}. The numbers below are from {reported} other seeds and {prompts}, compared "
         f"in {trial.space}.",
@@ -52,6 +53,15 @@ def summary_of(trial: Trial) -> str:
     ]
     lines += [_broken(each) for each in trial.report if each.row.broken]
     return "\n".join(lines)
+
+
+def _in_short(trial: Trial) -> str:
+    """Return in one sentence what the chosen way changed significantly."""
+    best, (_, seeds) = trial.best, trial.counted_seeds
+    sure = [title for name, title, neutral in CHANGES if is_significant(best.row[name], neutral)]
+    if not sure:
+        return f"No significant change was found with {seeds} seeds."
+    return f"{best.way.name} changed {' and '.join(sure)} significantly, with {seeds} seeds."
 
 
 def verdict(found: Measured) -> str:
