@@ -153,7 +153,7 @@ def draw(pictures: Tensor, gammas: Sequence[float], categories: Sequence[int], p
             cell.set(xticks=[], yticks=[])
             for edge in cell.spines.values():
                 edge.set(visible=gamma == 1.0, color="#0072B2", linewidth=2)
-        label = f"γ = {gamma:g}" + ("\nplain model" if gamma == 1.0 else "")
+        label = f"γ = {gamma:g}" + ("\nunpatched model" if gamma == 1.0 else "")
         cells[row][0].set_ylabel(label, rotation=0, ha="right", va="center", fontsize=10)
     for column, category in enumerate(categories):
         if column == 0 or category != categories[column - 1]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from ...sad_core.evaluation.sweep import Comparison
-from .style import BLUE, figure_to_image, needs_matplotlib, new_figure
+from .style import BLUE, figure_to_image, needs_matplotlib, new_figure, with_margin
 
 LARGEST_CELL = 256  # pixels of an image's longer side
 
@@ -35,8 +35,8 @@ def draw_grid(comparison: Comparison) -> Tensor:
                 cell.set_xlabel(f"moved {float(comparison.moved[row, column]):.3f}", fontsize=9, labelpad=2)
             for edge in cell.spines.values():
                 edge.set(visible=gamma == 1.0, color=BLUE, linewidth=3)
-        label = f"γ = {gamma:g}" + ("\nplain model" if gamma == 1.0 else "")
+        label = f"γ = {gamma:g}" + ("\nunpatched model" if gamma == 1.0 else "")
         if comparison.apart is not None:
             label += f"\napart {comparison.apart[row]:.3f}"
         cells[row][0].set_ylabel(label, rotation=0, ha="right", va="center", fontsize=11)
-    return figure_to_image(figure)
+    return with_margin(figure_to_image(figure))

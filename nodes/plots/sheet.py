@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from textwrap import wrap
 
 from torch import Tensor
 
-from .style import BLUE, figure_to_image, needs_matplotlib, new_figure
+from .style import BLUE, figure_to_image, needs_matplotlib, new_figure, with_margin
 
 MOST_COLUMNS = 12
+LETTERS_AN_INCH = 10  # of the title
 LARGEST_CELL = 192  # pixels of an image's longer side
 
 
@@ -28,7 +30,8 @@ def draw_sheet(rows: Mapping[str, Sequence[Tensor]], title: str) -> Tensor:
     zoom = LARGEST_CELL / max(height, width)
     figure = new_figure((columns * (width * zoom + 4)) / 100 + 1.2, len(rows) * (height * zoom + 6) / 100 + 0.4)
     figure.set_layout_engine("constrained", w_pad=0.01, h_pad=0.01)
-    figure.suptitle(title, fontsize=11)
+    letters = int(figure.get_figwidth() * LETTERS_AN_INCH)
+    figure.suptitle("\n".join(wrap(title, letters)), fontsize=11)
     cells = figure.subplots(len(rows), columns, squeeze=False)
     for number, (name, images) in enumerate(rows.items()):
         for column in range(columns):
@@ -40,4 +43,4 @@ def draw_sheet(rows: Mapping[str, Sequence[Tensor]], title: str) -> Tensor:
                 edge.set(visible=number == 0, color=BLUE, linewidth=2)
         label = f"{name}\nunpatched model" if number == 0 else name.replace(", ", ",\n")
         cells[number][0].set_ylabel(label, rotation=0, ha="right", va="center", fontsize=11)
-    return figure_to_image(figure)
+    return with_margin(figure_to_image(figure))

@@ -22,6 +22,7 @@ Arguments = ParamSpec("Arguments")
 BLUE, ORANGE, GREEN, GREY = "#0072B2", "#D55E00", "#009E73", "#666666"
 INCHES = 10.24  # width of a wide plot, 1024 pixels
 DPI = 100
+MARGIN = 12  # white pixels around a sheet of images
 INSTALL_MATPLOTLIB = "pip install matplotlib"
 
 
@@ -78,6 +79,11 @@ def figure_to_image(figure: Figure) -> Tensor:
     pixels = torch.frombuffer(bytearray(canvas.buffer_rgba()), dtype=torch.uint8)
     width, height = canvas.get_width_height()
     return pixels.reshape(1, height, width, 4)[..., :3].float() / 255
+
+
+def with_margin(image: Tensor) -> Tensor:
+    """Return an IMAGE with a white margin, so that no label, title or frame touches an edge."""
+    return torch.nn.functional.pad(image, (0, 0, MARGIN, MARGIN, MARGIN, MARGIN), value=1.0)
 
 
 def draw_text(text: str) -> Tensor:
