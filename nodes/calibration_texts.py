@@ -15,10 +15,13 @@ def describe_calibration(calibration: Calibration) -> str:
     gammas = ", ".join(f"{point.gamma:g}" for point in calibration.points)
     counts = sorted({point.n for point in calibration.points})
     images = f"{counts[0]}" if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
-    sentences = [f"Calibrated on {calibration.model} by γ {gammas}, {images} images each, in {calibration.space}."]
+    sentences = [
+        f"Calibrated on {calibration.model} with γ = {gammas} ({images} images of each), compared in "
+        f"{calibration.space}."
+    ]
     if calibration.left_out:
         beyond = ", ".join(f"{gamma:g}" for gamma in calibration.left_out)
-        sentences.append(f"γ {beyond} moved images by more than {calibration.largest_drift:g} and is left out.")
+        sentences.append(f"Left out, because they moved images by more than {calibration.largest_drift:g}: γ {beyond}.")
     sentences += [_end(calibration, side) for side in (1, -1)]
     return " ".join(sentences)
 
@@ -34,8 +37,9 @@ def _end(calibration: Calibration, side: int) -> str:
 def describe_position(position: float, settings: SkewSettings, found: Setting | None, own: Calibration | None) -> str:
     """Return the meaning of a slider position for the MODEL at hand."""
     gamma = settings.gamma_schedule.gamma_range[0]
-    window = "" if (settings.start, settings.end) == (0, 1) else f", from {settings.start:.0%} to {settings.end:.0%}"
-    means = f"Position {position:g} is γ {gamma:.4g}, β {settings.beta:g}{window}."
+    start, end = 100 * settings.start, 100 * settings.end
+    window = "" if (start, end) == (0, 100) else f", from {start:.0f} % to {end:.0f} % of the run"
+    means = f"Position {position:g} means γ {gamma:.4g} and β {settings.beta:g}{window}."
     if own is None or found is None:
         return (
             f"{means} The slider is not calibrated for this checkpoint. It uses the default range, γ {LOWEST:g} to "

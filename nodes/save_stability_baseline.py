@@ -11,7 +11,7 @@ from .host.output_folder import new_file
 from .host.skipped import skip_readers
 from .shared import CATEGORY, SEARCH_ALIASES, Baseline
 
-NOTHING_NORMAL = "No Stability Baseline (SAD) is wired to baseline, or it is bypassed or muted. Nothing was saved."
+NOTHING_NORMAL = 'No Stability Baseline (SAD) is wired to "baseline", or it is bypassed or muted. Nothing was saved.'
 
 
 class SaveStabilityBaselineNode(io.ComfyNode):
@@ -34,7 +34,7 @@ class SaveStabilityBaselineNode(io.ComfyNode):
                     "filename_prefix",
                     optional=True,
                     default="stability/baseline",
-                    tooltip="Folder and beginning of the file name, inside ComfyUI's output folder. A number is added.",
+                    tooltip="Folder and file-name prefix, inside ComfyUI's output folder. A number is added.",
                 ),
             ],
             outputs=[io.String.Output("file", display_name="file", tooltip="The file name inside the output folder.")],

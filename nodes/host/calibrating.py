@@ -49,12 +49,14 @@ def swept(models: Sequence[ModelPatcher]) -> tuple[SkewSettings | None, str, tup
         plain = (own.adaptive, own.apply_to, own.norm, own.is_modal, own.mask) == ("off", "both", "value", False, None)
         if low != high or not plain or not is_whole:
             raise ValueError(
-                "A slider sets gamma and takes beta and the percents from the sweep, so the Skew Attention (SAD) of "
-                "the sweep must have nothing else set: no schedule, no mask, adaptive off, norm value, blocks empty, "
-                "apply_to both."
+                "A slider sets gamma and takes beta, start_percent and end_percent from the sweep, so the Skew "
+                "Attention (SAD) of the sweep must have nothing else set: no schedule, no mask, adaptive off, norm "
+                "value, blocks empty, apply_to both."
             )
         if found is not None and (found.beta, found.start, found.end) != (own.beta, own.start, own.end):
-            raise ValueError("The runs of the sweep differ in beta or percents. A sweep must change only gamma.")
+            raise ValueError(
+                "The runs of the sweep differ in beta, start_percent or end_percent. A sweep must change only gamma."
+            )
         found = own
     if not models:
         raise ValueError("No MODEL is wired. Wire the one that Skew Attention (SAD) gives to the sampler of the sweep.")

@@ -61,8 +61,8 @@ class Upstream:
 def not_made_by(node: str) -> str:
     """Return what is said where no run of `node` made what is wired to `after`."""
     return (
-        f"No run of {node} made what is wired to after. Its sampler used another model, a node in between dropped the "
-        "patch, as merging models does, or the run is no longer kept."
+        f'No run of {node} made what is wired to "after". Its sampler used another model, a node in between dropped '
+        "the patch, as merging models does, or the run is no longer kept."
     )
 
 

@@ -137,8 +137,8 @@ class RunRecord(Shared):
         """Say which model calls were skipped because γ is for one side and theirs is not known."""
         reasons = ", ".join(f"{_number(count, 'model call')} where {why}" for why, count in self.unplaced.items())
         return (
-            f"apply_to {self.apply_to} skipped rows whose prompt is not known: {reasons}. Set apply_to to both to "
-            "change them too."
+            f'"apply_to" is "{self.apply_to}", so rows whose prompt is not known were skipped: {reasons}. Set '
+            '"apply_to" to "both" to change them too.'
         )
 
     def _not_reached(self) -> list[str]:
@@ -246,7 +246,7 @@ class SkewReport(Shared):
         text = runs[index].describe()
         number = count - len(runs) + index + 1
         if number < count:
-            text = f"Run {number} of {count} through this node. It made what is wired to after.\n{text}"
+            text = f'Run {number} of {count} through this node. It made what is wired to "after".\n{text}'
         elif count > 1:
             text = f"Run {count} of {count} through this node, the newest one.\n{text}"
         return text

@@ -14,13 +14,13 @@ from .stability import MOST_CURVES, draw_curves, draw_heads, draw_heat_maps, dra
 LAYOUTS = ("heat map", "curves", "heads", "difference", "map", "z-scores")
 PASSES = ("both", "cond", "uncond")
 WIRE_AFTER = (
-    "Wire the LATENT of the sampler, or an image made from it, to after, so that the trace is drawn when sampling is "
+    'Wire the LATENT of the sampler, or an image made from it, to "after", so that the trace is drawn when sampling is '
     "done."
 )
 NOTHING_TO_COMPARE = (
-    "There is nothing to compare with. Wire a second trace to compare_with, or sample twice with this one."
+    'There is nothing to compare with. Wire a second trace to "compare_with", or sample twice with this one.'
 )
-NO_BASELINE = "No baseline is wired. Wire Stability Baseline (SAD) or Load Stability Baseline (SAD) to baseline."
+NO_BASELINE = 'No baseline is wired. Wire Stability Baseline (SAD) or Load Stability Baseline (SAD) to "baseline".'
 AT_CFG_1 = "At CFG 1 ComfyUI leaves the unconditional pass out."
 
 
@@ -106,7 +106,9 @@ def _mapped(run: StabilityRun, site: str) -> str:
     available = list(dict.fromkeys(address for step in run.steps for address in step.maps))
     if not available or (site and site not in available):
         found = f"maps only of {', '.join(available)}" if available else "no map"
-        raise ValueError(f"The trace has {found}. Name the site in map_site of Stability Probe (SAD) and sample again.")
+        raise ValueError(
+            f'The trace has {found}. Name the site in "map_site" of Stability Probe (SAD) and sample again.'
+        )
     return site or available[0]
 
 

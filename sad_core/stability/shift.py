@@ -47,8 +47,8 @@ class Shift:
         side = "below" if self.distance < 0 else "above"
         low, high = self.part / PARTS, (self.part + 1) / PARTS
         return (
-            f"{self.measure} leaves the normal band: {self.share:.0%} of the values lie outside, {self.chance:.0%} "
-            f"would by chance. The furthest are at {self.site} from {low:.0%} to {high:.0%} of the run, "
+            f"{self.measure} leaves the normal band: {self.share:.0%} of the values lie outside it. By chance "
+            f"{self.chance:.0%} would. The furthest are at {self.site} from {low:.0%} to {high:.0%} of the run, "
             f"{abs(self.distance):.1f} standard deviations {side} the mean."
         )
 

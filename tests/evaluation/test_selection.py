@@ -143,14 +143,14 @@ def test_a_long_run_costs_what_the_shares_say():
 @pytest.mark.parametrize(
     ("wrong", "sentence"),
     [
-        ({"candidates": 0}, "candidates is 0, but there must be at least 1"),
-        ({"keep": 0}, "keep is 0, but it must be from 1 to the 8 candidates"),
-        ({"keep": 9}, "keep is 9, but it must be from 1 to the 8 candidates"),
-        ({"decide_at": 0.0}, "decide_at is 0, but it must lie between 0 and 1"),
-        ({"decide_at": 1.0}, "decide_at is 1, but it must lie between 0 and 1"),
-        ({"decide_at": math.nan}, "decide_at is nan, but it must lie between 0 and 1"),
-        ({"rounds": 0}, "rounds is 0, but there must be at least 1"),
-        ({"steps": 0}, "sigmas has no step"),
+        ({"candidates": 0}, '"candidates" is 0, but there must be at least 1'),
+        ({"keep": 0}, '"keep" is 0, but it must be from 1 to the 8 candidates'),
+        ({"keep": 9}, '"keep" is 9, but it must be from 1 to the 8 candidates'),
+        ({"decide_at": 0.0}, '"decide_at" is 0, but it must lie between 0 and 1'),
+        ({"decide_at": 1.0}, '"decide_at" is 1, but it must lie between 0 and 1'),
+        ({"decide_at": math.nan}, '"decide_at" is nan, but it must lie between 0 and 1'),
+        ({"rounds": 0}, '"rounds" is 0, but there must be at least 1'),
+        ({"steps": 0}, '"sigmas" has no step'),
     ],
 )
 def test_a_number_out_of_its_range_is_refused(wrong, sentence):

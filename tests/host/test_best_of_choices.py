@@ -127,7 +127,8 @@ def test_the_model_computes_what_the_plan_says(sd15):
         _, _, _, _, summary = best_of(inputs, candidates=8, decide_at=0.3, images_at_once=0)
     assert sum(rows) == 2 * rows_through_model(plan_rounds(8, 2, 0.3, 1, steps), 8, steps)
     assert sum(rows) / 2 <= 4.0 * steps
-    assert "The model computed 38 rows instead of 80 for all candidates. This is the cost of 3.8 images." in summary
+    assert "This cost as much as 3.8 finished images: 38 rows (one image in one model call)" in summary
+    assert summary.endswith("where finishing every candidate would have taken 80.")
 
 
 @pytest.mark.newest
@@ -206,32 +207,32 @@ def wrong_inputs(sd15):
         "not measured": (
             {"guider": inputs_of(sd15, probe(model, blocks=PROBED)[0])["guider"]},
             {"choose": "most stable", "measure": "depth"},
-            "turn on depth_and_curvature on the probe",
+            'turn on "depth_and_curvature" on the probe',
         ),
         "no such site": (
             {"guider": inputs_of(sd15, probe(model, blocks=PROBED)[0])["guider"]},
             {"choose": "most stable", "sites": "output"},
             'sites is "output", but the trace has none of these',
         ),
-        "one is not different": ({}, {"keep": 1}, "Set keep to 2 or more"),
-        "too many kept": ({}, {"keep": 4}, "keep is 4, but it must be from 1 to the 3 candidates"),
-        "none to choose from": ({}, {"candidates": 0}, "candidates is 0"),
-        "too late": ({}, {"decide_at": 1.0}, "decide_at is 1, but it must lie between 0 and 1"),
-        "no number": ({}, {"max_tries": 2, "threshold": float("nan")}, "threshold is not a number"),
-        "no steps": ({"sigmas": plain["sigmas"][:1]}, {}, "sigmas has no step"),
+        "one is not different": ({}, {"keep": 1}, 'Set "keep" to 2 or more'),
+        "too many kept": ({}, {"keep": 4}, '"keep" is 4, but it must be from 1 to the 3 candidates'),
+        "none to choose from": ({}, {"candidates": 0}, '"candidates" is 0'),
+        "too late": ({}, {"decide_at": 1.0}, '"decide_at" is 1, but it must lie between 0 and 1'),
+        "no number": ({}, {"max_tries": 2, "threshold": float("nan")}, '"threshold" is not a number'),
+        "no steps": ({"sigmas": plain["sigmas"][:1]}, {}, '"sigmas" has no step'),
         "several images": (
             {"latent_image": {"samples": torch.zeros(2, *sd15.latent)}},
             {},
-            "latent_image holds 2 images",
+            '"latent_image" holds 2 images',
         ),
-        "all alike": ({"noise": still}, {}, "noise gives the same noise for every seed"),
+        "all alike": ({"noise": still}, {}, '"noise" gives the same noise for every seed'),
         "one step size": (
             {"sampler": comfy.samplers.sampler_object("dpm_adaptive")},
             {},
             "dpm_adaptive chooses its steps by all images of a batch together",
         ),
         "no guider of ComfyUI": ({"guider": object()}, {}, "is not built on ComfyUI's CFGGuider"),
-        "half of a pair": ({}, {"vae": ForgetfulVAE()}, "vae is wired, but clip_vision is not"),
+        "half of a pair": ({}, {"vae": ForgetfulVAE()}, '"vae" is wired, but "clip_vision" is not'),
         "control by image": ({"guider": guided}, {}, "A ControlNet has 2 control images"),
     }
 

@@ -56,7 +56,9 @@ def gamma_of(model):
 def test_a_sweep_becomes_a_file_that_the_slider_reads(sd15, output):
     file, summary = calibrated(sd15, beta=3.0, end_percent=0.6)
     assert file == "calibration/own_00001_.calibration.json"
-    assert summary.startswith("Calibrated on SD15 by γ 0.8, 1, 1.5, 2, 4 images each, in pixels of 32×32 thumbnails")
+    assert summary.startswith(
+        "Calibrated on SD15 with γ = 0.8, 1, 1.5, 2 (4 images of each), compared in pixels of 32×32 thumbnails"
+    )
     assert "The creative end is γ 2: two images lie " in summary
     assert "The precise end is γ 0.8: two images lie " in summary
     assert file in CreativityNode.GET_SCHEMA().inputs[2].options
@@ -65,7 +67,8 @@ def test_a_sweep_becomes_a_file_that_the_slider_reads(sd15, output):
         assert gamma_of(model) == pytest.approx((gamma, gamma), abs=1e-4)
         (patch,) = patches_of(model)
         assert (patch.settings.beta, patch.settings.start, patch.settings.end) == (3.0, 0.0, 0.6)
-        assert text.startswith(f"Position {position:g} is γ {gamma:g}, β 3, from 0% to 60%. In the sweep two images")
+        means = f"Position {position:g} means γ {gamma:g} and β 3, from 0 % to 60 % of the run."
+        assert text.startswith(f"{means} In the sweep two images")
         assert ("further apart" in text) == (position > 0)
 
 
@@ -83,7 +86,7 @@ def test_the_middle_of_the_slider_is_the_plain_model(sd15, output, is_calibrated
     file = calibrated(sd15)[0] if is_calibrated else NONE
     model, text, _ = execute(CreativityNode, model=sd15.model, position=0.0, file=file)
     assert not model.object_patches
-    assert "Position 0 is γ 1, β 1." in text
+    assert "Position 0 means γ 1 and β 1." in text
 
 
 @pytest.mark.parametrize(("position", "gamma"), [(1.0, 1.5), (0.5, 1.25), (-1.0, 0.9), (-0.5, 0.95)])
@@ -145,7 +148,7 @@ def test_a_checkpoint_is_known_again_in_half_precision(sd15):
 @pytest.mark.parametrize(
     ("widgets", "sentence"),
     [
-        ({"adaptive": "gamma"}, "A slider sets gamma and takes beta and the percents from the sweep, so"),
+        ({"adaptive": "gamma"}, "A slider sets gamma and takes beta, start_percent and end_percent from the sweep, so"),
         ({"blocks": "middle"}, "blocks empty"),
         ({"apply_to": "cond"}, "apply_to both"),
     ],
@@ -158,7 +161,7 @@ def test_a_sweep_of_other_settings_is_refused(sd15, output, widgets, sentence):
 def test_a_sweep_that_turned_more_than_gamma_is_refused(sd15, output):
     mixed = sweep(sd15)
     mixed["model"][-1] = skew(sd15.model, gamma=2.0, beta=3.0)[0]
-    with pytest.raises(ValueError, match="The runs of the sweep differ in beta or percents"):
+    with pytest.raises(ValueError, match="The runs of the sweep differ in beta, start_percent or end_percent"):
         execute(CalibrateNode, **mixed)
     mixed["model"][-1] = skew(mixed["model"][0], gamma=2.0, beta=1.0)[0]
     with pytest.raises(ValueError, match="went through several Skew Attention"):

@@ -245,13 +245,13 @@ def test_the_report_describes_the_run_that_made_what_is_wired(at):
         run_of(report, "second")
     with at(graph(), "report"):
         (text,) = execute(ReportNode, report=report, after={})
-    assert text.startswith("the plan\n\nRun 1 of 2 through this node. It made what is wired to after.\nfirst,")
+    assert text.startswith('the plan\n\nRun 1 of 2 through this node. It made what is wired to "after".\nfirst,')
     with at(graph(sampler__seed=5), "report"):
         (text,) = execute(ReportNode, report=report, after={})
     assert text.startswith("the plan\n\nRun 2 of 2 through this node, the newest one.\nsecond,")
     with at(graph(sampler__model=["model", 0]), "report"):
         (text,) = execute(ReportNode, report=report, after={})
-    assert text.startswith("the plan\n\nNo run of this Skew Attention (SAD) made what is wired to after. ")
+    assert text.startswith('the plan\n\nNo run of this Skew Attention (SAD) made what is wired to "after". ')
     assert "finished" not in text
     (text,) = execute(ReportNode, report=report, after={})  # in a script
     assert "\nsecond, finished" in text

@@ -177,7 +177,7 @@ def test_a_map_shows_the_place_over_the_picture():
     over = plot(trace, layout="map", after=torch.rand(1, 64, 96, 3))[0]
     assert not over.equal(drawn)
     assert plot(trace, layout="map", after={"samples": None}, passes="uncond", site=SITES[0])[0].equal(drawn)
-    with pytest.raises(ValueError, match=r"The trace has maps only of input\.1\.0\. Name the site in map_site"):
+    with pytest.raises(ValueError, match=r'The trace has maps only of input\.1\.0\. Name the site in "map_site"'):
         plot(trace, layout="map", site="middle.0.0")
     with pytest.raises(ValueError, match=r"The trace has no map. Name"):
         plot(StabilityTrace([run_with(torch.randn(3))]), layout="map")

@@ -80,7 +80,8 @@ def test_what_is_kept_are_the_images_of_its_seeds_also_after_a_cancel(server):
         alone = images_of(server, server.run(prompt("SamplerCustomAdvanced", seed=seed)))
         assert torch.equal(image, alone[0])
     # 4 candidates for a step, 2 of them for 3 more
-    assert "The model computed 10 rows instead of 16 for all candidates" in outputs["summary"]["text"][0]
+    cost = "10 rows (one image in one model call), where finishing every candidate would have taken 16."
+    assert cost in outputs["summary"]["text"][0]
     assert f"sites × {STEPS} steps" in outputs["measured"]["text"][0]
 
     running = server.queue(best_of("most stable", steps=400))
@@ -106,5 +107,5 @@ def test_what_does_not_fit_stops_the_prompt_with_a_sentence(server):
     nodes["guider"]["inputs"]["model"] = ["model", 0]
     with pytest.raises(ServerError, match="nothing measures how stable the samples are"):
         server.run(nodes)
-    with pytest.raises(ServerError, match="keep is 3, but it must be from 1 to the 2 candidates"):
+    with pytest.raises(ServerError, match='"keep" is 3, but it must be from 1 to the 2 candidates'):
         server.run(best_of("most different", candidates=2, keep=3))

@@ -11,8 +11,8 @@ from lab.demo.gamma_sweep import pictures_of, workflow
 
 fresh = itertools.count(50_000)
 STEPS = 3
-NO_RUN = "No run of this Skew Attention (SAD) made what is wired to after."
-NO_TRACE = "No run of this Stability Probe (SAD) made what is wired to after."
+NO_RUN = 'No run of this Skew Attention (SAD) made what is wired to "after".'
+NO_TRACE = 'No run of this Stability Probe (SAD) made what is wired to "after".'
 
 
 def prompt(steps: int = STEPS, seed: int = 4) -> dict[str, Any]:
@@ -194,12 +194,12 @@ def test_with_a_bypassed_node_the_graph_runs_and_says_so(server, gone):
     report, summary = texts(outputs)
     if gone == "skew":
         assert report.startswith(
-            "Nothing is patched here: no Skew Attention (SAD) is wired to report, or it is bypassed"
+            'Nothing is patched here: no Skew Attention (SAD) is wired to "report", or it is bypassed'
         )
         assert "× 2 steps" in summary
     else:
         assert "20 attention calls changed" in report
-        assert summary.startswith("Nothing is measured here: no Stability Probe (SAD) is wired to trace")
+        assert summary.startswith('Nothing is measured here: no Stability Probe (SAD) is wired to "trace"')
         assert "loaded text" not in outputs
         assert "Nothing was saved." in server.log
         assert list(server.output.rglob(f"{gone}_*.safetensors")) == files

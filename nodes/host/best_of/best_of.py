@@ -53,16 +53,16 @@ class BestOfSettings:
         check_choice("choose", self.choose, CHOICES)
         if self.choose in (DIFFERENT, BOTH) and self.keep < 2 <= self.candidates:
             raise ValueError(
-                f'keep is {self.keep}, but choose is "{self.choose}", which compares the kept images. Set keep to 2 '
-                "or more."
+                f'"keep" is {self.keep}, but "choose" is "{self.choose}", which compares the kept images. Set "keep" '
+                "to 2 or more."
             )
         if self.max_tries < 1:
-            raise ValueError(f"max_tries is {self.max_tries}, but there must be at least 1.")
+            raise ValueError(f'"max_tries" is {self.max_tries}, but it must be 1 or more.')
         if self.max_tries > 1 and math.isnan(self.threshold):
-            raise ValueError("threshold is not a number. Give the lowest score that an image must reach.")
+            raise ValueError('"threshold" is not a number. Give the lowest score that an image must reach.')
         if self.images_at_once < 0:
             raise ValueError(
-                f"images_at_once is {self.images_at_once}, but it must be 0 or more. 0 means as many as fit into "
+                f'"images_at_once" is {self.images_at_once}, but it must be 0 or more. 0 means as many as fit into '
                 "memory."
             )
 
@@ -243,8 +243,8 @@ class _Tries:
         computed = sum(run.live.computed for run in {id(run): run for run in [*self.judged, last]}.values())
         calls = max(last.live.evaluations, 1)
         lines.append(
-            f"The model computed {computed} rows instead of {len(self.judged) * settings.candidates * calls} for all "
-            f"candidates. This is the cost of {computed / calls:.3g} images."
+            f"This cost as much as {computed / calls:.3g} finished images: {computed} rows (one image in one model "
+            f"call), where finishing every candidate would have taken {len(self.judged) * settings.candidates * calls}."
         )
         return "\n".join(lines)
 

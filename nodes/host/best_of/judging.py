@@ -142,21 +142,21 @@ def judge_for(choice: str, score: StabilityScore, model: ModelPatcher, vae: Any,
     if (vae is None) != (clip_vision is None):
         given, missing = ("clip_vision", "vae") if vae is None else ("vae", "clip_vision")
         raise ValueError(
-            f"{given} is wired, but {missing} is not. Wire both to compare images by what they show, or neither to "
+            f'"{given}" is wired, but "{missing}" is not. Wire both to compare images by what they show, or neither to '
             "compare latents."
         )
     probe = probe_of(model)
     if choice != DIFFERENT:
         if probe is None:
             raise ValueError(
-                f'choose is "{choice}", but nothing measures how stable the samples are. Put a Stability '
+                f'"choose" is "{choice}", but nothing measures how stable the samples are. Put a Stability '
                 'Probe (SAD) between the model and the guider, or choose "most different".'
             )
         measured, wanted = probe.settings.measures, score.measure
         if wanted not in measured:
             raise ValueError(
-                f'measure is "{wanted}", but the probe measures only {", ".join(measured)}. Choose one of these, or '
-                "turn on depth_and_curvature on the probe."
+                f'"measure" is "{wanted}", but the probe measures only {", ".join(measured)}. Choose one of these, or '
+                'turn on "depth_and_curvature" on the probe.'
             )
     distances = distances_of_latents if vae is None else DistancesOfPictures(vae, clip_vision)
     return Judge(choice, score, probe, distances)

@@ -52,7 +52,7 @@ class StartingNoise:
             self.states.append(torch.get_rng_state())
         if len(seeds) > 1 and torch.equal(*map(as_rows, self.noise[:2])):
             raise ValueError(
-                "noise gives the same noise for every seed, so there is nothing to choose. Wire RandomNoise."
+                '"noise" gives the same noise for every seed, so there is nothing to choose. Wire RandomNoise.'
             )
 
     def of(self, rows: Sequence[int]) -> StartingNoise:
@@ -177,6 +177,6 @@ def _seeded(source: Any, seed: int) -> Any:
         other.seed = seed
     except AttributeError as error:
         raise ValueError(
-            "noise does not take another seed, so there is nothing to choose. Wire RandomNoise."
+            '"noise" does not take another seed, so there is nothing to choose. Wire RandomNoise.'
         ) from error
     return other

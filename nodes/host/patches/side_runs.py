@@ -101,7 +101,7 @@ class SideRuns:
         ):
             self._remark(
                 "The sampler was given another MODEL of the same checkpoint without this node. ComfyUI applies one set "
-                "of patches to both, so what this node does holds for both"
+                "of patches to both, so this node acts on both"
             )
 
     # Runs aside
