@@ -110,7 +110,7 @@ class BestOfSamplerNode(io.ComfyNode):
                     optional=True,
                     advanced=True,
                     tooltip=(
-                        "The score is the mean over these attention sites: beginnings of addresses separated by "
+                        "The score is the mean over these attention sites: prefixes of addresses, separated by "
                         "commas, such as middle, output.5. Empty means every site that the probe measures."
                     ),
                 ),
@@ -169,7 +169,7 @@ class BestOfSamplerNode(io.ComfyNode):
                     is_output_list=True,
                     tooltip=(
                         "The score of each kept image: its stability or, for most different, its distance to the "
-                        "nearest other one."
+                        "nearest other kept image."
                     ),
                 ),
                 io.String.Output(

@@ -62,7 +62,7 @@ class CalibrateNode(io.ComfyNode):
                     "filename_prefix",
                     default=PREFIX,
                     optional=True,
-                    tooltip="Folder and beginning of the file name, inside ComfyUI's output folder. A number is added.",
+                    tooltip="Folder and file-name prefix, inside ComfyUI's output folder. A number is added.",
                 ),
             ],
             outputs=[

@@ -61,7 +61,11 @@ class GammaSweepNode(io.ComfyNode):
             ],
             outputs=[
                 io.Float.Output("gamma", is_output_list=True, tooltip="One gamma after the other."),
-                io.String.Output("label", is_output_list=True, tooltip="The same as text, for file names."),
+                io.String.Output(
+                    "label",
+                    is_output_list=True,
+                    tooltip="The gamma as text, for file names. With several seeds it names the seed too.",
+                ),
                 io.Int.Output("seed", is_output_list=True, tooltip="The seed of each run, for the sampler."),
             ],
         )

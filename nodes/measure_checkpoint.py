@@ -73,8 +73,8 @@ class MeasureCheckpointNode(io.ComfyNode):
                     round=0.1,
                     optional=True,
                     tooltip=(
-                        "How long it may take. The node times the first images, then says how many seeds it plans. "
-                        "If you allow more minutes later, it uses the existing images again."
+                        "The time that the trial may take. The node times the first images, then says how many seeds "
+                        "it plans. If you allow more minutes later, it uses the existing images again."
                     ),
                 ),
                 io.Int.Input("steps", default=20, min=1, max=10000, optional=True, tooltip="As in your KSampler."),
@@ -108,9 +108,9 @@ class MeasureCheckpointNode(io.ComfyNode):
                     multiline=True,
                     optional=True,
                     tooltip=(
-                        f"One prompt per line. Empty means {len(PROMPTS)} short ones of this pack about people, "
-                        "places, things and styles. Each gets four or more seeds, so a short trial uses only the "
-                        "first ones."
+                        f"One prompt per line. Empty means {len(PROMPTS)} short prompts that come with this pack, "
+                        "about people, places, things and styles. Each gets four or more seeds, so a short trial uses "
+                        "only the first prompts."
                     ),
                 ),
                 io.Int.Input(
@@ -131,7 +131,7 @@ class MeasureCheckpointNode(io.ComfyNode):
                     advanced=True,
                     tooltip=(
                         "The trial ends early when every setting has this many seeds. 4 gives a quick look, with few "
-                        "significant numbers."
+                        "significant changes."
                     ),
                 ),
                 io.Int.Input(
@@ -142,8 +142,8 @@ class MeasureCheckpointNode(io.ComfyNode):
                     optional=True,
                     advanced=True,
                     tooltip=(
-                        "The largest number of images in one model call, up to 4, the seeds of a prompt. If memory "
-                        "runs out, fewer are used."
+                        "The largest number of images in one model call. Above 4 nothing changes, because the node "
+                        "samples four seeds of a prompt together. If memory runs out, it samples fewer at once."
                     ),
                 ),
                 io.Float.Input(
@@ -176,7 +176,7 @@ class MeasureCheckpointNode(io.ComfyNode):
                     default=False,
                     optional=True,
                     advanced=True,
-                    tooltip="Put your prompts into the file. It never holds a path or an image.",
+                    tooltip="Put your prompts into the file. The file never holds a path or an image.",
                 ),
                 io.String.Input(
                     "filename_prefix",
@@ -184,8 +184,8 @@ class MeasureCheckpointNode(io.ComfyNode):
                     optional=True,
                     advanced=True,
                     tooltip=(
-                        "Folder and beginning of the file names, inside ComfyUI's output folder. The images are kept "
-                        "there too, so that a cancelled trial can go on. Delete them when you are done."
+                        "Folder and file-name prefix, inside ComfyUI's output folder. The images are kept there "
+                        "too, so that a cancelled trial can go on. Delete them when you are done."
                     ),
                 ),
                 unverified_widget(

@@ -12,8 +12,8 @@ from .host.run_report import SkewReport
 from .shared import CATEGORY, NOTHING_PATCHED, SEARCH_ALIASES, Report, after_input
 
 NOT_WAITING = (
-    "Nothing is wired to after, so this node does not wait for the sampler. Wire the LATENT of the sampler, or an "
-    "IMAGE made from it, to after."
+    'Nothing is wired to the input "after", so this node does not wait for the sampler. Wire the LATENT of the '
+    'sampler, or an IMAGE made from it, to "after".'
 )
 
 
@@ -34,7 +34,8 @@ class ReportNode(io.ComfyNode):
             inputs=[
                 Report.Input("report", optional=True, tooltip="The report output of Skew Attention (SAD)."),
                 after_input(
-                    "The LATENT of the sampler, or an IMAGE made from it. The report is read when it is there."
+                    "The LATENT of the sampler, or an IMAGE made from it. The node waits for this input, then reads "
+                    "the report."
                 ),
             ],
             outputs=[io.String.Output("text", display_name="text", tooltip="The report, to show or save.")],

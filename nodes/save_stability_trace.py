@@ -36,13 +36,14 @@ class SaveStabilityTraceNode(io.ComfyNode):
             inputs=[
                 Trace.Input("trace", optional=True, tooltip="The trace output of Stability Probe (SAD)."),
                 after_input(
-                    "The LATENT of the sampler, or an IMAGE made from it. The trace is saved when it is there."
+                    "The LATENT of the sampler, or an IMAGE made from it. The node waits for this input, then saves "
+                    "the trace."
                 ),
                 io.String.Input(
                     "filename_prefix",
                     optional=True,
                     default="stability/trace",
-                    tooltip="Folder and beginning of the file name, inside ComfyUI's output folder. A number is added.",
+                    tooltip="Folder and file-name prefix, inside ComfyUI's output folder. A number is added.",
                 ),
                 io.Combo.Input(
                     "format",

@@ -73,8 +73,9 @@ class SkewAttentionNode(io.ComfyNode):
                     optional=True,
                     tooltip=(
                         "Weights the strength by how symmetric each layer's attention is, separately for each image. "
-                        '"gamma" pulls gamma towards 1 where attention is not symmetric. "gamma and beta" also lowers '
-                        "beta where it is. Try it when a strong setting breaks some images."
+                        '"gamma" pulls gamma towards 1 where attention is less symmetric, and past 1 where its skew '
+                        'part is the larger one. "gamma and beta" also lowers beta where attention is symmetric. Try '
+                        "it when a strong setting breaks some images."
                     ),
                 ),
                 io.Combo.Input(
@@ -96,7 +97,7 @@ class SkewAttentionNode(io.ComfyNode):
                     advanced=True,
                     tooltip=(
                         "The attention sites to change. Empty means all except the text refiners that some models "
-                        "have. Separate with commas: addresses (input.4.1, joint.3, double.7), beginnings (input, "
+                        "have. Separate with commas: addresses (input.4.1, joint.3, double.7), prefixes (input, "
                         "output.5), ranges (double.0-9) and the groups self, joint and text refiner, in LTX-AV also "
                         "video and audio. Two nodes on different blocks can have different gammas. After a wrong "
                         "entry the node lists the valid ones."
@@ -143,9 +144,9 @@ class SkewAttentionNode(io.ComfyNode):
                     tooltip=(
                         "A separate gamma among the text tokens, for models with text and image in one sequence "
                         "(SD3, Flux, Qwen-Image, Z-Image, HunyuanVideo, …). All other tokens beside the image count "
-                        "as text. 1 leaves them unchanged. Beta, the percents and apply_to also hold for it. The "
-                        "schedule and adaptive change only gamma. On other models (SD1.5, SDXL, Wan, …) it does "
-                        "nothing, and the plan says so."
+                        "as text. 1 leaves them unchanged. Beta, start_percent, end_percent and apply_to affect it "
+                        "too. The schedule and adaptive change only gamma. On other models (SD1.5, SDXL, Wan, …) it "
+                        "does nothing, and the plan says so."
                     ),
                 ),
                 gamma_widget(

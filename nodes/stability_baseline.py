@@ -15,7 +15,7 @@ from .shared import CATEGORY, NOTHING_MEASURED, PROBE, SEARCH_ALIASES, Baseline,
 
 NOT_PLAIN = (
     "The trace has no finished run at γ 1, and a baseline describes the unpatched model. To make one, remove Skew "
-    "Attention (SAD), sample again, and wire the LATENT of the sampler to after."
+    'Attention (SAD), sample again, and wire the LATENT of the sampler to "after".'
 )
 
 
@@ -57,8 +57,8 @@ class StabilityBaselineNode(io.ComfyNode):
                     tooltip="A baseline to add the trace to. Without it, the node makes a new one.",
                 ),
                 after_input(
-                    "The LATENT of the sampler, or an IMAGE made from it. When it is there, the runs are counted up "
-                    "to the one that made it. Not needed for a loaded trace."
+                    "The LATENT of the sampler, or an IMAGE made from it. The node waits for this input, then counts "
+                    "the runs up to the one that made it. Not needed for a loaded trace."
                 ),
             ],
             outputs=[

@@ -28,7 +28,8 @@ class StabilityFeedbackNode(io.ComfyNode):
                 "Lets the gamma of Skew Attention follow the stability of the current run, separately for each "
                 "image. The gamma of a step depends on the measurement at the step before. It works before or after "
                 "Skew Attention on the same model, and changes nothing without that node. On our small test model a "
-                "gamma that follows stability gave no better images than a fixed one. Falling back did."
+                "gamma that follows stability gave no better images than a fixed one, but falling back improved "
+                "the images that fell back."
             ),
             search_aliases=[*SEARCH_ALIASES, "controller", "closed loop", "adaptive gamma", "stability"],
             not_idempotent=True,  # the patch knows the id of its node, so no other node may get it from the cache
@@ -121,14 +122,20 @@ class StabilityFeedbackNode(io.ComfyNode):
                     default=0.8,
                     optional=True,
                     advanced=True,
-                    tooltip="Feedback does not take gamma lower, unless Skew Attention itself is lower.",
+                    tooltip=(
+                        "The lowest gamma that feedback sets. If Skew Attention itself asks for a lower one, that "
+                        "one is the limit."
+                    ),
                 ),
                 gamma_widget(
                     "highest_gamma",
                     default=1.3,
                     optional=True,
                     advanced=True,
-                    tooltip="Feedback does not take gamma higher, unless Skew Attention itself is higher.",
+                    tooltip=(
+                        "The highest gamma that feedback sets. If Skew Attention itself asks for a higher one, that "
+                        "one is the limit."
+                    ),
                 ),
                 io.Int.Input(
                     "first_steps",
@@ -145,7 +152,7 @@ class StabilityFeedbackNode(io.ComfyNode):
                     optional=True,
                     advanced=True,
                     tooltip=(
-                        "The attention sites to measure. Empty means all except text refiners. Written as in "
+                        "The attention sites to measure. Empty means all except text refiners. Write them as in "
                         "Stability Probe. Fewer sites cost less."
                     ),
                 ),

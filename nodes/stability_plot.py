@@ -62,12 +62,12 @@ class StabilityPlotNode(io.ComfyNode):
                     advanced=True,
                     tooltip=(
                         'For the layouts "heads" and "map": the address of a site, such as middle.0.0. Empty means '
-                        "the least aligned one, for maps the first mapped one."
+                        'the least aligned site or, for "map", the first mapped one.'
                     ),
                 ),
                 after_input(
-                    "The LATENT of the sampler, or an IMAGE made from it. The trace is drawn when it is there. Not "
-                    "needed for a loaded trace.",
+                    "The LATENT of the sampler, or an IMAGE made from it. The node waits for this input, then draws "
+                    "the trace. Not needed for a loaded trace.",
                 ),
                 Trace.Input(
                     "compare_with",

@@ -24,7 +24,8 @@ class StabilityProbeNode(io.ComfyNode):
             display_name="Stability Probe (SAD)",
             category=CATEGORY,
             description=(
-                "Measures the stability of retrieval at every attention site and every step: Hopfield energy, "
+                "Seen as a Hopfield network, attention retrieves a stored pattern for each token. This node measures "
+                "the stability of this retrieval at every attention site and every step: Hopfield energy, "
                 "instability, alignment and symmetricity. The image stays the same, bit for bit. Works with and "
                 "without Skew Attention, before or after it. Wire the trace to Stability Plot."
             ),
@@ -38,7 +39,7 @@ class StabilityProbeNode(io.ComfyNode):
                     optional=True,
                     tooltip=(
                         "The attention sites to measure. Empty means all except text refiners. Separate with commas: "
-                        "addresses (input.4.1, joint.3), beginnings (input, output.5), ranges (double.0-9) and the "
+                        "addresses (input.4.1, joint.3), prefixes (input, output.5), ranges (double.0-9) and the "
                         "groups self, joint and text refiner. After a wrong entry the node lists the valid ones. "
                         "Fewer sites cost less."
                     ),
@@ -75,7 +76,7 @@ class StabilityProbeNode(io.ComfyNode):
                     tooltip=(
                         "The patterns that are retrieved. value: the values of each head (cheap, on every model). "
                         "input: the normalised input of the block, as in the paper (many times slower, only on UNet "
-                        "models, others use value). Numbers of value and of input cannot be compared."
+                        "models, others use value). Do not compare numbers of value with numbers of input."
                     ),
                 ),
                 io.String.Input(
