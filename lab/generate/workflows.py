@@ -3,10 +3,10 @@
     python -m lab.generate.workflows [NAME ...]        all of them, or those that are named
 
 The graphs are described below: columns of nodes, from left to right and from top to bottom. Each is run once, with the
-demo model, and laid out for the size that its nodes then have, with their texts and charts. ComfyUI has no place for a
-title or a sentence on a template of a pack: it shows the name of the file, which therefore says what the graph does,
-and a number puts it into order. The pictures are made by lab/generate/template_cards.py. Needs a ComfyUI (see
-lab/testing/hosts.py), Debian's chromium, and the packages of the tests.
+demo model, and laid out for the size that its nodes then have, with their charts and the longest texts. ComfyUI has no
+place for a title or a sentence on a template of a pack: it shows the name of the file, which therefore says what the
+graph does, and a number puts it into order. The pictures are made by lab/generate/template_cards.py. Needs a ComfyUI
+(see lab/testing/hosts.py), Debian's chromium, and the packages of the tests.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from lab.demo.comfyui_server import PACKS, ComfyUIServer
 from lab.folders import ROOT
 from lab.testing.checkpoint_substitutes import FIXTURES, with_stand_ins
 from lab.testing.editor import FLAGS, RENDERERS, find_chromium, open_page, render
-from lab.testing.editor_graphs import queue_as_page
+from lab.testing.editor_graphs import LONGEST_TEXTS, queue_as_page
 from lab.testing.hosts import find_host
 
 FOLDER = ROOT / "workflows"
@@ -248,7 +248,7 @@ WORKFLOWS: dict[str, list[list[Node]]] = {
                 "Press *Run* to draw the same four seeds twice, with the unpatched model and with **gamma**. Then turn "
                 "gamma on Skew Attention. At 1 both rows are equal, bit for bit. **picture** chooses what is drawn.\n\n"
                 "If the file of the demo model is missing, the node says where to get it (10 MB). If you have a "
-                "checkpoint, open the next template.",
+                "checkpoint, open template 03.",
                 170,
             ),
         ],
@@ -262,6 +262,8 @@ WORKFLOWS: dict[str, list[list[Node]]] = {
         [
             decoded("decode_plain", "plain.LATENT", "load.vae"),
             decoded(vae="load.vae"),
+        ],
+        [
             enlarged("large_plain", "decode_plain.IMAGE"),
             enlarged("large", "decode.IMAGE"),
         ],
@@ -793,7 +795,7 @@ WORKFLOWS: dict[str, list[list[Node]]] = {
     ],
 }
 
-VIEW = {"scale": 0.8, "offset": [150, 150]}  # the editor's view, in which no title lies below its own buttons
+SCALE, SCREEN, CORNER = 0.8, 1440, 120  # of the editor's view: at most, and in pixels; no title lies below a button
 COLUMN_WIDTH, GAP_ACROSS, GAP_DOWN, TITLE_HEIGHT = 310, 50, 24, 44
 
 BUILD = """
@@ -900,6 +902,8 @@ def laid_out(page: Any, server: ComfyUIServer, columns: list[list[Node]], offset
     for renderer in RENDERERS:
         render(page, renderer)
         page.wait_for_timeout(6000)  # texts, charts and pictures arrive, and the editor draws when it likes
+        page.evaluate(LONGEST_TEXTS)
+        page.wait_for_timeout(1000)
         for node_id, height in page.evaluate(HEIGHTS).items():
             tallest[node_id] = max(height, tallest.get(node_id, 0.0))
     graph: dict[str, Any] = json.loads(saved_text)
@@ -915,8 +919,14 @@ def laid_out(page: Any, server: ComfyUIServer, columns: list[list[Node]], offset
     for link in graph["links"]:
         link[1], link[3] = link[1] - offset, link[3] - offset
     graph["last_node_id"] -= offset
-    graph["extra"]["ds"] = VIEW
+    graph["extra"]["ds"] = view_of(len(columns))
     return graph
+
+
+def view_of(columns: int) -> dict[str, Any]:
+    """The part of a graph that the editor shows first: all its columns."""
+    scale = min(SCALE, round(SCREEN / (columns * (COLUMN_WIDTH + GAP_ACROSS)), 2))
+    return {"scale": scale, "offset": [round(CORNER / scale)] * 2}
 
 
 def put_empty_models(base: Path) -> None:

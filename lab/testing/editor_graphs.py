@@ -48,6 +48,13 @@ HANGING = """() => {
         }));
 }""".replace("(BOXES)", f"({BOXES})")
 
+# Give every text of a run its greatest height: other models have more sites, steps or images than the demo model.
+LONGEST_TEXTS = """() => {
+    for (const node of window.app.canvas.graph._nodes)
+        for (const widget of node.widgets ?? [])
+            if (widget.name === 'last_run') widget.value = Array(40).fill('What happened.').join('\\n');
+}"""
+
 
 def overlapping(boxes: dict[str, list[float]]) -> list[tuple[str, str]]:
     """Return the pairs of `BOXES` that share more than a pixel."""

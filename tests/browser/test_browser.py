@@ -10,7 +10,7 @@ from lab.demo.gamma_sweep import workflow
 from lab.folders import ROOT
 from lab.testing.checkpoint_substitutes import SITES, family_of, with_stand_ins
 from lab.testing.editor import RENDERERS, render
-from lab.testing.editor_graphs import BOXES, HANGING, numbered, overlapping, queue_as_page
+from lab.testing.editor_graphs import BOXES, HANGING, LONGEST_TEXTS, numbered, overlapping, queue_as_page
 
 WORKFLOWS = sorted((ROOT / "workflows").glob("*.json"))
 SAVE = "() => JSON.stringify(window.app.graph.serialize())"
@@ -52,6 +52,9 @@ def test_a_shared_workflow_opens_keeps_its_values_and_runs(page, server, tmp_pat
         page.wait_for_function(f"({WAITING})().length === 0 && ({HANGING})().length === 0")
         assert overlapping(page.evaluate(BOXES)) == [], renderer
         page.screenshot(path=tmp_path / f"{path.stem} {renderer}.png")
+        page.evaluate(LONGEST_TEXTS)
+        page.wait_for_function(f"({HANGING})().length === 0")
+        assert overlapping(page.evaluate(BOXES)) == [], f"{renderer}, with the longest texts"
     assert page.problems == []
 
 

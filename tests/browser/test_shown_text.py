@@ -84,12 +84,13 @@ def test_the_text_of_a_run_goes_to_its_own_graph_whichever_tab_is_open(page, ser
     first = page.evaluate(OPEN, PROMPT)
     page.evaluate(COMMAND, "Comfy.NewBlankWorkflow")
     page.wait_for_function("() => window.app.rootGraph._nodes.length === 0", timeout=PATIENCE)
-    page.evaluate(OPEN, PROMPT)
+    page.evaluate("""() => {
+        const node = LiteGraph.createNode('SADMeasureCheckpoint');
+        node.id = 2;
+        window.app.rootGraph.add(node);
+    }""")
     client = page.evaluate("() => window.app.api.clientId")
-    creativity = {
-        "class_type": "SADCreativity",
-        "inputs": {"model": ["1", 0], "position": 0.0, "calibration": "default"},
-    }
+    creativity = {"class_type": "SADCreativity", "inputs": {"model": ["1", 0], "position": 0.0}}
     prompt = {"1": PROMPT["1"], "2": creativity, "3": {"class_type": "PreviewAny", "inputs": {"source": ["2", 1]}}}
     told = {"extra_pnginfo": {"workflow": {"id": first}}}
     server.wait(server.post("/prompt", {"prompt": prompt, "client_id": client, "extra_data": told})["prompt_id"])
