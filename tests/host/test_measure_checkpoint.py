@@ -25,6 +25,7 @@ from symmetric_attention.nodes.host.trial.rivals import with_rescaled_score, wit
 from symmetric_attention.nodes.host.trial.sampling import Checkpoint
 from symmetric_attention.nodes.measure_checkpoint import MeasureCheckpointNode
 from symmetric_attention.nodes.plots import sheet as sheet_plot
+from symmetric_attention.nodes.plots.style import MARGIN
 from symmetric_attention.sad_core.evaluation.trial.course import Course
 
 from lab.folders import ROOT
@@ -121,7 +122,7 @@ def test_the_whole_trial(sd15, output, monkeypatch):
     assert labels == {"γ 1\nunpatched model", trial.chosen, ""}
     assert len(sheet.axes) == 2 * 4
     with Image.open(output / file.replace(".trial.json", ".sheet.jpg")) as saved:
-        assert saved.size == (4, 4)
+        assert saved.size == (4 + 2 * MARGIN, 4 + 2 * MARGIN)
         assert set(saved.info) <= {"jfif", "jfif_version", "jfif_unit", "jfif_density"}  # no workflow
     _, text, _ = execute(CreativityNode, model=sd15.model, position=1.0, file=calibration)
     assert "Not calibrated" not in text
@@ -368,6 +369,19 @@ def test_what_does_not_fit_is_refused_in_a_sentence(sd15, output, inputs, senten
     with pytest.raises(ValueError, match=sentence):
         measure(sd15, **inputs)
     assert not list(output.rglob("*.json"))
+
+
+def test_the_node_says_what_it_begins_with_and_why_a_budget_is_too_small(sd15, output, monkeypatch):
+    told = []
+    monkeypatch.setattr(
+        measure_checkpoint, "show_on_node", lambda text, node_id: told.append((text, len(pictures(output))))
+    )
+    with pytest.raises(ValueError, match="is only enough for") as refusal:
+        measure(sd15, minutes=0.1)
+    (begun, before), (why, _) = told
+    assert begun.startswith("The first 4 seeds are sampled at γ 1 and 2 other settings of γ.")
+    assert before == 0
+    assert why == str(refusal.value)
 
 
 def test_a_model_that_gamma_cannot_act_on_is_refused_at_once(sd15, output, monkeypatch):
