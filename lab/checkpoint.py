@@ -244,6 +244,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         pipeline = load_pipeline(options.model)
     except ValueError as problem:
         parser.error(str(problem))
+    except torch.OutOfMemoryError:
+        print(f"The pipeline in {options.model} does not fit into memory. Take a smaller one.", file=sys.stderr)
+        return 1
     prompts = read_prompts(options.prompts.read_text(encoding="utf-8") if options.prompts else "")
     source = PipelineSource(
         pipeline,
@@ -265,7 +268,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(problem, file=sys.stderr)
         return 1
     except torch.OutOfMemoryError:
-        print(f"Memory ran out with {source.at_once} images at once. Set --at-once lower.", file=sys.stderr)
+        remedy = "Set --at-once lower" if source.at_once > 1 else "Take a smaller pipeline"
+        print(f"Memory ran out with {source.at_once} images at once. {remedy}.", file=sys.stderr)
         return 1
     path = save(trial, sheet, options.output)
     print(f"{summary_of(trial)}\nSaved as {path}, with its sheet beside it.")

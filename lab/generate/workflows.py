@@ -468,7 +468,7 @@ WORKFLOWS: dict[str, list[list[Node]]] = {
                 "the image of Skew Attention. Higher values move gamma further. **direction** is where gamma goes when "
                 "an image is less stable than in its first steps. **fall_back** above 0 sets gamma to 1 for the rest "
                 "of the run if an image becomes far less stable.\n\nThe chart on the node and the plot show gamma by "
-                "step and image. Its effect on images has not been measured.",
+                "step and image.",
                 175,
             ),
         ],
@@ -713,9 +713,11 @@ WORKFLOWS: dict[str, list[list[Node]]] = {
             note(
                 "Do your seeds look alike? Models with few steps are known for it. One press of *Run* draws the same "
                 "eight seeds, **batch_size** times **seeds**, at three gammas, and measures how far apart the images "
-                "of each gamma lie.\n\nWhether gamma moves the seeds of such a model apart **has not been measured**. "
-                "This graph measures it for your model and your prompt. Trust a change only if its interval excludes "
-                "0, and after a second prompt. To use another model, replace the loaders, steps and cfg.",
+                "of each gamma lie.\n\nOn our small distilled model no gamma raised the diversity, measured as "
+                "coverage. Large ones **have not been measured**. This graph measures it for your model and your "
+                "prompt. Trust a change only if its interval excludes 0, and after a second prompt. To use another "
+                "model, replace the "
+                "loaders, steps and cfg.",
                 215,
             ),
         ],

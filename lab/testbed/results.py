@@ -44,6 +44,7 @@ from sad_core.whole_file import whole_file
 
 AXES = (FIDELITY, DIVERSITY)
 IMAGENET = ("none", "headline", "all")
+OF_THE_BEST = (4, 9)  # the questions about the best of ours
 
 
 def changes_of(found: Mapping[str, Estimate], plain: Mapping[str, Estimate]) -> dict[str, Estimate]:
@@ -112,7 +113,7 @@ def numbers_of(
 ) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """Every arm's measures and changes from its plain model as JSON, and the planes of the arms that are not plain.
 
-    Intervals after Bonferroni's correction are those of `many` arms.
+    The correction of Bonferroni is that for `many` arms: all that a network has, drawn or not.
     """
     rows: dict[str, Any] = {}
     planes: dict[str, Tensor] = {}
@@ -150,8 +151,8 @@ def for_imagenet(which: str, arms: Iterable[Arm], picked: Iterable[str]) -> froz
 def corner_of(numbers: Mapping[str, Any]) -> Tensor:
     """(2,): what the areas of these numbers are measured from, the worst of all changes."""
     rows = [row["changes"] for row in numbers["arms"].values() if "changes" in row]
-    values = torch.tensor([[float(better(name, row[name][0])) for name in AXES] for row in rows], dtype=torch.float64)
-    return values.amin(dim=0).clamp(max=0)
+    values = [[float(better(name, row[name][0])) for name in AXES] for row in rows]
+    return torch.tensor([[0.0, 0.0], *values], dtype=torch.float64).amin(dim=0)
 
 
 def added(kept: Mapping[str, Any], new: Mapping[str, Any], everything: Sequence[Arm]) -> dict[str, Any]:
@@ -172,7 +173,9 @@ def added(kept: Mapping[str, Any], new: Mapping[str, Any], everything: Sequence[
         arm.knob for arm in everything
         if all(each.name in new["arms"] or each.name not in rows for each in everything if each.knob == arm.knob)
     }  # fmt: skip
-    of_pair = {(pair["question"], pair["arm"], pair["against"]): pair for pair in (*kept["pairs"], *new["pairs"])}
+    # The best of ours, which questions 4 and 9 are about, was chosen among all arms that were drawn first.
+    asked = [pair for pair in new["pairs"] if pair["question"] not in OF_THE_BEST or not kept["pairs"]]
+    of_pair = {(pair["question"], pair["arm"], pair["against"]): pair for pair in (*kept["pairs"], *asked)}
     later = {name: {knob: row for knob, row in new[name].items() if knob in whole} for name in ("knobs", "chosen")}
     return {
         **new,
@@ -222,8 +225,7 @@ def main() -> None:
         arms = [arm for arm in everything if source.file(arm).exists()]
         reference = Reference(data, part, count, options.folder, eyes)
         found = measure_arms(source, arms, reference, options.processes, photographed)
-        many = len({arm.name for arm in arms} | set(kept["arms"] if kept else ()))
-        rows, planes[first] = numbers_of(found, arms, many)
+        rows, planes[first] = numbers_of(found, arms, len(everything))
         if first == FIRST_CHOICE_SEED:
             picked = chosen(planes[first], everything)
             drifts = {name: each["drift"].value for name, each in found.items() if "drift" in each}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 
 import numpy
@@ -11,6 +12,7 @@ import torch
 from lab.testbed.networks import NETWORKS
 from lab.testbed.pages import document
 from lab.testbed.pages.__main__ import kept_numbers
+from lab.testbed.pages.acting import parts_of
 from lab.testbed.pages.answers import answers_of
 from lab.testbed.pages.picture import curve_of, frontier, save
 from lab.testbed.pages.reading import Change, Numbers, spell
@@ -75,7 +77,9 @@ def test_a_comparison_is_won_by_a_gain_without_a_loss(question):
 
 
 def test_a_comparison_with_gains_and_losses_is_in_part_a_yes():
-    assert answer(with_pairs((3, -0.1, 0.0), (3, 0.1, 0.0)), 3).verdict.startswith("In part.")
+    won, lost = (3, -0.1, 0.0), (3, 0.1, 0.0)
+    assert answer(with_pairs(won, won, lost), 3).verdict.startswith("In part.")
+    assert answer(with_pairs(won, lost), 3).verdict.startswith("No.")
 
 
 def test_opposite_signs_under_the_other_sampler_are_a_no():
@@ -179,3 +183,46 @@ def test_the_sheet_has_a_row_for_each_arm():
 def test_the_pages_are_those_of_the_committed_numbers():
     for path, text in document.pages(kept_numbers()).items():
         assert path.read_text(encoding="utf-8") == text, "run: python -m lab.testbed.pages"
+
+
+def acting(change) -> dict[str, str]:
+    """The verdict of each part on acting, by title, from the committed numbers after `change` altered them."""
+    content = json.loads(document.ACTING.read_text(encoding="utf-8"))
+    change(content)
+    return {part.title: part.verdict for part in parts_of(content)}
+
+
+def test_every_part_on_acting_has_its_tables():
+    content = json.loads(document.ACTING.read_text(encoding="utf-8"))
+    assert len(parts_of(content)) == 6
+    for name in content["feedback"]["arms"]:
+        assert f"| {name} |" in parts_of(content)[0].tables or "falls back" in name
+    assert [part.title for part in parts_of({"shift": content["shift"]})] == ["The sentence on a shift"]
+
+
+def test_feedback_that_wins_and_loses_is_named():
+    def altered(content):
+        first, second, *_ = content["feedback"]["arms"].values()
+        first["less static"] |= {"frechet": [-0.2, -0.3, -0.1], "coverage": [0.0, -0.1, 0.1]}
+        second["less static"] |= {"frechet": [0.2, 0.1, 0.3], "coverage": [0.0, -0.1, 0.1]}
+
+    first, second, *_ = json.loads(document.ACTING.read_text(encoding="utf-8"))["feedback"]["arms"]
+    verdict = acting(altered)["Feedback"]
+    assert f"({first})" in verdict.partition("loses")[0]
+    assert f"({second})" in verdict.partition("loses")[2]
+
+
+def test_no_image_that_fell_back_is_no_error():
+    def altered(content):
+        found = content["feedback"]["falling back"]
+        found["images"] = 0
+        del found["fallen, less strong"], found["fallen, less plain"]
+
+    assert acting(altered)["Fall back"] == "At γ 2, 0 of 520 images fell back."
+
+
+def test_a_slider_that_falls_is_no_yes():
+    def altered(content):
+        content["slider"] |= {"whole way": [-0.1, -0.2, -0.05], "falls": 1}
+
+    assert "seeds? No. From" in acting(altered)["The slider from precise to creative"]

@@ -142,7 +142,9 @@ def as_numbers_file(arms: tuple[Arm, ...]) -> dict:
         **{"count": 10, "choice count": 10, "guidance": GUIDANCE, "floor": {}, "arms": rows},
         "knobs": of_knobs(planes, arms, GUIDANCE),
         "chosen": {knob: {"arm": name} for knob, name in chosen(planes, arms).items()},
-        "pairs": [{"question": 4, "arm": arms[-1].name, "against": PLAIN.name, "changes": {}}],
+        "pairs": [
+            {"question": number, "arm": arms[-1].name, "against": PLAIN.name, "changes": {}} for number in (3, 4)
+        ],
         "slice": {arm.name: [len(arms)] for arm in arms},
     }
 
@@ -153,7 +155,7 @@ def test_what_is_drawn_later_is_added():
     assert list(both["arms"]) == [arm.name for arm in ARMS]
     assert both["arms"][WEAK.name] == part["arms"][WEAK.name]
     assert both["knobs"] == {**part["knobs"], **rest["knobs"]}
-    assert [pair["arm"] for pair in both["pairs"]] == [BAD.name, OTHER.name]
+    assert [pair["arm"] for pair in both["pairs"]] == [BAD.name, OTHER.name, BAD.name]
     assert both["slice"][PLAIN.name] == [3]
 
 
@@ -164,8 +166,13 @@ def test_a_knob_of_which_a_part_is_drawn_later_keeps_its_numbers():
     assert added(part, whole, ARMS)["knobs"] == whole["knobs"]
 
 
-def test_areas_that_are_added_are_measured_from_the_same_corner():
+def test_the_corner_is_the_worst_change_of_all_rows():
     assert corner_of(as_numbers_file(ARMS)).tolist() == pytest.approx([-1.0, 0.0])
+
+
+def test_the_best_of_ours_stays_the_one_that_all_arms_chose():
+    whole, part = as_numbers_file(ARMS), as_numbers_file((PLAIN, WEAK))
+    assert [pair["arm"] for pair in added(whole, part, ARMS)["pairs"] if pair["question"] == 4] == [OTHER.name]
 
 
 def test_numbers_of_other_seeds_are_not_added():

@@ -12,7 +12,8 @@ STATIC = (0.9, 1.1, 1.2, 1.3, 1.4, 1.5, 1.75, 2.0, 2.5, 3.0)
 STRONG = 2.0  # the γ that falling back is tried on
 TENTH = 0.1  # the share of samples that is to fall back
 THRESHOLDS = (0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 2.5, 3.0, 4.0, 6.0)
-FREE = {"gain": 0.2, "most_change": 0.25, "lowest_gamma": 0.5, "highest_gamma": 3.0}  # room to move in ten steps
+# Room to move in ten steps.
+FREE = {"gain": 0.2, "dead_band": 0.0, "most_change": 0.25, "lowest_gamma": 0.5, "highest_gamma": 3.0}
 
 
 def feedback(**inputs: Any) -> Use:
@@ -22,7 +23,7 @@ def feedback(**inputs: Any) -> Use:
 
 def arms(baseline: Any) -> dict[str, tuple[Use, ...]]:
     """The arms by name; the baseline is that of the plain model."""
-    found: dict[str, tuple[Use, ...]] = {"dead band 0.5, on γ 1.2": (skew(gamma=1.2), feedback(dead_band=0.5))}
+    found: dict[str, tuple[Use, ...]] = {"defaults on γ 1.2": (skew(gamma=1.2), feedback())}
     for measure in ("alignment", "instability", "energy"):
         for direction in ("toward 1", "away from 1"):
             own = feedback(measure=measure, direction=direction, baseline=baseline, **FREE)

@@ -38,12 +38,18 @@ def feedback_numbers(kept: Kept, reference: Reference) -> dict[str, Any]:
         print(f"feedback: {len(pixels)} samples measured", flush=True)
         return scores(looked, test, reference.everything, plain) | density
 
-    result: dict[str, Any] = {"about": about, "plain": as_numbers(of(tensors["plain"])), "arms": {}}
+    result: dict[str, Any] = {
+        "seeds": len(labels),
+        "about": about,
+        "plain": as_numbers(of(tensors["plain"])),
+        "arms": {},
+    }
     for place, name in enumerate(about["arms"]):
         arm, static = of(tensors[f"arm {place}"]), of(tensors[f"static {place}"])
         gammas = tensors[f"gammas {place}"]
         result["arms"][name] = {
             "static": about["arms"][name]["static"],
+            "moved": float((gammas - about["arms"][name]["own"]).abs().gt(1e-6).double().mean()),
             "last γ": [float(f"{each:.4g}") for each in (gammas.min(), gammas.mean(), gammas.max())],
             "measures": as_numbers(arm),
             "less static": as_numbers({measure: arm[measure] - static[measure] for measure in arm}),
@@ -52,7 +58,7 @@ def feedback_numbers(kept: Kept, reference: Reference) -> dict[str, Any]:
     last = len(about["arms"]) - 1  # the arm that falls back
     fallen = tensors[f"gammas {last}"] == 1
     result["strong"] = as_numbers(strong)
-    result["falling back"] = {"share": float(fallen.double().mean())}
+    result["falling back"] = {"images": int(fallen.sum()), "share": float(fallen.double().mean())}
     result["falling back"]["less strong"] = as_numbers(
         {measure: each - strong[measure] for measure, each in of(tensors[f"arm {last}"]).items()}
     )
@@ -64,11 +70,15 @@ def feedback_numbers(kept: Kept, reference: Reference) -> dict[str, Any]:
 
 
 def _of_samples(pair: tuple[Tensor, Tensor], labels: Tensor, reference: Reference) -> dict[str, list[float]]:
-    """Judge and density of the first pictures less those of the second, paired."""
+    """Judge and density of the first pictures less those of the second, paired.
+
+    Few samples of a class are there, so they are resampled as one class.
+    """
     judge = [reference.probability(pixels, labels) for pixels in pair]
     density = [reference.density(reference.features(pixels)) for pixels in pair]
     return {
-        name: rounded(mean(one - other, labels)) for name, (one, other) in {"judge": judge, "density": density}.items()
+        name: rounded(mean(one - other, torch.zeros_like(labels)))
+        for name, (one, other) in {"judge": judge, "density": density}.items()
     }
 
 
@@ -89,6 +99,7 @@ def slider_numbers(kept: Kept, reference: Reference) -> dict[str, Any]:
         print(f"slider: position {position:g} measured", flush=True)
     changes = [after - before for before, after in pairwise(distances)]
     return {
+        "seeds": len(labels),
         "about": about,
         "positions": by_position,
         "changes": [rounded(change) for change in changes],

@@ -102,7 +102,8 @@ def feedback(bench: Bench, seeds: Seeds, folder: Path) -> None:
     chosen = {}
     for name, uses in tried.items():
         drift = drift_of(choice(uses).pixels, plain.pixels)
-        chosen[name] = {"drift": drift, "static": gamma_of_drift(drift, drifts)}
+        own = dict(uses[0].inputs)["gamma"]
+        chosen[name] = {"own": own, "drift": drift, "static": gamma_of_drift(drift, drifts)}
     figure = partial(drawn_with, bench, seeds.figure)
     tensors = {"plain": figure(()).pixels, "strong": figure((skew(gamma=STRONG),)).pixels}
     for place, (name, uses) in enumerate(tried.items()):

@@ -51,10 +51,10 @@ class Seeds:
 
 
 PARTS = {
-    "candidates": Seeds(0, choices=2_400, figures=8_000, unit=BLOCK),
-    "feedback": Seeds(1, choices=960, figures=1_520),
-    "shift": Seeds(3, choices=960, figures=960),
-    "slider": Seeds(2, choices=320, figures=960, unit=4 * len(CLASSES)),
+    "candidates": Seeds(0, choices=640, figures=2_000, unit=BLOCK),
+    "feedback": Seeds(1, choices=320, figures=520),
+    "shift": Seeds(3, choices=580, figures=580),
+    "slider": Seeds(2, choices=160, figures=520, unit=4 * len(CLASSES)),
 }
 
 

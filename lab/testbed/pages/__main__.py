@@ -16,7 +16,7 @@ from lab.folders import IMAGES, cache_folder, expand_path
 from lab.testbed.calls import kept_calls
 from lab.testbed.draw import Source, draw
 from lab.testbed.networks import NETWORKS, weights_of
-from lab.testbed.pages.document import TITLES, frontier_image, pages, sheet_image
+from lab.testbed.pages.document import TITLES, frontier_image, has_pictures, pages, sheet_image
 from lab.testbed.pages.picture import frontier, save
 from lab.testbed.pages.reading import Numbers
 from lab.testbed.pages.sheet import SEEDS, rows_of, sheet
@@ -62,6 +62,8 @@ def main() -> None:
         raise SystemExit("No network has numbers yet. Draw with lab.testbed.draw and measure with lab.testbed.results.")
     written = pages(networks)
     for name, numbers in networks.items():
+        if not has_pictures(numbers):
+            continue
         content = numbers.content
         title = f"{TITLES[name]}: {content['count']:,} seeds a setting, guidance {content['guidance']:g}"
         save(frontier(numbers, title), IMAGES / frontier_image(name))

@@ -18,9 +18,10 @@ from lab.testbed.pages.reading import Change, bold, markdown, spell
 from lab.testbed.scores import DIVERSITY, FIDELITY
 
 LEADING = {"frechet": "Fréchet distance", "coverage": "coverage", "judge": "judge"}
-OF_PAIRS = {"coverage": "coverage", "recall": "recall", "vendi": "Vendi", "kernel": "kernel distance"}
+OF_PAIRS = {"coverage": "coverage", "recall": "recall", "vendi": "Vendi", "kernel": "kernel distance (not ×1000)"}
 FALLING_BACK = "falls back"
 DECIDED_AFTER = (2, 3, 5)
+CHOSEN = "the predictor chosen on other seeds"
 USUAL = ("alignment", 3)  # the defaults of *Best of N Seeds*: the measure, and 30 % of the run
 
 
@@ -35,9 +36,11 @@ class Part:
 
 def acting_parts(path: Path) -> list[Part]:
     """Every part that was measured, in the order of the page; none where the file is not there."""
-    if not path.exists():
-        return []
-    content: Mapping[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return parts_of(json.loads(path.read_text(encoding="utf-8"))) if path.exists() else []
+
+
+def parts_of(content: Mapping[str, Any]) -> list[Part]:
+    """Every part of these numbers, in the order of the page."""
     found: list[Part] = []
     if "feedback" in content:
         found += [of_feedback(content["feedback"]), of_falling_back(content["feedback"])]
@@ -60,21 +63,23 @@ def of_feedback(numbers: Mapping[str, Any]) -> Part:
     arms = {name: row for name, row in numbers["arms"].items() if FALLING_BACK not in name}
     changes = {name: [change(each, row["less static"][each]) for each in LEADING] for name, row in arms.items()}
     better, worse = ([name for name, (one, two, _) in changes.items() if test(one, two)] for test in (wins, loses))
+    moved = [row["moved"] for row in arms.values()]
     verdict = (
-        f"Feedback is significantly better than the static γ that moves images as far in {len(better)} of {len(arms)} "
-        f"settings{listed(better)}, and significantly worse in {len(worse)}{listed(worse)}. Better means a gain in the "
-        "Fréchet distance or coverage without a loss of the other."
+        f"γ moved in at least {percent(min(moved))} of {numbers['seeds']} images. Feedback wins "
+        f"against the static γ that moves images as far in {len(better)} of {len(arms)} settings{listed(better)}, and "
+        f"loses in {len(worse)}{listed(worse)}."
     )
     rows = [
         [
             name,
             f"{row['static']:g}",
-            f"{row['last γ'][0]:g} · {row['last γ'][1]:g} · {row['last γ'][2]:g}",
+            percent(row["moved"]),
+            " · ".join(f"{each:g}" for each in row["last γ"]),
             *map(bold, changes[name]),
         ]
         for name, row in arms.items()
     ]
-    head = ["feedback", "static γ of equal drift", "γ of the last step: least · mean · most"]
+    head = ["feedback", "static γ of equal drift", "images whose γ moved", "γ of the last step: least · mean · most"]
     table = markdown([*head, *(f"{each} less static" for each in LEADING.values())], rows)
     return Part("Feedback", verdict, table)
 
@@ -90,18 +95,29 @@ def of_falling_back(numbers: Mapping[str, Any]) -> Part:
     strong = f"γ {about['strong']:g}"
     whole = {name: change(name, found["less strong"][name]) for name in LEADING}
     tail = change("judge", found["less strong"]["worst tenth of the judge"])
-    fell = {name: change("judge", found[f"fallen, less {name}"]["judge"]) for name in ("strong", "plain")}
-    helped = "better" if fell["strong"].is_better else "worse" if fell["strong"].is_worse else "not surely different"
-    verdict = (
-        f"Of images at {strong}, {percent(found['share'])} fell back. They are {helped} for the judge than the same "
-        f"images at {strong} all the way ({fell['strong']}; the same images at γ 1: {fell['plain']})."
-    )
     rows = [
         [f"all images, less {strong}", *map(bold, whole.values())],
         [f"the tenth that the judge likes least, less {strong}", "", "", bold(tail)],
-        [f"the images that fell back, less {strong}", "", "", bold(fell["strong"])],
-        ["the images that fell back, less γ 1", "", "", bold(fell["plain"])],
     ]
+    verdict = f"At {strong}, {found['images']} of {numbers['seeds']} images fell back."
+    if "fallen, less strong" in found:  # at least two images fell back
+        fell = {name: change("judge", found[f"fallen, less {name}"]["judge"]) for name in ("strong", "plain")}
+        words = (
+            "surer"
+            if fell["strong"].is_better
+            else "less sure"
+            if fell["strong"].is_worse
+            else "not significantly surer"
+        )
+        verdict += (
+            f" The judge is {words} of these than of the same images at {strong} all the way ({fell['strong']}). "
+            f"Beside the same images at γ 1 the difference is {fell['plain']}. Over all images the Fréchet distance "
+            f"changes by {whole[FIDELITY]} and coverage by {whole[DIVERSITY]}."
+        )
+        rows += [
+            [f"the images that fell back, less {strong}", "", "", bold(fell["strong"])],
+            ["the images that fell back, less γ 1", "", "", bold(fell["plain"])],
+        ]
     return Part("Fall back", verdict, markdown(["", *LEADING.values()], rows))
 
 
@@ -110,7 +126,7 @@ def of_one_of_eight(numbers: Mapping[str, Any]) -> Part:
     by_row: dict[tuple[str, str, int], Change] = {}
     for row in numbers["one of eight"]:
         # What is chosen on other seeds differs by step, so that its name does.
-        by = "the predictor chosen on other seeds" if row["by"].endswith("(chosen)") else row["by"]
+        by = CHOSEN if row["by"].endswith("(chosen)") else row["by"]
         by_row[(by, row["target"], row["after"])] = change("judge", row["gain"])
     names = list(dict.fromkeys(by for by, *_ in by_row))
     best = {target: by_row[(f"the {target} itself", target, STEPS)] for target in ("judge", "density")}
@@ -125,12 +141,17 @@ def of_one_of_eight(numbers: Mapping[str, Any]) -> Part:
         for target, found in early.items()
     ]
     usual, most = early["density"][USUAL], best["density"]
+    held_out = [by_row[(CHOSEN, target, steps)] for target in best for steps in DECIDED_AFTER]
+    nearer = [change(FIDELITY, row["change"]) for row in numbers["fréchet"][1:]]
     verdict = (
-        f"One of eight seeds is kept by a score after {', '.join(map(str, DECIDED_AFTER))} of {STEPS} steps. "
-        f"Of the ways to score, {' and '.join(counts)}. Density is high where many real images lie near, so an image "
-        f"of high density is a typical one. {sentence(USUAL[0])} after {USUAL[1]} steps, the node's defaults, changes "
-        f"the density by {usual}, {percent(usual.value / most.value)} of what a choice by the density itself would "
-        "after all eight are finished."
+        f"One of eight seeds is kept by a score after {', '.join(map(str, DECIDED_AFTER))} of {STEPS} steps, in "
+        f"{numbers['groups']} groups. Of the ways to score, {' and '.join(counts)}. Density is high where many real "
+        f"images lie near, so an image of high density is a typical one. {sentence(USUAL[0])} after {USUAL[1]} steps, "
+        f"the node's default measure and time, changes the density by {usual}, {percent(usual.value / most.value)} of "
+        "what a choice by the density itself would after all eight are finished. The scores that were best on other "
+        f"seeds raise {sum(each.is_better for each in held_out)} of {len(held_out)} numbers significantly. Of what is "
+        f"kept after 3 steps the Fréchet distance falls significantly by {sum(each.is_better for each in nearer)} of "
+        f"{len(nearer)} scores and rises by {sum(each.is_worse for each in nearer)}."
     )
     rows = []
     for name in names:
@@ -177,28 +198,38 @@ def of_two_of_eight(numbers: Mapping[str, Any]) -> Part:
         for measure in ("coverage", "recall", "vendi")
     }
     counts = ", ".join(f"{name} in {len(names)}" for name, names in more.items())
+    random = ", ".join(
+        f"{row['measures'][DIVERSITY][0]:.2f} with {row['kept']}"
+        for row in numbers["two of eight"]
+        if "after" not in row
+    )
     verdict = (
         f"Two of eight that differ most are significantly more diverse than two random ones by {counts} of "
         f"{len(gained)} ways to choose. The largest change of coverage is that of *{best[0]}*: {best[1][DIVERSITY]}, "
-        f"with a change of the kernel distance by {best[1]['kernel']}. The same model calls give three to four random "
-        "images instead."
+        f"with a change of the kernel distance by {best[1]['kernel']}. The same model calls give more random images "
+        f"instead, and these cover more: {random} of each eight."
     )
     note = (
-        "Rows of chosen images are changes from two random ones, in sets of one size. Rows of random ones are values."
+        "Rows of chosen images are changes from two random ones, in sets of one size. Rows of random ones are values. "
+        "The sets grow with the number that is kept."
     )
     return Part("Most different of eight", verdict, f"{note}\n\n{table}")
 
 
 def of_slider(numbers: Mapping[str, Any]) -> Part:
     """The calibrated slider on fresh seeds."""
-    changes = [change(DIVERSITY, each) for each in numbers["changes"]]
+    count = len(numbers["changes"])
     whole = change(DIVERSITY, numbers["whole way"])
     falls, rises = numbers["falls"], numbers["rises"]
     order = "Yes" if not falls and whole.is_better else "In part" if whole.is_better else "No"
+    ends = {row["position"]: row for row in numbers["positions"]}
+    apart = [ends[place]["distance"][0] for place in (-1.0, 0.0, 1.0)]
+    cover = [f"{ends[place]['measures'][DIVERSITY][0]:.3f}" for place in (-1.0, 0.0, 1.0)]
     verdict = (
-        f"Does diversity rise along the slider, on fresh seeds? {order}. From −1 to 1 the distance between seeds "
-        f"changes by {whole}, {percent(whole.value / numbers['positions'][0]['distance'][0])}. Of {len(changes)} steps "
-        f"along the slider {rises} raise it significantly and {falls} lower it."
+        f"Does the distance of pixels between seeds, which the slider was calibrated on, rise on {numbers['seeds']} "
+        f"fresh seeds? {order}. From −1 to 1 it changes by {whole}: by {percent(apart[1] / apart[0] - 1)} up to 0 and "
+        f"by {percent(apart[2] / apart[1] - 1)} beyond. Of {count} steps along the slider {rises} raise it "
+        f"significantly and {falls} lower it. Coverage at −1, 0 and 1 is {', '.join(cover)}."
     )
     columns = ("frechet", "coverage", "judge", "drift")
     rows = [
@@ -224,11 +255,12 @@ def of_shift(numbers: Mapping[str, Any]) -> Part:
             rows.append([str(baseline["images"]), name, str(row["runs"]), in_percent(row["any measure"]), *measures])
     head = ["images in the baseline", "model", "runs", "any measure", *largest["models"]["unchanged"]["measures"]]
     models = {name: row for name, row in largest["models"].items() if name != "unchanged"}
-    found = "; ".join(f"{name} {percent(row['any measure'][0])}" for name, row in models.items())
+    found = "; ".join(f"{name} {in_percent(row['any measure'])}" for name, row in models.items())
     verdict = (
         f"A run of {numbers['images in a run']} images of the unchanged model is called shifted in "
-        f"{in_percent(largest['models']['unchanged']['any measure'])} of runs with a baseline of {largest['images']} "
-        f"images. Of altered models are: {found}."
+        f"{in_percent(largest['models']['unchanged']['any measure'])} of {largest['models']['unchanged']['runs']} "
+        f"runs with a baseline of {largest['images']} images. Of altered models, with "
+        f"{min(row['runs'] for row in models.values())} runs each, it is: {found}."
     )
     return Part("The sentence on a shift", verdict, markdown(head, rows))
 

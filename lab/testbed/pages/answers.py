@@ -13,6 +13,7 @@ from lab.testbed.comparisons import DEFAULTS, STATIC
 from lab.testbed.pages.reading import Change, Numbers, spell
 from lab.testbed.scores import DIVERSITY, FIDELITY
 
+LEAST_METHODS = 3  # to rank γ among
 WINDOWS = ("first third", "middle third", "last third")
 EMOJI = {0.5: "fidelity falls", 1.5: "fidelity rises a little", 3.0: "pictures break"}
 
@@ -91,15 +92,16 @@ def compared(
 ) -> Answer:
     """Pairs of arms: yes where one is better in one measure, also after correction, and no worse in the other.
 
-    In part where another pair is the other way round.
+    In part if another pair is the other way round, and no if as many are.
     """
     found = list(numbers.pairs(number))
     if not found:
         return Answer(number, question, nothing)
     better = [each for each in found if wins(each[2], each[3])]
     worse = [each for each in found if loses(each[2], each[3])]
-    survives = any(each.gain > 0 and each.is_significant_of_many for pair in better for each in pair[2:])
-    told_first = f"No. {does_not}" if not survives else f"In part. {does}" if worse else f"Yes. {does}"
+    won = [pair for pair in better if any(each.gain > 0 and each.is_significant_of_many for each in pair[2:])]
+    lost = [pair for pair in worse if any(each.gain < 0 and each.is_significant_of_many for each in pair[2:])]
+    told_first = f"No. {does_not}" if len(won) <= len(lost) else f"In part. {does}" if worse else f"Yes. {does}"
     verdict = f"{told_first} It wins {len(better)} of {len(found)} comparisons and loses {len(worse)}."
     because = "; ".join(f"{arm} less {other}: {told_changes(*changes)}" for arm, other, *changes in found)
     return Answer(number, question, verdict, f"{because}.")
@@ -131,7 +133,7 @@ def against_rivals(numbers: Numbers) -> Answer:
     question = "γ against each rival: diversity at equal fidelity, fidelity at equal diversity, dominated area."
     knobs, ranks, parts = numbers.content["knobs"], [], []
     shown = [knob for knob in (*numbers.ours, *numbers.rivals) if knob == "γ" or knob in numbers.rivals]
-    if "γ" not in shown or len(shown) < 2:
+    if "γ" not in shown or len(shown) < LEAST_METHODS:
         return Answer(4, question, "This was not measured.")
     for quantity in ("diversity at equal fidelity", "fidelity at equal diversity", "dominated area"):
         order = sorted(shown, key=lambda knob: -knobs[knob][quantity][0])
@@ -180,7 +182,7 @@ def when_and_where(numbers: Numbers) -> Answer:
     for names in (WINDOWS, where):
         strongest = {part: (numbers.of_knob(f"γ, {part}") or [""])[-1] for part in names}
         known = {part: name for part, name in strongest.items() if name}
-        if known:
+        if len(known) > 1:
             order = sorted(known, key=lambda part: -abs(numbers.change(known[part], FIDELITY).value))
             ranked.append(f"{order[0]} (Fréchet distance {numbers.change(known[order[0]], FIDELITY)})")
             told_arms += [told(numbers, name) for name in known.values()]

@@ -51,18 +51,17 @@ def pages(networks: Mapping[str, Numbers]) -> dict[Path, str]:
 def short_section(numbers: Numbers, networks: Mapping[str, Numbers]) -> str:
     """The picture, the headline's table and the answers in a sentence each."""
     answers = "\n".join(f"{each.number}. **{each.question}** {each.verdict}" for each in answers_of(numbers, networks))
-    return "\n\n".join(
-        [
-            f"## {TITLES[numbers.network]}",
-            *drawn_so_far(numbers),
-            f"![Change of the Fréchet distance against change of coverage, a curve for each method]"
-            f"(images/{frontier_image(numbers.network)})",
-            headline(numbers),
-            f"![The same twelve seeds under the best of each method, the plain model above]"
-            f"(images/{sheet_image(numbers.network)})",
-            answers,
-        ]
+    plane = (
+        f"![Change of the Fréchet distance against change of coverage, a curve for each method]"
+        f"(images/{frontier_image(numbers.network)})"
     )
+    sheet = (
+        f"![The same twelve seeds under the best of each method, the plain model above]"
+        f"(images/{sheet_image(numbers.network)})"
+    )
+    pictures = [plane, sheet] if has_pictures(numbers) else ["", ""]
+    parts = [*drawn_so_far(numbers), pictures[0], headline(numbers), pictures[1], answers]
+    return "\n\n".join([f"## {TITLES[numbers.network]}", *filter(None, parts)])
 
 
 def long_section(numbers: Numbers, networks: Mapping[str, Numbers]) -> str:
@@ -87,11 +86,22 @@ def long_section(numbers: Numbers, networks: Mapping[str, Numbers]) -> str:
     )
 
 
+def drawn(numbers: Numbers) -> tuple[int, int]:
+    """The number of a network's settings that were drawn, and of all."""
+    every = {arm.name for arm in NETWORKS[numbers.network].arms}
+    return len(every & set(numbers.arms)), len(every)
+
+
 def drawn_so_far(numbers: Numbers) -> list[str]:
     """A paragraph on the settings that were not drawn yet, as a list; empty where all were drawn."""
-    every = {arm.name for arm in NETWORKS[numbers.network].arms}
-    known = len(every & set(numbers.arms))
-    return [f"So far {known} of {len(every)} settings have been drawn."] if known < len(every) else []
+    known, every = drawn(numbers)
+    return [f"So far {known} of {every} settings have been drawn."] if known < every else []
+
+
+def has_pictures(numbers: Numbers) -> bool:
+    """Return whether at least half of the settings were drawn, so that a picture shows more than a few points."""
+    known, every = drawn(numbers)
+    return 2 * known >= every
 
 
 def told(answer: Answer) -> str:

@@ -40,8 +40,8 @@ def headline(numbers: Numbers) -> str:
     table = markdown(["setting", "calls", *HEADLINE.values()], rows)
     if lost:
         table += (
-            "\n\nThese methods have no row, because none of their strengths raised coverage on the choice seeds without "
-            f"a larger Fréchet distance: {'; '.join(lost)}."
+            "\n\nThese methods have no row, because none of their strengths raised coverage on the choice seeds "
+            f"without a larger Fréchet distance: {'; '.join(lost)}."
         )
     return table
 
