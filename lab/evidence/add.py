@@ -5,7 +5,8 @@
     make evidence-add FILE=own.trial.json SHEET=own.sheet.jpg     # with its sheet, made small
     python -m lab.evidence.add                                    # only writes the page anew, from the trials it has
 
-The trial is kept as it is in `lab/evidence/checkpoints/`, from which the page is written.
+The trial is kept as it is in `lab/evidence/checkpoints/`, from which the page is written. The first sheet also takes the
+place of the demo model's in README.md.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from pathlib import Path
 from PIL import Image
 
 from lab.folders import DOCS, IMAGES, ROOT, expand_path
+from lab.generate.addresses import slug, with_addresses
 from sad_core.evaluation.diversity import Estimate
 from sad_core.evaluation.trial.plan import used_prompts
 from sad_core.evaluation.trial.result import Trial, is_significant
@@ -29,6 +31,9 @@ from sad_core.evaluation.trial.result_file import SUFFIX, load_trial, save_trial
 KEPT = ROOT / "lab" / "evidence" / "checkpoints"
 PAGE = DOCS / "checkpoints.md"
 BEGIN, END = "<!-- Written by make evidence-add. -->", "<!-- End of what is written. -->"
+README = ROOT / "README.md"
+FIRST = "<!-- make evidence-add replaces this picture by the first sheet that is sent in. -->"
+FIRST_END = "<!-- End of the picture. -->"
 WIDTH, QUALITY = 900, 80  # of the sheet on the page
 TITLES = (
     *("checkpoint", "sampled with", "seeds", "best γ", "seeds further apart by", "drift"),
@@ -137,6 +142,22 @@ def write_page(kept: Path = KEPT, page: Path = PAGE, images: Path = IMAGES) -> N
     page.write_text(f"{before}{BEGIN}\n\n{rows}\n\n{END}{after}", encoding="utf-8")
 
 
+def write_first_picture(kept: Path = KEPT, readme: Path = README, images: Path = IMAGES) -> None:
+    """Put a sheet in the place of README's first picture. Without one, or with one there, the page stays as it is."""
+    pictures = {picture_of(path, images): path for path in sorted(kept.glob(f"*{SUFFIX}"))}
+    there = [picture for picture in pictures if picture.exists()]
+    before, begin, rest = readme.read_text(encoding="utf-8").partition(FIRST)
+    block, end, after = rest.partition(FIRST_END)
+    if not there or not end or any(f"/{picture.name}]" in block for picture in there):
+        return
+    trial = load_trial(pictures[there[0]])
+    rows = f"γ 1 above and {trial.chosen} below"
+    picture = f"![The same seeds of {trial.name or trial.model}, {rows}][docs/images/{there[0].name}]"
+    words = f"{trial.name or trial.model}: the same prompts and seeds, {rows}. A user measured it with this pack."
+    text = f"{before}{begin}\n{picture}\n\n{words}\n{end}{after}"
+    readme.write_text(with_addresses(text, slug()), encoding="utf-8")
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("file", type=expand_path, nargs="?", help="a trial")
@@ -149,6 +170,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print(problem, file=sys.stderr)
             return 1
     write_page()
+    write_first_picture()
     return 0
 
 

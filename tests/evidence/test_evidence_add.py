@@ -10,7 +10,20 @@ from dataclasses import replace
 import pytest
 from PIL import Image
 
-from lab.evidence.add import BEGIN, END, KEPT, NONE_YET, PAGE, TITLES, add, main, page_of, write_page
+from lab.evidence.add import (
+    BEGIN,
+    END,
+    KEPT,
+    NONE_YET,
+    PAGE,
+    README,
+    TITLES,
+    add,
+    main,
+    page_of,
+    write_first_picture,
+    write_page,
+)
 from lab.folders import ROOT
 from lab.testing.made_up_trials import made_up_trial
 from sad_core.evaluation.trial.result_file import SUFFIX, load_trial, save_trial, trial_to_json
@@ -48,6 +61,29 @@ def test_a_trial_is_kept_and_becomes_a_row(folders, tmp_path):
     assert cells[8] == "× 1.05"
     with pytest.raises(ValueError, match=r"own\.trial\.json is there already, as checkpoint_2_"):
         add(tmp_path / "own.trial.json", **folders)
+
+
+def test_the_first_sheet_becomes_the_first_picture_of_the_readme(folders, tmp_path):
+    page = tmp_path / "README.md"
+    page.write_text(README.read_text(encoding="utf-8"), encoding="utf-8")
+    write_first_picture(folders["kept"], page, folders["images"])
+    assert page.read_text(encoding="utf-8") == README.read_text(encoding="utf-8")
+    Image.new("RGB", (3000, 500), "red").save(tmp_path / "sheet.png")
+    target = add(tmp_path / "own.trial.json", tmp_path / "sheet.png", **folders)
+    write_first_picture(folders["kept"], page, folders["images"])
+    first, rest = page.read_text(encoding="utf-8").split("<!-- End of the picture. -->")
+    name = f"docs/images/checkpoint_{target.name.removesuffix(SUFFIX)}.jpg"
+    assert f"][{name}]\n\ncheckpoint 2: the same prompts and seeds, γ 1 above and" in first
+    assert "01_start_here" not in first.partition("<!--")[2]
+    assert (
+        rest.partition("<!-- Written")[0]
+        == README.read_text(encoding="utf-8").split("<!-- End of the picture. -->")[1].partition("<!-- Written")[0]
+    )
+    save_trial(made_up_trial(3), tmp_path / "own.trial.json")
+    add(tmp_path / "own.trial.json", tmp_path / "sheet.png", **folders)
+    before = page.read_text(encoding="utf-8")
+    write_first_picture(folders["kept"], page, folders["images"])
+    assert page.read_text(encoding="utf-8") == before
 
 
 def test_a_sheet_is_made_small_and_shown_below_the_rows(folders, tmp_path):
