@@ -5,8 +5,8 @@
     make evidence-add FILE=own.trial.json SHEET=own.sheet.jpg     # with its sheet, made small
     python -m lab.evidence.add                                    # only writes the page anew, from the trials it has
 
-The trial is kept as it is in `lab/evidence/checkpoints/`, from which the page is written. The first sheet also takes the
-place of the demo model's in README.md.
+The trial is kept as it is in `lab/evidence/checkpoints/`, from which the page is written. The first sheet also takes
+the place of the demo model's in README.md.
 """
 
 from __future__ import annotations
