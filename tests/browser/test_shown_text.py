@@ -32,6 +32,12 @@ STATE = f"""() => {{
         saved: Math.round(node.serialize().size[1]),
     }};
 }}"""
+# A box has no height until the editor has drawn it.
+DRAWN = f"""text => {{
+    window.app.canvas.setDirty(true, true);
+    const state = ({STATE})();
+    return state?.text === text && state.prompts > 0;
+}}"""
 TELL = f"""async text => (await import('/scripts/api.js')).api.dispatchEvent(
     new CustomEvent('progress_text', {{detail: {{nodeId: String({MEASURE}.id), text}}}}))"""
 COMMAND = "id => window.app.extensionManager.command.execute(id)"
@@ -39,8 +45,7 @@ COMMAND = "id => window.app.extensionManager.command.execute(id)"
 
 def settled(page, text: str) -> dict:
     """The state of the node, once it shows a text and has been drawn in the same way for a while."""
-    page.wait_for_function(f"text => ({STATE})()?.text === text", arg=text, timeout=PATIENCE, polling=OFTEN)
-    page.evaluate("() => window.app.canvas.setDirty(true, true)")
+    page.wait_for_function(DRAWN, arg=text, timeout=PATIENCE, polling=OFTEN)
     states = [page.evaluate(STATE)]
     while len(states) < 3 or len({str(state) for state in states[-3:]}) > 1:
         page.wait_for_timeout(OFTEN)
