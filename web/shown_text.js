@@ -14,14 +14,17 @@ import { languageOf } from "./lib/texts.js";
 const SAMPLED = ["SADSkewAttention", "SADStabilityProbe"]; // the nodes that describe the last run through them
 const language = languageOf(app);
 const texts = new KeptTexts(sessionStorage);
-const running = { prompt: null, graph: null }; // the ids; null where nothing runs or the graph is not known
+/** The id of the graph that runs, once the server has said it; null where nothing runs or the graph is not known. */
+let graphOfRun = Promise.resolve(null);
 const isOurs = (node) => node?.comfyClass?.startsWith("SAD");
 const wholeGraph = () => (app.isGraphReady === false ? undefined : (app.rootGraph ?? app.graph));
 
-api.addEventListener("progress_text", ({ detail }) => {
+api.addEventListener("progress_text", async ({ detail }) => {
+  if (!detail?.text) return;
+  const known = await graphOfRun; // a text may come before the server has said whose it is
   const graph = wholeGraph();
-  if (!graph || !detail?.text) return;
-  const of = running.graph ?? graph.id;
+  if (!graph) return;
+  const of = known ?? graph.id;
   if (of !== graph.id) texts.keep(of, String(detail.nodeId), detail.text); // it is in another tab
   else show(graph, String(detail.nodeId), detail.text);
 });
@@ -30,9 +33,9 @@ api.addEventListener("execution_start", async ({ detail }) => {
   const graph = wholeGraph();
   if (!graph) return;
   const shown = texts.of(graph.id);
-  Object.assign(running, { prompt: detail.prompt_id, graph: null });
-  const prompt = await askForPrompt(api, detail.prompt_id);
-  if (running.prompt === detail.prompt_id) running.graph = prompt?.workflow ?? null;
+  const asked = askForPrompt(api, detail.prompt_id);
+  graphOfRun = asked.then((prompt) => prompt?.workflow ?? null);
+  const prompt = await asked;
   const included = nodesInPrompt(graph, prompt);
   if (!included) return;
   const now = new Map(texts.of(graph.id));
@@ -45,7 +48,7 @@ api.addEventListener("execution_start", async ({ detail }) => {
 });
 
 for (const ending of ["execution_success", "execution_error", "execution_interrupted"])
-  api.addEventListener(ending, () => Object.assign(running, { prompt: null, graph: null }));
+  api.addEventListener(ending, () => (graphOfRun = Promise.resolve(null)));
 
 app.registerExtension({
   name: "symmetric_attention.shown_text",

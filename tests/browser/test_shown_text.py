@@ -32,11 +32,11 @@ STATE = f"""() => {{
         saved: Math.round(node.serialize().size[1]),
     }};
 }}"""
-# A box has no height until the editor has drawn it.
+# In the classic rendering a box has no height until the editor has drawn it; the other one draws a box of its own.
 DRAWN = f"""text => {{
     window.app.canvas.setDirty(true, true);
     const state = ({STATE})();
-    return state?.text === text && state.prompts > 0;
+    return state?.text === text && (state.prompts > 0 || LiteGraph.vueNodesMode);
 }}"""
 TELL = f"""async text => (await import('/scripts/api.js')).api.dispatchEvent(
     new CustomEvent('progress_text', {{detail: {{nodeId: String({MEASURE}.id), text}}}}))"""
