@@ -32,11 +32,14 @@ STATE = f"""() => {{
         saved: Math.round(node.serialize().size[1]),
     }};
 }}"""
-# In the classic rendering a box has no height until the editor has drawn it; the other one draws a box of its own.
+# In the classic rendering a box has a height only while it is drawn, which it is inside the view. The other one draws a
+# box of its own.
 DRAWN = f"""text => {{
-    window.app.canvas.setDirty(true, true);
+    const canvas = window.app.canvas;
+    Object.assign(canvas.ds, {{ scale: 1, offset: [0, 0] }});
+    canvas.setDirty(true, true);
     const state = ({STATE})();
-    return state?.text === text && (state.prompts > 0 || LiteGraph.vueNodesMode);
+    return state?.text === text && (state.prompts > 0 || LiteGraph.vueNodesMode) ? state : null;
 }}"""
 TELL = f"""async text => (await import('/scripts/api.js')).api.dispatchEvent(
     new CustomEvent('progress_text', {{detail: {{nodeId: String({MEASURE}.id), text}}}}))"""
@@ -45,11 +48,11 @@ COMMAND = "id => window.app.extensionManager.command.execute(id)"
 
 def settled(page, text: str) -> dict:
     """The state of the node, once it shows a text and has been drawn in the same way for a while."""
-    page.wait_for_function(DRAWN, arg=text, timeout=PATIENCE, polling=OFTEN)
-    states = [page.evaluate(STATE)]
+    states = []
     while len(states) < 3 or len({str(state) for state in states[-3:]}) > 1:
+        found = page.wait_for_function(DRAWN, arg=text, timeout=PATIENCE, polling=OFTEN)
+        states.append(found.json_value())
         page.wait_for_timeout(OFTEN)
-        states.append(page.evaluate(STATE))
     return states[-1]
 
 
