@@ -48,7 +48,7 @@ COMMAND = "id => window.app.extensionManager.command.execute(id)"
 
 def settled(page, text: str) -> dict:
     """The state of the node, once it shows a text and has been drawn in the same way for a while."""
-    states = []
+    states: list[dict] = []
     while len(states) < 3 or len({str(state) for state in states[-3:]}) > 1:
         found = page.wait_for_function(DRAWN, arg=text, timeout=PATIENCE, polling=OFTEN)
         states.append(found.json_value())
