@@ -136,7 +136,7 @@ def test_the_numbers_of_a_knob_are_read_off_its_curve():
 
 
 def as_numbers_file(arms: tuple[Arm, ...]) -> dict:
-    """What `results` writes of some arms of ARMS, as far as `added` reads it."""
+    """The numbers that `results` writes of some arms of ARMS, as far as `added` reads it."""
     rows, planes = numbers_of(FOUND, arms, len(arms))
     return {
         **{"count": 10, "choice count": 10, "guidance": GUIDANCE, "floor": {}, "arms": rows},

@@ -1,4 +1,4 @@
-"""What acting on stability is worth, from acting.json: a sentence and the numbers it stands on for each part.
+"""The worth of acting on stability, from acting.json: a sentence and the numbers it stands on for each part.
 
 The questions are those of `lab.testbed.acting`. All choices were made on other seeds than those reported.
 """
@@ -103,14 +103,14 @@ def of_falling_back(numbers: Mapping[str, Any]) -> Part:
     if "fallen, less strong" in found:  # at least two images fell back
         fell = {name: change("judge", found[f"fallen, less {name}"]["judge"]) for name in ("strong", "plain")}
         words = (
-            "surer"
+            "more confident"
             if fell["strong"].is_better
-            else "less sure"
+            else "less confident"
             if fell["strong"].is_worse
-            else "not significantly surer"
+            else "not significantly more confident"
         )
         verdict += (
-            f" The judge is {words} of these than of the same images at {strong} all the way ({fell['strong']}). "
+            f" The judge is {words} about these than about the same images at {strong} all the way ({fell['strong']}). "
             f"Beside the same images at γ 1 the difference is {fell['plain']}. Over all images the Fréchet distance "
             f"changes by {whole[FIDELITY]} and coverage by {whole[DIVERSITY]}."
         )

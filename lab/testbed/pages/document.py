@@ -87,16 +87,11 @@ def long_section(numbers: Numbers, networks: Mapping[str, Numbers]) -> str:
     )
 
 
-def drawn(numbers: Numbers) -> tuple[int, int]:
-    """The number of a network's settings that were drawn, and of all."""
-    every = {arm.name for arm in NETWORKS[numbers.network].arms}
-    return len(every & set(numbers.arms)), len(every)
-
-
 def drawn_so_far(numbers: Numbers) -> list[str]:
     """A paragraph on the settings that were not drawn yet, as a list; empty where all were drawn."""
-    known, every = drawn(numbers)
-    return [f"So far {known} of {every} settings have been drawn."] if known < every else []
+    every = {arm.name for arm in NETWORKS[numbers.network].arms}
+    known = len(every & set(numbers.arms))
+    return [f"So far {known} of {len(every)} settings have been drawn."] if known < len(every) else []
 
 
 def has_pictures(numbers: Numbers) -> bool:
