@@ -151,11 +151,11 @@ def best_of(server: ComfyUIServer, begun: int, kept: int, choose: str, **widgets
 
 def start_here(server: ComfyUIServer) -> Image.Image:
     plain, turned = pictures_of(server, sampled(None)), pictures_of(server, sampled(STRONG))
-    return rows_of([("the plain model", plain), (f"γ = {STRONG:g}, the same seeds", turned)])
+    return rows_of([("the unpatched model", plain), (f"γ = {STRONG:g}, the same seeds", turned)])
 
 
 def compared(server: ComfyUIServer) -> Image.Image:
-    """One picture, its left half from the plain model and its right half with γ."""
+    """One picture, its left half from the unpatched model and its right half with γ."""
     side, shown = 340, 2  # of the four pictures of the first card
     before, after = (pictures_of(server, sampled(each))[shown] for each in (None, STRONG))
     before, after = (each.resize((side, side), Image.Resampling.NEAREST) for each in (before, after))
@@ -276,7 +276,7 @@ def on_a_slider(server: ComfyUIServer) -> Image.Image:
     sweep = with_node(sweep, "file", "PreviewAny", source=["calibrate", 0])
     file = server.run(sweep)["file"]["text"][0]
     rows = []
-    for text, position in (("precise", -1.0), ("the plain model", 0.0), ("creative", 1.0)):
+    for text, position in (("precise", -1.0), ("the unpatched model", 0.0), ("creative", 1.0)):
         prompt = sampled(1.0)
         prompt["skew"] = {"class_type": "SADCreativity", "inputs": {"model": ["model", 0], "file": file}}
         prompt["skew"]["inputs"]["position"] = position

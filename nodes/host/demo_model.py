@@ -41,7 +41,7 @@ class DemoLatentFormat(comfy.latent_formats.LatentFormat):
     scale_factor = 1.0
 
 
-class DemoConfig(comfy.supported_models.SD15):
+class DemoModel(comfy.supported_models.SD15):
     """SD1.5 with the channels of another latent."""
 
     latent_format = DemoLatentFormat
@@ -132,7 +132,7 @@ def _not_the_file(path: Path) -> str:
 def unet_of(weights: Mapping[str, Tensor], unet_config: Mapping[str, Any] = COMFYUI_UNET_CONFIG) -> ModelPatcher:
     """A UNet of the demo's kind in float32, its weights renamed from diffusers' names to ComfyUI's."""
     names = comfy.utils.unet_to_diffusers(unet_config)
-    config = DemoConfig(dict(unet_config))
+    config = DemoModel(dict(unet_config))
     config.set_inference_dtype(torch.float32, None)
     model = config.get_model({}, "")
     unet = {names[name.removeprefix("unet.")]: weights[name].float() for name in weights if name.startswith("unet.")}
