@@ -12,6 +12,7 @@ from lab.testbed.networks import NETWORKS
 from lab.testbed.pages.acting import acting_parts, long_acting, short_acting
 from lab.testbed.pages.answers import Answer, answers_of
 from lab.testbed.pages.reading import Numbers
+from lab.testbed.pages.subsets import kept_subsets, long_subsets, short_subsets
 from lab.testbed.pages.tables import all_rows, curves, floor, headline, pairs
 from lab.testbed.shape import MODEL_FILE
 
@@ -21,25 +22,30 @@ TITLES = {
     "dit": "The second architecture: a NextDiT",
     "twin": "The distilled twin: four steps, the guidance inside",
 }
-ACTING = MODEL_FILE.with_name("acting.json")
+ACTING, SUBSETS = (MODEL_FILE.with_name(name) for name in ("acting.json", "subsets.json"))
 MARK = re.compile(r"(<!-- testbed: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
 def pages(networks: Mapping[str, Numbers]) -> dict[Path, str]:
     """Both documents with what the numbers of these networks say; a network without numbers has no section.
 
-    The section on acting is that of acting.json; there is none without it.
+    The section on subsets is that of subsets.json, that on acting of acting.json; there is none without the file.
 
     Raises:
-        ValueError: a document has other marks than one for each network and one for acting.
+        ValueError: a document has other marks than one for each network, one for the subsets and one for acting.
     """
-    parts = acting_parts(ACTING)
+    parts, subsets = acting_parts(ACTING), kept_subsets(SUBSETS)
+    writers = (
+        (EVIDENCE, short_section, short_subsets, short_acting),
+        (DETAILS, long_section, long_subsets, long_acting),
+    )
     found = {}
-    for path, section, acting in ((EVIDENCE, short_section, short_acting), (DETAILS, long_section, long_acting)):
+    for path, section, of_subsets, of_acting in writers:
         text = path.read_text(encoding="utf-8")
-        if [name for _, name, _ in MARK.findall(text)] != [*TITLES, "acting"]:
-            raise ValueError(f"{path.name}: the marks of {', '.join(TITLES)} and acting are not all there.")
-        sections = {name: section(numbers, networks) for name, numbers in networks.items()} | {"acting": acting(parts)}
+        if [name for _, name, _ in MARK.findall(text)] != [*TITLES, "subsets", "acting"]:
+            raise ValueError(f"{path.name}: the marks of {', '.join(TITLES)}, subsets and acting are not all there.")
+        sections = {name: section(numbers, networks) for name, numbers in networks.items()}
+        sections |= {"subsets": of_subsets(subsets), "acting": of_acting(parts)}
 
         def filled(mark: re.Match[str], sections: Mapping[str, str] = sections) -> str:
             inside = sections.get(mark[2], "")
