@@ -15,7 +15,7 @@ from lab.testbed.pages.__main__ import kept_numbers
 from lab.testbed.pages.acting import parts_of
 from lab.testbed.pages.answers import answers_of
 from lab.testbed.pages.picture import curve_of, frontier, save
-from lab.testbed.pages.reading import Change, Numbers, spell
+from lab.testbed.pages.reading import Change, Numbers, in_words, spell
 from lab.testbed.pages.sheet import SEEDS, rows_of, sheet
 from lab.testbed.pages.tables import headline
 from lab.testing.made_up_numbers import five, made_up
@@ -140,14 +140,14 @@ def test_a_page_says_how_many_settings_are_missing():
 
 def test_every_arm_has_a_row_in_the_details():
     text = document.pages({"unet": made_up()})[document.DETAILS]
-    for name in made_up().arms:
+    for name in map(in_words, made_up().arms):
         assert text.count(f"\n| {name} |") + text.count(f"\n| **{name}** |") >= 2
 
 
 def test_knobs_that_lose_are_named_under_the_headline():
     table = headline(made_up())
     rows, _, lost = table.partition("\n\n")
-    assert "| **plain model** | 20 |" in rows
+    assert "| **unpatched model** | 20 |" in rows
     assert "CADS" in lost
     assert "CADS" not in rows
 

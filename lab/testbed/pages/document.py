@@ -63,7 +63,7 @@ def short_section(numbers: Numbers, networks: Mapping[str, Numbers]) -> str:
         f"(images/{frontier_image(numbers.network)})"
     )
     sheet = (
-        f"![The same twelve seeds under the best of each method, the plain model above]"
+        f"![The same twelve seeds under the best of each method, the unpatched model above]"
         f"(images/{sheet_image(numbers.network)})"
     )
     pictures = [plane, sheet] if has_pictures(numbers) else ["", ""]

@@ -26,14 +26,14 @@ PIXELS_APART = 15
 
 @dataclass(frozen=True)
 class Curve:
-    """A knob's arms by rising strength with the plain model among them: (coverage, Fréchet) changes with intervals."""
+    """A knob's arms by rising strength, the unpatched model among them: (coverage, Fréchet) changes with intervals."""
 
     knob: str
     points: list[tuple[list[float], list[float]]]
 
 
 def curve_of(numbers: Numbers, knob: str) -> Curve:
-    """The curve of a knob, through the origin where the plain model is one of its strengths."""
+    """The curve of a knob, through the origin where the unpatched model is one of its strengths."""
     strengths = [(numbers.arms[name]["strength"], name) for name in numbers.of_knob(knob)]
     neutral = neutral_of(knob, numbers.content["guidance"])
     if neutral is not None:
@@ -70,7 +70,7 @@ def frontier(numbers: Numbers, title: str) -> Figure:
     axes.axhline(0, color=INK, linewidth=0.7, linestyle=":", zorder=0)
     axes.axvline(0, color=INK, linewidth=0.7, linestyle=":", zorder=0)
     axes.plot(0, 0, marker="*", markersize=15, color=INK, zorder=9)
-    labels.append((0.0, 0.0, "plain model", INK))
+    labels.append((0.0, 0.0, "unpatched model", INK))
     axes.set_title(title, fontsize=11, loc="left", color=INK)
     axes.set_xlabel("change of coverage (to the right: more diverse)", fontsize=10)
     axes.set_ylabel("change of Fréchet distance (upwards: smaller, so nearer to real pictures)", fontsize=10)
@@ -103,7 +103,7 @@ def draw(
     faint: bool = False,
     wide: bool = False,
 ) -> None:
-    """The line, its points and their intervals; the name goes to the end that lies furthest from the plain model."""
+    """The line, its points and intervals; the name goes to the end that lies furthest from the unpatched model."""
     across, up = ([point[axis][0] for point in curve.points] for axis in (0, 1))
     width = 3.0 if wide else 0.9 if faint else 1.8
     axes.plot(across, up, color=colour, linewidth=width, marker=marker, markersize=3 if faint else 5, zorder=3 + wide)

@@ -66,7 +66,7 @@ class Numbers:
         return rows
 
     def change(self, name: str, measure: str) -> Change:
-        """The change of an arm from its plain model."""
+        """The change of an arm from its unpatched model."""
         return Change(measure, *self.arms[name]["changes"][measure])
 
     def both(self, name: str) -> tuple[Change, Change]:
@@ -112,6 +112,11 @@ def spell(numbers: tuple[float, float, float] | list[float], sign: str = "") -> 
     digits = 1 if size >= 100 else 2 if size >= 10 else 3 if size >= 0.1 else 4
     value, low, high = (f"{round(number, digits) + 0.0:{sign}.{digits}f}".replace("-", "−") for number in numbers)
     return f"{value} [{low}, {high}]"
+
+
+def in_words(name: str) -> str:
+    """The name of an arm in the words of the other pages."""
+    return name.replace("plain model", "unpatched model")
 
 
 def bold(change: Change) -> str:

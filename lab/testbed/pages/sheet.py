@@ -1,4 +1,4 @@
-"""The same twelve seeds under the best of each method, the plain model above: what the numbers look like."""
+"""The same twelve seeds under the best of each method, the unpatched model above: what the numbers look like."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ WHITE, INK = 255, 30
 
 def rows_of(numbers: Numbers) -> dict[str, str]:
     """The rows that are shown: the words of each by the name of its arm, the best of ours first."""
-    shown = {"plain model": "plain model"}
+    shown = {"plain model": "unpatched model"}
     for knob in sorted((*numbers.ours, *numbers.rivals), key=lambda knob: knob not in numbers.ours):
         name = numbers.chosen(knob)
         if name is None and knob == "γ":

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from lab.testbed.comparisons import ON_TOP, is_stochastic
-from lab.testbed.pages.reading import Change, Numbers, bold, markdown, spell
+from lab.testbed.pages.reading import Change, Numbers, bold, in_words, markdown, spell
 from lab.testbed.scores import DIVERSITY, FIDELITY
 
 HEADLINE = {
@@ -47,14 +47,14 @@ def headline(numbers: Numbers) -> str:
 
 
 def of_plain(numbers: Numbers, name: str, columns: dict[str, str]) -> list[str]:
-    """The row of a plain model: its own measures."""
+    """The row of an unpatched model: its own measures."""
     measures = numbers.arms[name]["measures"]
     cells = [spell(measures[each]) if each in measures else "" for each in columns]
-    return [f"**{name}**", str(numbers.calls.get(name, "")), *cells]
+    return [f"**{in_words(name)}**", str(numbers.calls.get(name, "")), *cells]
 
 
 def of_arm(numbers: Numbers, name: str, columns: dict[str, str]) -> list[str]:
-    """The row of an arm: changes from its plain model."""
+    """The row of an arm: changes from its unpatched model."""
     changes = numbers.arms[name]["changes"]
     cells = [bold(Change(each, *changes[each])) if each in changes else "" for each in columns]
     return [name, str(numbers.calls.get(name, "")), *cells]
@@ -77,11 +77,11 @@ def all_rows(numbers: Numbers) -> str:
 
 
 def floor(numbers: Numbers) -> str:
-    """Real pictures that no model drew beside the plain model."""
+    """Real pictures that no model drew beside the unpatched model."""
     columns = HEADLINE | REST
     rows = []
     plain, real = numbers.arms["plain model"]["measures"], numbers.content["floor"]
-    for name, measures in {"plain model": plain, "validation images (the floor)": real}.items():
+    for name, measures in {"unpatched model": plain, "validation images (the floor)": real}.items():
         rows.append([name, *(spell(measures[each]) if each in measures else "" for each in columns)])
     return markdown(["", *columns.values()], rows)
 
