@@ -47,7 +47,7 @@ def test_kinds_are_those_of_a_plain_statement(seed, count, training):
         assert found["repeats"][place] == (near >= limit and apart < among)
 
 
-def test_a_model_that_gives_its_images_back_copies_and_one_that_falls_into_one_image_repeats():
+def test_images_given_back_are_copies_and_one_image_for_all_repeats():
     test, learned = spread(200, 1), spread(50, 2)
     assert subsets.kinds(learned[:40], test[:40], learned)["copies"].mean() == 1
     fallen = torch.full((40, 3), 9.0)
@@ -77,7 +77,7 @@ def drawn(tmp_path, monkeypatch):
     return source, Reference(tmp_path, "test", count, tmp_path, None), learned / 255
 
 
-def test_every_setting_has_its_share_of_copies_and_the_change_from_the_unpatched_model(drawn):
+def test_every_setting_has_its_copies_and_their_change(drawn):
     rows = subsets.numbers_of(*drawn, processes=0)
     assert list(rows) == list(subsets.ARMS)
     for number, row in enumerate(rows.values()):
@@ -117,7 +117,7 @@ def test_settings_that_copy_less_and_more_are_counted():
     assert text.count("rarer in 0 of 6") == 3  # repeats of the first, both kinds of the second
 
 
-def test_the_section_has_all_sizes_and_only_the_details_have_the_rivals():
+def test_the_section_has_all_sizes_and_the_details_the_rivals():
     short, whole = short_subsets(made_up()), long_subsets(made_up())
     assert "| **55,000** | **unpatched model** |" in short
     assert "CFG 2" not in rows_of(made_up(), {"copies": "copies"}, only_gamma=True)
