@@ -4,7 +4,7 @@
     python -m lab.checkpoint MODEL --minutes 60 --steps 30 --cfg 5 --prompts mine.txt --output results
 
 It chooses a γ on some seeds and reports it on others, and writes `own.trial.json`, which can be sent in, and
-`own.sheet.jpg` beside it. Nothing is downloaded. The rivals and the probe are ComfyUI's and left out here. A window of
+`own.sheet.jpg` beside it. Nothing is downloaded. The two other methods and the probe are available only in ComfyUI. A window of
 γ is counted in steps. Pictures are not kept, so a run that is stopped begins anew.
 """
 
@@ -37,7 +37,7 @@ from sad_core.evaluation.trial.result_file import SUFFIX, save_trial
 from sad_core.evaluation.trial.ways import Way
 from sad_core.evaluation.trial.words import summary_of
 
-LEFT_OUT = "The rivals and the probe are not there outside of ComfyUI."
+LEFT_OUT = "The two other methods and the probe are available only in ComfyUI."
 INDEX = "model_index.json"  # of a folder that a pipeline was saved in
 QUALITY = 92
 clock = time.perf_counter
@@ -134,7 +134,7 @@ def load_pipeline(folder: Path) -> Any:
 
     index = folder / INDEX
     if not index.is_file():
-        raise ValueError(f"{folder} has no {INDEX}. Give the folder that a pipeline of diffusers was saved in.")
+        raise ValueError(f"{folder} has no {INDEX}. Give the folder of a saved diffusers pipeline.")
     dtype, device = torch.float32, "cpu"
     if torch.cuda.is_available():
         has_transformer = "transformer" in json.loads(index.read_text(encoding="utf-8"))
@@ -151,7 +151,7 @@ def network_of(pipeline: Any) -> Any:
     for name in ("unet", "transformer"):
         if getattr(pipeline, name, None) is not None:
             return getattr(pipeline, name)
-    raise ValueError(f"{type(pipeline).__name__} has no unet and no transformer, so there is nothing to turn.")
+    raise ValueError(f"{type(pipeline).__name__} has no unet and no transformer, so γ has nothing to act on.")
 
 
 def measure(
@@ -227,16 +227,18 @@ def save(trial: Trial, sheet: Tensor, folder: Path) -> Path:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("model", type=expand_path, help="the folder of a pipeline of diffusers")
-    parser.add_argument("--minutes", type=float, default=15.0, help="the budget (default 15)")
-    parser.add_argument("--steps", type=int, default=25, help="of a picture (default 25)")
+    parser.add_argument("model", type=expand_path, help="the folder of a saved diffusers pipeline")
+    parser.add_argument("--minutes", type=float, default=15.0, help="the time limit in minutes (default 15)")
+    parser.add_argument("--steps", type=int, default=25, help="steps per image (default 25)")
     parser.add_argument("--cfg", type=float, default=6.0, help="guidance scale (default 6)")
     parser.add_argument(
         "--prompts", type=expand_path, help="a text file, one prompt a line (default: those of the pack)"
     )
     parser.add_argument("--first-seed", type=int, default=0)
     parser.add_argument("--most-seeds", type=int, default=MOST_SEEDS)
-    parser.add_argument("--at-once", type=int, default=SEEDS_A_PROMPT, help="pictures of a call, up to 4 (default 4)")
+    parser.add_argument(
+        "--at-once", type=int, default=SEEDS_A_PROMPT, help="images per model call, up to 4 (default 4)"
+    )
     parser.add_argument("--name", default="", help="what the file calls the checkpoint")
     parser.add_argument("--output", type=expand_path, default=Path("."), help="the folder of the results")
     options = parser.parse_args(arguments)

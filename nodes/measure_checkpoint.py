@@ -42,8 +42,9 @@ class MeasureCheckpointNode(io.ComfyNode):
             display_name="Measure Your Checkpoint (SAD)",
             category=CATEGORY,
             description=(
-                "Tests gamma on your own checkpoint, within the minutes you allow. It samples gamma 1 and a ladder "
-                "of gammas with the same seeds, chooses one, and reports it on other seeds beside two rival methods. "
+                "Tests gamma on your own checkpoint, within the minutes you allow. It samples gamma 1 and several "
+                "other gammas with the same seeds. It chooses the one whose seeds differ most without signs of "
+                "damage. Then it measures that gamma on other seeds, together with two other methods that vary images. "
                 "You get a sheet of images, a table with intervals, a slider for Creativity (SAD), and a file of "
                 "numbers that you can send in."
             ),
@@ -74,7 +75,7 @@ class MeasureCheckpointNode(io.ComfyNode):
                     optional=True,
                     tooltip=(
                         "The time that the trial may take. The node times the first images, then says how many seeds "
-                        "it plans. If you allow more minutes later, it uses the existing images again."
+                        "it plans. If you allow more minutes later, it reuses the images it already has."
                     ),
                 ),
                 io.Int.Input("steps", default=20, min=1, max=10000, optional=True, tooltip="As in your KSampler."),
@@ -176,7 +177,7 @@ class MeasureCheckpointNode(io.ComfyNode):
                     default=False,
                     optional=True,
                     advanced=True,
-                    tooltip="Put your prompts into the file. The file never holds a path or an image.",
+                    tooltip="Put your prompts into the file of numbers. That file never holds a path or an image.",
                 ),
                 io.String.Input(
                     "filename_prefix",

@@ -23,6 +23,38 @@ from .measures import DiversityReport
 FEWEST_IMAGES = 3  # of a γ, for an interval
 
 
+class TooFewImages(ValueError):
+    """A sweep with fewer than `FEWEST_IMAGES` images of some γ, from which no slider can be made.
+
+    Attributes:
+        gammas: these γ.
+    """
+
+    def __init__(self, gammas: Sequence[float]):
+        self.gammas = tuple(gammas)
+        listed = ", ".join(f"{gamma:g}" for gamma in gammas)
+        super().__init__(
+            f"The sweep has fewer than {FEWEST_IMAGES} images of γ = {listed}. Raise batch_size of the latent. Small "
+            "differences need 8 or more."
+        )
+
+
+class TooFarMoved(ValueError):
+    """A sweep whose every γ except 1 moved images beyond the bound of the drift, so that no slider can be made.
+
+    Attributes:
+        largest_drift: the bound.
+        smallest: the smallest drift of a γ except 1.
+    """
+
+    def __init__(self, largest_drift: float, smallest: float):
+        self.largest_drift, self.smallest = largest_drift, smallest
+        super().__init__(
+            f"Every γ except 1 moved images further than largest_drift {largest_drift:g}. The smallest move was "
+            f"{smallest:.3g}. Raise largest_drift, or sweep gammas nearer to 1."
+        )
+
+
 @dataclass(frozen=True)
 class Point:
     """The measurements of a sweep at one γ.
@@ -180,7 +212,9 @@ def calibrate(report: DiversityReport, largest_drift: float) -> tuple[tuple[Poin
         largest_drift: the bound, as root mean square of pixels.
 
     Raises:
-        ValueError: no γ = 1, fewer than three images of a γ, or no other γ within the bound.
+        ValueError: no γ = 1.
+        TooFewImages: fewer than three images of a γ.
+        TooFarMoved: no other γ within the bound.
     """
     if not largest_drift > 0 or not math.isfinite(largest_drift):
         raise ValueError(f"largest_drift is {largest_drift}, but it must be a number above 0.")
@@ -188,22 +222,16 @@ def calibrate(report: DiversityReport, largest_drift: float) -> tuple[tuple[Poin
         raise ValueError(
             "The sweep has no γ = 1, and the slider is measured from it. Add 1 to the gammas of the sweep."
         )
-    few = [f"{row.gamma:g}" for row in report.rows if row.n < FEWEST_IMAGES]
+    few = tuple(row.gamma for row in report.rows if row.n < FEWEST_IMAGES)
     if few:
-        raise ValueError(
-            f"The sweep has fewer than {FEWEST_IMAGES} images of γ = {', '.join(few)}. Raise batch_size of the "
-            "latent. Small differences need 8 or more."
-        )
+        raise TooFewImages(few)
     points = [
         Point(row.gamma, row.n, row["distance"], row["distance_change"], row["pixel_drift"]) for row in report.rows
     ]
     near = tuple(point for point in points if point.gamma == 1.0 or point.drift.value <= largest_drift)
     if len(near) < 2:
         smallest = min(point.drift.value for point in points if point.gamma != 1.0) if len(points) > 1 else math.nan
-        raise ValueError(
-            f"Every γ except 1 moves images further than largest_drift {largest_drift:g}. The smallest move is "
-            f"{smallest:.3g}. Raise largest_drift, or sweep gammas nearer to 1."
-        )
+        raise TooFarMoved(largest_drift, smallest)
     return near, tuple(point.gamma for point in points if point not in near)
 
 

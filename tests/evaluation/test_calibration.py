@@ -155,7 +155,7 @@ def cut(values):
         (
             report(row(1.0, 0.5, 0.0), row(1.2, 0.5, 0.7)),
             0.5,
-            r"Every γ except 1 moves images further than largest_drift 0\.5. The smallest move is 0\.7",
+            r"Every γ except 1 moved images further than largest_drift 0\.5. The smallest move was 0\.7",
         ),
         (SWEEP, 0.0, r"largest_drift is 0\.0, but it must be a number above 0"),
         (SWEEP, float("nan"), "largest_drift is nan"),

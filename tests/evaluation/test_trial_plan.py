@@ -50,16 +50,18 @@ def test_a_plan_keeps_its_budget_and_uses_it(minutes, seconds):
         assert seeds % SEEDS_A_PROMPT == 0
     one_more = plan.pictures + SEEDS_A_PROMPT * (2 + len(plan.rivals))
     assert plan.report_seeds == MOST_SEEDS or one_more > usable * (1 - 1e-9)
-    assert plan.costs == COSTS or "There is no time for the cost of other settings, because " in plan.left_out
-    assert plan.rivals == RIVALS or "There is no time for no guidance in the first fifth and temporal" in plan.left_out
+    assert plan.costs == COSTS or "This is left out to save time, because " in plan.left_out
+    assert plan.costs == COSTS or ": the cost of other settings." in plan.left_out
+    assert plan.rivals == RIVALS or ": no guidance in the first fifth and temporal" in plan.left_out
 
 
 def test_fifteen_minutes_of_eight_seconds_a_picture():
     plan = plan_trial(15, 8)
     assert (plan.choice_seeds, plan.report_seeds, plan.rivals) == (4, 16, RIVALS)
     assert plan.describe(8) == (
-        "An image takes 8 s, so the plan is 4 seeds of 6 settings to choose from, 16 other seeds of 4 to report and 4 "
-        "of 2 to time: 96 images in 12.8 minutes."
+        "An image takes 8 s. First, 4 seeds of each of 6 settings are sampled, to choose a γ. Then 16 other seeds of "
+        "each of 4 settings are sampled, for the report. Last, 8 images are sampled only to time other settings. That "
+        "makes 96 images in 12.8 minutes."
     )
 
 
@@ -70,9 +72,9 @@ def test_what_there_is_no_time_for_is_left_out_in_turn_and_said():
         assert plan.pictures <= pictures
     plan = plan_trial(4.8, 8, rivals=RIVALS[1:], left_out="There is no guidance to switch off.")
     assert plan.left_out == (
-        "There is no guidance to switch off. There is no time for the cost of other settings, because 4.8 minutes "
-        "are only enough for 34 images. There is no time for temporal score rescaling 0.95, because 4.8 minutes are "
-        "only enough for 34 images."
+        "There is no guidance to switch off. This is left out to save time, because 4.8 minutes are only enough for "
+        "34 images: the cost of other settings. This is left out to save time, because 4.8 minutes are only enough for "
+        "34 images: temporal score rescaling 0.95."
     )
     assert plan.describe(8).endswith(plan.left_out)
 
@@ -92,9 +94,10 @@ def test_costs_and_then_rivals_are_dropped_where_time_is_short():
     assert (later.report_seeds, later.rivals, later.costs) == (4, RIVALS, 0)
     late = plan.with_time_left(570 - 31, 2)
     assert (late.report_seeds, late.rivals, late.costs) == (4, (), 0)
-    assert late.left_out.startswith("A rival means nothing here. There is no time for the cost of other settings, ")
-    assert late.left_out.endswith(
-        "temporal score rescaling 0.95, because later images took longer than the first ones."
+    slower = "left out to save time, because later images took longer than the first ones: "
+    assert late.left_out == (
+        f"A rival means nothing here. This is {slower}the cost of other settings. These are {slower}no guidance in the "
+        "first fifth and temporal score rescaling 0.95."
     )
 
 

@@ -21,6 +21,7 @@ from symmetric_attention.nodes.host import named_files, run_origin
 from symmetric_attention.nodes.host.best_of import live_rows
 from symmetric_attention.nodes.host.trial import shelf
 from symmetric_attention.nodes.host.trial import source as picture_source
+from symmetric_attention.nodes.host.trial.outcome import calibration_of
 from symmetric_attention.nodes.host.trial.rivals import with_rescaled_score, without_early_guidance
 from symmetric_attention.nodes.host.trial.sampling import Checkpoint
 from symmetric_attention.nodes.measure_checkpoint import MeasureCheckpointNode
@@ -31,6 +32,7 @@ from symmetric_attention.sad_core.evaluation.trial.course import Course
 from lab.folders import ROOT
 from lab.testing.families.building import host_class
 from lab.testing.families.rows import REFUSED
+from lab.testing.made_up_trials import made_up_trial
 from lab.testing.run_nodes import execute, skew
 from lab.testing.sweep_images import read_table
 from lab.testing.vision_models import tiny_clip_vision
@@ -275,7 +277,7 @@ def test_what_is_loaded_encoded_and_compiled_is_in_no_picture(sd15, output, monk
     trial = load_trial(output / file)
     assert trial.counted_seeds == (4, 8)
     assert {each.seconds for each in (*trial.choice, *trial.report, *trial.costs)} == {1.0}
-    assert summary.count(" 1.00 times as long") == 5
+    assert summary.count(" 1.00 times as long (") == 5
     assert now[0] > 500
 
 
@@ -324,7 +326,7 @@ def test_pictures_that_get_slower_leave_the_rivals_out(sd15, output, monkeypatch
     _, _, summary, file, _ = measure(sd15, images_at_once=1)
     trial = load_trial(output / file)
     assert [each.way for each in trial.report] == [PLAIN, trial.best.way]
-    assert "There is no time for no guidance in the first fifth and temporal score rescaling 0.95, " in summary
+    assert ": no guidance in the first fifth and temporal score rescaling 0.95." in summary
 
 
 @pytest.mark.newest
@@ -371,6 +373,22 @@ def test_what_does_not_fit_is_refused_in_a_sentence(sd15, output, inputs, senten
     assert not list(output.rglob("*.json"))
 
 
+def test_a_trial_without_a_slider_says_why_in_words_of_a_trial():
+    """It has no sweep and no batch_size that could be changed."""
+    trial = made_up_trial(4)
+    short = [each if index else replace(each, row=replace(each.row, n=2)) for index, each in enumerate(trial.choice)]
+    for given, largest_drift, sentence in (
+        (replace(trial, choice=tuple(short)), 1.0, r"^Too few images of γ = 1 could be compared\.$"),
+        (
+            trial,
+            1e-6,
+            r"^Every γ except 1 moved .* largest_drift 1e-06\. The smallest move was .*\. Raise largest_drift\.$",
+        ),
+    ):
+        with pytest.raises(ValueError, match=sentence):
+            calibration_of(given, PIXELS, largest_drift)
+
+
 def test_the_node_says_what_it_begins_with_and_why_a_budget_is_too_small(sd15, output, monkeypatch):
     told = []
     monkeypatch.setattr(
@@ -405,7 +423,7 @@ def test_a_flow_without_guidance_leaves_one_rival_out_and_says_so(sd3, output):
     _, _, summary, file, _ = measure(sd3, cfg=1.0, clip_vision=tiny_clip_vision())
     trial = load_trial(output / file)
     assert [each.way for each in trial.report[2:]] == [RIVALS[1]]
-    assert "no guidance in the first fifth is left out: at CFG 1 there is no guidance to switch off." in summary
+    assert '"no guidance in the first fifth" is not compared, because at CFG 1 there is no' in summary
     assert "Agreement with the prompt was not measured, because" in summary
     assert trial.space.startswith("image embeddings of the CLIP vision model")
 

@@ -89,9 +89,9 @@ def test_a_trial_of_a_pipeline_is_believed(pipeline, tmp_path, monkeypatch):
     assert [each.name for each in found.costs] == [f"{found.chosen} with β 0.5"]
     assert {each.seconds for each in (*found.choice, *found.report, *found.costs)} == {1.0}
     assert len(found.weights) == 16
-    assert "The rivals and the probe are not there outside of ComfyUI." in summary_of(found)
+    assert "The two other methods and the probe are available only in ComfyUI." in summary_of(found)
     assert said[0].startswith(
-        "An image takes 1 s, so the plan is 4 seeds of 4 settings to choose from, 4 other seeds of"
+        "An image takes 1 s. First, 4 seeds of each of 4 settings are sampled, to choose a γ. Then 4 other seeds of "
     )
     assert (tmp_path / "own.sheet.jpg").stat().st_size > 1000
     assert not any("forward" in vars(module) for module in pipeline.unet.modules())
@@ -104,7 +104,8 @@ def test_a_folder_is_measured_from_the_command_line_to_the_page(folder, tmp_path
     given += ["--prompts", str(tmp_path / "mine.txt"), "--output", str(tmp_path / "results")]
     assert checkpoint.main(given) == 0
     said = capsys.readouterr().out
-    assert "so the plan is 4 seeds of 6 settings to choose from, 4 other seeds of 2 to report and 4 of 1 to" in said
+    assert "First, 4 seeds of each of 6 settings are sampled, to choose a γ. Then 4 other seeds of each of 2" in said
+    assert "Last, 4 images are sampled only to time other settings." in said
     path, sheet = tmp_path / "results" / "own.trial.json", tmp_path / "results" / "own.sheet.jpg"
     assert said.endswith(f"Saved as {path}, with its sheet beside it.\n")
     trial = load_trial(path)
@@ -159,7 +160,7 @@ def test_its_pictures_are_those_of_the_pipeline_with_gamma(pipeline):
 
 
 def test_what_has_no_network_and_what_is_no_folder_is_refused(capsys, tmp_path):
-    with pytest.raises(ValueError, match="object has no unet and no transformer, so there is nothing to turn"):
+    with pytest.raises(ValueError, match="object has no unet and no transformer, so γ has nothing to act on"):
         network_of(object())
     for folder in (tmp_path, tmp_path / "nowhere"):
         with pytest.raises(SystemExit):

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from ....sad_core.evaluation.calibration import Calibration
+from ....sad_core.evaluation.calibration import Calibration, TooFarMoved, TooFewImages
 from ....sad_core.evaluation.measures import DiversityReport, FeatureSpace
 from ....sad_core.evaluation.trial.course import Found
 from ....sad_core.evaluation.trial.result import Sampling, Trial
@@ -53,9 +53,18 @@ def calibration_of(trial: Trial, space: FeatureSpace, largest_drift: float) -> C
     """
     rows = sorted((each.row for each in trial.choice if each.way.turns_gamma_alone), key=lambda row: row.gamma)
     report = DiversityReport(tuple(rows), space)
-    calibration = Calibration.of(report, largest_drift, model=trial.model, weights=trial.weights)
+    try:
+        calibration = Calibration.of(report, largest_drift, model=trial.model, weights=trial.weights)
+    except TooFewImages as few:  # a trial has no batch_size to raise
+        listed = ", ".join(f"{gamma:g}" for gamma in few.gammas)
+        raise ValueError(f"Too few images of γ = {listed} could be compared.") from few
+    except TooFarMoved as far:  # its gammas are fixed
+        raise ValueError(
+            f"Every γ except 1 moved images further than largest_drift {far.largest_drift:g}. The smallest move was "
+            f"{far.smallest:.3g}. Raise largest_drift."
+        ) from far
     if any(math.isnan(point.diversity.value) for point in calibration.points):
-        raise ValueError("There is no slider, because the images of some γ could not be compared.")
+        raise ValueError("The images of some γ could not be compared.")
     return calibration
 
 

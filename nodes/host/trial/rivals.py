@@ -25,11 +25,11 @@ def with_rival(model: ModelPatcher, way: Way) -> ModelPatcher:
 def why_not(model: ModelPatcher, way: Way, cfg: float) -> str:
     """Return a sentence on why a rival means nothing here; empty where it does."""
     if way.rival == GUIDANCE_OFF and cfg == NO_GUIDANCE:
-        return f"{way.name} is left out: at CFG 1 there is no guidance to switch off."
+        return f'"{way.name}" is not compared, because at CFG 1 there is no guidance to switch off.'
     sampling = model.get_model_object("model_sampling")
     known = (comfy.model_sampling.EPS, comfy.model_sampling.CONST)
     if way.rival == RESCALED_SCORE and not isinstance(sampling, known):
-        return f"{way.name} is left out: it is not defined for the noise levels of this model."
+        return f'"{way.name}" is not compared, because it is not defined for the noise levels of this model.'
     return ""
 
 

@@ -94,16 +94,18 @@ class Plan:
         if timed == len(ways):
             return self
         names = " and ".join(way.name for way in ways[timed:])
-        return replace(self, costs=timed, left_out=self._less(f"the cost of {names}", SLOWER))
+        return replace(self, costs=timed, left_out=self._less(SLOWER, f"the cost of {names}"))
 
     def describe(self, seconds: float) -> str:
-        """The plan in a sentence, for pictures that take so many seconds."""
+        """The plan in a few sentences, for pictures that take so many seconds."""
         last = f" {self.left_out}" if self.left_out else ""
-        costs = f" and {SEEDS_A_PROMPT} of {self.costs} to time" if self.costs else ""
+        timed = SEEDS_A_PROMPT * self.costs
+        costs = f" Last, {timed} images are sampled only to time other settings." if timed else ""
         return (
-            f"An image takes {seconds:.3g} s, so the plan is {self.choice_seeds} seeds of {1 + len(self.ladder)} "
-            f"settings to choose from, {self.report_seeds} other seeds of {2 + len(self.rivals)} to report{costs}: "
-            f"{self.pictures} images in {self.pictures * seconds / 60:.3g} minutes.{last}"
+            f"An image takes {seconds:.3g} s. First, {self.choice_seeds} seeds of each of {1 + len(self.ladder)} "
+            f"settings are sampled, to choose a γ. Then {self.report_seeds} other seeds of each of "
+            f"{2 + len(self.rivals)} settings are sampled, for the report.{costs} That makes {self.pictures} images in "
+            f"{self.pictures * seconds / 60:.3g} minutes.{last}"
         )
 
     @property
@@ -115,14 +117,15 @@ class Plan:
         """Return this plan, the same without costs, and without rivals too, each with a sentence on what it lacks."""
         plans = [self]
         if self.costs:
-            plans.append(replace(plans[-1], costs=0, left_out=plans[-1]._less("the cost of other settings", why)))
+            plans.append(replace(plans[-1], costs=0, left_out=plans[-1]._less(why, "the cost of other settings")))
         if self.rivals:
-            names = " and ".join(way.name for way in self.rivals)
-            plans.append(replace(plans[-1], rivals=(), left_out=plans[-1]._less(names, why)))
+            names = (way.name for way in self.rivals)
+            plans.append(replace(plans[-1], rivals=(), left_out=plans[-1]._less(why, *names)))
         return plans
 
-    def _less(self, names: str, why: str) -> str:
-        return f"{self.left_out} There is no time for {names}{why}.".strip()
+    def _less(self, why: str, *names: str) -> str:
+        these = "This is" if len(names) == 1 else "These are"
+        return f"{self.left_out} {these} left out to save time{why}: {' and '.join(names)}.".strip()
 
     def _ended(self, part: str, seeds: int, planned: int) -> Plan:
         if seeds == planned:

@@ -53,7 +53,8 @@ def check_plausible(trial: Trial) -> None:
     pictures = sum((each.seeds) * each.seconds for each in (*trial.choice, *trial.report))
     if not TOO_FAST * trial.took <= pictures / 60 <= TOO_SLOW * trial.took:
         raise Implausible(
-            f"the images took {pictures / 60:.3g} minutes by their seconds, but the trial took {trial.took:.3g}."
+            f"the times of the images add up to {pictures / 60:.3g} minutes, but the trial took {trial.took:.3g} "
+            "minutes."
         )
 
 

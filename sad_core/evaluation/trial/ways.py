@@ -42,7 +42,7 @@ LADDER = (
     Way("γ 1.2", 1.2),
     Way("γ 1.5", 1.5),
     Way("γ 2", 2.0),
-    Way("γ 2, first third", 2.0, end=0.333),
+    Way("γ 2 in the first third", 2.0, end=0.333),
 )
 RIVALS = (
     Way("no guidance in the first fifth", rival=GUIDANCE_OFF, strength=0.2),

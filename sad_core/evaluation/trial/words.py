@@ -100,13 +100,13 @@ def cost_of(trial: Trial) -> str:
     """Return what each way cost, as a factor on γ = 1."""
     timed: list[Measured | Cost] = [*trial.report, *trial.costs]
     factors = [
-        f"{each.name} {each.seconds / trial.plain.seconds:.2f} times as long"
+        f"{each.seconds / trial.plain.seconds:.2f} times as long ({each.name})"
         for each in timed
         if each.name != PLAIN.name
     ]
     return (
-        f"An image at γ 1 took {trial.plain.seconds:.3g} s on {trial.machine}. Compared with it: {_listed(factors)}. "
-        f"The trial took {trial.took:.3g} of {trial.minutes:g} minutes."
+        f"An image at γ 1 took {trial.plain.seconds:.3g} s on {trial.machine}. Compared with it, other settings "
+        f"took: {_listed(factors)}. The trial took {trial.took:.3g} of {trial.minutes:g} minutes."
     )
 
 
