@@ -4,8 +4,8 @@
     python -m lab.checkpoint MODEL --minutes 60 --steps 30 --cfg 5 --prompts mine.txt --output results
 
 It chooses a γ on some seeds and reports it on others, and writes `own.trial.json`, which can be sent in, and
-`own.sheet.jpg` beside it. Nothing is downloaded. The two other methods and the probe are available only in ComfyUI. A window of
-γ is counted in steps. Pictures are not kept, so a run that is stopped begins anew.
+`own.sheet.jpg` beside it. Nothing is downloaded. The two other methods and the probe are available only in ComfyUI. A
+window of γ is counted in steps. Pictures are not kept, so a run that is stopped begins anew.
 """
 
 from __future__ import annotations

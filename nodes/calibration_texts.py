@@ -28,7 +28,7 @@ def describe_calibration(calibration: Calibration) -> str:
 
 def _end(calibration: Calibration, side: int) -> str:
     if not calibration.is_open(side):
-        return f"No γ made images more {SIDES[side]}, so that half of the slider stays at γ 1."
+        return f"No γ moved the seeds towards the {SIDES[side]} end, so that half of the slider stays at γ 1."
     found = calibration.at(float(side))
     luck = "" if calibration.is_sure(side) else ", which may be chance"
     return f"The {SIDES[side]} end is γ {found.gamma:g}: two images lie {_change(found, calibration.unit)}{luck}."
@@ -49,8 +49,8 @@ def describe_position(position: float, settings: SkewSettings, found: Setting | 
     if gamma == 1.0:
         if position and not own.is_open(side):
             return (
-                f"{means} The calibration found no γ that made images more {SIDES[side]}, so this is the unpatched "
-                "model."
+                f"{means} The calibration found no γ that moved the seeds towards the {SIDES[side]} end, so this is "
+                "the unpatched model."
             )
         return f"{means} This is the unpatched model."
     luck = "" if own.is_sure(side) else " The interval at this end includes 0, so this may be chance."

@@ -21,7 +21,7 @@ UNMOVED = (
 
 def _findings(report: DiversityReport) -> list[str]:
     """Return which γ was most diverse, how sure that is and what it cost, as far as it was measured."""
-    measured = f"Measured with {report.counted} images of each gamma, in this feature space: {report.space.name}."
+    measured = f"Measured with {report.counted} images of each γ, in this feature space: {report.space.name}."
     drifts = [row["pixel_drift"] for row in report.rows if row.gamma != 1.0]
     if drifts and all(drift.exists and drift.value == 0.0 for drift in drifts):
         return [UNMOVED, measured]
@@ -40,8 +40,8 @@ def _findings(report: DiversityReport) -> list[str]:
     change = most["distance_change"]
     sure = (
         f"and the interval excludes 0. But γ = {most.gamma:g} was chosen as the most diverse of {len(diverse)} "
-        f"gammas, and one in twenty such intervals excludes 0 by chance. To confirm it, run γ = 1 and {most.gamma:g} "
-        "with new seeds."
+        "values of γ, and one in twenty such intervals excludes 0 by chance. To confirm it, run γ = 1 and "
+        f"{most.gamma:g} with new seeds."
         if change.low > 0
         else "which may be chance."
     )
@@ -49,7 +49,7 @@ def _findings(report: DiversityReport) -> list[str]:
     return [
         found,
         f"That is {_amount(change)} more than at γ = 1, {sure}",
-        f"The cost: images moved {_amount(most['drift'])} from those of the same seeds at γ = 1, high-frequency "
+        f"The cost: the drift from the images of the same seeds at γ = 1 is {_amount(most['drift'])}, high-frequency "
         f"energy is {_amount(most['high_frequency'])} and saturation {_amount(most['saturation'])} times as high, and "
         f"{clipped:.2g} % of the colour values are clipped against {before:.2g} %.",
         measured,
@@ -78,7 +78,8 @@ def _notes(report: DiversityReport) -> list[str]:
         notes.append("Intervals of diversity need three or more images of each gamma.")
     if len({row.n for row in rows}) > 1:
         notes.append(
-            "The gammas have different numbers of images. Compare the distance, because the Vendi score grows with n."
+            "The gammas have different numbers of images. Compare the distance, because the Vendi score grows with the "
+            "number of images."
         )
     repeated = [row for row in rows if row.repeated]
     if repeated:

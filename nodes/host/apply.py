@@ -82,7 +82,10 @@ def install_skew_attention(
         plain = [site for site in chosen if site.kind != JOINT]
         chosen = [site for site in chosen if site.kind == JOINT]
         if plain:
-            notes = [f"γ is 1 throughout, so {list_addresses(plain)} stay unchanged. They have no joint attention."]
+            notes = [
+                "Unchanged, because γ is 1 throughout and these sites have no joint attention: "
+                f"{list_addresses(plain)}."
+            ]
         else:
             notes = []
     if settings.remark:
@@ -162,8 +165,8 @@ def install_stability_probe(
     mapped = select_sites(map_site, chosen, "map_site") if map_site.strip() else []
     if len(mapped) > MOST_MAPS:
         raise ValueError(
-            f'map_site "{shown(map_site)}" means {len(mapped)} sites, but at most {MOST_MAPS} can be mapped over the '
-            f"image. Name some of {list_addresses(mapped)}."
+            f'map_site "{shown(map_site)}" matches {len(mapped)} sites, but at most {MOST_MAPS} can be mapped over the '
+            f"image. Name up to {MOST_MAPS} of {list_addresses(mapped)}."
         )
     settings = replace(settings, mapped=tuple(site.address for site in mapped))
     notes = [f"{LEFT_OUT}: {list_addresses(held)}."] if held else []
@@ -228,7 +231,7 @@ def check_baseline(
         raise ValueError(
             f"The baseline is of {baseline.model} with {', '.join(baseline.measures)} ({baseline.patterns} patterns), "
             f"but {model} is measured with {', '.join(settings.measures)} ({settings.patterns} patterns). Make a "
-            "baseline of this model."
+            "baseline of this model with these measures and patterns."
         )
     if not {*addresses} & {*baseline.sites}:
         raise ValueError(
@@ -303,13 +306,13 @@ def describe_plan(
         )
     elif kinds[JOINT]:
         lines.append(
-            "In joint attention γ acts among the tokens of the image, video, sound or shape. Text rows and text "
-            "columns stay unchanged."
+            "In joint attention γ acts among the tokens of the image, video, sound or shape. Attention from and "
+            "to text tokens stays unchanged."
         )
     if any(site.rule.last_queries for site in chosen):
         lines.append(
             "In this model image tokens attend to text tokens, but text tokens do not attend to image tokens. γ acts "
-            "among the image tokens, and the columns before them stay unchanged."
+            "among the image tokens, and their attention to the tokens before them stays unchanged."
         )
     without_input = Counter(site.kind for site in chosen if not site.shows_input)
     if without_input and settings.norm not in JOINT_NORMS:

@@ -72,12 +72,13 @@ def check_checkpoint(calibration: Calibration, model: ModelPatcher) -> None:
     name = model_name(model.model)
     if calibration.model != name:
         raise ValueError(
-            f"The calibration is of {calibration.model}, but the MODEL is {name}. Calibrate this checkpoint, or "
-            "choose no calibration."
+            f"The calibration was made with {calibration.model}, but the MODEL is {name}. Calibrate this checkpoint, "
+            "or choose no calibration."
         )
     if not are_the_same(calibration.weights, numbers_of(model)):
         raise ValueError(
-            f"The calibration is of another checkpoint of {name}. Calibrate this one, or choose no calibration."
+            f"The calibration was made with another checkpoint of the class {name}. Calibrate this one, or choose no "
+            "calibration."
         )
 
 

@@ -26,7 +26,7 @@ def describe(clip_vision: Any) -> str:
     config = getattr(clip_vision, "config", {})
     side = getattr(clip_vision, "image_size", 0)
     width = config.get("hidden_size", "?")
-    size = f"centre square at {side} px" if side > 0 else "whole picture"
+    size = f"centre square at {side} px" if side > 0 else "whole image"
     return f"image embeddings of the CLIP vision model ({config.get('model_type', 'unknown')}; hidden {width}; {size})"
 
 

@@ -47,7 +47,8 @@ class PaintedMask:
         pixels = pixels[None] if pixels.dim() == 2 else pixels
         if pixels.dim() != 3 or not pixels.numel() or not bool(pixels.isfinite().all()):
             raise ValueError(
-                f"mask has shape {tuple(mask.shape)}, but it must be a MASK with finite numbers: images, height, width."
+                f"mask has shape {tuple(mask.shape)}, but it must be a MASK of shape (images, height, width) with only "
+                "finite numbers."
             )
         return cls(pixels.clamp(0, 1))
 

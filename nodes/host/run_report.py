@@ -135,10 +135,10 @@ class RunRecord(Shared):
 
     def _unplaced(self) -> str:
         """Say which model calls were skipped because γ is for one side and theirs is not known."""
-        reasons = ", ".join(f"{_number(count, 'model call')} where {why}" for why, count in self.unplaced.items())
+        reasons = "; ".join(f"{why} ({_number(count, 'model call')})" for why, count in self.unplaced.items())
         return (
-            f'"apply_to" is "{self.apply_to}", so rows whose prompt is not known were skipped: {reasons}. Set '
-            '"apply_to" to "both" to change them too.'
+            f'"apply_to" is "{self.apply_to}", but some rows were skipped, because it is not known which prompt they '
+            f'belong to. Reason: {reasons}. Set "apply_to" to "both" to change them too.'
         )
 
     def _not_reached(self) -> list[str]:
@@ -172,7 +172,7 @@ class RunRecord(Shared):
             )
             _, text, cross = active[-1].gammas
             if (text, cross) != NEUTRAL[1:]:
-                lines.append(f"In joint attention also gamma_text {text:.4g} and gamma_cross {cross:.4g}.")
+                lines.append(f"In joint attention gamma_text was {text:.4g} and gamma_cross {cross:.4g}.")
         lines += describe_feedback(calls)
         if hit and len(hit) < len(self.chosen):
             lines += self._not_reached()
@@ -182,7 +182,7 @@ class RunRecord(Shared):
         if self.unplaced and not self.warning:
             lines.append(self._unplaced())
         if self.backends:
-            lines.append(f"Attention computed by {', '.join(sorted(self.backends))}.")
+            lines.append(f"Attention was computed by {', '.join(sorted(self.backends))}.")
         if self.untouched and not self.warning:
             lines.append(f"Skipped: {_counted(self.untouched)}.")
         lines += [f"Fallback: {sentence}." for sentence in self.fallbacks]

@@ -38,7 +38,7 @@ def beyond_range(*gammas: float) -> str | None:
     if LOWEST_GAMMA <= far <= HIGHEST_GAMMA:
         return None
     return (
-        f"γ {far:g} is outside {LOWEST_GAMMA:g} … {HIGHEST_GAMMA:g}, the range of the widgets, and has not been tested"
+        f"γ {far:g} is outside the range of the widgets, {LOWEST_GAMMA:g} to {HIGHEST_GAMMA:g}, and has not been tested"
     )
 
 

@@ -21,7 +21,7 @@ NOTHING_TO_COMPARE = (
     'There is nothing to compare with. Wire a second trace to "compare_with", or sample twice with this one.'
 )
 NO_BASELINE = 'No baseline is wired. Wire Stability Baseline (SAD) or Load Stability Baseline (SAD) to "baseline".'
-AT_CFG_1 = "At CFG 1 ComfyUI leaves the unconditional pass out."
+PASSES_MEAN = '"cond" is the positive prompt, "uncond" the negative one. At CFG 1 ComfyUI leaves uncond out.'
 
 
 def draw_layout(
@@ -57,7 +57,7 @@ def draw_layout(
         return draw_message(run.summary())
     found = [] if passes == "both" else [name for name in run.passes if is_of(name, passes)]
     if passes != "both" and not found and layout != "map":  # a map shows whatever pass there is
-        return draw_message(f"This run had no {passes} pass, only {' and '.join(run.passes)}. {AT_CFG_1}")
+        return draw_message(f"This run had no {passes} pass, only {' and '.join(run.passes)}. {PASSES_MEAN}")
     pass_name = split_pass(found[0])[0] if found else None if passes == "both" else passes
     if layout == "heads":
         return draw_heads(run, site.strip() or least_aligned(run), pass_name)

@@ -65,7 +65,7 @@ class SkewSite:
         if interception.skewed == 0 and not may_be_left_out:
             raise RuntimeError(
                 f"γ cannot act in {self.name}, because {type(processor).__name__} did not call PyTorch's attention "
-                'there. Call set_attention_backend("native") of the model, or remove γ with '
+                'there. Call set_attention_backend("native") on the model, or remove γ with '
                 "set_skew_attention(model, gamma=1.0)."
             )
         return out

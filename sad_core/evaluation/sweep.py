@@ -73,8 +73,8 @@ def images_by_gamma(batches: Sequence[Tensor], gammas: Sequence[float]) -> dict[
     """
     if len(batches) != len(gammas):
         raise ValueError(
-            f"{len(batches)} images came in for {len(gammas)} gammas, but there must be one run for each. Wire gamma "
-            "from the Gamma Sweep (SAD) that also feeds Skew Attention (SAD)."
+            f"Each gamma must have one batch of images, but the number of batches is {len(batches)} and the number of "
+            f"gammas is {len(gammas)}. Wire gamma from the Gamma Sweep (SAD) that also feeds Skew Attention (SAD)."
         )
     sizes = {(batch.shape[2], batch.shape[1]) for batch in batches}
     if len(sizes) > 1:

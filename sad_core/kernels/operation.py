@@ -19,8 +19,8 @@ from .unfused import retrieve_unfused
 
 # ‖kernel − unfused‖ / ‖unfused‖ of a check; the numbers of another γ are off by a third.
 TOLERANCES = {torch.float32: 1e-3, torch.float16: 1e-2, torch.bfloat16: 4e-2}
-STOOD_IN = "queries and keys of twice the head dim took its place"
-INSTEAD = "queries and keys of twice the head dim take its place until ComfyUI is started again. Only speed is lost."
+STOOD_IN = "ordinary attention with twice the head dimension was used"
+INSTEAD = "ordinary attention with twice the head dimension is used until ComfyUI is started again. Only speed is lost."
 
 Variant = tuple[Any, ...]
 
@@ -59,7 +59,7 @@ def fused_retrieve(
     reason = ineligibility(call)
     if reason is not None:
         if on_fallback is not None and is_wanted(reason):
-            on_fallback(f"the fused kernel was not used, because {reason}, and {STOOD_IN}")
+            on_fallback(f"the fused kernel was not used ({reason}), so {STOOD_IN}")
         return None
     is_traced = torch.compiler.is_compiling() or type(call.q) is not Tensor
     result = _in_a_graph(call) if is_traced else _compute(call)

@@ -230,12 +230,13 @@ class StabilityBaseline:
         return [point for point in points if not math.isnan(point[1])]
 
     def summary(self) -> str:
-        """Return what the baseline was made of, in a sentence."""
+        """Return what the baseline was made of, in three sentences."""
         tokens = f", {_listed(self.tokens)} tokens at the largest site" if self.tokens else ""
         return (
-            f"Normal for {self.model}: {_counted(self.samples, 'sample')} of {_counted(self.runs, 'run')} at "
-            f"{len(self.sites) - 1} sites, {_listed(self.steps)} steps{tokens}; {', '.join(self.passes[1:])}; "
-            f"{', '.join(self.measures)} of {self.patterns} patterns."
+            f"This baseline of {self.model} holds {_counted(self.samples, 'sample')} of "
+            f"{_counted(self.runs, 'run')} at {_counted(len(self.sites) - 1, 'site')}, with {_listed(self.steps)} "
+            f"steps{tokens}. Passes: {', '.join(self.passes[1:])}. Measures: {', '.join(self.measures)}, of "
+            f"{self.patterns} patterns."
         )
 
 

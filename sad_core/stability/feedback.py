@@ -74,7 +74,11 @@ class FeedbackSettings:
             self._check(self.baseline)
 
     def _check(self, baseline: StabilityBaseline) -> None:
-        check_choice("measure of the baseline", self.score.measure, baseline.measures)
+        if self.score.measure not in baseline.measures:
+            raise ValueError(
+                f'measure is "{self.score.measure}", but the baseline has only {", ".join(baseline.measures)}. Choose '
+                "one of these, or make a baseline with this measure."
+            )
         if not any(self.score.wants(site) for site in baseline.sites[1:]):
             raise ValueError(
                 f'sites is "{self.score.sites}", but the baseline has none of these sites. It has '
@@ -111,11 +115,11 @@ class FeedbackSettings:
             if (self.score.start, self.score.end) == (0, 1)
             else (f" from {self.score.start:.0%} to {self.score.end:.0%} of the run")
         )
-        fall_back = f", back to 1 below {-self.fall_back:g}" if self.fall_back else ""
+        fall_back = f", back to 1 at {self.fall_back:g} units less stable than normal" if self.fall_back else ""
         return (
-            f"γ follows {self.score.describe()}{window} against {zero}: gain {self.gain:g} {self.direction}, "
-            f"dead band {self.dead_band:g}, at most {self.most_change:g} a step, "
-            f"{self.lowest:g} … {self.highest:g}{fall_back}"
+            f"γ follows {self.score.describe()}{window}, compared with {zero}: gain {self.gain:g}, direction "
+            f"{self.direction}, dead band {self.dead_band:g}, at most {self.most_change:g} per step, γ from "
+            f"{self.lowest:g} to {self.highest:g}{fall_back}"
         )
 
 

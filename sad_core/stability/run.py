@@ -214,7 +214,7 @@ class StabilityRun:
         steps, addresses = self.steps, self.addresses
         if not steps:
             return "\n".join([f"{self.model}, {self.status}: nothing was measured.", *self.notes])
-        kept = "" if self.stride == 1 else f" (one of {self.stride} kept)"
+        kept = "" if self.stride == 1 else f" (one of every {self.stride} kept)"
         lines = [
             f"{self.model}, {self.status}, {self.kind}: {len(addresses)} of {len(self.sites)} sites × {len(steps)} "
             f"steps{kept}, {', '.join(self.passes)}; sigma {steps[0].sigma:.4g} … {steps[-1].sigma:.4g}; "

@@ -86,7 +86,7 @@ def test_gammas_run_several_times_are_taken_together():
 @pytest.mark.parametrize(
     ("images", "gamma", "message"),
     [
-        ([noise_images("a")], [0.0, 1.0], "1 images came in for 2 gammas"),
+        ([noise_images("a")], [0.0, 1.0], "number of batches is 1 and the number of gammas is 2"),
         ([noise_images("a"), noise_images("a", size=(4, 6))], [0.0, 1.0], "but there are 6×4, 24×20 pixels"),
     ],
 )

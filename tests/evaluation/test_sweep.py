@@ -44,7 +44,7 @@ def test_distances_that_do_not_exist_are_left_empty():
 @pytest.mark.parametrize(
     ("images", "gamma", "message"),
     [
-        ([grey_images(0.1)], [0.0, 1.0], "1 images came in for 2 gammas"),
+        ([grey_images(0.1)], [0.0, 1.0], "number of batches is 1 and the number of gammas is 2"),
         ([grey_images(0.1), grey_images(0.1, 0.2)], [0.0, 1.0], "must have images of the same size and number"),
         ([grey_images(0.1), grey_images(0.1, size=(4, 4))], [0.0, 1.0], "must have images of the same size and number"),
     ],

@@ -127,8 +127,8 @@ def test_the_model_computes_what_the_plan_says(sd15):
         _, _, _, _, summary = best_of(inputs, candidates=8, decide_at=0.3, images_at_once=0)
     assert sum(rows) == 2 * rows_through_model(plan_rounds(8, 2, 0.3, 1, steps), 8, steps)
     assert sum(rows) / 2 <= 4.0 * steps
-    assert "This cost as much as 3.8 finished images: 38 rows (one image in one model call)" in summary
-    assert summary.endswith("where finishing every candidate would have taken 80.")
+    assert "This cost as much as 3.8 finished images. The model computed 38 image steps (one image in one" in summary
+    assert summary.endswith(" Finishing every candidate would have taken 80.")
 
 
 @pytest.mark.newest
@@ -229,7 +229,7 @@ def wrong_inputs(sd15):
         "one step size": (
             {"sampler": comfy.samplers.sampler_object("dpm_adaptive")},
             {},
-            "dpm_adaptive chooses its steps by all images of a batch together",
+            "dpm_adaptive chooses its steps for all images of a batch together",
         ),
         "no guider of ComfyUI": ({"guider": object()}, {}, "is not built on ComfyUI's CFGGuider"),
         "half of a pair": ({}, {"vae": ForgetfulVAE()}, '"vae" is wired, but "clip_vision" is not'),

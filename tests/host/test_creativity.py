@@ -117,22 +117,27 @@ def test_a_calibration_that_ships_is_taken_for_its_checkpoint_only(sd15, monkeyp
 def test_half_a_slider_without_a_gain_stays_plain_and_says_so(sd15, output, monkeypatch):
     monkeypatch.setitem(SPREAD, 0.8, 1.0)
     file, summary = calibrated(sd15)
-    assert "No γ made images more precise, so that half of the slider stays at γ 1." in summary
+    assert "No γ moved the seeds towards the precise end, so that half of the slider stays at γ 1." in summary
     model, text, _ = execute(CreativityNode, model=sd15.model, position=-0.7, file=file)
     assert not model.object_patches
-    assert "The calibration found no γ that made images more precise, so this is the unpatched model." in text
+    sentence = (
+        "The calibration found no γ that moved the seeds towards the precise end, so this is the unpatched model."
+    )
+    assert sentence in text
 
 
 def test_a_calibration_of_another_checkpoint_is_refused(sd15, sd3, output):
     file, _ = calibrated(sd15)
     with pytest.raises(
-        ValueError, match=r"The calibration is of SD15, but the MODEL is SD3. Calibrate this checkpoint"
+        ValueError, match=r"The calibration was made with SD15, but the MODEL is SD3. Calibrate this checkpoint"
     ):
         execute(CreativityNode, model=sd3.model, position=1.0, file=file)
     content = json.loads((output / file).read_text())
     content["weights"][0] += 1.0
     (output / file).write_text(json.dumps(content))
-    with pytest.raises(ValueError, match=r"The calibration is of another checkpoint of SD15. Calibrate this one"):
+    with pytest.raises(
+        ValueError, match=r"The calibration was made with another checkpoint of the class SD15. Calibrate this one"
+    ):
         execute(CreativityNode, model=sd15.model, position=1.0, file=file)
 
 

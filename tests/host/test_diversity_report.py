@@ -74,7 +74,7 @@ def test_the_summary_says_which_gamma_was_most_diverse_and_at_what_cost(sweep):
     lines, summary = report(*sweep)
     assert f"γ = 2 was the most diverse: two of its images lie {float(lines[2]['distance']):.3g}" in summary
     assert "high-frequency energy is 2.25" in summary
-    assert "n = 4 images of each gamma" in summary
+    assert "n = 4 images of each γ" in summary
     assert "quality" not in summary.lower()
     images, gamma = sweep
     assert "No other γ of this sweep was more diverse than the unpatched model" in report(images[:2], gamma[:2])[1]
@@ -85,7 +85,7 @@ def test_a_sure_change_names_how_many_gammas_it_was_chosen_among(sweep):
     broken = torch.full_like(images[0], math.nan)  # a gamma that could not be chosen
     for summary in (report(images, gamma)[1], report([*images, broken], [*gamma, 3.0])[1]):
         assert "more than at γ = 1, and the interval excludes 0. But γ = 2 was chosen" in summary
-        assert "the most diverse of 3 gammas, and one in twenty such intervals excludes 0 by chance" in summary
+        assert "the most diverse of 3 values of γ, and one in twenty such intervals excludes 0 by chance" in summary
         assert "run γ = 1 and 2 with new seeds." in summary
 
 
@@ -173,7 +173,7 @@ def test_gammas_run_several_times_are_taken_together():
 
 
 def test_runs_that_do_not_belong_together_are_refused():
-    with pytest.raises(ValueError, match="1 images came in for 2 gammas"):
+    with pytest.raises(ValueError, match="number of batches is 1 and the number of gammas is 2"):
         report([noise_images("a")], [0.0, 1.0])
 
 

@@ -54,7 +54,7 @@ def test_the_kernel_is_named_and_gives_the_same_picture(families, name, monkeypa
     got = family.sample(patched)
     assert launches
     told = [KERNEL] if widgets.get("apply_to") is None else [own_backend(), KERNEL]
-    assert f"Attention computed by {', '.join(told)}." in report.describe()
+    assert f"Attention was computed by {', '.join(told)}." in report.describe()
     monkeypatch.setattr(eligibility, "unsuitability", lambda *of_the_device: "forbidden")
     assert_near(got, family.sample(patched))
     assert KERNEL not in report.describe()
@@ -93,14 +93,14 @@ def test_with_sage_attention_the_kernel_stays_out(sd15, launches):
         picture = sd15.sample(patched)
     assert not launches
     assert bool(picture.isfinite().all())
-    assert "Attention computed by attention_sage." in report.describe()
+    assert "Attention was computed by attention_sage." in report.describe()
 
 
 def test_an_override_of_another_pack_keeps_the_kernel_out(sd15, launches):
     patched, report = skew(with_override_of_another_pack(sd15.model))
     sd15.sample(patched)
     assert not launches
-    assert "Attention computed by attention_of_another_pack." in report.describe()
+    assert "Attention was computed by attention_of_another_pack." in report.describe()
 
 
 def test_disable_triton_backend_is_honoured(sd15, monkeypatch, launches):
@@ -108,7 +108,7 @@ def test_disable_triton_backend_is_honoured(sd15, monkeypatch, launches):
     patched, report = skew(sd15.model)
     sd15.sample(patched)
     assert not launches
-    assert f"Attention computed by {own_backend()}." in report.describe()
+    assert f"Attention was computed by {own_backend()}." in report.describe()
 
 
 def no_triton(monkeypatch) -> None:
@@ -143,7 +143,7 @@ def test_machines_without_the_kernel_do_with_the_hosts_attention(
     patched, report = skew(sd15.model, beta=3.0)
     picture = sd15.sample(patched)
     assert not launches
-    assert f"Attention computed by {own_backend()}." in report.describe()
+    assert f"Attention was computed by {own_backend()}." in report.describe()
     monkeypatch.undo()
     assert torch.equal(sd15.sample(patched), picture)
 
@@ -159,9 +159,9 @@ def test_a_broken_kernel_costs_no_picture_and_one_traceback(sd15, monkeypatch, l
     monkeypatch.setattr(operation, "launch", broken)
     assert torch.equal(sd15.sample(patched), want)
     described = report.describe()
-    assert f"Attention computed by {own_backend()}." in described
+    assert f"Attention was computed by {own_backend()}." in described
     assert described.count("Fallback: the fused kernel failed (RuntimeError: ptxas was not found), so ") == 1
-    assert described.endswith(", so queries and keys of twice the head dim took its place.")
+    assert described.endswith(", so ordinary attention with twice the head dimension was used.")
     assert caplog.text.count("Traceback") == 1
     sd15.sample(patched)  # a later run of the same process falls back too, and says so
     assert report.describe().partition("Fallback")[1:] == described.partition("Fallback")[1:]
@@ -201,10 +201,10 @@ def test_a_kernel_that_was_asked_for_and_is_not_there_is_named(families, name, m
     picture = family.sample(patched)
     assert not launches
     described = report.describe()
-    assert f"Attention computed by {own_backend()}." in described
+    assert f"Attention was computed by {own_backend()}." in described
     assert described.count("Fallback: ") == 1
-    assert f"Fallback: the fused kernel was not used, because {reason}" in described
-    assert described.endswith(", and queries and keys of twice the head dim took its place.")
+    assert f"Fallback: the fused kernel was not used ({reason}" in described
+    assert described.endswith("), so ordinary attention with twice the head dimension was used.")
     monkeypatch.undo()
     assert family.sample(patched).equal(picture)
 
@@ -218,7 +218,7 @@ def test_a_card_of_the_table_without_triton_is_named_without_a_wish(sd15, monkey
     no_triton(monkeypatch)
     patched, report = skew(sd15.model)
     sd15.sample(patched)
-    assert f"Fallback: the fused kernel was not used, because {NO_TRITON}, and " in report.describe()
+    assert f"Fallback: the fused kernel was not used ({NO_TRITON}), so " in report.describe()
 
 
 @pytest.mark.parametrize("is_wished", [True, False])
@@ -271,7 +271,7 @@ def test_a_wish_for_the_kernel_adds_no_graph_to_a_compiled_model(flux, monkeypat
     flux.sample(model, steps=2)
     told = report.describe()
     assert counters["stats"]["unique_graphs"] == 1
-    reason = "attention_of_another_pack computes the attention" if is_others else "it is made up"
-    assert told.count("Fallback: ") == told.count(f"Fallback: the fused kernel was not used, because {reason}") == 1
+    why = ", because attention_of_another_pack computes the attention" if is_others else " (it is made up)"
+    assert told.count("Fallback: ") == told.count(f"Fallback: the fused kernel was not used{why}") == 1
     flux.sample(model, steps=1)  # a run that compiles nothing says so too
     assert told.partition("Fallback")[2] == report.describe().partition("Fallback")[2]

@@ -80,5 +80,5 @@ def test_without_matplotlib_the_table_is_there_all_the_same(monkeypatch):
 
 
 def test_runs_that_do_not_belong_together_are_refused():
-    with pytest.raises(ValueError, match="1 images came in for 2 gammas"):
+    with pytest.raises(ValueError, match="number of batches is 1 and the number of gammas is 2"):
         execute(GammaGridNode, images=[grey_images(0.1)], gamma=[0.0, 1.0])

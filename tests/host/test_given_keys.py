@@ -83,9 +83,11 @@ def test_keys_of_another_frame_skip_every_call(families, name, patch, order):
     assert not run.site_calls
     (reason,) = run.untouched
     written = "Mutual" if isinstance(patch, Mutual) else "of_the_frame_before"
-    assert reason == f"attn1_patch of {written} (test_given_keys), which may hand over keys of other tokens"
+    assert (
+        reason == f"the attn1_patch of {written} (test_given_keys) may have replaced the keys by those of other tokens"
+    )
     assert run.untouched[reason] % len(family.sites) == 0
-    assert f"All were skipped: {run.untouched[reason]} × attn1_patch of {written}" in report.describe()
+    assert f"All were skipped: {run.untouched[reason]} × the attn1_patch of {written}" in report.describe()
 
 
 def test_a_family_that_asks_no_such_function_is_skewed(sd3):
@@ -256,7 +258,7 @@ def test_the_probe_measures_none_of_these_calls_and_says_so(sd15, patterns):
     assert frames_of(sd15, model).equal(frames_of(sd15, theirs))
     assert trace.is_empty
     told = trace.runs[-1].notes
-    sentence = "input.1.0 was not measured at some step: attn1_patch of of_the_frame_before (test_given_keys)"
+    sentence = "input.1.0 was not measured at some step: the attn1_patch of of_the_frame_before (test_given_keys)"
     assert any(note.startswith(sentence) for note in told), told
 
 
@@ -290,8 +292,8 @@ def test_a_block_that_hands_over_keys_of_its_own_is_skipped(sd15):
     patched, report = in_order("ours first", sd15.model, theirs)
     frames_of(sd15, patched)
     (run,) = report.runs
-    assert run.untouched == {"the block hands over keys of its own": run.model_calls}
-    assert "Not reached: output.2.0. Reason: the block hands over keys of its own." in run.describe().splitlines()
+    assert run.untouched == {"the block supplies other keys": run.model_calls}
+    assert "Not reached: output.2.0. Reason: the block supplies other keys." in run.describe().splitlines()
     assert set(run.site_calls) == set(sd15.sites) - {"output.2.0"}
 
 
@@ -305,6 +307,6 @@ def test_options_without_such_a_function_say_nothing(patches):
 @pytest.mark.parametrize("function", [print, 3, None, "text", partial(partial(print)), FAMILIES, Mutual().__call__])
 def test_anything_may_be_there_and_nothing_is_raised(function):
     read = GivenKeys.read({"patches": {"attn1_patch": [function]}}, False)
-    assert read.reason.startswith("attn1_patch of ")
+    assert read.reason.startswith("the attn1_patch of ")
     assert not read.stand
     assert GivenKeys.read({"patches": {"attn1_patch": [function]}}, True) == GivenKeys(stand=True)

@@ -85,7 +85,7 @@ def test_frame_by_frame_sampling_with_a_cache_is_skipped():
     x, freqs = torch.zeros(1, 8, 4), None
     assert rule.image_tokens(SiteCall((x, freqs), {"kv_cache": None}), 8) == slice(0, 8)
     assert rule.image_tokens(SiteCall((x, freqs), {"kv_cache": {"end": 0}}), 8) is None
-    assert rule.skip_reason == "the keys are those of earlier frames too"
+    assert rule.skip_reason == "the keys include those of earlier frames"
 
 
 @pytest.mark.newest

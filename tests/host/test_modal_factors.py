@@ -141,7 +141,7 @@ def test_a_schedule_moves_only_gamma_and_the_percents_hold_for_all_three(flux):
         want = stated(flux, seen, gamma, text=text, cross=cross)
         assert distance(seen.out, want) <= 1e-3 * distance(stated(flux, seen, 1.0, text=0.4, cross=1.3), plainly(seen))
     text = report.describe()
-    assert "In joint attention also gamma_text 0.4 and gamma_cross 1.3." in text
+    assert "In joint attention gamma_text was 0.4 and gamma_cross 1.3." in text
     assert "gamma_text 0.4, gamma_cross 1.3 from 0% to 50% of the run" in report.plan
 
 

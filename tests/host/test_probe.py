@@ -290,7 +290,8 @@ def test_joint_sites_are_measured_by_their_values_and_the_trace_says_so(flux):
         assert flux.sample(each).equal(flux.picture)
     for step, same in zip(trace.runs[0].steps, values.runs[0].steps, strict=True):
         assert torch.equal(step.values, same.values)
-    assert "double.0: the input cannot be seen from outside, so it was measured by the values." in trace.summary()
+    sentence = 'double.0: the input cannot be seen from outside, so patterns "value" were used instead.'
+    assert sentence in trace.summary()
 
 
 # --- maps over the picture
@@ -334,7 +335,7 @@ def test_large_maps_are_averaged_down_and_too_many_sites_refused(sd15, monkeypat
     full = trace.runs[0].steps[0].maps["input.1.0"].float()
     want = full.unflatten(1, (4, 2)).unflatten(3, (4, 3)).mean(dim=(2, 4))
     torch.testing.assert_close(averaged.runs[0].steps[0].maps["input.1.0"].float(), want, rtol=0, atol=2e-3)
-    with pytest.raises(ValueError, match='map_site "output, input" means 6 sites, but at most 4'):
+    with pytest.raises(ValueError, match='map_site "output, input" matches 6 sites, but at most 4'):
         probe(sd15.model, map_site="output, input")
     with pytest.raises(ValueError, match='no attention site "double"'):
         probe(sd15.model, map_site="double")
@@ -449,7 +450,7 @@ def test_an_override_that_counts_its_calls_counts_none_of_ours(sd15, is_skewed):
     model, trace = probe(through_picky(sd15.model), patterns="input")
     assert sd15.sample(model).equal(wanted)
     assert not trace.is_empty
-    assert "another pack's override computes the attention, so it was measured by the values" in trace.summary()
+    assert 'another pack\'s override computes the attention, so patterns "value" were used' in trace.summary()
 
 
 @pytest.mark.parametrize("place", ["take", "results", "input_patterns"])

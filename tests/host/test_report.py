@@ -74,7 +74,7 @@ def test_a_gamma_beyond_the_widgets_is_warned_of_by_every_door(sd15, sd3, door):
     family = sd3 if door == "gamma_text" else sd15
     patched, report = skew(family.model, **far)
     family.sample(patched, steps=1)
-    warning = "Warning: γ 9 is outside -2 … 3, the range of the widgets, and has not been tested."
+    warning = "Warning: γ 9 is outside the range of the widgets, -2 to 3, and has not been tested."
     assert warning in report.plan.splitlines()
     assert warning in report.runs[-1].describe().splitlines()
     assert "Warning" not in skew(family.model, **near)[1].plan
@@ -191,7 +191,7 @@ def test_the_backend_is_named(flux):
     flux.sample(patched)
     name = comfy.ldm.modules.attention.optimized_attention.__name__
     assert name in ("attention_pytorch", "attention_sub_quad")
-    assert f"Attention computed by {name}." in report.describe()
+    assert f"Attention was computed by {name}." in report.describe()
 
 
 @pytest.mark.parametrize("widgets", [{}, {"beta": 3.0, "norm": "input"}, {"adaptive": "gamma"}, {"apply_to": "cond"}])

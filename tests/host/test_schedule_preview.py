@@ -122,7 +122,7 @@ def test_the_browser_greys_the_fields_that_do_not_count():
 
 def test_a_gamma_beyond_the_widgets_is_warned_of():
     asked = ask(shape="keyframes", keyframes="0:1, 1:9")
-    assert asked["warning"] == "γ 9 is outside -2 … 3, the range of the widgets, and has not been tested."
+    assert asked["warning"] == "γ 9 is outside the range of the widgets, -2 to 3, and has not been tested."
     assert "warning" not in ask(shape="keyframes", keyframes="0:-2, 1:3")
 
 

@@ -189,7 +189,11 @@ def test_a_sample_that_falls_back_stays_at_1_and_the_others_do_not(sd15):
         assert set(gammas[fallen:]) <= {1.0}
     assert any(1.0 in gammas for gammas in got)
     assert "γ of image 1 by feedback: 1.5 at 0.000" in report.describe()
-    assert trace.runs[-1].notes[0].startswith("γ follows alignment against the first 2 steps: gain 0 toward 1")
+    assert (
+        trace.runs[-1]
+        .notes[0]
+        .startswith("γ follows alignment, compared with the first 2 steps: gain 0, direction toward 1")
+    )
 
 
 def test_a_part_of_a_run_goes_by_its_own_steps_in_the_window_of_the_whole(sd15):
@@ -221,9 +225,7 @@ def test_a_cancelled_run_leaves_nothing_behind(sd15):
 def test_without_skew_attention_nothing_changes_and_the_trace_says_so(sd15):
     model, trace = feedback(sd15.model)
     assert sd15.sample(model).equal(sd15.picture)
-    assert "No Skew Attention (SAD) on this model asked for γ in this run, so feedback changed nothing." in (
-        trace.summary()
-    )
+    assert "No Skew Attention (SAD) acted on this model in this run, so feedback changed nothing." in (trace.summary())
     assert all(step.gammas == () for step in trace.runs[-1].steps)
 
 
@@ -286,7 +288,7 @@ def test_a_baseline_gives_the_zero_from_the_first_step_on(sd15):
             "of SD15 with .* .input patterns., but SD15 is measured with alignment",
         ),
         ({"sites": ("", "x.1", "x.2")}, "The baseline has none of the chosen sites, only x.1, x.2. Choose blocks"),
-        ({"measure": "depth"}, 'measure of the baseline is "depth", but it must be one of energy'),
+        ({"measure": "depth"}, 'measure is "depth", but the baseline has only energy'),
     ],
 )
 def test_a_baseline_of_something_else_is_refused(sd15, change, sentence):

@@ -80,7 +80,7 @@ def test_what_is_kept_are_the_images_of_its_seeds_also_after_a_cancel(server):
         alone = images_of(server, server.run(prompt("SamplerCustomAdvanced", seed=seed)))
         assert torch.equal(image, alone[0])
     # 4 candidates for a step, 2 of them for 3 more
-    cost = "10 rows (one image in one model call), where finishing every candidate would have taken 16."
+    cost = "10 image steps (one image in one model call). Finishing every candidate would have taken 16."
     assert cost in outputs["summary"]["text"][0]
     assert f"sites × {STEPS} steps" in outputs["measured"]["text"][0]
 

@@ -221,7 +221,7 @@ def test_a_baseline_is_made_saved_loaded_and_steers_gamma(server):
     plain["name"] = {"class_type": "PreviewAny", "inputs": {"source": ["kept", 0]}}
     plain["words"] = {"class_type": "PreviewAny", "inputs": {"source": ["usual", 1]}}
     outputs = server.run(plain)
-    assert outputs["words"]["text"][0].startswith("Normal for ")
+    assert outputs["words"]["text"][0].startswith("This baseline of ")
     (name,) = outputs["name"]["text"]
     steered = prompt(1.5)
     steered["again"] = {"class_type": "SADLoadStabilityBaseline", "inputs": {"file": name}}

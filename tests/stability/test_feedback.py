@@ -228,7 +228,7 @@ def test_what_a_baseline_does_not_know_moves_nothing():
         ({"lowest": 1.2, "highest": 1.1}, "lowest_gamma is 1.2 and highest_gamma 1.1"),
         ({"first_steps": 0}, "first_steps is 0"),
         ({"direction": "up"}, 'direction is "up", but it must be one of toward 1, away from 1'),
-        ({"score": StabilityScore("depth"), "baseline": True}, 'measure of the baseline is "depth"'),
+        ({"score": StabilityScore("depth"), "baseline": True}, 'measure is "depth", but the baseline has only energy'),
         ({"score": StabilityScore(sites="output"), "baseline": True}, 'sites is "output", but the baseline has none'),
     ],
 )
@@ -242,6 +242,7 @@ def test_settings_that_make_no_sense_are_refused(options, sentence):
 def test_the_settings_are_reported_in_a_line():
     chosen = FeedbackSettings(StabilityScore("energy", "middle", end=0.5), fall_back=2.0)
     assert chosen.describe() == (
-        "γ follows energy of middle from 0% to 50% of the run against the first 3 steps: gain 0.05 toward 1, "
-        "dead band 0, at most 0.02 a step, -2 … 3, back to 1 below -2"
+        "γ follows energy of middle from 0% to 50% of the run, compared with the first 3 steps: gain 0.05, "
+        "direction toward 1, dead band 0, at most 0.02 per step, γ from -2 to 3, back to 1 at 2 units less stable than "
+        "normal"
     )

@@ -119,7 +119,7 @@ def test_a_long_run_on_a_large_model_stays_under_32_megabytes():
     assert run.last_step.sigma == -1999
     kept = [step.sigma for step in run.steps]
     assert kept == [200.0 - place for place in range(0, 2200, run.stride)]
-    assert f"one of {run.stride} kept" in run.summary()
+    assert f"one of every {run.stride} kept" in run.summary()
 
 
 def test_only_the_last_runs_are_kept():
@@ -268,7 +268,7 @@ def test_files_that_are_no_trace_are_refused_in_a_sentence(tmp_path, monkeypatch
         StabilityTrace.load(path)
     monkeypatch.setattr(trace_file, "LARGEST_FILE", 2**10)
     StabilityTrace([filled(20)]).save(path)
-    with pytest.raises(ValueError, match="but a stability trace has at most"):
+    with pytest.raises(ValueError, match="but a stability trace is at most"):
         StabilityTrace.load(path)
 
 

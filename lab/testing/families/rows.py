@@ -500,7 +500,7 @@ HOSTED = by_name(
         paths=each("blocks", "blocks.#.self_attn", 2),
         latent=(16, 2, 8, 8),
         text=(12, 4096),
-        notes="sampling frame by frame with a cache is left as it is: there the keys are those of earlier frames too",
+        notes="sampling frame by frame with a cache is left as it is: there the keys include those of earlier frames",
     ),
     hosted(
         "Kandinsky5",

@@ -243,8 +243,9 @@ class _Tries:
         computed = sum(run.live.computed for run in {id(run): run for run in [*self.judged, last]}.values())
         calls = max(last.live.evaluations, 1)
         lines.append(
-            f"This cost as much as {computed / calls:.3g} finished images: {computed} rows (one image in one model "
-            f"call), where finishing every candidate would have taken {len(self.judged) * settings.candidates * calls}."
+            f"This cost as much as {computed / calls:.3g} finished images. The model computed {computed} image steps "
+            "(one image in one model call). Finishing every candidate would have taken "
+            f"{len(self.judged) * settings.candidates * calls}."
         )
         return "\n".join(lines)
 

@@ -9,8 +9,8 @@ import comfy.samplers
 
 # Samplers whose rows are not independent of each other, and why, by the name of their function.
 NOT_BY_ROW = {
-    "dpm_adaptive_function": "dpm_adaptive chooses its steps by all images of a batch together",
-    "sample_ar_video": "ar_video keeps what the model computed for the whole batch",
+    "dpm_adaptive_function": "dpm_adaptive chooses its steps for all images of a batch together",
+    "sample_ar_video": "ar_video stores results of the whole batch",
 }
 
 
@@ -27,7 +27,9 @@ def check_by_row(guider: Any, sampler: Any) -> None:
         )
     function = getattr(getattr(sampler, "sampler_function", None), "__name__", "")
     if function in NOT_BY_ROW:
-        raise ValueError(f"{NOT_BY_ROW[function]}, so no image could be left out. Choose another sampler.")
+        raise ValueError(
+            f"{NOT_BY_ROW[function]}, so single images cannot be sampled separately. Choose another sampler."
+        )
     for conditionings in guider.original_conds.values():
         for conditioning in conditionings:
             control = conditioning.get("control")

@@ -256,7 +256,7 @@ SELF_AND_CROSS = (
         "blocks.{index}",
         SELF,
         without_cache,
-        skip_reason="the keys are those of earlier frames too",
+        skip_reason="the keys include those of earlier frames",
     ),
     Rule(
         "cosmos.predict2.Attention",
@@ -331,7 +331,8 @@ RULES = (
     *FOUND_IN_CODE,
 )
 
-OUT_OF_REACH = "its attention is called without the options through which ComfyUI lets other nodes take part"
+OUT_OF_REACH = "ComfyUI does not let other nodes change its attention"
+REACHED_LATER = "ComfyUI versions before 0.40 do not let other nodes change its attention. Update ComfyUI"
 # Diffusion models that raise an error where they have no site, by class, with the end of the sentence "… because".
 REFUSALS = {
     "ace.model.ACEStepTransformer2DModel": (
@@ -341,11 +342,11 @@ REFUSALS = {
     "cascade.stage_c.StageC": "its queries are image tokens but its keys are image and text tokens together",
     "wan.model_animate2.WanAnimate2Model": "it calls the attention of each frame with the queries of only that "
     "frame, and the keys of all",
-    "seedvr.model.NaDiT": "it cuts the tokens into windows and " + OUT_OF_REACH,
+    "seedvr.model.NaDiT": "it cuts the tokens into windows, and " + OUT_OF_REACH,
     "minimax_music.dit.MiniMaxMusic3DiT": OUT_OF_REACH,
-    "hydit.models.HunYuanDiT": OUT_OF_REACH,
-    "pixart.pixartms.PixArtMS": OUT_OF_REACH,
-    "hunyuan3dv2_1.hunyuandit.HunYuanDiTPlain": OUT_OF_REACH,
-    "ernie.model.ErnieImageModel": OUT_OF_REACH,
-    "ace.ace_step15.AceStepConditionGenerationModel": OUT_OF_REACH,
+    "hydit.models.HunYuanDiT": REACHED_LATER,
+    "pixart.pixartms.PixArtMS": REACHED_LATER,
+    "hunyuan3dv2_1.hunyuandit.HunYuanDiTPlain": REACHED_LATER,
+    "ernie.model.ErnieImageModel": REACHED_LATER,
+    "ace.ace_step15.AceStepConditionGenerationModel": REACHED_LATER,
 }

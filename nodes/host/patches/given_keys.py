@@ -58,7 +58,7 @@ class GivenKeys:
         if not unknown:
             return cls(stand=is_trusted or bool(functions))
         names = " and ".join(dict.fromkeys(map(_shown, unknown)))
-        return cls(reason=f"attn1_patch of {names}, which may hand over keys of other tokens")
+        return cls(reason=f"the attn1_patch of {names} may have replaced the keys by those of other tokens")
 
     def reason_at(self, rule: Rule, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> str:
         """Return why a call of a site may have the keys of other tokens; empty where nothing says so.
@@ -70,7 +70,7 @@ class GivenKeys:
         if rule.takes_patches and self.reason:
             return self.reason
         keys = kwargs.get(rule.keys) if rule.keys is not None and not self.stand else None
-        return "" if keys is None or (args and keys is args[0]) else "the block hands over keys of its own"
+        return "" if keys is None or (args and keys is args[0]) else "the block supplies other keys"
 
 
 def _names(function: Any) -> tuple[str, str]:

@@ -115,7 +115,9 @@ class ProbePatch(SitePatch):
             return ProbeCallState()
         prompts, batch = self._prompts_of(options, x), len(x)
         if prompts.reason:
-            run.record.note(f"Some rows are of an unknown pass: {prompts.reason}.")
+            run.record.note(
+                f"For some images it is not known which measurements are cond and which are uncond: {prompts.reason}."
+            )
         passes = tuple(prompt.label for prompt in prompts.chunks)
         numbers = tuple(numbers_of(options, batch, len(passes), MOST_SAMPLES))
         batch_of_call = StabilityBatch(self.settings.measures)
@@ -242,7 +244,7 @@ class ProbePatch(SitePatch):
         reason = (
             "the input cannot be seen from outside" if x is None else "another pack's override computes the attention"
         )
-        self._note(f"{site.address}: {reason}, so it was measured by the values.")
+        self._note(f'{site.address}: {reason}, so patterns "value" were used instead.')
         return [seen.out]
 
     @torch.no_grad()

@@ -23,12 +23,13 @@ from ..prompts import RunPrompts
 
 KEY = "symmetric_attention"
 DISPLACED = (
-    "The sampler was also given another MODEL of the same checkpoint. ComfyUI applies the patches of one of the two "
-    "to both, and this node is only on the other, so it did nothing in this run"
+    "The sampler was also given another MODEL of the same checkpoint. ComfyUI uses the patches of the guider's first "
+    "MODEL for both. This node is only on the other one, so it did nothing in this run. Put it on the first MODEL of "
+    "the guider"
 )
 UNSHOWN = (
     "The sampler ran on another MODEL and also called this one. This version of ComfyUI does not let a node act in "
-    "such calls, so this node did nothing in this run. ComfyUI 0.33.0 and newer versions do"
+    "such calls, so this node did nothing in this run. Update ComfyUI to 0.33.0 or newer"
 )
 
 
@@ -100,8 +101,8 @@ class SideRuns:
             for each in others
         ):
             self._remark(
-                "The sampler was given another MODEL of the same checkpoint without this node. ComfyUI applies one set "
-                "of patches to both, so this node acts on both"
+                "The sampler was given another MODEL of the same checkpoint without this node. ComfyUI uses the "
+                "patches of the guider's first MODEL for both, so this node acts on both"
             )
 
     # Runs aside
