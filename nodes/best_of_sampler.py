@@ -176,7 +176,9 @@ class BestOfSamplerNode(io.ComfyNode):
                     "table", display_name="table", tooltip="CSV: every candidate, its seed and its score."
                 ),
                 Trace.Output(
-                    "trace", display_name="trace", tooltip="The measurements of the probe, for Stability Plot (SAD)."
+                    "trace",
+                    display_name="trace",
+                    tooltip="The measurements of the probe. Wire it to Stability Plot (SAD).",
                 ),
                 io.String.Output(
                     "summary",

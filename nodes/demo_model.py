@@ -50,7 +50,7 @@ class DemoModelNode(io.ComfyNode):
                 io.Conditioning.Output(
                     "negative", display_name="negative", tooltip="No particular image, for the sampler's negative."
                 ),
-                io.Vae.Output("vae", display_name="vae", tooltip="For VAE Decode and VAE Encode."),
+                io.Vae.Output("vae", display_name="vae", tooltip="Wire it to VAE Decode and VAE Encode."),
                 io.Latent.Output(
                     "latent",
                     display_name="latent",

@@ -45,7 +45,13 @@ class DiversityReportNode(io.ComfyNode):
                 ),
             ],
             outputs=[
-                io.Image.Output("plot", tooltip="Diversity against drift, and measures over gamma, with intervals."),
+                io.Image.Output(
+                    "plot",
+                    tooltip=(
+                        "The plot: diversity against drift (the distance from the images of gamma 1), and each measure "
+                        "over gamma, with 95 % intervals."
+                    ),
+                ),
                 io.String.Output(
                     "table", tooltip="CSV: a line for each gamma, every measure with the ends of its 95 % interval."
                 ),

@@ -62,10 +62,16 @@ class GammaScheduleNode(io.ComfyNode):
                     "end_gamma", default=DEFAULT_END, optional=True, tooltip="Gamma at the end. 1 changes nothing."
                 ),
                 progress_widget(
-                    "start", default=0.0, optional=True, tooltip="The start of the shape. 0 is pure noise."
+                    "start",
+                    default=0.0,
+                    optional=True,
+                    tooltip="Where in the run the shape starts, from 0 (pure noise) to 1 (finished image).",
                 ),
                 progress_widget(
-                    "end", default=1.0, optional=True, tooltip="The end of the shape. 1 is the finished image."
+                    "end",
+                    default=1.0,
+                    optional=True,
+                    tooltip="Where in the run the shape ends, from 0 (pure noise) to 1 (finished image).",
                 ),
                 io.String.Input(
                     "keyframes",
@@ -117,7 +123,7 @@ class GammaScheduleNode(io.ComfyNode):
                 ),
             ],
             outputs=[
-                Schedule.Output("schedule", display_name="schedule", tooltip="For Skew Attention (SAD)."),
+                Schedule.Output("schedule", display_name="schedule", tooltip="Wire it to Skew Attention (SAD)."),
                 io.Image.Output("picture", display_name="picture", tooltip="The curve as it will be applied."),
             ],
         )

@@ -33,7 +33,7 @@ class LoadStabilityBaselineNode(ReadsSavedFile, io.ComfyNode):
                 )
             ],
             outputs=[
-                Baseline.Output("baseline", display_name="baseline", tooltip="For the inputs named baseline."),
+                Baseline.Output("baseline", display_name="baseline", tooltip="Wire it to the inputs named baseline."),
                 io.String.Output("summary", display_name="summary", tooltip="The runs in the baseline, in a sentence."),
             ],
         )

@@ -33,7 +33,7 @@ class LoadStabilityTraceNode(ReadsSavedFile, io.ComfyNode):
                 )
             ],
             outputs=[
-                Trace.Output("trace", display_name="trace", tooltip="For Stability Plot (SAD)."),
+                Trace.Output("trace", display_name="trace", tooltip="Wire it to Stability Plot (SAD)."),
                 io.String.Output("summary", display_name="summary", tooltip="A few lines about each run."),
             ],
         )

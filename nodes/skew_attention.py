@@ -62,8 +62,8 @@ class SkewAttentionNode(io.ComfyNode):
                     round=0.01,
                     tooltip=(
                         "How far to go along the change that gamma makes. 1 gives attention with exactly this gamma. "
-                        "Values above 1 exaggerate the change and keep the length of each token's result near that "
-                        "at beta 1. 0 switches the node off."
+                        "Values above 1 exaggerate the change. Each token's result stays about as long as at beta 1 "
+                        "(see norm). 0 switches the node off."
                     ),
                 ),
                 io.Combo.Input(
@@ -73,9 +73,9 @@ class SkewAttentionNode(io.ComfyNode):
                     optional=True,
                     tooltip=(
                         "Weights the strength by how symmetric each layer's attention is, separately for each image. "
-                        '"gamma" pulls gamma towards 1 where attention is less symmetric, and past 1 where its skew '
-                        'part is the larger one. "gamma and beta" also lowers beta where attention is symmetric. Try '
-                        "it when a strong setting breaks some images."
+                        '"gamma" pulls gamma towards 1 where attention is less symmetric, and to the other side of 1 '
+                        'where the skew part is the larger one. "gamma and beta" also lowers beta where attention is '
+                        "symmetric. Try it when a strong setting breaks some images."
                     ),
                 ),
                 io.Combo.Input(
@@ -85,9 +85,10 @@ class SkewAttentionNode(io.ComfyNode):
                     optional=True,
                     advanced=True,
                     tooltip=(
-                        'The lengths that are kept when beta is not 1: "value" (cheap, on every model), "projected" '
-                        '(close to the paper\'s, somewhat slower), "input" (the paper\'s, slow), "none" (no '
-                        "correction, so a large beta can overshoot)."
+                        'How the node keeps each token\'s result about as long as at beta 1. "value" measures the '
+                        'length on the values (cheap, on every model). "input" measures it on the input of the '
+                        'attention, as in the method\'s paper (slow). "projected" comes close to that (somewhat '
+                        'slower). "none" does not correct the length, so a large beta can overshoot.'
                     ),
                 ),
                 io.String.Input(
@@ -97,10 +98,10 @@ class SkewAttentionNode(io.ComfyNode):
                     advanced=True,
                     tooltip=(
                         "The attention sites to change. Empty means all except the text refiners that some models "
-                        "have. Separate with commas: addresses (input.4.1, joint.3, double.7), prefixes (input, "
-                        "output.5), ranges (double.0-9) and the groups self, joint and text refiner, in LTX-AV also "
-                        "video and audio. Two nodes on different blocks can have different gammas. After a wrong "
-                        "entry the node lists the valid ones."
+                        "have. Write addresses (input.4.1, joint.3, double.7), prefixes (input, output.5), ranges "
+                        "(double.0-9) or groups (self, joint, text refiner; in LTX-AV also video, audio), separated "
+                        "by commas. Two nodes on different blocks can have different gammas. After a wrong entry the "
+                        "node lists the valid ones."
                     ),
                 ),
                 progress_widget(
@@ -109,8 +110,8 @@ class SkewAttentionNode(io.ComfyNode):
                     optional=True,
                     advanced=True,
                     tooltip=(
-                        "The start of the effect in the run. 0 is pure noise. A later start usually keeps more of the "
-                        "composition."
+                        "Where in the run the effect starts, from 0 (pure noise) to 1 (finished image). A later start "
+                        "usually keeps more of the composition."
                     ),
                 ),
                 progress_widget(
@@ -118,7 +119,10 @@ class SkewAttentionNode(io.ComfyNode):
                     default=1.0,
                     optional=True,
                     advanced=True,
-                    tooltip="The end of the effect in the run. An earlier end usually keeps more fine detail.",
+                    tooltip=(
+                        "Where in the run the effect ends, from 0 (pure noise) to 1 (finished image). An earlier end "
+                        "usually keeps more fine detail."
+                    ),
                 ),
                 io.Combo.Input(
                     "apply_to",
@@ -143,9 +147,9 @@ class SkewAttentionNode(io.ComfyNode):
                     advanced=True,
                     tooltip=(
                         "A separate gamma among the text tokens, for models with text and image in one sequence "
-                        "(SD3, Flux, Qwen-Image, Z-Image, HunyuanVideo, …). All other tokens beside the image count "
-                        "as text. 1 leaves them unchanged. Beta, start_percent, end_percent and apply_to affect it "
-                        "too. The schedule and adaptive change only gamma. On other models (SD1.5, SDXL, Wan, …) it "
+                        "(SD3, Flux, Qwen-Image, Z-Image, HunyuanVideo, …). All tokens that do not belong to the image "
+                        "count as text. 1 leaves them unchanged. Beta, start_percent, end_percent and apply_to affect "
+                        "it too. The schedule and adaptive change only gamma. On other models (SD1.5, SDXL, Wan, …) it "
                         "does nothing, and the plan says so."
                     ),
                 ),
@@ -162,10 +166,10 @@ class SkewAttentionNode(io.ComfyNode):
                 ),
                 unverified_widget(
                     tooltip=(
-                        "Also act where queries and keys are not verified to be the same tokens: in a model this "
-                        "pack does not know, and where another node changes queries and keys in an unknown way "
-                        "(attn1_patch), such as attention to another frame. When off, those calls stay unchanged, "
-                        "and the report counts them."
+                        "Also act where this pack cannot verify that queries and keys are the same tokens. That is so "
+                        "in a model it does not know, and where another node changes queries and keys in an unknown "
+                        "way (attn1_patch), for example to attend to another frame. When off, those calls stay "
+                        "unchanged, and the report counts them."
                     )
                 ),
                 io.Mask.Input(

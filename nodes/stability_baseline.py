@@ -65,7 +65,9 @@ class StabilityBaselineNode(io.ComfyNode):
                 Baseline.Output(
                     "baseline",
                     display_name="baseline",
-                    tooltip="For Stability Plot, Probe and Feedback, or to save.",
+                    tooltip=(
+                        "Wire it to Stability Plot, Stability Probe, Stability Feedback or Save Stability Baseline."
+                    ),
                 ),
                 io.String.Output("summary", display_name="summary", tooltip="The runs in the baseline, in a sentence."),
             ],

@@ -79,21 +79,24 @@ class StabilityFeedbackNode(io.ComfyNode):
                     step=0.1,
                     round=0.01,
                     tooltip=(
-                        "If an image falls this many units below normal, its gamma is 1 for the rest of the run. 0 "
-                        "switches this off."
+                        "If an image becomes this many units less stable than normal, its gamma is 1 for the rest of "
+                        "the run. 0 switches this off."
                     ),
                 ),
                 progress_widget(
                     "start_percent",
                     default=0.0,
                     optional=True,
-                    tooltip="The start of the feedback in the run. 0 is pure noise.",
+                    tooltip="Where in the run the feedback starts, from 0 (pure noise) to 1 (finished image).",
                 ),
                 progress_widget(
                     "end_percent",
                     default=1.0,
                     optional=True,
-                    tooltip="The end of the feedback in the run. After it, Skew Attention sets gamma.",
+                    tooltip=(
+                        "Where in the run the feedback ends, from 0 (pure noise) to 1 (finished image). After it, Skew "
+                        "Attention sets gamma."
+                    ),
                 ),
                 io.Float.Input(
                     "dead_band",
@@ -166,9 +169,9 @@ class StabilityFeedbackNode(io.ComfyNode):
                 ),
                 unverified_widget(
                     tooltip=(
-                        "Also measure where queries and keys are not verified to be the same tokens: in a model this "
-                        "pack does not know, and where another node changes queries and keys in an unknown way "
-                        "(attn1_patch)."
+                        "Also measure where this pack cannot verify that queries and keys are the same tokens. That is "
+                        "so in a model it does not know, and where another node changes queries and keys in an unknown "
+                        "way (attn1_patch), for example to attend to another frame."
                     )
                 ),
             ],

@@ -38,10 +38,10 @@ class StabilityProbeNode(io.ComfyNode):
                     default="",
                     optional=True,
                     tooltip=(
-                        "The attention sites to measure. Empty means all except text refiners. Separate with commas: "
-                        "addresses (input.4.1, joint.3), prefixes (input, output.5), ranges (double.0-9) and the "
-                        "groups self, joint and text refiner. After a wrong entry the node lists the valid ones. "
-                        "Fewer sites cost less."
+                        "The attention sites to measure. Empty means all except text refiners. Write addresses "
+                        "(input.4.1, joint.3, double.7), prefixes (input, output.5), ranges (double.0-9) or groups "
+                        "(self, joint, text refiner), separated by commas. After a wrong entry the node lists the "
+                        "valid ones. Fewer sites cost less."
                     ),
                 ),
                 io.Int.Input(
@@ -63,8 +63,8 @@ class StabilityProbeNode(io.ComfyNode):
                     tooltip=(
                         "Also measure depth (0 is the deepest minimum, -1 the top of the landscape) and curvature "
                         "(above 0 the retrieval lies in a bowl, below 0 there is still a way down). You can compare "
-                        "them across layers and resolutions, but they can take longer than the attention itself. "
-                        "Choose few blocks or few steps."
+                        "them across layers and resolutions, but measuring them can take longer than the attention "
+                        "itself. Choose few blocks or few steps."
                     ),
                 ),
                 io.Combo.Input(
@@ -91,9 +91,10 @@ class StabilityProbeNode(io.ComfyNode):
                 ),
                 unverified_widget(
                     tooltip=(
-                        "Also measure where queries and keys are not verified to be the same tokens: in a model this "
-                        "pack does not know, and where another node changes queries and keys in an unknown way "
-                        "(attn1_patch). When off, those calls are not measured, and the trace says so."
+                        "Also measure where this pack cannot verify that queries and keys are the same tokens. That is "
+                        "so in a model it does not know, and where another node changes queries and keys in an unknown "
+                        "way (attn1_patch), for example to attend to another frame. When off, those calls are not "
+                        "measured, and the trace says so."
                     )
                 ),
                 Baseline.Input(
