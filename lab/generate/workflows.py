@@ -771,7 +771,7 @@ WORKFLOWS: dict[str, list[list[Node]]] = {
             *z_image(),
             note(
                 "The same trial for a model whose parts are three files. It is set for Z-Image Turbo: 8 steps, and "
-                "**cfg** 1, so the rival that switches guidance off is left out. Press *Run* and wait for "
+                "**cfg** 1, so the method that switches guidance off is left out. Press *Run* and wait for "
                 "**minutes**.\n\n**Flux**: replace *Load CLIP* by *DualCLIPLoader*, wire *Load Diffusion Model* "
                 "straight into the node, and set **steps** to 20, **sampler_name** to euler. Any other model: its "
                 "loaders, its shift and its settings.\n\nWhat gamma is worth on these models has not been measured. "

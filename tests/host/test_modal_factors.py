@@ -79,7 +79,7 @@ def test_with_gamma_one_only_joint_sites_are_patched(runs):
     joint = {runs.site(seen) for seen in runs.acting(calls) if others(row, seen)}
     assert set(report.runs[-1].site_calls) == joint
     alone = ", ".join(address for address in row.paths if address not in joint)
-    assert f"γ is 1 throughout, so {alone} stay unchanged" in report.plan
+    assert f"γ is 1 throughout and these sites have no joint attention: {alone}." in report.plan
     assert not report.runs[-1].untouched
     assert not [path for path in patched.object_patches for address in alone.split(", ") if row.paths[address] in path]
     for seen in calls:

@@ -302,7 +302,7 @@ def test_rows_whose_place_is_unknown_are_skipped_and_said_so(sd15):
         ),
         (
             {"mask": torch.full((1, 4, 4), float("nan"))},
-            r"mask has shape \(1, 4, 4\), but it must be a MASK with finite",
+            r"mask has shape \(1, 4, 4\), but it must be a MASK of shape",
         ),
         ({"mask": torch.zeros(1, 0, 4)}, r"mask has shape \(1, 0, 4\), but it must be a MASK"),
         ({"mask": torch.zeros(1, 1, 4, 4)}, r"mask has shape \(1, 1, 4, 4\), but it must be a MASK"),

@@ -337,8 +337,10 @@ def test_large_maps_are_averaged_down_and_too_many_sites_refused(sd15, monkeypat
     torch.testing.assert_close(averaged.runs[0].steps[0].maps["input.1.0"].float(), want, rtol=0, atol=2e-3)
     with pytest.raises(ValueError, match='map_site "output, input" matches 6 sites, but at most 4'):
         probe(sd15.model, map_site="output, input")
-    with pytest.raises(ValueError, match='no attention site "double"'):
+    with pytest.raises(ValueError, match=r'no attention site "double".* Empty means none\.'):
         probe(sd15.model, map_site="double")
+    with pytest.raises(ValueError, match=r'no attention site "double".* Empty means all\.'):
+        probe(sd15.model, blocks="double")
 
 
 def test_tokens_that_are_no_grid_over_the_picture_have_no_map():

@@ -165,4 +165,4 @@ def test_what_has_no_network_and_what_is_no_folder_is_refused(capsys, tmp_path):
     for folder in (tmp_path, tmp_path / "nowhere"):
         with pytest.raises(SystemExit):
             checkpoint.main([str(folder)])
-        assert f"{folder} has no model_index.json. Give the folder that" in capsys.readouterr().err
+        assert f"{folder} has no model_index.json. Give the folder of a saved" in capsys.readouterr().err

@@ -105,7 +105,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description="Run Measure Your Checkpoint on a card, with random weights.")
     parser.add_argument("--comfyui", type=expand_path, required=True, help="a ComfyUI folder")
     parser.add_argument("--minutes", type=float, default=1.5, help="the budget (default 1.5)")
-    parser.add_argument("--steps", type=int, default=20, help="of a picture (default 20)")
+    parser.add_argument("--steps", type=int, default=20, help="steps per image (default 20)")
     parser.add_argument("--tiny", action="store_true", help="a tiny model and the fewest pictures, on the CPU")
     options = parser.parse_args(arguments)
     if not options.tiny and not torch.cuda.is_available():
