@@ -38,7 +38,7 @@ benchmark:  ## what the pack costs, as ratios; `make benchmark COMFYUI=~/ComfyUI
 benchmark-gpu:  ## what the pack costs on a graphics card, in 4 minutes; needs COMFYUI= and a Python that runs it on the card
 	@"$(PYTHON)" -m lab.benchmarks.gpu --comfyui "$(COMFYUI)" --write
 
-evidence:  ## the headline of docs/evidence.md drawn anew in three hours on two cores; OPTIONS=--all draws everything, OPTIONS=--short a slice
+evidence:  ## the headline of docs/evidence.md drawn anew in an hour on two cores; OPTIONS=--all draws everything, OPTIONS=--short a slice
 	@$(if $(COMFYUI),COMFYUI_PATH="$(COMFYUI)") python=$$($(PYTHON) -m lab.environment test) && "$$python" -m lab.testbed.evidence $(OPTIONS)
 
 evidence-emoji:  ## every number, table and figure of docs/evidence_emoji.md, in about an hour on two cores; may be stopped and goes on; needs npm
