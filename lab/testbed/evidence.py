@@ -1,6 +1,6 @@
 """Everything behind docs/evidence.md, from the committed weights.
 
-    python -m lab.testbed.evidence              # the headline: twelve settings of the UNet, 2,000 seeds; an hour of two cores
+    python -m lab.testbed.evidence              # the headline: twelve settings of the UNet, 2,000 seeds; an hour
     python -m lab.testbed.evidence --all        # all settings of all networks; thirty hours of two cores
     python -m lab.testbed.evidence --short      # a minute: forty seeds of four settings against the committed numbers
 

@@ -11,8 +11,8 @@ from lab.testbed.arms import PLAIN
 from lab.testbed.pages.reading import Change, bold, markdown, spell
 
 QUESTION = (
-    "14. **The same UNet trained on fewer images: where on the way from copying to generalising does γ act, and does "
-    "it turn copies into new images?**"
+    "14. **The same UNet trained on fewer images: does it copy, mix or draw new ones? Where on that way does γ act "
+    "most, and does it turn copies into other images?**"
 )
 LEADING = {
     "copies": "copies",
@@ -20,6 +20,7 @@ LEADING = {
     "frechet": "Fréchet distance",
     "coverage": "coverage",
     "judge": "judge",
+    "drift": "drift",
 }
 REST = {
     "kernel": "kernel distance ×1000",
@@ -30,6 +31,7 @@ REST = {
     "apart": "seed distance",
 }
 KINDS = ("copies", "repeats")
+STRONG = "γ 2"  # whose drift the models are compared by
 
 
 def kept_subsets(path: Path) -> dict[str, Any]:
@@ -54,15 +56,15 @@ def long_subsets(content: Mapping[str, Any]) -> str:
 
 
 def _opening(content: Mapping[str, Any]) -> str:
-    seen = ", ".join(
-        f"{int(size):,} images: {row['images seen in training']:,}" for size, row in content["sizes"].items()
-    )
+    steps = ", ".join(f"{row['training steps']:,} with {int(size):,}" for size, row in content["sizes"].items())
     return (
         "## Fewer training images\n\nThe same UNet learned from fewer images, the smaller sets within the larger ones. "
-        "A sample is a *copy* if it lies nearer to a training image of its model than 99 % of the test images do. It "
-        "is a *repeat* if it is no copy and lies nearer to the sample of another seed than 99 % of the test images lie "
-        "to each other. Distances are those of pixels. Every setting has "
-        f"{content['count']:,} seeds. Images seen in training ({seen})."
+        "A sample is a *copy* if it lies nearer to a training image of its model than 99 % of the test images of its "
+        "class do. It is a *repeat* if it lies nearer to the sample of another seed than 99 % of the test images of "
+        "its class lie to another one. Distances are those of pixels. A small change may move a sample over a limit, "
+        "so compare settings of equal drift. *Copies lost* and *new* are the seeds that ceased to be copies and those "
+        f"that became some. Every setting has {content['count']:,} seeds, so these numbers cannot be compared with "
+        f"those of the other tables. The models differ in training too. Their steps of 32 images are {steps} images."
     )
 
 
@@ -71,34 +73,47 @@ def rows_of(content: Mapping[str, Any], columns: Mapping[str, str], only_gamma: 
     rows = []
     for size, model in content["sizes"].items():
         for name, row in model["arms"].items():
+            own, changes = row["measures"], row.get("changes")
             if name == PLAIN.name:
-                cells = [spell(row["measures"][each]) for each in columns]
-                rows.append([f"**{int(size):,}**", "**unpatched model**", *cells])
+                cells = [spell(own[each]) if each in own else "" for each in columns]
+                rows.append([f"**{int(size):,}**", "**unpatched model**", *cells, ""])
             elif not only_gamma or name.startswith("γ"):
-                rows.append(["", name, *(bold(Change(each, *row["changes"][each])) for each in columns)])
-    return markdown(["training images", "setting", *columns.values()], rows)
+                cells = [
+                    bold(Change(each, *changes[each])) if each in changes else spell(own[each]) for each in columns
+                ]
+                moved = row["copies"]
+                rows.append(["", name, *cells, f"{moved['lost']} · {moved['new']}"])
+    return markdown(["training images", "setting", *columns.values(), "copies lost · new"], rows)
 
 
 def answer(content: Mapping[str, Any]) -> str:
-    """The answer in sentences: what each model draws, and what γ does to it."""
-    return " ".join(_of_size(size, model["arms"]) for size, model in content["sizes"].items())
+    """The answer in sentences: what each model draws, how far γ moves it, and what becomes of its copies."""
+    sizes = content["sizes"]
+    drifts = ", ".join(
+        f"{spell(model['arms'][STRONG]['measures']['drift'])} with {int(size):,}" for size, model in sizes.items()
+    )
+    parts = [_of_size(size, model["arms"]) for size, model in sizes.items()]
+    parts.append(f"{STRONG} moves an image by {drifts} training images (root mean square difference of pixel values).")
+    parts.append("The largest of many noisy changes tends to overestimate the true one.")
+    return " ".join(parts)
 
 
 def _of_size(size: str, rows: Mapping[str, Any]) -> str:
     own = rows[PLAIN.name]["measures"]
     gammas = {name: row["changes"] for name, row in rows.items() if name.startswith("γ")}
-    parts = [
-        f"With {int(size):,} images {own['copies'][0]:.0%} of the samples are copies "
-        f"and {own['repeats'][0]:.0%} are repeats."
-    ]
+    shares = f"{own['copies'][0]:.0%} of the samples are copies and {own['repeats'][0]:.0%} are repeats"
+    parts = [f"With {int(size):,} training images {shares}."]
     for kind in KINDS:
         changed = {name: Change(kind, *row[kind]) for name, row in gammas.items()}
-        fewer = [name for name, change in changed.items() if change.is_significant and change.value < 0]
-        more = [name for name, change in changed.items() if change.is_significant and change.value > 0]
+        moved = {name: change for name, change in changed.items() if change.is_significant}
+        fewer = sum(change.value < 0 for change in moved.values())
         parts.append(
-            f"γ makes {kind} rarer in {len(fewer)} of {len(gammas)} settings and more frequent in {len(more)}."
+            f"γ makes {kind} rarer in {fewer} of {len(gammas)} settings and more frequent in {len(moved) - fewer}"
         )
-        if fewer or more:
-            most = max([*fewer, *more], key=lambda name: abs(changed[name].value))
-            parts.append(f"The largest change is that of {most}: {changed[most]}.")
+        if not moved:
+            parts[-1] += "."
+            continue
+        most = max(moved, key=lambda name: abs(moved[name].value))
+        held = "also" if moved[most].is_significant_of_many else "but not"
+        parts[-1] += f", most at {most} ({moved[most]}, {held} after correction)."
     return " ".join(parts)
