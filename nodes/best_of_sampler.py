@@ -38,8 +38,8 @@ class BestOfSamplerNode(io.ComfyNode):
                 io.Guider.Input(
                     "guider",
                     tooltip=(
-                        "CFGGuider, BasicGuider or another one. To choose by stability, put a Stability Probe (SAD) "
-                        "between the model and the guider."
+                        "CFGGuider, BasicGuider or another guider that is built on CFGGuider. To choose by stability, "
+                        "put a Stability Probe (SAD) between the model and the guider."
                     ),
                 ),
                 io.Sampler.Input("sampler", tooltip="Any sampler except dpm_adaptive and ar_video."),
@@ -122,9 +122,9 @@ class BestOfSamplerNode(io.ComfyNode):
                     max=100,
                     advanced=True,
                     tooltip=(
-                        "The gate. Above 1, the node starts new seeds until all kept images reach the threshold, at "
-                        "most this many times. If they never do, it finishes the best so far, and the summary says "
-                        "so."
+                        "Above 1, this switches on the gate: the node starts new seeds until all kept images of a try "
+                        "reach the threshold, with at most this many tries. If no try does, it finishes the best "
+                        "images so far, and the summary says so."
                     ),
                 ),
                 io.Float.Input(
@@ -136,7 +136,7 @@ class BestOfSamplerNode(io.ComfyNode):
                     step=0.001,
                     round=False,
                     advanced=True,
-                    tooltip="The lowest score that passes the gate. The table of a run shows what scores are usual.",
+                    tooltip="The lowest score that passes the gate. The table of a run shows which scores are usual.",
                 ),
                 io.Int.Input(
                     "images_at_once",

@@ -40,7 +40,9 @@ class CalibrateNode(io.ComfyNode):
             is_output_node=True,
             not_idempotent=True,  # it says on the node that ran what it saved
             inputs=[
-                *sweep_inputs("The images of the sweep. Each run must be a batch of the same seeds."),
+                *sweep_inputs(
+                    "The images of the sweep. Every gamma needs the same seeds, in one batch or in several runs."
+                ),
                 io.Model.Input(
                     "model", tooltip="The MODEL that Skew Attention (SAD) gives to the sampler of the sweep."
                 ),
@@ -54,8 +56,8 @@ class CalibrateNode(io.ComfyNode):
                     round=0.001,
                     optional=True,
                     tooltip=(
-                        "How far images may move from those of gamma 1 with the same seed (root mean square of pixel "
-                        "values from 0 to 1). The slider leaves out gammas that move them further."
+                        "How far images may move from those of gamma 1 with the same seed (root mean square "
+                        "difference of pixel values from 0 to 1). The slider leaves out gammas that move them further."
                     ),
                 ),
                 io.String.Input(
@@ -66,7 +68,11 @@ class CalibrateNode(io.ComfyNode):
                 ),
             ],
             outputs=[
-                io.String.Output("file", display_name="file", tooltip="The name of the file, for Creativity (SAD)."),
+                io.String.Output(
+                    "file",
+                    display_name="file",
+                    tooltip="The name of the calibration file, for the slider of Creativity (SAD).",
+                ),
                 io.String.Output(
                     "summary", display_name="summary", tooltip="The measurements, and the two ends of the slider."
                 ),

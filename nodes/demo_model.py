@@ -43,18 +43,24 @@ class DemoModelNode(io.ComfyNode):
                 ),
             ],
             outputs=[
-                io.Model.Output("model", display_name="model", tooltip="In place of the MODEL of Load Checkpoint."),
-                io.Conditioning.Output(
-                    "positive", display_name="positive", tooltip="The chosen image, in place of CLIP Text Encode."
+                io.Model.Output(
+                    "model", display_name="model", tooltip="Use it in place of the MODEL of Load Checkpoint."
                 ),
                 io.Conditioning.Output(
-                    "negative", display_name="negative", tooltip="No particular image, for the sampler's negative."
+                    "positive",
+                    display_name="positive",
+                    tooltip="The conditioning for the chosen image. Use it in place of CLIP Text Encode.",
+                ),
+                io.Conditioning.Output(
+                    "negative",
+                    display_name="negative",
+                    tooltip="A conditioning for no particular image. Wire it to negative of the sampler.",
                 ),
                 io.Vae.Output("vae", display_name="vae", tooltip="Wire it to VAE Decode and VAE Encode."),
                 io.Latent.Output(
                     "latent",
                     display_name="latent",
-                    tooltip="An empty latent of the model's size, in place of Empty Latent Image.",
+                    tooltip="An empty latent of the model's size. Use it in place of Empty Latent Image.",
                 ),
             ],
         )

@@ -33,7 +33,9 @@ class DiversityReportNode(io.ComfyNode):
             search_aliases=[*SWEEP_ALIASES, "vendi", "measure", "metrics", "statistics"],
             is_input_list=True,
             inputs=[
-                *sweep_inputs("The images of the sweep. Each run must be a batch of the same seeds."),
+                *sweep_inputs(
+                    "The images of the sweep. Every gamma needs the same seeds, in one batch or in several runs."
+                ),
                 clip_vision_input(),
                 io.Conditioning.Input(
                     "conditioning",

@@ -35,7 +35,8 @@ class GammaGridNode(io.ComfyNode):
                     "table",
                     tooltip=(
                         "CSV. moved is the mean distance from the images of gamma 1, and apart is the mean distance "
-                        "between the images of one row. Both are root mean squares of pixel values from 0 to 1."
+                        "between the images of one row. Both are root mean square differences of pixel values from 0 "
+                        "to 1."
                     ),
                 ),
             ],

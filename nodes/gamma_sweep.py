@@ -24,9 +24,9 @@ class GammaSweepNode(io.ComfyNode):
             display_name="Gamma Sweep (SAD)",
             category=CATEGORY,
             description=(
-                "Runs everything connected after it once for each gamma. Wire gamma into Skew Attention (SAD), and "
-                "the images and gamma into Gamma Grid (SAD) or Diversity and Fidelity Report (SAD). Keep 1 among the "
-                "values. It is the unpatched model."
+                "Runs everything connected after it once for each gamma and seed. Wire gamma into Skew Attention "
+                "(SAD), and the images and gamma into Gamma Grid (SAD) or Diversity and Fidelity Report (SAD). Keep "
+                "1 among the values. It is the unpatched model."
             ),
             search_aliases=SWEEP_ALIASES,
             inputs=[
@@ -86,7 +86,9 @@ def read_gammas(values: str) -> list[float]:
     """
     gammas = read_values(values)
     if not 1 <= len(gammas) <= MOST_VALUES:
-        raise ValueError(f"values has {len(gammas)} gammas, but it must have 1 to {MOST_VALUES}, such as 0, 1, 2.")
+        raise ValueError(
+            f"values has {len(gammas)} gammas, but it must have 1 to {MOST_VALUES}. Write them as 0, 1, 2."
+        )
     for gamma in gammas:
         if not math.isfinite(gamma):
             raise ValueError(f"values: γ is {gamma}, but it must be a finite number.")

@@ -45,8 +45,8 @@ class MeasureCheckpointNode(io.ComfyNode):
                 "Tests gamma on your own checkpoint, within the minutes you allow. It samples gamma 1 and several "
                 "other gammas with the same seeds. It chooses the one whose seeds differ most without signs of "
                 "damage. Then it measures that gamma on other seeds, together with two other methods that vary images. "
-                "You get a sheet of images, a table with intervals, a slider for Creativity (SAD), and a file of "
-                "numbers that you can send in."
+                "You get a sheet of images, a table with intervals, a calibration for the slider of Creativity (SAD), "
+                "and a file of numbers that you can send to this project."
             ),
             search_aliases=[*SWEEP_ALIASES, "benchmark", "checkpoint", "try", "calibrate"],
             is_output_node=True,
@@ -158,8 +158,8 @@ class MeasureCheckpointNode(io.ComfyNode):
                     advanced=True,
                     tooltip=(
                         "For the slider: how far images may move from those of gamma 1 with the same seed (root mean "
-                        "square of pixel values from 0 to 1). Only the slider leaves out gammas that move them "
-                        "further."
+                        "square difference of pixel values from 0 to 1). Only the slider leaves out gammas that move "
+                        "them further."
                     ),
                 ),
                 io.String.Input(
@@ -205,13 +205,18 @@ class MeasureCheckpointNode(io.ComfyNode):
                     tooltip="CSV: a line for each setting, every measure with the ends of its 95 % interval.",
                 ),
                 io.String.Output(
-                    "summary", display_name="summary", tooltip="The differences, significant or not, and the cost."
+                    "summary",
+                    display_name="summary",
+                    tooltip="The differences from gamma 1, which of them are significant, and the cost.",
                 ),
                 io.String.Output("file", display_name="file", tooltip="The name of the file of numbers."),
                 io.String.Output(
                     "calibration",
                     display_name="calibration",
-                    tooltip="The name of the slider's file, for Creativity (SAD). Empty if there is no slider.",
+                    tooltip=(
+                        "The name of the calibration file, for the slider of Creativity (SAD). Empty if no calibration "
+                        "was made."
+                    ),
                 ),
             ],
             hidden=[io.Hidden.unique_id],
@@ -308,7 +313,7 @@ class MeasureCheckpointNode(io.ComfyNode):
         try:
             slider = calibration_of(trial, space, largest_drift)
         except ValueError as reason:
-            summary += f"\nNo slider was made. {reason}"
+            summary += f"\nNo calibration was made. {reason}"
         else:
             calibration = file.removesuffix(SUFFIX) + CALIBRATION_SUFFIX
             save_calibration(slider, path.with_name(path.name.removesuffix(SUFFIX) + CALIBRATION_SUFFIX))

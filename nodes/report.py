@@ -27,12 +27,19 @@ class ReportNode(io.ComfyNode):
             node_id="SADReport",
             display_name="Report (SAD)",
             category=CATEGORY,
-            description="Shows what Skew Attention did in a run: sites reached, gamma applied, backend, fallbacks.",
+            description=(
+                "Shows what Skew Attention or Creativity did in a run: sites reached, gamma applied, backend, "
+                "fallbacks."
+            ),
             search_aliases=[*SEARCH_ALIASES, "log", "what happened"],
             is_output_node=True,
             not_idempotent=True,  # it shows its text on the node that ran
             inputs=[
-                Report.Input("report", optional=True, tooltip="The report output of Skew Attention (SAD)."),
+                Report.Input(
+                    "report",
+                    optional=True,
+                    tooltip="The report output of Skew Attention (SAD) or Creativity (SAD).",
+                ),
                 after_input(
                     "The LATENT of the sampler, or an IMAGE made from it. The node waits for this input, then reads "
                     "the report."

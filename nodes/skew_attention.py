@@ -85,8 +85,8 @@ class SkewAttentionNode(io.ComfyNode):
                     optional=True,
                     advanced=True,
                     tooltip=(
-                        'How the node keeps each token\'s result about as long as at beta 1. "value" measures the '
-                        'length on the values (cheap, on every model). "input" measures it on the input of the '
+                        'How the node keeps each token\'s result about as long as at beta 1. "value" takes the '
+                        'length from the values (cheap, on every model). "input" takes it from the input of the '
                         'attention, as in the method\'s paper (slow). "projected" comes close to that (somewhat '
                         'slower). "none" does not correct the length, so a large beta can overshoot.'
                     ),
@@ -159,9 +159,9 @@ class SkewAttentionNode(io.ComfyNode):
                     optional=True,
                     advanced=True,
                     tooltip=(
-                        "A separate gamma between text and image tokens. It scales the difference between attention "
-                        "from image to text and attention from text to image. 1 leaves both unchanged. It can change "
-                        "how the image follows the prompt."
+                        "A separate gamma between text and image tokens, for the same models as gamma_text. It scales "
+                        "the difference between attention from image to text and attention from text to image. 1 "
+                        "leaves both unchanged. It can change how the image follows the prompt."
                     ),
                 ),
                 unverified_widget(

@@ -28,8 +28,8 @@ class StabilityFeedbackNode(io.ComfyNode):
                 "Lets the gamma of Skew Attention follow the stability of the current run, separately for each "
                 "image. The gamma of a step depends on the measurement at the step before. It works before or after "
                 "Skew Attention on the same model, and changes nothing without that node. On our small test model a "
-                "gamma that follows stability gave no better images than a fixed one, but falling back improved "
-                "the images that fell back."
+                "gamma that follows stability gave no better images than a fixed one, but setting gamma back "
+                "to 1 (fall_back) improved the images for which it happened."
             ),
             search_aliases=[*SEARCH_ALIASES, "controller", "closed loop", "adaptive gamma", "stability"],
             not_idempotent=True,  # the patch knows the id of its node, so no other node may get it from the cache

@@ -79,7 +79,7 @@ class StabilityPlotNode(io.ComfyNode):
                     optional=True,
                     tooltip=(
                         'The normal values of this model, for the layouts "z-scores" and "curves". The summary then '
-                        "names the measures that leave the normal band."
+                        "names the measures that leave the normal band, the middle 90 % of the baseline's values."
                     ),
                 ),
             ],

@@ -61,10 +61,10 @@ class StabilityProbeNode(io.ComfyNode):
                     optional=True,
                     advanced=True,
                     tooltip=(
-                        "Also measure depth (0 is the deepest minimum, -1 the top of the landscape) and curvature "
-                        "(above 0 the retrieval lies in a bowl, below 0 there is still a way down). You can compare "
-                        "them across layers and resolutions, but measuring them can take longer than the attention "
-                        "itself. Choose few blocks or few steps."
+                        "Also measure depth (0 is the deepest minimum, -1 the top of the landscape) and relative "
+                        "curvature (above 0 the retrieval lies in a bowl, below 0 there is still a way down). You can "
+                        "compare them across layers and resolutions, but measuring them can take longer than the "
+                        "attention itself. Choose few blocks or few steps."
                     ),
                 ),
                 io.Combo.Input(
