@@ -16,6 +16,7 @@ from .saved_files import ReadsSavedFile
 from .shared import CATEGORY, SEARCH_ALIASES, Report
 
 NONE = "no calibration"
+CREATIVITY = "Creativity (SAD)"
 
 
 class CreativityNode(ReadsSavedFile, io.ComfyNode):
@@ -26,7 +27,7 @@ class CreativityNode(ReadsSavedFile, io.ComfyNode):
         """Widgets, sockets and what they mean; the list of files is that of the moment."""
         return io.Schema(
             node_id="SADCreativity",
-            display_name="Creativity (SAD)",
+            display_name=CREATIVITY,
             category=CATEGORY,
             description=(
                 "One slider from precise (seeds more alike) to creative (seeds more different). Calibrate (SAD) "
@@ -57,10 +58,10 @@ class CreativityNode(ReadsSavedFile, io.ComfyNode):
                     default=NONE,
                     optional=True,
                     tooltip=(
-                        "A calibration of this checkpoint, saved by Calibrate (SAD) in ComfyUI's output folder. "
-                        "Refresh the node definitions (R) to see new ones. Without one the slider goes from gamma "
-                        "0.9 to 1.5, and nobody has measured its effect on your checkpoint. A calibration of the demo "
-                        "model comes with the pack and needs no file."
+                        "A calibration of this checkpoint, saved by Calibrate (SAD) or Measure Your Checkpoint (SAD) "
+                        "in ComfyUI's output folder. Refresh the node definitions (R) to see new ones. Without one "
+                        "the slider goes from gamma 0.9 to 1.5, and nobody has measured its effect on your "
+                        "checkpoint. A calibration of the demo model comes with the pack and needs no file."
                     ),
                 ),
             ],
@@ -89,7 +90,7 @@ class CreativityNode(ReadsSavedFile, io.ComfyNode):
             calibration = load_calibration(existing_file(file))
             check_checkpoint(calibration, model)
         settings, found = settings_at(position, calibration)
-        patched, report = install_skew_attention(model, settings)
+        patched, report = install_skew_attention(model, settings, node=CREATIVITY)
         text = describe_position(position, settings, found, calibration)
         if file == NONE and calibration is not None:
             text += " The calibration comes with the pack."

@@ -23,7 +23,10 @@ SWEEP_ALIASES = [*SEARCH_ALIASES, "sweep", "xy plot", "grid", "compare"]
 
 PROBE = "this Stability Probe (SAD)"
 # What the readers of a handle say where none is wired: the editor leaves the links of bypassed and muted nodes out.
-NOTHING_PATCHED = 'Nothing is patched here: no Skew Attention (SAD) is wired to "report", or it is bypassed or muted.'
+NOTHING_PATCHED = (
+    'Nothing is patched here: no Skew Attention (SAD) or Creativity (SAD) is wired to "report", or it is bypassed or '
+    "muted."
+)
 NOTHING_MEASURED = 'Nothing is measured here: no Stability Probe (SAD) is wired to "trace", or it is bypassed or muted.'
 
 Report = io.Custom("SAD_REPORT")

@@ -21,7 +21,7 @@ from .patches.object_patches import object_path, own_object
 from .patches.probe_patch import PROBE, ProbePatch
 from .patches.site_patch import model_name
 from .patches.skew_patch import SkewPatch
-from .run_report import SkewReport
+from .run_report import SKEW_ATTENTION, SkewReport
 from .settings import ProbeSettings, SkewSettings
 
 MOST_MAPS = 4
@@ -33,7 +33,11 @@ class NotVerified(ValueError):
 
 
 def install_skew_attention(
-    model: ModelPatcher, settings: SkewSettings, blocks: str = "", node_id: str | None = None
+    model: ModelPatcher,
+    settings: SkewSettings,
+    blocks: str = "",
+    node_id: str | None = None,
+    node: str = SKEW_ATTENTION,
 ) -> tuple[ModelPatcher, SkewReport]:
     """A clone of `model` with skew attention at the chosen blocks; `model` itself is never changed.
 
@@ -45,13 +49,14 @@ def install_skew_attention(
         settings: what to do.
         blocks: which sites, see `sites.select_sites`; empty means all but the refiners of the text.
         node_id: the node to show the report of each run on.
+        node: display name of the node whose report it is.
 
     Raises:
         ValueError: the model is one of `families.REFUSALS`, it has no site this pack can read, or `blocks` names one
             that does not exist.
     """
     try:
-        chosen, held, available = choose_sites(model, blocks, "Skew Attention (SAD)", settings.act_where_unverified)
+        chosen, held, available = choose_sites(model, blocks, SKEW_ATTENTION, settings.act_where_unverified)
     except NotVerified as sentence:
         return model.clone(), SkewReport(str(sentence), neutral=True)
     name = model_name(model.model)
@@ -59,8 +64,8 @@ def install_skew_attention(
     if settings.is_modal and not any(site.kind == JOINT for site in chosen):
         settings = replace(settings, gamma_text=1.0, gamma_cross=1.0)
         notes = [
-            f"gamma_text and gamma_cross act in joint attention, and none of the chosen sites of {name} is joint, so "
-            "they change nothing here."
+            "gamma_text and gamma_cross act only where text and image share one sequence (joint attention). None of "
+            f"the chosen sites of {name} is of that kind, so both change nothing here."
         ]
     unpainted = sites_without_a_place(model, chosen) if settings.mask is not None else []
     if unpainted and unpainted == chosen:
@@ -91,7 +96,7 @@ def install_skew_attention(
     if settings.remark:
         notes.append(f"Warning: {settings.remark}.")
     plan = describe_plan(name, settings, chosen, held, available, plain)
-    report = SkewReport("\n".join([plan, *notes]))
+    report = SkewReport("\n".join([plan, *notes]), node=node)
     SkewPatch(settings, chosen, report, node_id).install(patched)
     return patched, report
 

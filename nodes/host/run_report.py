@@ -19,6 +19,7 @@ from .shared import Shared
 KEPT_RUNS = 8
 KEPT_CALLS = 4096
 MOST_UNREAD = 256  # model calls whose numbers may wait on the device
+SKEW_ATTENTION = "Skew Attention (SAD)"
 NEVER_CALLED = "another node computes or skips this attention, or the model did not use it in this run"
 
 
@@ -125,20 +126,24 @@ class RunRecord(Shared):
             if self.unplaced:
                 return f"{self._unplaced()} The image is that of the unpatched model."
             why = " ComfyUI leaves uncond out where CFG is 1." if self.apply_to == "uncond" else ""
-            return f"This run had no {self.apply_to} pass, so the image is that of the unpatched model.{why}"
+            return (
+                f"This run had no {self.apply_to} pass, so the image is that of the unpatched model.{why} Set "
+                '"apply_to" to "both".'
+            )
         if self.untouched:
             return f"No attention call of {self.model} was changed. All were skipped: {_counted(self.untouched)}."
         return (
             f"No attention site of {self.model} was reached, so nothing changed. Another patch probably replaces the "
-            "attention of these blocks, or the model computes it where this node cannot see it."
+            "attention of these blocks, or the model computes it where this node cannot see it. Remove that "
+            "patch, or choose other blocks."
         )
 
     def _unplaced(self) -> str:
         """Say which model calls were skipped because γ is for one side and theirs is not known."""
         reasons = "; ".join(f"{why} ({_number(count, 'model call')})" for why, count in self.unplaced.items())
         return (
-            f'"apply_to" is "{self.apply_to}", but some rows were skipped, because it is not known which prompt they '
-            f'belong to. Reason: {reasons}. Set "apply_to" to "both" to change them too.'
+            f'"apply_to" is "{self.apply_to}", but some images in the model calls were skipped, because it is not '
+            f'known which prompt they belong to. Reason: {reasons}. Set "apply_to" to "both" to change them too.'
         )
 
     def _not_reached(self) -> list[str]:
@@ -167,8 +172,8 @@ class RunRecord(Shared):
             lines.append(f"Warning: {self.warning}")
         if active:
             lines.append(
-                f"{_gammas(active)} from progress {active[0].progress:.3f} (sigma {active[0].sigma:.4g}) "
-                f"to {active[-1].progress:.3f} (sigma {active[-1].sigma:.4g})."
+                f"{_gammas(active)} acted from progress {active[0].progress:.3f} (sigma {active[0].sigma:.4g}) "
+                f"to progress {active[-1].progress:.3f} (sigma {active[-1].sigma:.4g}). Progress runs from 0 to 1."
             )
             _, text, cross = active[-1].gammas
             if (text, cross) != NEUTRAL[1:]:
@@ -196,11 +201,13 @@ class SkewReport(Shared):
     Attributes:
         plan: what the node set out to do.
         neutral: whether nothing was patched, because the settings change nothing or the model is not known.
+        node: the display name of the node.
     """
 
-    def __init__(self, plan: str, neutral: bool = False):
+    def __init__(self, plan: str, neutral: bool = False, node: str = SKEW_ATTENTION):
         self.plan = plan
         self.neutral = neutral
+        self.node = node
         self._runs: deque[RunRecord] = deque(maxlen=KEPT_RUNS)
         self._count = 0
         self._lock = threading.Lock()
@@ -237,11 +244,12 @@ class SkewReport(Shared):
             runs, count = tuple(self._runs), self._count
         index = index_of_maker([run.origin for run in runs], upstream)
         if index is None and upstream is not None:
-            return not_made_by("this Skew Attention (SAD)")
+            return not_made_by(f"this {self.node}")
         if index is None:
             return (
                 "No sampling run went through this model yet. If an image came out anyway, its sampler took it from "
-                "ComfyUI's cache or used another model."
+                "ComfyUI's cache or used another model. Wire the patched MODEL into the sampler, and change the seed "
+                "once."
             )
         text = runs[index].describe()
         number = count - len(runs) + index + 1
@@ -285,7 +293,10 @@ def describe_feedback(calls: Sequence[ModelCall]) -> list[str]:
             if gamma != last:
                 points.append(f"{gamma} at {call.progress:.3f}")
             last = gamma
-        lines.append(f"γ of image {sample + 1} by feedback: {', '.join(points)}.")
+        lines.append(
+            f"Feedback set γ of image {sample + 1} to these values, each with the progress of the run: "
+            f"{', '.join(points)}."
+        )
     return lines
 
 

@@ -18,6 +18,7 @@ from .diversity import Estimate
 KIND = kind_of("calibration")
 VERSION = 1
 SUFFIX = ".calibration.json"
+MAKERS = "Calibrate (SAD) or Measure Your Checkpoint (SAD)"
 MOST_POINTS = 1000
 MOST_IMAGES = 2**31
 LARGEST_NUMBER = 1e30
@@ -36,7 +37,7 @@ def load_calibration(path: Path) -> Calibration:
     Raises:
         ValueError: no such file, too large, no calibration, of a newer version, or with numbers that make no sense.
     """
-    content = read_json_file(path, "calibration", VERSION, "Calibrate (SAD)", "calibrate again")
+    content = read_json_file(path, "calibration", VERSION, MAKERS, "calibrate again")
     try:
         found = _read(content)
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError):

@@ -13,6 +13,7 @@ from symmetric_attention.nodes.demo_model import DemoModelNode
 from symmetric_attention.nodes.host import calibrating
 from symmetric_attention.nodes.host.calibrating import SHIPPED
 from symmetric_attention.nodes.host.checkpoint import are_the_same, numbers_of
+from symmetric_attention.nodes.host.run_origin import Upstream
 from symmetric_attention.sad_core.evaluation.calibration_file import load_calibration
 
 from lab.testing.run_nodes import execute, patches_of, skew
@@ -79,6 +80,7 @@ def test_the_picture_is_that_of_skew_attention_with_the_same_gamma(sd15, output)
     assert sd15.sample(model).equal(sd15.sample(wanted))
     assert "1 of" not in report.describe()
     assert report.runs[-1].status == "finished"
+    assert report.describe(Upstream({})).startswith("No run of this Creativity (SAD) made")
 
 
 @pytest.mark.parametrize("is_calibrated", [True, False])
@@ -182,7 +184,7 @@ def test_wires_and_names_are_checked_in_place_of_the_host(output):
     told = CreativityNode.PREPARE_CLASS_CLONE(None).validate_inputs  # as ComfyUI asks
     assert told(NONE, {}) is told("not/there/yet.calibration.json", {}) is told(None, {"file": "STRING"}) is True
     assert told(NONE, {"model": "MODEL", "position": "FLOAT"}) is True
-    assert told(NONE, {"model": "VAE"}) == "model comes from an output of type VAE, but must be a MODEL."
+    assert told(NONE, {"model": "VAE"}) == "model comes from an output of type VAE. Wire it to an output of type MODEL."
     assert "a name inside ComfyUI's output folder" in told("../own.calibration.json", {})
     with pytest.raises(ValueError, match="There is no file nowhere"):
         execute(CreativityNode, model=None, position=0.0, file="nowhere.calibration.json")

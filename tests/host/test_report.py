@@ -170,7 +170,7 @@ def test_the_gammas_of_an_adaptive_run_are_reported_as_a_range(sd15):
 def test_one_gamma_is_reported_as_one_number_with_its_part_of_the_run(sd15):
     patched, report = skew(sd15.model, gamma=1.5)
     sd15.sample(patched)
-    assert "γ 1.5 from progress 0.000 (sigma 14.61) to 1.000 (sigma 0.02917)." in report.describe()
+    assert "γ 1.5 acted from progress 0.000 (sigma 14.61) to progress 1.000 (sigma 0.02917)." in report.describe()
 
 
 @pytest.mark.parametrize("side", ["cond", "uncond"])

@@ -181,7 +181,7 @@ def test_of_one_checkpoint_the_first_node_holds_for_both_and_says_so(sd15):
     assert_acts(sd15, calls, {False: 1.5})
     assert report.runs[-1].model_calls == 2 * STEPS
     assert SHARED in report.describe()
-    assert "another MODEL of the same checkpoint without this node" in report.describe()
+    assert "a MODEL of the same checkpoint that did not go through this node" in report.describe()
 
 
 def test_of_one_checkpoint_a_node_on_the_second_says_it_did_nothing(sd15):

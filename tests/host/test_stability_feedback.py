@@ -188,7 +188,8 @@ def test_a_sample_that_falls_back_stays_at_1_and_the_others_do_not(sd15):
         fallen = gammas.index(1.0) if 1.0 in gammas else len(gammas)
         assert set(gammas[fallen:]) <= {1.0}
     assert any(1.0 in gammas for gammas in got)
-    assert "γ of image 1 by feedback: 1.5 at 0.000" in report.describe()
+    said = "Feedback set γ of image 1 to these values, each with the progress of the run: 1.5 at 0.000"
+    assert said in report.describe()
     assert (
         trace.runs[-1]
         .notes[0]

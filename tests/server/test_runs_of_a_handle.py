@@ -194,7 +194,7 @@ def test_with_a_bypassed_node_the_graph_runs_and_says_so(server, gone):
     report, summary = texts(outputs)
     if gone == "skew":
         assert report.startswith(
-            'Nothing is patched here: no Skew Attention (SAD) is wired to "report", or it is bypassed'
+            'Nothing is patched here: no Skew Attention (SAD) or Creativity (SAD) is wired to "report", or it is '
         )
         assert "× 2 steps" in summary
     else:

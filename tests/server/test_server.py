@@ -241,7 +241,8 @@ def test_a_baseline_is_made_saved_loaded_and_steers_gamma(server):
     }
     steered["seen"] = {"class_type": "PreviewAny", "inputs": {"source": ["plot", 2]}}
     outputs = server.run(steered)
-    assert "γ of image 1 by feedback: 1.5 at 0.000, " in outputs["told"]["text"][0]
+    told = outputs["told"]["text"][0]
+    assert "Feedback set γ of image 1 to these values, each with the progress of the run: 1.5 at 0.000, " in told
     assert outputs["seen"]["text"][0].splitlines()[0].endswith("alignment,gamma")
     steered["again"]["inputs"]["file"] = "stability/nothing.safetensors"
     with pytest.raises(ServerError, match="There is no file nothing"):

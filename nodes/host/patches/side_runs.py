@@ -101,8 +101,8 @@ class SideRuns:
             for each in others
         ):
             self._remark(
-                "The sampler was given another MODEL of the same checkpoint without this node. ComfyUI uses the "
-                "patches of the guider's first MODEL for both, so this node acts on both"
+                "The sampler was also given a MODEL of the same checkpoint that did not go through this node. ComfyUI "
+                "uses the patches of the guider's first MODEL for both, so this node acts on both"
             )
 
     # Runs aside
