@@ -55,8 +55,8 @@ def describe_position(position: float, settings: SkewSettings, found: Setting | 
         return f"{means} This is the unpatched model."
     luck = "" if own.is_sure(side) else " The interval at this end includes 0, so this may be chance."
     return (
-        f"{means} In the sweep two images at this γ lay {_change(found, own.unit)}, and each moved by "
-        f"{_amount(found.drift)} (root mean square of pixels) from that of γ 1.{luck}"
+        f"{means} In the sweep two images at this γ lay {_change(found, own.unit)}, and each differed from the image "
+        f"of the same seed at γ 1 by {_amount(found.drift)} (root mean square difference of pixel values).{luck}"
     )
 
 

@@ -15,7 +15,8 @@ def summarise(report: DiversityReport) -> str:
 
 UNMOVED = (
     "γ changed no image of this sweep: the images of every γ equal those of the same seeds at γ = 1. They did not "
-    "come through Skew Attention (SAD), or it is bypassed, or its settings change nothing."
+    "come through Skew Attention (SAD), or it is bypassed, or its settings change nothing. Wire gamma of the sweep "
+    "into Skew Attention (SAD), and its MODEL into the sampler."
 )
 
 
@@ -50,8 +51,9 @@ def _findings(report: DiversityReport) -> list[str]:
         found,
         f"That is {_amount(change)} more than at γ = 1, {sure}",
         f"The cost: the drift from the images of the same seeds at γ = 1 is {_amount(most['drift'])}, high-frequency "
-        f"energy is {_amount(most['high_frequency'])} and saturation {_amount(most['saturation'])} times as high, and "
-        f"{clipped:.2g} % of the colour values are clipped against {before:.2g} %.",
+        f"energy is {_amount(most['high_frequency'])} times that of γ = 1, saturation is "
+        f"{_amount(most['saturation'])} times that of γ = 1, and {clipped:.2g} % of the colour values are clipped, "
+        f"compared with {before:.2g} % at γ = 1.",
         measured,
     ]
 
@@ -75,7 +77,7 @@ def _notes(report: DiversityReport) -> list[str]:
     if any(row.n < 2 for row in rows):
         notes.append("Diversity needs two or more images of each gamma. Raise batch_size of the latent.")
     elif any(not row["distance"].has_interval for row in rows):
-        notes.append("Intervals of diversity need three or more images of each gamma.")
+        notes.append("Intervals of diversity need three or more images of each gamma. Raise batch_size of the latent.")
     if len({row.n for row in rows}) > 1:
         notes.append(
             "The gammas have different numbers of images. Compare the distance, because the Vendi score grows with the "

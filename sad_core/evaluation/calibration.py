@@ -64,7 +64,7 @@ class Point:
         n: images.
         diversity: the mean distance of two images.
         change: of it, from that of γ = 1.
-        drift: root mean square of pixels from the image of γ = 1 with the same seed, pixels from 0 to 1.
+        drift: root mean square difference of pixels, 0 to 1, from the image of γ = 1 with the same seed.
     """
 
     gamma: float

@@ -378,7 +378,11 @@ def test_a_trial_without_a_slider_says_why_in_words_of_a_trial():
     trial = made_up_trial(4)
     short = [each if index else replace(each, row=replace(each.row, n=2)) for index, each in enumerate(trial.choice)]
     for given, largest_drift, sentence in (
-        (replace(trial, choice=tuple(short)), 1.0, r"^Too few images of γ = 1 could be compared\.$"),
+        (
+            replace(trial, choice=tuple(short)),
+            1.0,
+            r"^A calibration needs 3 or more images without NaN of every γ, and there are fewer of γ = 1\.$",
+        ),
         (
             trial,
             1e-6,

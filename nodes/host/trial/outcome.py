@@ -7,7 +7,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from ....sad_core.evaluation.calibration import Calibration, TooFarMoved, TooFewImages
+from ....sad_core.evaluation.calibration import FEWEST_IMAGES, Calibration, TooFarMoved, TooFewImages
 from ....sad_core.evaluation.measures import DiversityReport, FeatureSpace
 from ....sad_core.evaluation.trial.course import Found
 from ....sad_core.evaluation.trial.result import Sampling, Trial
@@ -46,7 +46,7 @@ def calibration_of(trial: Trial, space: FeatureSpace, largest_drift: float) -> C
     Args:
         trial: that has ended.
         space: where its images were compared.
-        largest_drift: how far the pictures of a γ of the slider may move, as root mean square of pixels.
+        largest_drift: how far the pictures of a γ of the slider may move, as root mean square difference of pixels.
 
     Raises:
         ValueError: it gives none; the sentence says why.
@@ -57,7 +57,10 @@ def calibration_of(trial: Trial, space: FeatureSpace, largest_drift: float) -> C
         calibration = Calibration.of(report, largest_drift, model=trial.model, weights=trial.weights)
     except TooFewImages as few:  # a trial has no batch_size to raise
         listed = ", ".join(f"{gamma:g}" for gamma in few.gammas)
-        raise ValueError(f"Too few images of γ = {listed} could be compared.") from few
+        raise ValueError(
+            f"A calibration needs {FEWEST_IMAGES} or more images without NaN of every γ, and there are fewer of γ = "
+            f"{listed}."
+        ) from few
     except TooFarMoved as far:  # its gammas are fixed
         raise ValueError(
             f"Every γ except 1 moved images further than largest_drift {far.largest_drift:g}. The smallest move was "
