@@ -37,8 +37,8 @@ class ReadsSavedFile:
         wired = wires.pop("file", None)
         if wired not in (None, "STRING", "COMBO", "*"):
             return (
-                f"file comes from an output of type {wired}, but must be a STRING, such as the file output of the "
-                "node that saved it."
+                f"file comes from an output of type {wired}. Wire it to an output of type STRING, such as the file "
+                "output of the node that saved it."
             )
         wrong = wrong_links(cls, wires)
         if wrong or file is None:  # a wired name is known when the node before has run

@@ -19,5 +19,5 @@ def wrong_links(node: Any, received: Mapping[str, str]) -> str:
     wanted = {each.id: each.get_io_type() for each in node.define_schema().inputs}
     for name, kind in received.items():
         if name in wanted and not validate_node_input(kind, wanted[name]):
-            return f"{name} comes from an output of type {kind}, but must be a {wanted[name]}."
+            return f"{name} comes from an output of type {kind}. Wire it to an output of type {wanted[name]}."
     return ""

@@ -29,7 +29,9 @@ def new_file(prefix: str, suffix: str) -> tuple[Path, str]:
         folder, name, counter, _, _ = folder_paths.get_save_image_path(prefix, output)
     except OSError as error:
         reason = error.strerror or type(error).__name__
-        raise ValueError(f'filename_prefix is "{shown(prefix)}", but its folder cannot be made ({reason}).') from error
+        raise ValueError(
+            f'filename_prefix is "{shown(prefix)}", but its folder cannot be made ({reason}). Choose another prefix.'
+        ) from error
     path = Path(folder) / f"{name}_{counter:05}_{suffix}"
     return path, path.resolve().relative_to(Path(output).resolve()).as_posix()
 

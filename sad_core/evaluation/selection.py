@@ -47,7 +47,7 @@ def plan_rounds(candidates: int, keep: int, decide_at: float, rounds: int, steps
     if candidates < 1:
         raise ValueError(f'"candidates" is {candidates}, but there must be at least 1 to choose from.')
     if not 1 <= keep <= candidates:
-        raise ValueError(f'"keep" is {keep}, but it must be from 1 to the {candidates} candidates.')
+        raise ValueError(f'"keep" is {keep}, but it must be from 1 to {candidates}, the number of candidates.')
     if not 0.0 < decide_at < 1.0:  # also NaN
         raise ValueError(f'"decide_at" is {decide_at:g}, but it must lie between 0 and 1. Try 0.3.')
     if rounds < 1:

@@ -51,8 +51,9 @@ def compare_gammas(batches: Sequence[Tensor], gammas: Sequence[float]) -> Compar
     by_gamma = images_by_gamma(batches, gammas)
     if len({len(images) for images in by_gamma.values()}) > 1:
         raise ValueError(
-            "All runs of a sweep must have images of the same size and number, but there are "
-            f"{', '.join(f'{len(images)} of gamma {gamma:g}' for gamma, images in by_gamma.items())}."
+            "Every gamma of a sweep must have the same number of images, but there are "
+            f"{', '.join(f'{len(images)} of gamma {gamma:g}' for gamma, images in by_gamma.items())}. Give every run "
+            "the same latent."
         )
     rows = {gamma: torch.stack(images) for gamma, images in by_gamma.items()}
     flat = {gamma: row.float().flatten(1) for gamma, row in rows.items()}  # (B, pixels) each
@@ -79,8 +80,9 @@ def images_by_gamma(batches: Sequence[Tensor], gammas: Sequence[float]) -> dict[
     sizes = {(batch.shape[2], batch.shape[1]) for batch in batches}
     if len(sizes) > 1:
         raise ValueError(
-            "All runs of a sweep must have images of the same size and number, but there are "
-            f"{', '.join(f'{width}×{height}' for width, height in sorted(sizes))} pixels."
+            "All images of a sweep must have the same size, but there are "
+            f"{', '.join(f'{width}×{height}' for width, height in sorted(sizes))} pixels. Give every run the same "
+            "latent."
         )
     by_gamma: dict[float, list[Tensor]] = {}
     for batch, gamma in zip(batches, gammas, strict=True):

@@ -144,8 +144,8 @@ def test_a_long_run_costs_what_the_shares_say():
     ("wrong", "sentence"),
     [
         ({"candidates": 0}, '"candidates" is 0, but there must be at least 1'),
-        ({"keep": 0}, '"keep" is 0, but it must be from 1 to the 8 candidates'),
-        ({"keep": 9}, '"keep" is 9, but it must be from 1 to the 8 candidates'),
+        ({"keep": 0}, '"keep" is 0, but it must be from 1 to 8, the number of candidates'),
+        ({"keep": 9}, '"keep" is 9, but it must be from 1 to 8, the number of candidates'),
         ({"decide_at": 0.0}, '"decide_at" is 0, but it must lie between 0 and 1'),
         ({"decide_at": 1.0}, '"decide_at" is 1, but it must lie between 0 and 1'),
         ({"decide_at": math.nan}, '"decide_at" is nan, but it must lie between 0 and 1'),

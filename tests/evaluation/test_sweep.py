@@ -45,8 +45,8 @@ def test_distances_that_do_not_exist_are_left_empty():
     ("images", "gamma", "message"),
     [
         ([grey_images(0.1)], [0.0, 1.0], "number of batches is 1 and the number of gammas is 2"),
-        ([grey_images(0.1), grey_images(0.1, 0.2)], [0.0, 1.0], "must have images of the same size and number"),
-        ([grey_images(0.1), grey_images(0.1, size=(4, 4))], [0.0, 1.0], "must have images of the same size and number"),
+        ([grey_images(0.1), grey_images(0.1, 0.2)], [0.0, 1.0], "must have the same number of images"),
+        ([grey_images(0.1), grey_images(0.1, size=(4, 4))], [0.0, 1.0], "must have the same size"),
     ],
 )
 def test_runs_that_do_not_belong_together_are_refused(images, gamma, message):

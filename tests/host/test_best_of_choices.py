@@ -215,7 +215,7 @@ def wrong_inputs(sd15):
             'sites is "output", but the trace has none of these',
         ),
         "one is not different": ({}, {"keep": 1}, 'Set "keep" to 2 or more'),
-        "too many kept": ({}, {"keep": 4}, '"keep" is 4, but it must be from 1 to the 3 candidates'),
+        "too many kept": ({}, {"keep": 4}, '"keep" is 4, but it must be from 1 to 3, the number of candidates'),
         "none to choose from": ({}, {"candidates": 0}, '"candidates" is 0'),
         "too late": ({}, {"decide_at": 1.0}, '"decide_at" is 1, but it must lie between 0 and 1'),
         "no number": ({}, {"max_tries": 2, "threshold": float("nan")}, '"threshold" is not a number'),

@@ -258,7 +258,7 @@ def test_the_probe_measures_none_of_these_calls_and_says_so(sd15, patterns):
     assert frames_of(sd15, model).equal(frames_of(sd15, theirs))
     assert trace.is_empty
     told = trace.runs[-1].notes
-    sentence = "input.1.0 was not measured at some step: the attn1_patch of of_the_frame_before (test_given_keys)"
+    sentence = "input.1.0 was not measured at some steps: the attn1_patch of of_the_frame_before (test_given_keys)"
     assert any(note.startswith(sentence) for note in told), told
 
 

@@ -378,7 +378,7 @@ def test_calls_that_are_not_square_are_skipped_and_noted(sd15):
     assert sd15.sample(model).equal(wanted)
     (run,) = trace.runs
     assert set(run.addresses) == set(sd15.sites) - {"input.1.0", "output.2.0", "output.3.0"}
-    assert "input.1.0 was not measured at some step: queries and keys are not the same tokens." in run.summary()
+    assert "input.1.0 was not measured at some steps: queries and keys are not the same tokens." in run.summary()
 
 
 @pytest.mark.parametrize("probes_after", [0, 1, 2])
@@ -542,7 +542,7 @@ def test_an_error_while_measuring_leaves_the_picture_whole(sd15, monkeypatch):
     monkeypatch.setattr(StabilityBatch, "take", fails)
     model, trace = probe(sd15.model, blocks="middle")
     assert sd15.sample(model).equal(sd15.picture)
-    assert "middle.0.0 was not measured at some step: no memory for this." in trace.summary()
+    assert "middle.0.0 was not measured at some steps: no memory for this." in trace.summary()
 
 
 def test_a_model_spread_over_two_devices_is_measured_whole(sd15):

@@ -296,7 +296,8 @@ def test_the_lists_have_all_files_and_other_names_are_taken_too(output):
         assert told(names[kind][0], {}) is told("not/saved/yet.safetensors", {}) is True
         assert told(None, {"file": "STRING"}) is True
         assert "a name inside ComfyUI's output folder" in told("../b_00001_.safetensors", {})
-        assert told(None, {"file": "IMAGE"}).startswith("file comes from an output of type IMAGE, but must be a STRING")
+        refused = told(None, {"file": "IMAGE"})
+        assert refused.startswith("file comes from an output of type IMAGE. Wire it to an output of type STRING")
 
 
 def test_a_file_that_is_no_trace_is_refused_a_changed_one_read_again(output):

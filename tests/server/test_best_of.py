@@ -107,5 +107,5 @@ def test_what_does_not_fit_stops_the_prompt_with_a_sentence(server):
     nodes["guider"]["inputs"]["model"] = ["model", 0]
     with pytest.raises(ServerError, match="nothing measures how stable the samples are"):
         server.run(nodes)
-    with pytest.raises(ServerError, match='"keep" is 3, but it must be from 1 to the 2 candidates'):
+    with pytest.raises(ServerError, match='"keep" is 3, but it must be from 1 to 2, the number of candidates'):
         server.run(best_of("most different", candidates=2, keep=3))

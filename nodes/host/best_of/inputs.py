@@ -23,7 +23,7 @@ def check_by_row(guider: Any, sampler: Any) -> None:
     if not isinstance(guider, comfy.samplers.CFGGuider):
         raise ValueError(
             f"A guider of the class {type(guider).__name__} is not built on ComfyUI's CFGGuider, so its model calls "
-            "cannot be followed. Wire another guider."
+            "cannot be followed. Wire CFGGuider, BasicGuider or another guider that is built on CFGGuider."
         )
     function = getattr(getattr(sampler, "sampler_function", None), "__name__", "")
     if function in NOT_BY_ROW:

@@ -36,10 +36,11 @@ from .site_patch import MOST_SAMPLES, SitePatch
 FEEDBACK = "Stability Feedback (SAD)"
 UNKNOWN_ROWS = (NO_GUIDER, NO_IDS, OTHER_ROWS)  # reasons for which rows are not of known samples
 SAME_SIGMA = 1e-5  # share by which two sigmas of one step may differ
-NOTHING_FOLLOWS = "No Skew Attention (SAD) acted on this model in this run, so feedback changed nothing."
-NOT_BY_SAMPLE = (
-    "γ did not follow the score in some model calls, because it is not known which images their rows belong to"
+NOTHING_FOLLOWS = (
+    "No Skew Attention (SAD) acted on this model in this run, so feedback changed nothing. Put a Skew Attention (SAD) "
+    f"with a gamma other than 1 before or after {FEEDBACK}."
 )
+NOT_BY_SAMPLE = "γ did not follow the measure in some model calls, because it is not known to which images they belong"
 
 
 @dataclass

@@ -46,10 +46,13 @@ PROBE = "Stability Probe (SAD)"
 LARGEST_MAP = 64  # rows and columns of a map; larger ones are averaged down
 UNCERTAIN = (
     "in some heads the highest or lowest eigenvalues lie so close together that depth may be off by more than 0.001 "
-    "and curvature by more than 0.01."
+    "and relative curvature by more than 0.01."
 )
 PADDED = "the samples have different numbers of tokens, and the padding would be measured with them"
-NOTHING_REACHED = "No attention site was reached: another patch replaces the attention of these blocks."
+NOTHING_REACHED = (
+    "No attention site was reached, so nothing was measured. Another patch probably replaces the attention of these "
+    "blocks. Remove that patch, or choose other blocks."
+)
 
 
 class ProbePatch(SitePatch):
@@ -258,7 +261,7 @@ class ProbePatch(SitePatch):
         return None
 
     def _left_alone(self, site: Site, reason: str) -> None:
-        self._note(f"{site.address} was not measured at some step: {reason}.")
+        self._note(f"{site.address} was not measured at some steps: {reason}.")
 
     def _failed(self, site: Site, error: Exception) -> None:
         """Note the error and go on: an image is worth more than its measures."""

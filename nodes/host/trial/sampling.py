@@ -173,7 +173,10 @@ def latent_of_one(model: ModelPatcher, latent: dict[str, Any], sampler: str) -> 
         ValueError: it holds several pictures or more than pictures, or the sampler cannot sample seed by seed.
     """
     if latent["samples"].is_nested:
-        raise ValueError("latent_image holds more than an image, such as sound, and a trial compares only images.")
+        raise ValueError(
+            "latent_image holds more than an image, such as sound, and a trial compares only images. Wire an empty "
+            "latent of one image."
+        )
     count = len(latent["samples"])
     if count != 1:
         raise ValueError(f"latent_image holds {count} images, but a trial draws its own seeds. Set batch_size to 1.")

@@ -137,7 +137,10 @@ def choose_way(choice: Sequence[Measured]) -> Way:
     plain = next((each for each in choice if each.way == PLAIN), None)
     others = [each for each in choice if each.way != PLAIN and each.row["distance_change"].exists]
     if plain is None or not others:
-        raise ValueError("No γ can be chosen. A choice needs images without NaN of γ = 1 and of another γ.")
+        raise ValueError(
+            "No γ can be chosen, because too many images of γ = 1, or of every other γ, contain NaN. Check that the "
+            "model draws intact images in KSampler with these settings."
+        )
     whole = [each for each in others if has_guards(each.row, plain.row)]
     if whole:
         return max(whole, key=lambda each: each.row["distance_change"].value).way
