@@ -162,7 +162,7 @@ def test_the_gammas_of_an_adaptive_run_are_reported_as_a_range(sd15):
     for call in report.runs[-1].calls:
         etas = [value for _, eta in call.symmetricity for value in eta]
         assert call.gamma_range == pytest.approx((1 + min(etas), 1 + max(etas)), abs=1e-5)
-    low, high = map(float, re.search(r"γ ([\d.]+) … ([\d.]+) from", report.describe()).groups())
+    low, high = map(float, re.search(r"γ ([\d.]+) … ([\d.]+) acted from progress", report.describe()).groups())
     assert low == pytest.approx(min(call.gamma_range[0] for call in report.runs[-1].calls), rel=1e-3)
     assert high == pytest.approx(max(call.gamma_range[1] for call in report.runs[-1].calls), rel=1e-3)
 

@@ -23,7 +23,7 @@ from lab.testing.recorder import distance, effect, plainly, stated, watch_attent
 from lab.testing.run_nodes import execute, probe, skew, stop_at
 
 STEPS = 2
-SHARED = "given another MODEL of the same checkpoint"
+SHARED = "MODEL of the same checkpoint"
 
 
 @pytest.fixture
