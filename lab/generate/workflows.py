@@ -674,9 +674,9 @@ WORKFLOWS: dict[str, list[list[Node]]] = {
             note(
                 "One press of *Run* samples four gammas with eight seeds each, **batch_size** times **seeds**, and "
                 "makes a calibration for the slider of **Creativity**. There 0 is the unpatched model, 1 is the most "
-                "diverse gamma whose images stay within **largest_drift**, and -1 is the least diverse.\n\nThen refresh "
-                "the node definitions (R), choose the saved calibration in **Creativity** and run again. Until then "
-                "Creativity uses its default range and says so. The calibration is for this checkpoint. For other "
+                "diverse gamma whose images stay within **largest_drift**, and -1 is the least diverse.\n\nThen "
+                "refresh the node definitions (R), choose the saved calibration in **Creativity** and run again. Until "
+                "then Creativity uses its default range and says so. The calibration is for this checkpoint. For other "
                 "prompts, look whether it holds.",
                 190,
             ),
