@@ -15,7 +15,7 @@ from lab.testbed.scores import DIVERSITY, FIDELITY
 
 LEAST_METHODS = 3  # to rank γ among
 WINDOWS = ("first third", "middle third", "last third")
-EMOJI = {0.5: "fidelity falls", 1.5: "fidelity rises a little", 3.0: "pictures break"}
+EMOJI = {0.5: "fidelity falls", 1.5: "fidelity rises a little", 3.0: "images break"}
 
 
 @dataclass(frozen=True)
@@ -124,7 +124,7 @@ def is_skew_what_matters(numbers: Numbers) -> Answer:
         3,
         "Is the skew part what matters? γ against the temperature of the same attention at equal drift.",
         "At some strength γ does what no equally large change of temperature does.",
-        "At no strength is γ better than the temperature that moves pictures as far.",
+        "At no strength is γ better than the temperature that moves images as far.",
     )
 
 
@@ -198,8 +198,8 @@ def adaptive(numbers: Numbers) -> Answer:
         numbers,
         7,
         "Does adaptive control save strong settings, beyond being a weaker setting of the same drift?",
-        "Adaptive control is better than a static setting that moves pictures as far.",
-        "Adaptive control is not better than a static setting that moves pictures as far.",
+        "Adaptive control is better than a static setting that moves images as far.",
+        "Adaptive control is not better than a static setting that moves images as far.",
     )
 
 
