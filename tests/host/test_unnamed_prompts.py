@@ -7,11 +7,12 @@ import comfy_extras.nodes_custom_sampler as custom_sampler
 import pytest
 import torch
 from comfy.patcher_extension import WrappersMP
+from symmetric_attention.nodes.host.patches.feedback_patch import NOT_BY_SAMPLE, NOTHING_FOLLOWS
 from symmetric_attention.nodes.host.patches.side_runs import KEY
 
 from lab.testing.prompted import AREA, TEXTS, assert_acts_on, cfg_guider, dual_cfg, sample_by, watch_texts
 from lab.testing.recorder import distance, effect, plainly
-from lab.testing.run_nodes import execute, probe, skew
+from lab.testing.run_nodes import execute, probe, skew, with_feedback
 
 
 def in_two_tiles(apply_model, arguments):
@@ -44,6 +45,16 @@ def test_tiles_in_one_call_are_skipped_by_one_side_and_said_so(sd15, memory, app
 
 class ByHand(comfy.samplers.CFGGuider):
     """A guider that evaluates its prompts the other way round, and those it is given by `extra` besides."""
+
+def test_feedback_beside_tiles_does_not_say_that_nothing_acted(sd15):
+    """Skew Attention acts with a γ of its own where it is not known to which images a call belongs."""
+    theirs = sd15.model.clone()
+    theirs.set_model_unet_function_wrapper(in_two_tiles)
+    model, trace = with_feedback(skew(theirs, gamma=1.5)[0])
+    assert not sd15.sample(model).equal(sd15.sample(theirs))
+    assert NOT_BY_SAMPLE in trace.summary()
+    assert NOTHING_FOLLOWS not in trace.summary()
+
 
     extra = ()
 

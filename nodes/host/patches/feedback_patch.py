@@ -54,6 +54,7 @@ class FollowedRun(ProbedRun):
         observed: what was measured, by the number of the sample and the place of the step.
         followers: the feedback of every Skew Attention node, by the identity of its report, and by sample.
         gammas: γ in the last model call by the number of the sample, of the node that asked last.
+        is_asked: whether any Skew Attention node asked for γ, also where it got none.
     """
 
     settings: FeedbackSettings = field(default_factory=FeedbackSettings)
@@ -62,6 +63,7 @@ class FollowedRun(ProbedRun):
     observed: dict[int, dict[float, Observed]] = field(default_factory=dict)
     followers: dict[tuple[int, int], SampleFeedback] = field(default_factory=dict)
     gammas: dict[int, float] = field(default_factory=dict)
+    is_asked: bool = False
 
     def read_sigmas(self, options: Mapping[str, Any]) -> None:
         """Take the sigmas of the run from the options of its first model call; this waits for the device once."""
@@ -120,7 +122,7 @@ class FeedbackPatch(ProbePatch):
         return FollowedRun(record, chart, settings=self.feedback)
 
     def _end_run(self, run: Any) -> None:
-        if run.status == "finished" and run.reached and not run.followers:
+        if run.status == "finished" and run.reached and not run.is_asked:
             run.record.note(NOTHING_FOLLOWS)
         super()._end_run(run)
 
@@ -136,6 +138,8 @@ class FeedbackPatch(ProbePatch):
         """
         run, prompts, rows = self.run, self._prompts_of(options, x), len(x)
         passes = len(prompts.chunks)
+        if run is not None:
+            run.is_asked = True
         if run is None or prompts.reason in UNKNOWN_ROWS or rows % passes or rows > MOST_SAMPLES:
             self._remark(NOT_BY_SAMPLE)
             return None
