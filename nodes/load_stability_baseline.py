@@ -13,7 +13,7 @@ FIRST_SAVED = "stability/baseline_00001_.safetensors"  # what Save Stability Bas
 
 
 class LoadStabilityBaselineNode(ReadsSavedFile, io.ComfyNode):
-    """The name of a file in, what is normal for a model and a sentence about it out."""
+    """The name of a file in, what is normal for a model and a summary of it out."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -34,12 +34,12 @@ class LoadStabilityBaselineNode(ReadsSavedFile, io.ComfyNode):
             ],
             outputs=[
                 Baseline.Output("baseline", display_name="baseline", tooltip="Wire it to the inputs named baseline."),
-                io.String.Output("summary", display_name="summary", tooltip="The runs in the baseline, in a sentence."),
+                io.String.Output("summary", display_name="summary", tooltip="A summary of the runs in the baseline."),
             ],
         )
 
     @classmethod
     def execute(cls, file: str) -> io.NodeOutput:
-        """Return the baseline in `file` and a sentence about it."""
+        """Return the baseline in `file` and a summary of it."""
         baseline = load_baseline(existing_file(file))
         return io.NodeOutput(baseline, baseline.summary())

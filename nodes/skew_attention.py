@@ -86,9 +86,9 @@ class SkewAttentionNode(io.ComfyNode):
                     advanced=True,
                     tooltip=(
                         'How the node keeps each token\'s result about as long as at beta 1. "value" takes the '
-                        'length from the values (cheap, on every model). "input" takes it from the input of the '
-                        'attention, as in the method\'s paper (slow). "projected" comes close to that (somewhat '
-                        'slower). "none" does not correct the length, so a large beta can overshoot.'
+                        'length from the values (cheap, on every model). "projected" comes close to "input" (a little '
+                        'slower than "value"). "input" takes it from the input of the attention, as in the method\'s '
+                        'paper (slowest). "none" does not correct the length, so a large beta can overshoot.'
                     ),
                 ),
                 io.String.Input(
@@ -148,9 +148,9 @@ class SkewAttentionNode(io.ComfyNode):
                     tooltip=(
                         "A separate gamma among the text tokens, for models with text and image in one sequence "
                         "(SD3, Flux, Qwen-Image, Z-Image, HunyuanVideo, …). All tokens that do not belong to the image "
-                        "count as text. 1 leaves them unchanged. Beta, start_percent, end_percent and apply_to affect "
-                        "it too. The schedule and adaptive change only gamma. On other models (SD1.5, SDXL, Wan, …) it "
-                        "does nothing, and the plan says so."
+                        "count as text. 1 leaves their attention scores unchanged. Beta, start_percent, end_percent "
+                        "and apply_to affect it too. The schedule and adaptive change only gamma. On other models "
+                        "(SD1.5, SDXL, Wan, …) it does nothing, and the plan says so."
                     ),
                 ),
                 gamma_widget(
@@ -160,8 +160,8 @@ class SkewAttentionNode(io.ComfyNode):
                     advanced=True,
                     tooltip=(
                         "A separate gamma between text and image tokens, for the same models as gamma_text. It scales "
-                        "the difference between attention from image to text and attention from text to image. 1 "
-                        "leaves both unchanged. It can change how the image follows the prompt."
+                        "the difference between the attention scores from image to text and those from text to image. "
+                        "1 leaves both unchanged. It can change how the image follows the prompt."
                     ),
                 ),
                 unverified_widget(

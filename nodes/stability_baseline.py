@@ -69,7 +69,7 @@ class StabilityBaselineNode(io.ComfyNode):
                         "Wire it to Stability Plot, Stability Probe, Stability Feedback or Save Stability Baseline."
                     ),
                 ),
-                io.String.Output("summary", display_name="summary", tooltip="The runs in the baseline, in a sentence."),
+                io.String.Output("summary", display_name="summary", tooltip="A summary of the runs in the baseline."),
             ],
             hidden=[io.Hidden.unique_id],
         )
@@ -78,7 +78,7 @@ class StabilityBaselineNode(io.ComfyNode):
     def execute(
         cls, trace: StabilityTrace | None = None, baseline: StabilityBaseline | None = None, after: Any = None
     ) -> io.NodeOutput:
-        """Return the baseline of the finished runs at γ 1 and of those in `baseline`, and a sentence about it.
+        """Return the baseline of the finished runs at γ 1 and of those in `baseline`, and a summary of it.
 
         Without a trace, `baseline` is passed on; without both, the nodes that would read it are left out.
 

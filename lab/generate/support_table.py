@@ -41,8 +41,9 @@ These tests cover only the attention. They use no real checkpoint and no images.
 
 - **sites**: the addresses for the `blocks` field. If it is empty, all are chosen except those in *asked for*.
 - **calls**: the attention calls that γ changes in one model call, on the tiny model.
-- **γ acts among**: the tokens that γ changes. Where text shares the sequence, attention from and to text stays
-  unchanged, unless `gamma_text` (among all other tokens) or `gamma_cross` (between the two groups) is not 1.
+- **γ acts among**: the tokens that γ changes. Where text shares the sequence, the attention scores between
+  text and image, and among text, stay unchanged, unless `gamma_text` (among all other tokens) or `gamma_cross` (between
+  the two groups) is not 1.
 - **text, cross**: whether the model has joint attention, where those two act.
 - **norms**: *all*, or *value* if the input of the attention cannot be seen. *projected* and *input* then mean
   *value*.

@@ -616,10 +616,10 @@ WORKFLOWS: dict[str, list[list[Node]]] = {
         [
             *z_image(),
             note(
-                "In this model text and image share one sequence. **gamma** acts only among the image tokens, and the "
-                "text stays unchanged. The text refiner changes only if **blocks** names it.\n\nThe batch shows four "
-                "seeds at once. Run it at gamma 1, then at 1.2 and 0.8 with beta 1, and see how much the four differ. "
-                "The effect of gamma on this model has not been measured.",
+                "In this model text and image share one sequence. **gamma** acts only among the image tokens. The "
+                "attention scores of the text stay unchanged. The text refiner changes only if **blocks** names it."
+                "\n\nThe batch shows four seeds at once. Run it at gamma 1, then at 1.2 and 0.8 with beta 1, and see "
+                "how much the four differ. The effect of gamma on this model has not been measured.",
                 175,
             ),
         ],

@@ -311,13 +311,13 @@ def describe_plan(
         )
     elif kinds[JOINT]:
         lines.append(
-            "In joint attention γ acts among the tokens of the image, video, sound or shape. Attention from and "
-            "to text tokens stays unchanged."
+            "In joint attention γ acts among the tokens of the image, video, sound or shape. The attention "
+            "scores between text and image, and among text, stay unchanged."
         )
     if any(site.rule.last_queries for site in chosen):
         lines.append(
             "In this model image tokens attend to text tokens, but text tokens do not attend to image tokens. γ acts "
-            "among the image tokens, and their attention to the tokens before them stays unchanged."
+            "among the image tokens, and their attention scores for the tokens before them stay unchanged."
         )
     without_input = Counter(site.kind for site in chosen if not site.shows_input)
     if without_input and settings.norm not in JOINT_NORMS:
