@@ -12,11 +12,11 @@ from .host.apply import install_skew_attention
 from .host.browser import show_on_node
 from .host.calibrating import check_checkpoint, settings_at, shipped_calibration
 from .host.output_folder import existing_file, files_below
+from .host.run_report import CREATIVITY
 from .saved_files import ReadsSavedFile
 from .shared import CATEGORY, SEARCH_ALIASES, Report
 
 NONE = "no calibration"
-CREATIVITY = "Creativity (SAD)"
 
 
 class CreativityNode(ReadsSavedFile, io.ComfyNode):
@@ -79,7 +79,7 @@ class CreativityNode(ReadsSavedFile, io.ComfyNode):
 
     @classmethod
     def execute(cls, model: Any, position: float = 0.5, file: str = NONE) -> io.NodeOutput:
-        """Return a patched clone of `model`, what the position means, and the report handle.
+        """Return a patched clone of `model`, what the position means or why it means nothing, and the report handle.
 
         Raises:
             ValueError: a file that is no calibration, or one of another checkpoint.
@@ -94,5 +94,7 @@ class CreativityNode(ReadsSavedFile, io.ComfyNode):
         text = describe_position(position, settings, found, calibration)
         if file == NONE and calibration is not None:
             text += " The calibration comes with the pack."
+        if report.neutral and not settings.is_neutral:  # a model that no rule knows
+            text = report.plan
         show_on_node(text, cls.hidden.unique_id)
         return io.NodeOutput(patched, text, report)

@@ -27,7 +27,10 @@ NOTHING_PATCHED = (
     'Nothing is patched here: no Skew Attention (SAD) or Creativity (SAD) is wired to "report", or it is bypassed or '
     "muted."
 )
-NOTHING_MEASURED = 'Nothing is measured here: no Stability Probe (SAD) is wired to "trace", or it is bypassed or muted.'
+NOTHING_MEASURED = (
+    'Nothing is measured here: no node that gives a trace, such as Stability Probe (SAD), is wired to "trace", or it '
+    "is bypassed or muted."
+)
 
 Report = io.Custom("SAD_REPORT")
 Schedule = io.Custom("SAD_SCHEDULE")

@@ -13,6 +13,7 @@ from ...sad_core.joint_attention import JOINT_NORMS
 from ...sad_core.shown_text import shown
 from ...sad_core.stability.feedback import FeedbackSettings
 from .browser import show_on_node
+from .models.families import ADVICE
 from .models.site_rules import JOINT, OPT_IN_KINDS, TEXT_REFINER, UNVERIFIED
 from .models.sites import Site, find_sites, list_addresses, reason_of_refusal, select_sites
 from .models.unverified import find_unverified_sites
@@ -21,10 +22,11 @@ from .patches.object_patches import object_path, own_object
 from .patches.probe_patch import PROBE, ProbePatch
 from .patches.site_patch import model_name
 from .patches.skew_patch import SkewPatch
-from .run_report import SKEW_ATTENTION, SkewReport
+from .run_report import CREATIVITY, SKEW_ATTENTION, SkewReport
 from .settings import ProbeSettings, SkewSettings
 
 MOST_MAPS = 4
+WITH_BLOCKS = (SKEW_ATTENTION, PROBE, FEEDBACK)  # nodes with the field blocks
 LEFT_OUT = "Left out, because another node has replaced these modules"
 
 
@@ -56,7 +58,7 @@ def install_skew_attention(
             that does not exist.
     """
     try:
-        chosen, held, available = choose_sites(model, blocks, SKEW_ATTENTION, settings.act_where_unverified)
+        chosen, held, available = choose_sites(model, blocks, node, settings.act_where_unverified)
     except NotVerified as sentence:
         return model.clone(), SkewReport(str(sentence), neutral=True)
     name = model_name(model.model)
@@ -121,13 +123,16 @@ def choose_sites(
     originals = replaced_modules(model)
     sites, reason = find_sites(network, originals), reason_of_refusal(network)
     if reason is not None and not sites:
-        raise ValueError(f"{node} cannot work on {model_name(model.model)}, because {reason}.")
+        refusal = f"{node} cannot work on {model_name(model.model)}, because {reason}."
+        raise ValueError(f"{refusal} {ADVICE.get(reason, '')}".rstrip())
     sites = sites or find_unverified_sites(network, originals)
     if sites and sites[0].kind == UNVERIFIED and not act_where_unverified:
+        advice = "Switch on act_where_unverified to use them."
+        if node == CREATIVITY:
+            advice = f"{node} cannot use them, but {SKEW_ATTENTION} can, with act_where_unverified."
         raise NotVerified(
             f"{model_name(model.model)} is not among the models that {node} knows, so nothing was patched. "
-            f"It has {len(sites)} attention sites that are not verified: {list_addresses(sites)}. Switch on "
-            "act_where_unverified to use them."
+            f"It has {len(sites)} attention sites that are not verified: {list_addresses(sites)}. {advice}"
         )
     if not sites:
         raise ValueError(
@@ -139,7 +144,7 @@ def choose_sites(
     if held == chosen:
         raise ValueError(
             f"Another node has replaced the modules of {list_addresses(held)} as a whole, so nothing was patched. "
-            f"Put that node after {node}, or choose other blocks."
+            f"Put that node after {node}{', or choose other blocks' if node in WITH_BLOCKS else ''}."
         )
     return [site for site in chosen if site not in held], held, sites
 

@@ -20,6 +20,7 @@ KEPT_RUNS = 8
 KEPT_CALLS = 4096
 MOST_UNREAD = 256  # model calls whose numbers may wait on the device
 SKEW_ATTENTION = "Skew Attention (SAD)"
+CREATIVITY = "Creativity (SAD)"
 NEVER_CALLED = "another node computes or skips this attention, or the model did not use it in this run"
 
 
@@ -124,7 +125,10 @@ class RunRecord(Shared):
             return "γ was 1 at every step of this run, so the image is that of the unpatched model."
         if self.apply_to != "both" and not any(self.prompts.values()):
             if self.unplaced:
-                return f"{self._unplaced()} The image is that of the unpatched model."
+                return (
+                    f"{self._unplaced()} No other images belong to the {self.apply_to} pass, so the image is that "
+                    "of the unpatched model."
+                )
             why = " ComfyUI leaves uncond out where CFG is 1." if self.apply_to == "uncond" else ""
             return (
                 f"This run had no {self.apply_to} pass, so the image is that of the unpatched model.{why} Set "
@@ -135,7 +139,7 @@ class RunRecord(Shared):
         return (
             f"No attention site of {self.model} was reached, so nothing changed. Another patch probably replaces the "
             "attention of these blocks, or the model computes it where this node cannot see it. Remove that "
-            "patch, or choose other blocks."
+            f"patch, or choose other blocks in {SKEW_ATTENTION}."
         )
 
     def _unplaced(self) -> str:

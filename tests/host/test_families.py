@@ -9,7 +9,7 @@ import comfy.sd
 import comfy.supported_models
 import pytest
 import torch
-from symmetric_attention.nodes.host.models.families import REFUSALS
+from symmetric_attention.nodes.host.models.families import REACHED_LATER, REFUSALS
 from symmetric_attention.nodes.host.models.sites import find_sites
 
 from lab.testing import definition
@@ -211,7 +211,9 @@ def test_a_model_without_meaning_or_way_in_is_refused_with_the_reason(name):
     )
     with pytest.raises(ValueError, match="cannot work on") as caught:
         skew(model)
-    assert str(caught.value) == f"Skew Attention (SAD) cannot work on {name}, because {REFUSALS[REFUSED[name]]}."
+    reason = REFUSALS[REFUSED[name]]
+    advice = " Update ComfyUI." if reason == REACHED_LATER else ""
+    assert str(caught.value) == f"Skew Attention (SAD) cannot work on {name}, because {reason}.{advice}"
 
 
 def test_every_class_the_host_lists_is_in_the_table_and_no_other():

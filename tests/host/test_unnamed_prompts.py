@@ -35,16 +35,16 @@ def test_tiles_in_one_call_are_skipped_by_one_side_and_said_so(sd15, memory, app
     patched, report = skew(theirs, apply_to=apply_to)
     assert sd15.sample(patched).equal(plain)
     assert "there was not one row for each prompt and image" in report.runs[-1].warning
-    assert "unpatched model" in report.runs[-1].warning
+    assert report.runs[-1].warning.endswith(
+        f'Set "apply_to" to "both" to change them too. No other images belong to the {apply_to} pass, so the image is '
+        "that of the unpatched model."
+    )
     on_both, report = skew(theirs)
     with watch_texts(on_both, sd15, TEXTS) as calls:
         assert not sd15.sample(on_both).equal(plain)
     assert_acts_on(sd15, calls, lambda name: True)
     assert report.runs[-1].warning is None
 
-
-class ByHand(comfy.samplers.CFGGuider):
-    """A guider that evaluates its prompts the other way round, and those it is given by `extra` besides."""
 
 def test_feedback_beside_tiles_does_not_say_that_nothing_acted(sd15):
     """Skew Attention acts with a γ of its own where it is not known to which images a call belongs."""
@@ -55,6 +55,9 @@ def test_feedback_beside_tiles_does_not_say_that_nothing_acted(sd15):
     assert NOT_BY_SAMPLE in trace.summary()
     assert NOTHING_FOLLOWS not in trace.summary()
 
+
+class ByHand(comfy.samplers.CFGGuider):
+    """A guider that evaluates its prompts the other way round, and those it is given by `extra` besides."""
 
     extra = ()
 

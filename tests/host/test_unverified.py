@@ -9,6 +9,7 @@ import torch
 from comfy.ldm.common_dit import rms_norm
 from comfy.ldm.flux.math import attention
 from comfy.ldm.modules.attention import optimized_attention
+from symmetric_attention.nodes.creativity import CreativityNode
 from symmetric_attention.nodes.host.models import unverified
 from symmetric_attention.nodes.host.models.sites import find_sites
 from symmetric_attention.nodes.host.models.unverified import NOT_OF_OWN_TOKENS, find_unverified_sites
@@ -164,6 +165,14 @@ def test_the_node_lists_them_and_leaves_the_model_as_it_is(future):
         f"sites that are not verified: {', '.join(ADDRESSES)}. Switch on act_where_unverified to use them."
     )
     assert sample(patched).equal(plain)
+
+
+def test_creativity_skips_it_and_names_the_node_that_can(future):
+    model, text, report = execute(CreativityNode, model=future, position=1.0)
+    assert not model.object_patches
+    assert text == report.plan
+    assert text.startswith("SD15 is not among the models that Creativity (SAD) knows, so nothing was patched. ")
+    assert text.endswith("Creativity (SAD) cannot use them, but Skew Attention (SAD) can, with act_where_unverified.")
 
 
 def test_the_probe_skips_it_too(future, monkeypatch):

@@ -332,7 +332,8 @@ RULES = (
 )
 
 OUT_OF_REACH = "ComfyUI does not let other nodes change its attention"
-REACHED_LATER = "ComfyUI versions before 0.40 do not let other nodes change its attention. Update ComfyUI"
+REACHED_LATER = "ComfyUI versions before 0.40 do not let other nodes change its attention"
+ADVICE = {REACHED_LATER: "Update ComfyUI."}  # what to do about a reason, where something helps
 # Diffusion models that raise an error where they have no site, by class, with the end of the sentence "… because".
 REFUSALS = {
     "ace.model.ACEStepTransformer2DModel": (
