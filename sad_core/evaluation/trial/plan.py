@@ -94,7 +94,7 @@ class Plan:
         if timed == len(ways):
             return self
         names = " and ".join(way.name for way in ways[timed:])
-        return replace(self, costs=timed, left_out=self._less(SLOWER, f"the cost of {names}"))
+        return replace(self, costs=timed, left_out=self._less(SLOWER, f"The cost of {names}"))
 
     def describe(self, seconds: float) -> str:
         """The plan in a few sentences, for pictures that take so many seconds."""
@@ -117,15 +117,15 @@ class Plan:
         """Return this plan, the same without costs, and without rivals too, each with a sentence on what it lacks."""
         plans = [self]
         if self.costs:
-            plans.append(replace(plans[-1], costs=0, left_out=plans[-1]._less(why, "the cost of other settings")))
+            plans.append(replace(plans[-1], costs=0, left_out=plans[-1]._less(why, "The cost of other settings")))
         if self.rivals:
-            names = (way.name for way in self.rivals)
+            names = (f'"{way.name}"' for way in self.rivals)
             plans.append(replace(plans[-1], rivals=(), left_out=plans[-1]._less(why, *names)))
         return plans
 
     def _less(self, why: str, *names: str) -> str:
-        these = "This is" if len(names) == 1 else "These are"
-        return f"{self.left_out} {these} left out to save time{why}: {' and '.join(names)}.".strip()
+        verb = "is" if len(names) == 1 else "are"
+        return f"{self.left_out} {' and '.join(names)} {verb} left out{why}.".strip()
 
     def _ended(self, part: str, seeds: int, planned: int) -> Plan:
         if seeds == planned:
