@@ -190,7 +190,7 @@ def skew_attention_operation(
     if result is not None:
         return result
     what = _failures.get(variant_of(call), "did not run") if error is None else f"cannot be imported ({error})"
-    _told_by_graphs.add(f"the fused kernel {what}, so ordinary matrix products took its place in a compiled graph")
+    _told_by_graphs.add(f"the fused kernel {what}, so ordinary matrix products were used in a compiled graph")
     return empty_out(q).copy_(retrieve_unfused(call))
 
 

@@ -180,7 +180,7 @@ def test_out_of_memory_in_the_kernel_is_the_hosts(sd15, monkeypatch, launches):
     assert not report.runs[-1].fallbacks
 
 
-NO_TRITON = "Triton cannot be imported (ModuleNotFoundError: No module named 'triton')"
+NO_TRITON = "Triton cannot be imported: ModuleNotFoundError: No module named 'triton'"
 MACHINES = {
     "Windows with a card, without Triton": ("cuda", no_triton, NO_TRITON),
     "AMD without Triton": ("cuda", amd_without_triton, NO_TRITON),
@@ -224,7 +224,7 @@ def test_a_card_of_the_table_without_triton_is_named_without_a_wish(sd15, monkey
 @pytest.mark.parametrize("is_wished", [True, False])
 def test_a_wish_for_the_kernel_is_answered_where_others_compute(sd15, monkeypatch, launches, is_wished):
     monkeypatch.setattr(eligibility, "wish", lambda: "always" if is_wished else None)
-    sentence = "Fallback: the fused kernel was not used, because {} computes the attention."
+    sentence = "Fallback: the fused kernel was not used ({} computes the attention)."
     patched, report = skew(sd15.model, beta=3.0)
     with backend(QuantisedAttention()):
         sd15.sample(patched)
@@ -250,8 +250,8 @@ def test_a_kernel_that_breaks_in_a_compiled_model_is_named(small_flux, monkeypat
     monkeypatch.setattr(operation, "launch", broken)
     assert_near(small_flux.sample(compiled(patched, fullgraph=True)), want)
     assert report.describe().endswith(
-        "Fallback: the fused kernel failed (RuntimeError: ptxas was not found), so ordinary matrix products took its "
-        "place in a compiled graph."
+        "Fallback: the fused kernel failed (RuntimeError: ptxas was not found), so ordinary matrix products were used "
+        "in a compiled graph."
     )
     small_flux.sample(patched.clone(), steps=1)
     assert "compiled graph" not in report.describe()
@@ -271,7 +271,7 @@ def test_a_wish_for_the_kernel_adds_no_graph_to_a_compiled_model(flux, monkeypat
     flux.sample(model, steps=2)
     told = report.describe()
     assert counters["stats"]["unique_graphs"] == 1
-    why = ", because attention_of_another_pack computes the attention" if is_others else " (it is made up)"
+    why = " (attention_of_another_pack computes the attention)" if is_others else " (it is made up)"
     assert told.count("Fallback: ") == told.count(f"Fallback: the fused kernel was not used{why}") == 1
     flux.sample(model, steps=1)  # a run that compiles nothing says so too
     assert told.partition("Fallback")[2] == report.describe().partition("Fallback")[2]

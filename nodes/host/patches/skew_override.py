@@ -115,7 +115,7 @@ class SkewOverride(Shared):
         """Report that the kernel does not run although the user asks for it, because others compute the attention."""
         if is_wanted(""):
             name = name_of(function if self.previous is None else self.previous)
-            self.context.attention.on_fallback(f"the fused kernel was not used, because {name} computes the attention")
+            self.context.attention.on_fallback(f"the fused kernel was not used ({name} computes the attention)")
 
     def _left_alone(self, function: Backend, *arguments: Any, **keyword: Any) -> Tensor:
         """Return what the call would give without us."""
