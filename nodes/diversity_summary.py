@@ -75,9 +75,9 @@ def _notes(report: DiversityReport) -> list[str]:
     if not any(row.gamma == 1.0 for row in rows):
         notes.append("Nothing is compared with the unpatched model. Add 1 to the gammas of the sweep.")
     if any(row.n < 2 for row in rows):
-        notes.append("Diversity needs two or more images of each gamma. Raise batch_size of the latent.")
+        notes.append("Diversity needs two or more images of each γ. Raise batch_size of the latent.")
     elif any(not row["distance"].has_interval for row in rows):
-        notes.append("Intervals of diversity need three or more images of each gamma. Raise batch_size of the latent.")
+        notes.append("Intervals of diversity need three or more images of each γ. Raise batch_size of the latent.")
     if len({row.n for row in rows}) > 1:
         notes.append(
             "The gammas have different numbers of images. Compare the distance, because the Vendi score grows with the "
@@ -86,7 +86,7 @@ def _notes(report: DiversityReport) -> list[str]:
     repeated = [row for row in rows if row.repeated]
     if repeated:
         notes.append(
-            f"Some images of γ = {_list_gammas(repeated)} equal another one of the same gamma. To run a gamma several "
+            f"Some images of γ = {_list_gammas(repeated)} equal another one of the same γ. To run a γ several "
             "times, wire seed of Gamma Sweep (SAD) into the sampler."
         )
     broken = [row for row in rows if row.broken]

@@ -20,6 +20,7 @@ from typing import Any
 
 from lab.demo.comfyui_server import PACKS, ComfyUIServer
 from lab.folders import ROOT
+from lab.generate.template_cards import SEED, STEPS
 from lab.testing.checkpoint_substitutes import FIXTURES, with_stand_ins
 from lab.testing.editor import FLAGS, RENDERERS, find_chromium, open_page, render
 from lab.testing.editor_graphs import LONGEST_TEXTS, queue_as_page
@@ -105,7 +106,7 @@ T5 = (
 TURBO: dict[str, Any] = {"steps": 8, "cfg": 1.0, "sampler_name": "res_multistep", "scheduler": "simple"}
 DEMO_TEXTS = ("load.positive", "load.negative")
 DEMO_STEPS: dict[str, Any] = {"steps": 20, "cfg": 2.0, "scheduler": "simple"}
-OF_THE_CARD = {**DEMO_STEPS, "seed": 3, "steps": 25}  # so the first template draws the images of its card
+OF_THE_CARD = {**DEMO_STEPS, "seed": SEED, "steps": STEPS}  # so the first template draws the images of its card
 
 
 def checkpoint(model: tuple[str, str, str]) -> Node:

@@ -101,7 +101,7 @@ def test_a_change_within_the_luck_of_the_seeds_is_called_so():
 def test_equal_images_of_one_gamma_are_said():
     same = noise_images("a", "a", "a")
     _, summary = report([same, same], [1.0, 2.0])
-    assert "Some images of γ = 1, 2 equal another one of the same gamma" in summary
+    assert "Some images of γ = 1, 2 equal another one of the same γ" in summary
     assert "wire seed of Gamma Sweep (SAD) into the sampler" in summary
 
 
@@ -125,7 +125,7 @@ def test_a_sweep_that_gamma_did_not_move_is_said_and_not_measured():
 
 def test_one_image_has_no_diversity_and_the_summary_says_why():
     _, summary = report([noise_images("a"), noise_images("b")], [1.0, 2.0])
-    assert "Diversity needs two or more images of each gamma" in summary
+    assert "Diversity needs two or more images of each γ" in summary
 
 
 def test_two_images_have_no_interval_and_the_summary_says_why():

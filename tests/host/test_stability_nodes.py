@@ -136,7 +136,10 @@ def test_a_pass_that_was_not_there_is_said_and_not_drawn(layout, monkeypatch):
     monkeypatch.setattr(stability_layouts, "draw_message", lambda text: text)
     trace = StabilityTrace([run_with(torch.randn(3), chunks=("cond",)) for _ in range(2)])
     said = plot(trace, layout=layout, passes="uncond")[0]
-    assert said.startswith('This run had no uncond pass, only cond. "cond" is the positive prompt, ')
+    assert said == (
+        'This run had no uncond pass, only cond. "cond" is the positive prompt, "uncond" the negative one. At CFG 1 '
+        "ComfyUI leaves uncond out."
+    )
     assert plot(trace, layout=layout, passes="cond")[0].shape[2] == 1024
 
 
