@@ -89,7 +89,7 @@ def test_a_trial_of_a_pipeline_is_believed(pipeline, tmp_path, monkeypatch):
     assert [each.name for each in found.costs] == [f"{found.chosen} with β 0.5"]
     assert {each.seconds for each in (*found.choice, *found.report, *found.costs)} == {1.0}
     assert len(found.weights) == 16
-    assert "The two other methods and the probe are available only in ComfyUI." in summary_of(found)
+    assert checkpoint.LEFT_OUT in summary_of(found)
     assert said[0].startswith(
         "An image takes 1 s. First, 4 seeds of each of 4 settings are sampled, to choose a γ. Then 4 other seeds of "
     )
