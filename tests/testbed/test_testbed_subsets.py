@@ -19,12 +19,13 @@ from lab.testbed.measured import Reference
 from lab.testbed.model import classes_of
 from lab.testbed.pages import document
 from lab.testbed.pages.subsets import answer, long_subsets, rows_of, short_subsets
+from lab.testbed.shape import CLASSES
 from lab.testing.made_up_numbers import five
 
 pytestmark = pytest.mark.newest
 
 
-CLASS_COUNT = len(subsets.CLASSES)
+CLASS_COUNT = len(CLASSES)
 
 
 def spread(count: int, seed: int, width: int = 3) -> torch.Tensor:
