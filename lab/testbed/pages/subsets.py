@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +31,8 @@ REST = {
     "apart": "seed distance",
 }
 KINDS = ("copies", "repeats")
-STRONG = "γ 2"  # whose drift the models are compared by
+STRONG = "γ 2"  # whose changes the models are compared by
+FEW_COPIES = 0.05  # of the samples; fewer are no memory
 
 
 def kept_subsets(path: Path) -> dict[str, Any]:
@@ -87,33 +88,41 @@ def rows_of(content: Mapping[str, Any], columns: Mapping[str, str], only_gamma: 
 
 
 def answer(content: Mapping[str, Any]) -> str:
-    """The answer in sentences: what each model draws, how far γ moves it, and what becomes of its copies."""
+    """The answer in sentences: what each model draws, what becomes of its copies, and how much γ changes it."""
     sizes = content["sizes"]
-    drifts = ", ".join(
-        f"{spell(model['arms'][STRONG]['measures']['drift'])} with {int(size):,}" for size, model in sizes.items()
-    )
     parts = [_of_size(size, model["arms"]) for size, model in sizes.items()]
-    parts.append(f"{STRONG} moves an image by {drifts} training images (root mean square difference of pixel values).")
-    parts.append("The largest of many noisy changes tends to overestimate the true one.")
+    if max(model["arms"][PLAIN.name]["measures"]["copies"][0] for model in sizes.values()) < FEW_COPIES:
+        parts.append("None of these models gives its images back, so what γ makes of copies stays open.")
+    moved = _over_sizes(sizes, lambda row: spell(row["measures"]["drift"]))
+    lost = _over_sizes(sizes, lambda row: str(Change("frechet", *row["changes"]["frechet"])))
+    parts.append(f"{STRONG} moves an image by {moved} training images (root mean square difference of pixel values).")
+    parts.append(f"It changes the Fréchet distance by {lost}.")
     return " ".join(parts)
+
+
+def _over_sizes(sizes: Mapping[str, Any], words: Callable[[Mapping[str, Any]], str]) -> str:
+    return ", ".join(f"{words(model['arms'][STRONG])} with {int(size):,}" for size, model in sizes.items())
 
 
 def _of_size(size: str, rows: Mapping[str, Any]) -> str:
     own = rows[PLAIN.name]["measures"]
     gammas = {name: row["changes"] for name, row in rows.items() if name.startswith("γ")}
-    shares = f"{own['copies'][0]:.0%} of the samples are copies and {own['repeats'][0]:.0%} are repeats"
-    parts = [f"With {int(size):,} training images {shares}."]
+    copied, repeated = (f"{100 * own[kind][0]:.1f} %" for kind in KINDS)
+    parts = [f"With {int(size):,} training images {copied} of the samples are copies and {repeated} are repeats."]
+    calm = []
     for kind in KINDS:
         changed = {name: Change(kind, *row[kind]) for name, row in gammas.items()}
         moved = {name: change for name, change in changed.items() if change.is_significant}
-        fewer = sum(change.value < 0 for change in moved.values())
-        parts.append(
-            f"γ makes {kind} rarer in {fewer} of {len(gammas)} settings and more frequent in {len(moved) - fewer}"
-        )
         if not moved:
-            parts[-1] += "."
+            calm.append(kind)
             continue
+        fewer = sum(change.value < 0 for change in moved.values())
         most = max(moved, key=lambda name: abs(moved[name].value))
         held = "also" if moved[most].is_significant_of_many else "but not"
-        parts[-1] += f", most at {most} ({moved[most]}, {held} after correction)."
+        parts.append(
+            f"γ makes {kind} rarer in {fewer} of {len(gammas)} settings and more frequent in {len(moved) - fewer}, "
+            f"most at {most} ({moved[most]}, {held} after correction)."
+        )
+    if calm:
+        parts.append(f"No setting of γ changes the share of {' or of '.join(calm)} significantly.")
     return " ".join(parts)
