@@ -287,8 +287,8 @@ class MeasureCheckpointNode(io.ComfyNode):
             left_out,
         )
         tell(
-            f"The first {SEEDS_A_PROMPT} seeds are sampled at γ 1 and {len(LADDER)} other settings of γ. The images "
-            f"are timed, and then the {minutes:g} minutes are planned."
+            f"The first {SEEDS_A_PROMPT} seeds are sampled at γ 1 and {len(LADDER)} other settings of γ. The node "
+            f"times these images, then plans how to use the {minutes:g} minutes."
         )
         try:
             found = course.run()

@@ -62,8 +62,8 @@ class SkewAttentionNode(io.ComfyNode):
                     round=0.01,
                     tooltip=(
                         "How far to go along the change that gamma makes. 1 gives attention with exactly this gamma. "
-                        "Values above 1 exaggerate the change. Each token's result stays about as long as at beta 1 "
-                        "(see norm). 0 switches the node off."
+                        "Values above 1 exaggerate the change. The length of each token's result stays about the "
+                        "same as at beta 1 (see norm). 0 switches the node off."
                     ),
                 ),
                 io.Combo.Input(
@@ -85,10 +85,11 @@ class SkewAttentionNode(io.ComfyNode):
                     optional=True,
                     advanced=True,
                     tooltip=(
-                        'How the node keeps each token\'s result about as long as at beta 1. "value" takes the '
-                        'length from the values (cheap, on every model). "projected" comes close to "input" (a little '
-                        'slower than "value"). "input" takes it from the input of the attention, as in the method\'s '
-                        'paper (slowest). "none" does not correct the length, so a large beta can overshoot.'
+                        'How the node keeps the length of each token\'s result about the same as at beta 1. "value" '
+                        'takes the length from the values (cheap, on every model). "projected" comes close to "input" '
+                        '(a little slower than "value"). "input" takes it from the input of the attention, as in '
+                        'the method\'s paper (slowest). "none" does not correct the length, so a large beta can '
+                        "overshoot."
                     ),
                 ),
                 io.String.Input(

@@ -147,7 +147,10 @@ class StabilityFeedbackNode(io.ComfyNode):
                     min=1,
                     max=100,
                     advanced=True,
-                    tooltip="Without a baseline, the mean of this many first steps counts as normal for the run.",
+                    tooltip=(
+                        "The number of steps at the start of the run whose mean counts as normal. Used only without a "
+                        "baseline."
+                    ),
                 ),
                 io.String.Input(
                     "blocks",

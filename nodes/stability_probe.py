@@ -74,9 +74,10 @@ class StabilityProbeNode(io.ComfyNode):
                     optional=True,
                     advanced=True,
                     tooltip=(
-                        "The patterns that are retrieved. value: the values of each head (cheap, on every model). "
-                        "input: the normalised input of the block, as in the paper (many times slower, only on UNet "
-                        "models, others use value). Do not compare numbers of value with numbers of input."
+                        'The patterns that are retrieved. "value": the values of each head (cheap, on every model). '
+                        '"input": the normalised input of the block, as in the paper (many times slower, and only on '
+                        'UNet models; other models use "value"). Do not compare results of "value" with results of '
+                        '"input".'
                     ),
                 ),
                 io.String.Input(

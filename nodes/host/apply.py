@@ -239,9 +239,9 @@ def check_baseline(
     shared = [measure for measure in settings.measures if measure in baseline.measures]
     if (baseline.model, baseline.patterns) != (model, settings.patterns) or not shared:
         raise ValueError(
-            f"The baseline is of {baseline.model} with {', '.join(baseline.measures)} ({baseline.patterns} patterns), "
-            f"but {model} is measured with {', '.join(settings.measures)} ({settings.patterns} patterns). Make a "
-            "baseline of this model with these measures and patterns."
+            f"The baseline was made on {baseline.model} with {', '.join(baseline.measures)} and {baseline.patterns} "
+            f"patterns, but {model} is now measured with {', '.join(settings.measures)} and {settings.patterns} "
+            "patterns. Make a baseline of this model with these measures and patterns."
         )
     if not {*addresses} & {*baseline.sites}:
         raise ValueError(

@@ -61,9 +61,9 @@ class Upstream:
 def not_made_by(node: str) -> str:
     """Return what is said where no run of `node` made what is wired to `after`."""
     return (
-        f'No run of {node} made what is wired to "after". Its sampler used another model, a node in between dropped '
-        f"the patch, as merging models does, or the run is no longer kept. Put {node} after any merge of models, wire "
-        "its MODEL into that sampler, and change the seed once."
+        f'The input "after" did not come from a run through {node}. Its sampler used another model, a node in between '
+        f"dropped the patch, as merging models does, or the run is no longer kept. Put {node} after any merge of "
+        "models, wire its MODEL into that sampler, and change the seed once."
     )
 
 

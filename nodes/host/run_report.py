@@ -187,7 +187,7 @@ class RunRecord(Shared):
             lines += self._not_reached()
         if not {*self.prompts} <= {*SIDE_OF.values(), UNKNOWN}:
             others = [name for name, acts in self.prompts.items() if not acts]
-            lines.append(f"Prompts that apply_to {self.apply_to} skips: {', '.join(others)}.")
+            lines.append(f'With "apply_to" {self.apply_to} these prompts are skipped: {", ".join(others)}.')
         if self.unplaced and not self.warning:
             lines.append(self._unplaced())
         if self.backends:
@@ -251,9 +251,9 @@ class SkewReport(Shared):
             return not_made_by(f"this {self.node}")
         if index is None:
             return (
-                "No sampling run went through this model yet. If an image came out anyway, its sampler took it from "
-                "ComfyUI's cache or used another model. Wire the patched MODEL into the sampler, and change the seed "
-                "once."
+                "No sampling run has gone through this model yet. If an image came out anyway, its sampler took it "
+                "from ComfyUI's cache or used another model. Wire the patched MODEL into the sampler, and change the "
+                "seed once."
             )
         text = runs[index].describe()
         number = count - len(runs) + index + 1

@@ -89,7 +89,7 @@ def _unsuitability(device_type: str, index: int, head_dim: int, blends: bool, is
     if torch.version.hip is None and int(architecture.removeprefix("sm_")) < 80:
         return f"the kernel is not used on {architecture}, only on sm_80 and newer"
     if wish() != ALWAYS and (not is_half or chosen(architecture, head_dim, blends) != KERNEL):
-        return f"the doubled heads are used for head dim {head_dim} on {architecture}"
+        return f"attention with twice the head dimension is used for head dim {head_dim} on {architecture}"
     error = import_error()  # last, so that Triton is imported only where it will be used
     return None if error is None else f"{NO_TRITON}: {error}"
 

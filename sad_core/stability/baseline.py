@@ -140,9 +140,9 @@ class StabilityBaseline:
     def _check(self, what: str, model: str, patterns: str, measures: Sequence[str]) -> None:
         if (model, patterns) != (self.model, self.patterns) or not set(self.measures) <= set(measures):
             raise ValueError(
-                f"This baseline is of {shown(self.model)} with {shown(', '.join(self.measures))} "
-                f"({shown(self.patterns)} patterns), but the {what} is of {shown(model)} with "
-                f"{shown(', '.join(measures))} ({shown(patterns)} patterns). Use a baseline of the same model, "
+                f"This baseline was made on {shown(self.model)} with {shown(', '.join(self.measures))} and "
+                f"{shown(self.patterns)} patterns, but the {what} was made on {shown(model)} with "
+                f"{shown(', '.join(measures))} and {shown(patterns)} patterns. Use a baseline of the same model, "
                 "measures and patterns."
             )
 

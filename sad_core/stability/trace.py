@@ -25,7 +25,7 @@ LARGEST_TRACE = 28 * 2**20
 HEADER = "stability_trace"
 LARGEST_FILE = 64 * 2**20
 EMPTY = (
-    "No sampling run went through this probe yet. If an image came out anyway, its sampler took it from ComfyUI's "
+    "No sampling run has gone through this probe yet. If an image came out anyway, its sampler took it from ComfyUI's "
     "cache or used another model. Wire the MODEL of the probe into the sampler, and change the seed once."
 )
 

@@ -145,6 +145,6 @@ def test_a_chart_of_an_earlier_run_says_so_when_the_probe_is_left_out(page, serv
     wait_for(page, "SADStabilityProbe", "chart", "earlier run, finished · step 3")
     for kind in PATCHES:
         wait_for(page, kind, "text", "Earlier run.")
-    wait_for(page, "SADReport", "text", 'No run of this Skew Attention (SAD) made what is wired to "after".')
+    wait_for(page, "SADReport", "text", 'The input "after" did not come from a run through this Skew Attention (SAD).')
     wait_for(page, "SADSaveStabilityTrace", "text", "Nothing was saved.")
     assert page.problems == []

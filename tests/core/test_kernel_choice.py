@@ -132,8 +132,8 @@ def test_a_gamma_of_another_shape_is_refused_by_name(shape):
     ("architecture", "blends", "expected"),
     [
         ("sm_90", True, None),
-        ("sm_90", False, "doubled heads"),
-        ("sm_120", True, "doubled heads"),
+        ("sm_90", False, "twice the head dimension"),
+        ("sm_120", True, "twice the head dimension"),
         ("sm_75", True, "sm_75"),
     ],
 )
@@ -144,14 +144,14 @@ def test_the_table_decides_and_unknown_cards_do_without(monkeypatch, architectur
     monkeypatch.setattr(eligibility, "import_error", lambda: None)
     reason = unsuitability("cuda", 0, 64, blends, True)
     assert reason is None if expected is None else expected in reason
-    assert "doubled heads" in unsuitability("cuda", 0, 64, True, False) or architecture == "sm_75"  # float32
+    assert "twice the head dimension" in unsuitability("cuda", 0, 64, True, False) or architecture == "sm_75"  # float32
     assert unsuitability("cuda", 0, 48, True, True) is not None
 
 
 def test_the_environment_variable_forces_and_forbids(monkeypatch):
     monkeypatch.setattr(eligibility, "architecture_of", lambda index: "sm_86")
     monkeypatch.setattr(eligibility, "import_error", lambda: None)
-    for value, expected in (("Always", None), ("never", "SAD_FUSED_KERNEL is never"), ("", "doubled heads")):
+    for value, expected in (("Always", None), ("never", "SAD_FUSED_KERNEL is never"), ("", "twice the head dimension")):
         monkeypatch.setenv("SAD_FUSED_KERNEL", value)
         choice._wish.cache_clear()
         eligibility._unsuitability.cache_clear()
@@ -182,7 +182,7 @@ def test_triton_is_imported_only_where_it_will_be_used(monkeypatch):
     monkeypatch.setattr(choice, "choices", dict)
     monkeypatch.setattr(eligibility, "architecture_of", lambda index: "sm_90")
     monkeypatch.setattr(eligibility, "import_error", lambda: pytest.fail("Triton was imported"))
-    assert "the doubled heads are used" in unsuitability("cuda", 0, 64, True, True)
+    assert "attention with twice the head dimension is used" in unsuitability("cuda", 0, 64, True, True)
 
 
 def test_without_triton_the_reason_is_kept(monkeypatch):

@@ -76,7 +76,9 @@ def test_a_sweep_becomes_a_file_that_the_slider_reads(sd15, output):
 def test_the_picture_is_that_of_skew_attention_with_the_same_gamma(sd15, output):
     file, _ = calibrated(sd15)
     model, _, report = execute(CreativityNode, model=sd15.model, position=1.0, file=file)
-    assert report.describe(Upstream({})).startswith("No run of this Creativity (SAD) made")
+    assert report.describe(Upstream({})).startswith(
+        'The input "after" did not come from a run through this Creativity (SAD).'
+    )
     wanted, _ = skew(sd15.model, gamma=2.0, beta=1.0)
     assert sd15.sample(model).equal(sd15.sample(wanted))
     assert "1 of" not in report.describe()

@@ -326,7 +326,7 @@ def test_pictures_that_get_slower_leave_the_rivals_out(sd15, output, monkeypatch
     _, _, summary, file, _ = measure(sd15, images_at_once=1)
     trial = load_trial(output / file)
     assert [each.way for each in trial.report] == [PLAIN, trial.best.way]
-    assert ": no guidance in the first fifth and temporal score rescaling 0.95." in summary
+    assert '"no guidance in the first fifth" and "temporal score rescaling 0.95" are left out' in summary
 
 
 @pytest.mark.newest
@@ -381,7 +381,7 @@ def test_a_trial_without_a_slider_says_why_in_words_of_a_trial():
         (
             replace(trial, choice=tuple(short)),
             1.0,
-            r"^A calibration needs 3 or more images without NaN of every γ, and there are fewer of γ = 1\.$",
+            r"^For every γ, a calibration needs 3 or more images that contain no NaN. There are fewer at γ = 1\.$",
         ),
         (
             trial,

@@ -509,7 +509,7 @@ def test_a_run_can_be_read_while_it_goes_on_and_is_marked_when_cancelled(sd15):
 
 def test_two_runs_are_told_apart(sd15):
     model, trace = probe(sd15.model)
-    assert "No sampling run went through this probe yet" in trace.summary()
+    assert "No sampling run has gone through this probe yet" in trace.summary()
     sd15.sample(model, seed=1)
     sd15.sample(model, steps=3, noise=sd15.noise(2))
     assert [len(run.steps) for run in trace.runs] == [STEPS, 3]

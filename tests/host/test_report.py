@@ -99,7 +99,7 @@ def test_the_plan_output_is_the_plan_of_the_report(sd15):
 
 def test_an_empty_handle_is_said_in_words(sd15):
     _, report = skew(sd15.model)
-    assert "No sampling run went through this model yet" in read(report)
+    assert "No sampling run has gone through this model yet" in read(report)
     assert "cache" in read(report)
 
 

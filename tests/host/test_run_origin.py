@@ -251,7 +251,7 @@ def test_the_report_describes_the_run_that_made_what_is_wired(at):
     assert text.startswith("the plan\n\nRun 2 of 2 through this node, the newest one.\nsecond,")
     with at(graph(sampler__model=["model", 0]), "report"):
         (text,) = execute(ReportNode, report=report, after={})
-    assert text.startswith('the plan\n\nNo run of this Skew Attention (SAD) made what is wired to "after". ')
+    assert text.startswith('the plan\n\nThe input "after" did not come from a run through this Skew Attention (SAD). ')
     assert "finished" not in text
     (text,) = execute(ReportNode, report=report, after={})  # in a script
     assert "\nsecond, finished" in text

@@ -283,10 +283,13 @@ def test_a_baseline_gives_the_zero_from_the_first_step_on(sd15):
 @pytest.mark.parametrize(
     ("change", "sentence"),
     [
-        ({"model": "Flux"}, "The baseline is of Flux with energy, instability, alignment, symmetricity .value"),
+        (
+            {"model": "Flux"},
+            "The baseline was made on Flux with energy, instability, alignment, symmetricity and value",
+        ),
         (
             {"patterns": "input"},
-            "of SD15 with .* .input patterns., but SD15 is measured with alignment",
+            "on SD15 with .* and input patterns, but SD15 is now measured with alignment",
         ),
         ({"sites": ("", "x.1", "x.2")}, "The baseline has none of the chosen sites, only x.1, x.2. Choose blocks"),
         ({"measure": "depth"}, 'measure is "depth", but the baseline has only energy'),
@@ -306,7 +309,7 @@ def test_a_baseline_of_something_else_is_refused(sd15, change, sentence):
 
 def test_a_run_with_gamma_is_no_part_of_a_baseline(sd15):
     model, trace = probe(skew(sd15.model)[0])
-    with pytest.raises(ValueError, match="No sampling run went through this probe yet"):
+    with pytest.raises(ValueError, match="No sampling run has gone through this probe yet"):
         execute(StabilityBaselineNode, trace=trace)
     sd15.sample(model, steps=1)
     with pytest.raises(ValueError, match="has no finished run at γ 1"):

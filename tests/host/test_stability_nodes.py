@@ -192,7 +192,7 @@ def test_an_empty_trace_says_so_in_every_layout(layout):
     picture, summary, table = plot(StabilityTrace(), layout=layout)
     assert picture.shape == (1, 512, 768, 3)
     assert picture.min() < 0.5
-    assert "No sampling run went through this probe yet" in summary
+    assert "No sampling run has gone through this probe yet" in summary
     assert table.strip() == ""
 
 
@@ -233,7 +233,7 @@ def test_tables_are_saved_as_csv_and_json(output):
 
 
 def test_an_empty_trace_is_not_saved(output):
-    with pytest.raises(ValueError, match="No sampling run went through this probe yet"):
+    with pytest.raises(ValueError, match="No sampling run has gone through this probe yet"):
         execute(SaveStabilityTraceNode, trace=StabilityTrace(), after=None)
     assert not list(output.iterdir())
 
@@ -396,7 +396,7 @@ def test_a_baseline_of_one_image_has_no_band_and_the_curves_are_drawn():
 def test_a_baseline_of_another_model_is_refused_by_the_plot():
     other = StabilityBaseline.from_runs([a_run(0, model="Flux")])
     for layout in ("curves", "z-scores", "heat map"):
-        with pytest.raises(ValueError, match=r"This baseline is of Flux .* but the run is of SD15"):
+        with pytest.raises(ValueError, match=r"This baseline was made on Flux .* but the run was made on SD15"):
             plot(StabilityTrace([a_run(1)]), layout=layout, baseline=other)
 
 

@@ -11,8 +11,8 @@ from lab.demo.gamma_sweep import pictures_of, workflow
 
 fresh = itertools.count(50_000)
 STEPS = 3
-NO_RUN = 'No run of this Skew Attention (SAD) made what is wired to "after".'
-NO_TRACE = 'No run of this Stability Probe (SAD) made what is wired to "after".'
+NO_RUN = 'The input "after" did not come from a run through this Skew Attention (SAD).'
+NO_TRACE = 'The input "after" did not come from a run through this Stability Probe (SAD).'
 
 
 def prompt(steps: int = STEPS, seed: int = 4) -> dict[str, Any]:

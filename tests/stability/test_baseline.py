@@ -123,7 +123,7 @@ def test_a_baseline_can_have_fewer_measures_than_a_run_that_is_added():
     torch.testing.assert_close(joined.mean[..., 0], want.mean[..., 1], rtol=1e-12, atol=1e-12)
     for got, wanted in zip(joined.band, want.band, strict=True):
         torch.testing.assert_close(got[..., 0], wanted[..., 1], rtol=0, atol=0, equal_nan=True)
-    with pytest.raises(ValueError, match="but the other baseline is of SD15 with alignment"):
+    with pytest.raises(ValueError, match="but the other baseline was made on SD15 with alignment"):
         both.merged(small)
 
 
@@ -137,7 +137,7 @@ def test_a_file_brings_everything_back(tmp_path):
     assert all(getattr(again, name).equal(getattr(baseline, name)) for name in ("count", "mean", "squares"))
     assert again.seen.codes.equal(baseline.seen.codes)
     assert again.summary() == baseline.summary()
-    assert "2 runs at 2 sites, 9 … 20 steps, 64 … 256 tokens" in again.summary()
+    assert "2 runs at 2 sites, with 9 … 20 steps, 64 … 256 tokens" in again.summary()
 
 
 def rewritten(path, change) -> None:

@@ -149,7 +149,7 @@ def test_a_copy_of_a_trace_keeps_what_was_measured_until_then():
 def test_a_trace_without_runs_says_so():
     trace = StabilityTrace()
     assert trace.is_empty
-    assert "No sampling run went through this probe yet" in trace.summary()
+    assert "No sampling run has gone through this probe yet" in trace.summary()
     assert trace.to_table() == []
     assert trace.last_step is None
     with pytest.raises(ValueError, match="no run to record in"):
@@ -360,7 +360,9 @@ def test_runs_whose_numbers_do_not_compare_are_not_compared(change):
 def test_a_baseline_says_what_it_is_not_for():
     baseline = StabilityBaseline.from_runs([filled(), filled(seed=9)])
     for other in (filled(model="Flux"), replace(filled(), patterns="input")):
-        with pytest.raises(ValueError, match=r"This baseline is of SD15 with energy, alignment .value patterns., but"):
+        with pytest.raises(
+            ValueError, match=r"This baseline was made on SD15 with energy, alignment and value patterns, but"
+        ):
             baseline.z_scores(other)
     for runs in ([], [filled(), filled(model="Flux")], [StabilityRun("SD15", ("a",))]):
         with pytest.raises(ValueError, match="A baseline needs measured runs of one model"):

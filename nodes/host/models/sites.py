@@ -131,9 +131,9 @@ def select_sites(wanted: str, sites: Sequence[Site], field: str = "blocks") -> l
             groups = sorted({group for site in sites for group in site.groups})
             empty = "none" if field == "map_site" else f"all{' except the text refiners' if opt_in else ''}"
             raise ValueError(
-                f'{field}: {WHO_HAS[field]} no attention site "{shown(entry)}". There are {list_addresses(sites)} and '
-                f"the group{'s' if len(groups) > 1 else ''} {', '.join(groups)}. Ranges such as 0-3 work. Empty means "
-                f"{empty}.{_did_you_mean(word, sites)}"
+                f'{field}: {WHO_HAS[field]} no attention site "{shown(entry)}". Valid entries are '
+                f"{list_addresses(sites)} and the group{'s' if len(groups) > 1 else ''} {', '.join(groups)}. "
+                f"Ranges such as 0-3 work. Empty means {empty}.{_did_you_mean(word, sites)}"
             )
         chosen |= found
     return [site for site in sites if site.address in chosen]

@@ -59,7 +59,7 @@ class ProbePatch(SitePatch):
     """A probe on one loaded model: its settings, its sites and the run that is going on."""
 
     acts_outside_runs = False
-    undescribed = "what this run measured could not be described"
+    undescribed = "the summary of this run's measurements could not be written"
 
     handle: StabilityTrace
     run: ProbedRun | None

@@ -79,7 +79,7 @@ class SitePatch(SideRuns, Shared):
 
     reads_prompts = True
     acts_outside_runs = True
-    undescribed = "what happened in this run could not be described"
+    undescribed = "the report of this run could not be written"
 
     def __init__(self, sites: list[Site], handle: Any, node_id: str | None, state: Any):
         super().__init__()

@@ -58,8 +58,8 @@ def calibration_of(trial: Trial, space: FeatureSpace, largest_drift: float) -> C
     except TooFewImages as few:  # a trial has no batch_size to raise
         listed = ", ".join(f"{gamma:g}" for gamma in few.gammas)
         raise ValueError(
-            f"A calibration needs {FEWEST_IMAGES} or more images without NaN of every γ, and there are fewer of γ = "
-            f"{listed}."
+            f"For every γ, a calibration needs {FEWEST_IMAGES} or more images that contain no NaN. There are fewer at "
+            f"γ = {listed}."
         ) from few
     except TooFarMoved as far:  # its gammas are fixed
         raise ValueError(
