@@ -12,6 +12,8 @@ FLAGS = ["--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-backgroun
 READY = "window.app?.extensionManager?.workflow?.activeWorkflow && window.app.canvas"
 WITH_OUR_NODES = "LiteGraph.registered_node_types['SADSkewAttention'] !== undefined"
 PATIENCE = 200_000  # milliseconds; a limit, which a busy machine comes near to
+# What ComfyUI says about its own packages would lie over a button.
+NOTICES_LET_CLICKS_THROUGH = "[aria-label^=Notifications] * { pointer-events: none !important }"
 NODES_2 = "Comfy.VueNodes.Enabled"  # the setting
 RENDERERS = {"classic": False, "nodes 2.0": True}
 # What the editor of ComfyUI itself logs as an error on a plain start: files that are optional, and its own start.
@@ -57,4 +59,5 @@ def load_editor(page: Any, server: ComfyUIServer) -> Any:
     page.goto(server.address, timeout=PATIENCE)
     page.wait_for_function(READY, timeout=PATIENCE)
     page.wait_for_function(WITH_OUR_NODES, timeout=PATIENCE)
+    page.add_style_tag(content=NOTICES_LET_CLICKS_THROUGH)
     return page

@@ -111,7 +111,7 @@ def test_the_help_page_opens_and_shows_its_picture(fresh_page):
     page = fresh_page  # the help stays open
     page.wait_for_function(SELECTED, polling=2000, timeout=40_000)
     page.get_by_test_id("info-button").click()
-    page.get_by_text("What a Skew Attention (SAD) node planned").wait_for(timeout=20_000)
+    page.get_by_text("node planned, and what really happened in the run").wait_for(timeout=20_000)
     page.wait_for_function(PICTURE_OF_THE_HELP, timeout=20_000)
     assert page.problems == []
 

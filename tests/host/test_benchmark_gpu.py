@@ -38,7 +38,8 @@ def test_every_part_of_the_script_runs_at_tiny_sizes(tmp_path):
 def test_a_trial_of_a_random_sdxl_says_its_plan_and_its_time(tmp_path, monkeypatch):
     monkeypatch.setattr(folder_paths, "get_output_directory", lambda: str(tmp_path))
     said = run(60.0, torch.device("cpu"), tiny=True, **TINY).split("\n")
-    assert said[0].startswith("An image takes ")
+    assert said[0].startswith("The first 4 seeds are sampled at γ 1")
+    assert said[1].startswith("An image takes ")
     assert any("was chosen among 5 settings of γ, tried on 4 seeds and 1 prompt" in line for line in said)
     assert said[-1].startswith("Spent ")
     assert " of 60 minutes, " in said[-1]

@@ -113,13 +113,13 @@ def test_factors_of_one_change_no_bit(families, name, beta):
 @pytest.mark.parametrize("factors", [{"gamma_text": 0.4}, {"gamma_cross": 0.4}])
 def test_a_model_without_joint_attention_says_that_they_change_nothing(sd15, factors):
     patched, report = skew(sd15.model, **factors)
-    assert "none of the chosen sites of SD15 is joint, so they change nothing here." in report.plan
+    assert "None of the chosen sites of SD15 is of that kind, so both change nothing here." in report.plan
     assert "gamma_text 0.4" not in report.plan.splitlines()[1]
     assert sd15.sample(patched).equal(sd15.sample(skew(sd15.model)[0]))
     neutral, report = skew(sd15.model, 1.0, **factors)
     assert not neutral.object_patches
     assert report.plan.splitlines()[0] == "γ is 1 throughout or β is 0, so the model is passed on unchanged."
-    assert "none of the chosen sites of SD15 is joint" in report.plan
+    assert "None of the chosen sites of SD15 is of that kind" in report.plan
 
 
 def test_a_schedule_moves_only_gamma_and_the_percents_hold_for_all_three(flux):
