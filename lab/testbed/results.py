@@ -36,7 +36,7 @@ from lab.testbed.frontier import curve_of, dominated_area, gain_at_equal, neutra
 from lab.testbed.gates import CHOICE_COUNT, FIRST_CHOICE_SEED
 from lab.testbed.measured import Reference, everything_of, measure_arms, some_of
 from lab.testbed.networks import NETWORKS, parse_with_network
-from lab.testbed.scores import DIVERSITY, FIDELITY, as_changes, as_numbers, better, scores
+from lab.testbed.scores import DIVERSITY, FIDELITY, as_changes, as_numbers, better, imagenet_score, scores
 from lab.testbed.second_pass import best_rivals, write_best_rival
 from lab.testbed.shape import MODEL_FILE
 from lab.testbed.slices import SLICED, slice_of
@@ -148,6 +148,14 @@ def for_imagenet(which: str, arms: Iterable[Arm], picked: Iterable[str]) -> froz
     return frozenset(names | set(picked))
 
 
+def of_floor(floor: Reference, reference: Reference, imagenet: bool) -> dict[str, Estimate]:
+    """The measures of real images that no model drew, by the ImageNet network too where that is wanted."""
+    found = scores(some_of(floor), some_of(reference), everything_of(reference))
+    if imagenet:
+        found["imagenet"] = imagenet_score(some_of(floor, imagenet=True), some_of(reference, imagenet=True))
+    return found
+
+
 def corner_of(numbers: Mapping[str, Any]) -> Tensor:
     """(2,): what the areas of these numbers are measured from, the worst of all changes."""
     rows = [row["changes"] for row in numbers["arms"].values() if "changes" in row]
@@ -179,7 +187,7 @@ def added(kept: Mapping[str, Any], new: Mapping[str, Any], everything: Sequence[
     later = {name: {knob: row for knob, row in new[name].items() if knob in whole} for name in ("knobs", "chosen")}
     return {
         **new,
-        "floor": kept["floor"],
+        "floor": {**new["floor"], **kept["floor"]},
         "arms": {arm.name: rows[arm.name] for arm in everything if arm.name in rows},
         "knobs": kept["knobs"] | later["knobs"],
         "chosen": {knob: row for knob, row in kept["chosen"].items() if knob not in whole} | later["chosen"],
@@ -246,7 +254,7 @@ def main() -> None:
         "count": options.count,
         "choice count": options.choice_count,
         "guidance": network.guidance,
-        "floor": as_numbers(scores(some_of(floor), some_of(reference), everything_of(reference))),
+        "floor": as_numbers(of_floor(floor, reference, bool(photographed))),
         "arms": rows,
         "knobs": of_knobs(planes[0], everything, network.guidance, corner_of(kept) if kept else None),
         "chosen": reported,

@@ -166,6 +166,13 @@ def test_a_knob_of_which_a_part_is_drawn_later_keeps_its_numbers():
     assert added(part, whole, ARMS)["knobs"] == whole["knobs"]
 
 
+def test_a_measure_of_the_floor_is_added_and_the_known_ones_stay():
+    kept, later = (
+        {**as_numbers_file(ARMS), "floor": floor} for floor in ({"judge": [1]}, {"judge": [2], "imagenet": [3]})
+    )
+    assert added(kept, later, ARMS)["floor"] == {"judge": [1], "imagenet": [3]}
+
+
 def test_the_corner_is_the_worst_change_of_all_rows():
     assert corner_of(as_numbers_file(ARMS)).tolist() == pytest.approx([-1.0, 0.0])
 
