@@ -131,7 +131,7 @@ def test_a_wrong_trial_is_one_sentence_and_does_not_change_the_page(tmp_path, ca
     before = PAGE.read_text(encoding="utf-8")
     assert main([str(tmp_path / "own.trial.json")]) == 1
     said = capsys.readouterr().err
-    assert said.startswith("own.trial.json cannot be right: the images took ")
+    assert said.startswith("own.trial.json cannot be right: the times of the images add up to ")
     assert said.count("\n") == 1
     assert PAGE.read_text(encoding="utf-8") == before
 
