@@ -28,7 +28,7 @@ def test_of_three_prompts_only_the_named_one_is_changed(sd15, memory, style, app
     assert {name for _, names in calls for name in names} == {*TEXTS}
     assert_acts_on(sd15, calls, lambda name: name == apply_to)
     other = "negative" if apply_to == "cond" else "positive"
-    (line,) = [line for line in report.describe().splitlines() if line.startswith("Prompts that")]
+    (line,) = [line for line in report.describe().splitlines() if line.startswith('With "apply_to" ')]
     assert set(line.partition(": ")[2].rstrip(".").split(", ")) == {other, "middle"}
 
 
