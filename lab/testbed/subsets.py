@@ -1,4 +1,4 @@
-"""Where does γ act on the way from copying to generalising? The same UNet, trained on 500, 5,000 and 55,000 images.
+"""γ on the way from copying to generalising: the same UNet, trained on 500, 5,000 and 55,000 images.
 
     python -m lab.testbed.train --subset 500 --minutes 70     # and 5000; these weights are made here, not committed
     python -m lab.testbed.subsets                             # draws what is missing, measures, writes subsets.json
@@ -30,11 +30,11 @@ from torch import Tensor
 
 from lab.demo.model import read_metadata
 from lab.evidence.bootstrap import CONFIDENCE, Estimate, of_set
-from lab.folders import cache_folder, expand_path
-from lab.testbed.arms import PLAIN, Arm, all_arms
+from lab.folders import expand_path
+from lab.testbed.arms import PLAIN, Arm
 from lab.testbed.data import Garments, add_data_option, divide, download, load_split
-from lab.testbed.draw import Source, draw
-from lab.testbed.evidence import host_folder
+from lab.testbed.draw import FOLDER, Source, draw
+from lab.testbed.evidence import host_folder, named
 from lab.testbed.features import Eyes
 from lab.testbed.gates import nearest
 from lab.testbed.measured import Reference, measure_arms, real_of
@@ -52,15 +52,13 @@ ARMS = (
 )
 MANY = 2 * (len(ARMS) - 1) * len(SIZES)  # changes that the answer looks at: of copies and of repeats
 NUMBERS = MODEL_FILE.with_name("subsets.json")
-FOLDER = cache_folder() / "testbed-samples"
 COUNT = 500
 FEW = 0.01  # of the test images lie nearer than a copy or a repeat has to
 
 
-def arms() -> tuple[Arm, ...]:
+def arms() -> list[Arm]:
     """The settings that are drawn, the unpatched model first."""
-    by_name = {arm.name: arm for arm in all_arms()}
-    return tuple(by_name[name] for name in ARMS)
+    return named(ARMS)
 
 
 def weights_of(size: int | None, folder: Path) -> Path:
@@ -80,7 +78,7 @@ def limits(distances: Tensor, labels: Tensor) -> Tensor:
 
 
 def copies(samples: Tensor, labels: Tensor, training: Tensor, limit: Tensor) -> Tensor:
-    """Which samples (N, d) of classes (N,) lie nearer to a training image (M, d) than the limit (10,): (N,) bool."""
+    """Return (N,) bool: samples (N, d) of classes (N,) nearer to a training image (M, d) than the limit (10,)."""
     return nearest(samples, training) < limit[labels]
 
 
