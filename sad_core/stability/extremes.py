@@ -1,12 +1,14 @@
 """Depth and curvature without the whole spectrum, for many heads at once.
 
 Both ask for the ends of the spectrum of M = ½ W J Wᵀ: λ₁, λ₂ and λ_min, and the parts of s along their eigenvectors.
-Lanczos steps on a block of two vectors find them. A vector W x is kept as its 2d coefficients x, because
+A vector W x is kept as its 2d coefficients x, because
 
     M W x = W (½ J G x)    and    (W x)·(W y) = xᵀG y,    with the Gram matrix G = WᵀW
 
-So each step is a product with G, and the tokens are not needed again. The block is fixed and the number of steps too;
-nothing is random. The steps do not wait for the device, only the eigenvectors of the small matrices at the end may.
+So the tokens are not needed again. Where W has few columns, all of them span the space in which M is seen. Where it has
+many, Lanczos steps on a block of two vectors find the space, and each step is a product with G. The block is fixed and
+the number of steps too; nothing is random. The steps do not wait for the device, only the eigenvectors of the small
+matrices at the end may.
 
 Of the eigenvalues in between, which are not known one by one, all that matters is where the rest of s lies among them
 on average, and that is (sᵀM s − Σᵢ λᵢ gᵢ²)/(1 − Σᵢ gᵢ²).
@@ -28,6 +30,7 @@ BLOCK = 2  # eigenvalues come in pairs where a model turns its queries and keys 
 BASIS = 32  # vectors; beyond this PyTorch computes eigenvectors on a GPU one matrix after the other
 TURNS = 2  # how often the first block is multiplied by M² before, which turns it towards the ends of the spectrum
 SHORTEST = 0.05  # square of the length of what is new in a vector of the basis
+UNTURNED = 0.1  # how much of the block that was not turned is kept, so that no direction is lost to rounding
 HALVINGS = 13
 LARGEST_CHUNK = 2**23  # numbers in one tensor of the search for the curvature
 # What depth and curvature may be wrong by, as a share of λ₁ − λ_min, before they are called uncertain.
@@ -82,7 +85,7 @@ class Extremes(NamedTuple):
 
 
 def project(sums: SiteSums) -> Projection:
-    """The projection of the landscapes of N heads on the space that the Lanczos steps span.
+    """The projection of the landscapes of N heads on the space of all columns, or on that of the Lanczos steps.
 
     A column of q and the same column of k may be scaled by c and 1/c without a change to M. They are given the same
     length, so that no direction is lost in float32 beside others, and M the trace of its Gram matrix as its unit.
@@ -98,7 +101,7 @@ def project(sums: SiteSums) -> Projection:
     per_size = 1 / size.clamp_min(tiny).sqrt()
     scale = torch.where(squares > 0, lengths * squares.clamp_min(tiny).rsqrt(), 0.0) * per_size
     gram = (sums.gram * scale[..., None]).mul_(scale[:, None]).masked_fill_(~is_finite[..., None], 0.0)
-    basis, images, coupling = _krylov(gram, lengths * per_size)
+    basis, images, coupling = _space(gram, lengths * per_size)
 
     matrix = images.mT @ swapped(images) / 2
     along = basis.mT @ torch.nan_to_num(parts * scale[..., None])
@@ -134,56 +137,74 @@ def extremes(projection: Projection) -> Extremes:
     return Extremes(depth, curvature, spread, is_uncertain & projection.is_finite)
 
 
-def _krylov(gram: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """A basis of coefficients, `(N, 2d, p)`, its product with G, and the square of what M leads out of it."""
+def _space(gram: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """A basis of coefficients, `(N, 2d, p)`, its product with G, and the square of what M leads out of it.
+
+    Where 2d is at most `BASIS`, the basis spans all columns, so no end of the spectrum can be missed. Otherwise each
+    block of it is what M makes of the one before.
+    """
     width = gram.shape[-1]
-    steps = min(BASIS, width) // BLOCK
-    both = gram.new_empty(len(gram), 2 * width, steps * BLOCK)  # the basis, and below it its product with G
+    size = min(BASIS, width)
+    both = gram.new_empty(len(gram), 2 * width, size)  # the basis, and below it its product with G
     basis, images = both[:, :width], both[:, width:]
     least = torch.eye(BLOCK, dtype=gram.dtype, device=gram.device) * (16 * torch.finfo(gram.dtype).eps) ** 2
-    block = _first_block(lengths)
-    for _ in range(TURNS):
-        block = swapped(gram @ swapped(gram @ block))
-        block = _orthonormal(gram, F.normalize(block, dim=-2, eps=torch.finfo(block.dtype).tiny), least)[:, :width]
-    for start in range(0, steps * BLOCK, BLOCK):
-        stop = start + BLOCK
-        both[..., start:stop] = _orthonormal(gram, block, least)
-        block = swapped(images[..., start:stop])
+    columns = torch.diag_embed(_inverse(lengths)) if size == width else None
+    lengths = lengths[..., None]
+    block = _first_block(gram, lengths, least) if columns is None else columns[..., :BLOCK]
+    for stop in range(BLOCK, size + BLOCK, BLOCK):
+        both[..., stop - BLOCK : stop] = _orthonormal(gram, block, lengths, least)
+        if columns is None or stop == size:
+            block = swapped(images[..., stop - BLOCK : stop])
+        else:
+            block = columns[..., stop : stop + BLOCK]
         for _ in range(2):
             block = torch.baddbmm(block, basis[..., :stop], images[..., :stop].mT @ block, alpha=-1)
     return basis, images, block.mT @ (gram @ block) / 4
 
 
-def _orthonormal(gram: Tensor, block: Tensor, least: Tensor) -> Tensor:
+def _orthonormal(gram: Tensor, block: Tensor, lengths: Tensor, least: Tensor) -> Tensor:
     """Other coefficients of the plane that `block` spans, those of two vectors at right angles and of unit length.
 
-    G has the trace 1, so xᵀG x is wrong by about the rounding of |x|², and what is left of x once its parts along other
-    vectors were taken off by the rounding of 1. A vector that is not clearly longer than both becomes 0.
+    An entry of G is wrong by the rounding of the product of two lengths of columns, so xᵀG x is wrong by about that of
+    |l x|², with the lengths l. What is left of x once its parts along other vectors were taken off is wrong by the
+    rounding of 1. A vector that is not clearly longer than both becomes 0.
 
     Args:
         gram: G.
         block: `(N, 2d, 2)`.
+        lengths: of the columns of W, `(N, 2d, 1)`.
         least: the rounding of 1, squared, on the diagonal of a matrix `(2, 2)`.
 
     Returns:
         `(N, 4d, 2)`: the coefficients, and below them their product with G.
     """
     eps, width = torch.finfo(block.dtype).eps, block.shape[-2]
-    both = torch.cat([block, gram @ block], dim=-2)
-    doubtful = torch.addcmul(least, block.mT @ block, least, value=1 / (16 * eps))
+    both, scaled = torch.cat([block, gram @ block], dim=-2), lengths * block
+    doubtful = torch.addcmul(least, scaled.mT @ scaled, least, value=1 / (16 * eps))
     root = torch.linalg.cholesky_ex(torch.baddbmm(doubtful, block.mT, both[:, width:])).L
-    lengths, doubts = (each.diagonal(dim1=-2, dim2=-1) for each in (root, doubtful))
-    is_doubtful = torch.addcmul(doubts, lengths, lengths, value=-0.25) >= 0  # not longer than twice its doubt
+    sizes, doubts = (each.diagonal(dim1=-2, dim2=-1) for each in (root, doubtful))
+    is_doubtful = torch.addcmul(doubts, sizes, sizes, value=-0.25) >= 0  # not longer than twice its doubt
     other: Tensor = torch.linalg.solve_triangular(root.mT, both, upper=True, left=False)
     return other.masked_fill_(is_doubtful[:, None], 0.0)
 
 
-def _first_block(lengths: Tensor) -> Tensor:
-    """Fixed coefficients without a pattern, `(N, 2d, 2)`, as large for every column of W as that column is short."""
-    width = lengths.shape[-1]
-    places = torch.arange(BLOCK * width, dtype=lengths.dtype, device=lengths.device).reshape(BLOCK, width).mT
-    waves = torch.cos(0.97 * places.remainder(97.0) * (places + 1))
-    return waves * torch.where(lengths > 0, 1 / torch.where(lengths > 0, lengths, 1.0), 0.0)[..., None]
+def _first_block(gram: Tensor, lengths: Tensor, least: Tensor) -> Tensor:
+    """Coefficients without a pattern, `(N, 2d, 2)`, turned towards the ends of the spectrum.
+
+    Before they are turned they are fixed, and as large for every column of W as that column is short.
+    """
+    width = gram.shape[-1]
+    places = torch.arange(BLOCK * width, dtype=gram.dtype, device=gram.device).reshape(BLOCK, width).mT
+    block = wave = torch.cos(0.97 * places.remainder(97.0) * (places + 1)) * _inverse(lengths)
+    for _ in range(TURNS):
+        block = F.normalize(swapped(gram @ swapped(gram @ block)), dim=-2, eps=torch.finfo(block.dtype).tiny)
+        block = _orthonormal(gram, block, lengths, least)[:, :width]
+    return torch.add(block, wave, alpha=UNTURNED / width**0.5)
+
+
+def _inverse(lengths: Tensor) -> Tensor:
+    """1/l, and 0 where l is."""
+    return torch.where(lengths > 0, 1 / torch.where(lengths > 0, lengths, 1.0), 0.0)
 
 
 def _eigenvectors(matrix: Tensor) -> tuple[Tensor, Tensor]:

@@ -15,7 +15,7 @@ from lab.testing.reference_cases import cases, load
 from lab.testing.strategies import retrievals, tokens
 from sad_core import hopfield_stability, skew_attention, symmetricity
 from sad_core.stability.batch import StabilityBatch
-from sad_core.stability.extremes import extremes, project
+from sad_core.stability.extremes import BASIS, extremes, project
 from sad_core.stability.measures import TRACE_MEASURES
 from sad_core.stability.site_sums import (
     SiteSums,
@@ -116,6 +116,22 @@ def test_depth_and_curvature_are_those_of_the_dense_spectrum(kind, length, head_
     assert curvature.max() < 3e-2
     if kind == "decaying":
         assert certain.sum() > len(certain) / 2  # the flag is not set everywhere
+
+
+@pytest.mark.parametrize("decay", [0.0, 3.0])
+@pytest.mark.parametrize("head_dim", [1, 2, 3, 5, 8, 13, 16, 20, 34])
+def test_no_small_end_of_the_spectrum_is_lost_beside_a_large_one(head_dim, decay):
+    """Keys that lean on their queries make one end of the spectrum ten to a thousand times as long as the other."""
+    generator = torch.Generator().manual_seed(head_dim)
+    q, k, patterns = torch.randn(3, 60, 1, 40, head_dim, generator=generator)
+    k = k + torch.linspace(-4, 4, 60)[:, None, None, None] * q
+    sizes = 10 ** torch.linspace(0, -decay, head_dim)
+    q, k = q * sizes, k * sizes.roll(1)
+    found = extremes(project(sums_of(q, k, patterns)))
+    want = hopfield_stability(q.double(), k.double(), patterns.double())
+    bound = 1e-3 if 2 * head_dim <= BASIS else 1e-2
+    assert (found.depth - want.depth[:, 0]).abs().max() < bound
+    assert ((found.curvature - want.curvature[:, 0]) / want.spread[:, 0]).abs().max() < 1e-2
 
 
 def test_eigenvalues_in_pairs_are_both_found():
