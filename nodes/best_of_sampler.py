@@ -28,8 +28,8 @@ class BestOfSamplerNode(io.ComfyNode):
             category=CATEGORY,
             description=(
                 "Starts several seeds, compares them early in the run, and finishes only the most stable or the most "
-                "different ones. A kept image is the one that its seed gives by itself. With max_tries the node "
-                "tries new seeds until the score is good enough. Wire it like SamplerCustomAdvanced."
+                "different ones. Each kept image is the same as if its seed were sampled without the others. With "
+                "max_tries the node tries new seeds until the score is good enough. Wire it like SamplerCustomAdvanced."
             ),
             search_aliases=[*SEARCH_ALIASES, "best of n", "gate", "seed search", "retry", "rank"],
             not_idempotent=True,  # it shows its text on the node that ran

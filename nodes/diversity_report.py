@@ -41,8 +41,9 @@ class DiversityReportNode(io.ComfyNode):
                     "conditioning",
                     optional=True,
                     tooltip=(
-                        "The positive prompt. It adds agreement with the prompt if clip_vision was trained together "
-                        "with this text encoder (CLIP vision bigG with SDXL, H with SD2)."
+                        "The positive prompt. With it, the report also measures agreement with the prompt, if "
+                        "clip_vision was trained together with this text encoder (CLIP vision bigG with SDXL, H "
+                        "with SD2)."
                     ),
                 ),
             ],

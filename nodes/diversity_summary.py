@@ -86,8 +86,8 @@ def _notes(report: DiversityReport) -> list[str]:
     repeated = [row for row in rows if row.repeated]
     if repeated:
         notes.append(
-            f"Some images of γ = {_list_gammas(repeated)} equal another one of the same γ. To run a γ several "
-            "times, wire seed of Gamma Sweep (SAD) into the sampler."
+            f"At γ = {_list_gammas(repeated)} some images are identical. To sample a γ several times with different "
+            "seeds, wire seed of Gamma Sweep (SAD) into the sampler."
         )
     broken = [row for row in rows if row.broken]
     if broken:

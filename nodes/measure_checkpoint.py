@@ -158,8 +158,8 @@ class MeasureCheckpointNode(io.ComfyNode):
                     advanced=True,
                     tooltip=(
                         "For the slider: how far images may move from those of gamma 1 with the same seed (root mean "
-                        "square difference of pixel values from 0 to 1). Only the slider leaves out gammas that move "
-                        "them further."
+                        "square difference of pixel values from 0 to 1). The slider leaves out gammas that move them "
+                        "further. The rest of the measurement does not use this limit."
                     ),
                 ),
                 io.String.Input(

@@ -73,9 +73,9 @@ class SkewAttentionNode(io.ComfyNode):
                     optional=True,
                     tooltip=(
                         "Weights the strength by how symmetric each layer's attention is, separately for each image. "
-                        '"gamma" pulls gamma towards 1 where attention is less symmetric, and to the other side of 1 '
-                        'where the skew part is the larger one. "gamma and beta" also lowers beta where attention is '
-                        "symmetric. Try it when a strong setting breaks some images."
+                        '"gamma" moves gamma towards 1 where attention is less symmetric, and past 1 to the other side '
+                        'where the skew part is larger than the symmetric one. "gamma and beta" also lowers beta where '
+                        "attention is symmetric. Try it when a strong setting breaks some images."
                     ),
                 ),
                 io.Combo.Input(

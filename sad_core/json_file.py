@@ -27,7 +27,9 @@ def read_json_file(path: Path, what: str, version: int, node: str, again: str) -
     """
     name, size = shown(path.name), size_of(path, what)
     if size > LARGEST_FILE:
-        raise ValueError(f"{name} is {size / 2**20:.1f} MB large, but a {what} is at most 1 MB. Choose another file.")
+        raise ValueError(
+            f"The size of {name} is {size / 2**20:.1f} MB, but a {what} has at most 1 MB. Choose another file."
+        )
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):

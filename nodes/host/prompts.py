@@ -26,7 +26,9 @@ NOT_OF_A_PROMPT = ("uuid", "prompt_type", "model_conds")
 
 NO_GUIDER = "no guider called the model, so its prompts have no names"
 NO_IDS = "the model was called without the ids of its prompts"
-OTHER_ROWS = "there was not one row for each prompt and image, as when another node samples in tiles"
+OTHER_ROWS = (
+    "the model call did not have one row for each prompt and image, for example because another node samples in tiles"
+)
 NOT_OF_THE_GUIDER = "a prompt was not among those the guider names"
 SHARED_ID = "one id was used for prompts of several names"
 

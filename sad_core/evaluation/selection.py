@@ -113,7 +113,10 @@ def most_different(distances: Tensor, keep: int) -> list[int]:
         ValueError: a distance that is not a number.
     """
     if distances.isnan().any():
-        raise ValueError("A distance between two images is not a number. The model returned NaN for one of them.")
+        raise ValueError(
+            "The distance between two images is not a number, because the model returned NaN for one of them. "
+            "Sample it with other settings or in float32, and compare again."
+        )
     if keep == 1:
         return [int(distances.mean(dim=1).argmax())]
     found = list(divmod(int(distances.argmax()), len(distances)))
@@ -147,6 +150,6 @@ def _highest(scores: Tensor, keep: int) -> list[int]:
     if wrong:
         raise ValueError(
             f"The stability of {wrong} of {len(scores)} candidates is not a number, so they cannot be compared. The "
-            "probe did not measure them, or the model returned NaN."
+            "probe did not measure them, or the model returned NaN. Check the probe's blocks, or choose another score."
         )
     return scores.argsort(descending=True, stable=True)[:keep].tolist()

@@ -45,7 +45,7 @@ def ineligibility(call: FusedCall) -> str | None:
     if mask is not None and mask.dtype != torch.bool and not mask.is_floating_point():
         return f"the mask is {mask.dtype}"
     if call.blends and call.norm not in NORMS:
-        return f'the norm "{call.norm}" needs patterns beside the values'
+        return f'the norm "{call.norm}" needs patterns in addition to the values'
     if torch.is_grad_enabled() and any(x.requires_grad for x in tensors):
         return "gradients are needed"
     if q.dtype == torch.float32 and torch.is_autocast_enabled(q.device.type):

@@ -197,7 +197,7 @@ TEN_WRONG = {
     ),
     "another choice than the numbers make": (
         lambda trial: trial.update(chosen="γ 1.5"),
-        r"cannot be right: chosen is γ 1\.5, but by the numbers of the choice it is γ 2\.",
+        r"cannot be right: it names γ 1\.5 as the chosen setting, but its numbers choose γ 2\.",
     ),
     "pictures that took longer than the trial": (
         lambda trial: trial.update(took=0.01),

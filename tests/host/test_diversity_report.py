@@ -101,7 +101,7 @@ def test_a_change_within_the_luck_of_the_seeds_is_called_so():
 def test_equal_images_of_one_gamma_are_said():
     same = noise_images("a", "a", "a")
     _, summary = report([same, same], [1.0, 2.0])
-    assert "Some images of γ = 1, 2 equal another one of the same γ" in summary
+    assert "At γ = 1, 2 some images are identical." in summary
     assert "wire seed of Gamma Sweep (SAD) into the sampler" in summary
 
 

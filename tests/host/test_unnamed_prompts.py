@@ -34,7 +34,7 @@ def test_tiles_in_one_call_are_skipped_by_one_side_and_said_so(sd15, memory, app
     plain = sd15.sample(theirs)
     patched, report = skew(theirs, apply_to=apply_to)
     assert sd15.sample(patched).equal(plain)
-    assert "there was not one row for each prompt and image" in report.runs[-1].warning
+    assert "did not have one row for each prompt and image" in report.runs[-1].warning
     assert report.runs[-1].warning.endswith(
         f'Set "apply_to" to "both" to change them too. No other images belong to the {apply_to} pass, so the image is '
         "that of the unpatched model."

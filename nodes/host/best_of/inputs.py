@@ -28,7 +28,7 @@ def check_by_row(guider: Any, sampler: Any) -> None:
     function = getattr(getattr(sampler, "sampler_function", None), "__name__", "")
     if function in NOT_BY_ROW:
         raise ValueError(
-            f"{NOT_BY_ROW[function]}, so an image would change with the others beside it. Choose another sampler."
+            f"{NOT_BY_ROW[function]}, so an image would depend on the others in its batch. Choose another sampler."
         )
     for conditionings in guider.original_conds.values():
         for conditioning in conditionings:

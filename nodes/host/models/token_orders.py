@@ -111,7 +111,7 @@ def after_what_is_kept(sensor: str) -> LastQueries:
 
     def has_last_queries(call: SiteCall, queries: int, keys: int) -> bool:
         if not call.seen_lengths[sensor] <= queries <= keys:
-            raise ValueError("queries of a part of the image")
+            raise ValueError("the queries were only a part of the image's tokens")
         return True
 
     return has_last_queries
@@ -123,7 +123,7 @@ def all_of_the_block(tokens: Argument) -> LastQueries:
     def has_last_queries(call: SiteCall, queries: int, keys: int) -> bool:
         length = call.length(*tokens)
         if length is None or not 0 < length == queries <= keys:
-            raise ValueError("queries of other tokens than those of the block")
+            raise ValueError("the queries were not those of the tokens that the block got")
         return True
 
     return has_last_queries

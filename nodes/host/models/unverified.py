@@ -22,7 +22,7 @@ from .token_orders import ImageTokens, image_slice
 
 OF_OTHERS = ("context", "encoder_hidden_states", "kv", "key", "key_value", "memory", "cond")
 CROSS = re.compile(r"cross|attn2|encoder_attn")
-NOT_OF_OWN_TOKENS = "the block is called with other tokens, and it is not known which of them are the keys"
+NOT_OF_OWN_TOKENS = "the block gets other tokens as well, and it is not known which tokens the keys come from"
 
 
 def find_unverified_sites(network: nn.Module, originals: Mapping[str, nn.Module] | None = None) -> list[Site]:

@@ -163,7 +163,10 @@ def plan_trial(
     if not FEWEST_SEEDS <= most_seeds <= MOST_SEEDS:
         raise ValueError(f"most_seeds is {most_seeds}, but it must be from {FEWEST_SEEDS} to {MOST_SEEDS}.")
     if not 0 < seconds < math.inf:
-        raise ValueError(f"An image took {seconds:g} seconds, so no plan can be made.")
+        raise ValueError(
+            f"The time for an image was measured as {seconds:g} seconds, but it must be above 0 and finite. Run the "
+            "node again."
+        )
     fewest = Plan(minutes, FEWEST_SEEDS, FEWEST_SEEDS, tuple(ladder), tuple(rivals), costs, left_out, most_seeds)
     pictures = math.floor(fewest.seconds / seconds)
     plans = fewest.ever_smaller(f", because {minutes:g} minutes are only enough for {pictures} images")

@@ -42,7 +42,8 @@ def check_plausible(trial: Trial) -> None:
         _check_part(part, found)
     if choose_way(trial.choice).name != trial.chosen:
         raise Implausible(
-            f"chosen is {shown(trial.chosen)}, but by the numbers of the choice it is {choose_way(trial.choice).name}."
+            f"it names {shown(trial.chosen)} as the chosen setting, but its numbers choose "
+            f"{choose_way(trial.choice).name}."
         )
     if trial.chosen not in [each.way.name for each in trial.report] or trial.best.way not in [
         each.way for each in trial.choice
