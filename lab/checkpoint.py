@@ -4,9 +4,9 @@
     python -m lab.checkpoint MODEL --minutes 60 --steps 30 --cfg 5 --prompts mine.txt --output results
 
 It chooses a γ on some seeds and reports it on others, and writes `own.trial.json`, which can be sent in, and
-`own.sheet.jpg` beside it. Nothing is downloaded. No guidance in the first steps, temporal score rescaling and the probe
-are available only in ComfyUI. A window of γ is counted in steps. Pictures are not kept, so a run that is stopped begins
-anew.
+`own.sheet.jpg` beside it. Nothing is downloaded. Guidance off in the first steps, temporal score rescaling and the
+probe are available only in ComfyUI. A window of γ is counted in steps. Pictures are not kept, so a run that is stopped
+begins anew.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ from sad_core.evaluation.trial.result_file import SUFFIX, save_trial
 from sad_core.evaluation.trial.ways import Way
 from sad_core.evaluation.trial.words import summary_of
 
-LEFT_OUT = "No guidance in the first steps, temporal score rescaling and the probe are available only in ComfyUI."
+LEFT_OUT = "Guidance off in the first steps, temporal score rescaling and the probe are available only in ComfyUI."
 INDEX = "model_index.json"  # of a folder that a pipeline was saved in
 QUALITY = 92
 clock = time.perf_counter
@@ -248,7 +248,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except ValueError as problem:
         parser.error(str(problem))
     except torch.OutOfMemoryError:
-        print(f"The pipeline in {options.model} does not fit into memory. Take a smaller one.", file=sys.stderr)
+        print(f"The pipeline in {options.model} does not fit into memory. Use a smaller one.", file=sys.stderr)
         return 1
     prompts = read_prompts(options.prompts.read_text(encoding="utf-8") if options.prompts else "")
     source = PipelineSource(
@@ -271,7 +271,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(problem, file=sys.stderr)
         return 1
     except torch.OutOfMemoryError:
-        remedy = "Set --at-once lower" if source.at_once > 1 else "Take a smaller pipeline"
+        remedy = "Set --at-once lower" if source.at_once > 1 else "Use a smaller pipeline"
         print(f"Memory ran out with {source.at_once} images at once. {remedy}.", file=sys.stderr)
         return 1
     path = save(trial, sheet, options.output)

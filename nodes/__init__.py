@@ -57,7 +57,7 @@ class SymmetricAttentionExtension(ComfyExtension):
     """The extension that ComfyUI loads."""
 
     async def on_load(self) -> None:
-        """Serve the routes that the scripts in web/ ask."""
+        """Serve the routes that the scripts in web/ request."""
         serve("/symmetric_attention/stability", charts.of_workflow)
         serve("/symmetric_attention/gamma_curve", preview)
         serve("/symmetric_attention/prompt", nodes_of_prompt)

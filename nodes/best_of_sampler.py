@@ -153,10 +153,14 @@ class BestOfSamplerNode(io.ComfyNode):
                 io.Vae.Input(
                     "vae",
                     optional=True,
-                    tooltip="With clip_vision: compares the images as they look so far, not their latents.",
+                    tooltip=(
+                        "Wire it together with clip_vision to compare the images as they look so far, not the latents."
+                    ),
                 ),
                 io.ClipVision.Input(
-                    "clip_vision", optional=True, tooltip="With vae: compares the images by their content."
+                    "clip_vision",
+                    optional=True,
+                    tooltip="Wire it together with vae to compare the images by their content.",
                 ),
             ],
             outputs=[

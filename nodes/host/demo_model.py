@@ -125,7 +125,7 @@ def read_weights(path: Path) -> dict[str, Tensor]:
 def _not_the_file(path: Path) -> str:
     return (
         f"{path} is not the file of this version's demo model, or is incomplete. Delete it, download {ADDRESS} "
-        f"({MEGABYTES} MB) again, and put it in its place."
+        f"({MEGABYTES} MB) again, and put the new file into the same folder."
     )
 
 

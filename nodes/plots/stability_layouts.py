@@ -18,7 +18,7 @@ WIRE_AFTER = (
     "done."
 )
 NOTHING_TO_COMPARE = (
-    'There is nothing to compare with. Wire a second trace to "compare_with", or sample twice with this one.'
+    'There is nothing to compare with. Wire a second trace to "compare_with", or sample twice through the same probe.'
 )
 NO_BASELINE = 'No baseline is wired. Wire Stability Baseline (SAD) or Load Stability Baseline (SAD) to "baseline".'
 PASSES_MEAN = '"cond" is the positive prompt, "uncond" the negative one. At CFG 1 ComfyUI leaves uncond out.'

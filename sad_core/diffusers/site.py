@@ -83,7 +83,9 @@ class SkewSite:
         hidden_states = LayerCall(self.attention, args, kwargs).hidden_states
         own_norms = (getattr(self.attention, name, None) for name in ("spatial_norm", "group_norm"))
         if hidden_states.dim() != 3 or any(norm is not None for norm in own_norms):
-            raise ValueError(f'norm: {self.name} already contains a norm, so norm must be "value" or "none".')
+            raise ValueError(
+                f'norm: {self.name} already contains a normalisation layer, so norm must be "value" or "none".'
+            )
         return hidden_states
 
 

@@ -94,7 +94,7 @@ def _read(content: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Stabilit
         raise ValueError("the values are out of order")
     seen_counts = torch.zeros(prod(shape), dtype=torch.int64).index_add_(0, seen.cells, counts)
     if not seen_counts.equal(tables["count"].flatten()):
-        raise ValueError("the number of values is not the one counted")
+        raise ValueError("the number of values differs from the stored count")
     fields |= {name: whole_number_of(content[name], 1, MOST) for name in ("runs", "samples")}
     fields |= {name: tuple(whole_number_of(each, 1, MOST) for each in content[name]) for name in ("tokens", "steps")}
     if not fields["steps"]:

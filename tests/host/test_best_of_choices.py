@@ -264,5 +264,5 @@ def test_named_rows_are_told_apart_however_many_there_are():
 def test_a_model_that_gives_nan_is_refused(sd15):
     broken = sd15.model.clone()
     broken.add_wrapper("apply_model", lambda executor, *args, **kwargs: executor(*args, **kwargs) * float("nan"))
-    with pytest.raises(ValueError, match="The model returned NaN"):
+    with pytest.raises(ValueError, match="because the model returned NaN"):
         best_of(inputs_of(sd15, broken))

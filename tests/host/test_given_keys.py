@@ -84,7 +84,8 @@ def test_keys_of_another_frame_skip_every_call(families, name, patch, order):
     (reason,) = run.untouched
     written = "Mutual" if isinstance(patch, Mutual) else "of_the_frame_before"
     assert (
-        reason == f"the attn1_patch of {written} (test_given_keys) may have replaced the keys by those of other tokens"
+        reason
+        == f"the attn1_patch of {written} (test_given_keys) may have replaced the keys with those of other tokens"
     )
     assert run.untouched[reason] % len(family.sites) == 0
     assert f"All were skipped: {run.untouched[reason]} × the attn1_patch of {written}" in report.describe()

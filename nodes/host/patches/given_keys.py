@@ -58,7 +58,7 @@ class GivenKeys:
         if not unknown:
             return cls(stand=is_trusted or bool(functions))
         names = " and ".join(dict.fromkeys(map(_shown, unknown)))
-        return cls(reason=f"the attn1_patch of {names} may have replaced the keys by those of other tokens")
+        return cls(reason=f"the attn1_patch of {names} may have replaced the keys with those of other tokens")
 
     def reason_at(self, rule: Rule, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> str:
         """Return why a call of a site may have the keys of other tokens; empty where nothing says so.

@@ -67,7 +67,10 @@ def calibration_of(trial: Trial, space: FeatureSpace, largest_drift: float) -> C
             f"{far.smallest:.3g}. Raise largest_drift."
         ) from far
     if any(math.isnan(point.diversity.value) for point in calibration.points):
-        raise ValueError("The images of some γ could not be compared.")
+        raise ValueError(
+            "The slider cannot be made, because the diversity of some γ is not a number. Look at the images of every "
+            "γ, and measure again with other settings or in float32."
+        )
     return calibration
 
 

@@ -9,7 +9,7 @@ PROMPTS = (
     "a bowl of fruit on a wooden table, oil painting",
     "a red fox in a forest clearing",
     "a busy night market in the rain",
-    "a young woman reading in a train",
+    "a young woman reading on a train",
     "a lighthouse on a cliff, watercolor",
     "an astronaut riding a bicycle, comic style",
     "a steam locomotive crossing a stone bridge",
