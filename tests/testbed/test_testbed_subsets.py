@@ -136,7 +136,8 @@ def test_the_command_names_the_subset_that_was_not_trained(monkeypatch, tmp_path
     with pytest.raises(SystemExit):
         subsets.main()
     assert (
-        "The models of 500 and 5000 images are not there. Run lab.testbed.train --subset 500" in capsys.readouterr().err
+        "The models of 100, 500, 5000 images are not there. Run lab.testbed.train --subset 100"
+        in capsys.readouterr().err
     )
 
 
