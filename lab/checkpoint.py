@@ -4,9 +4,9 @@
     python -m lab.checkpoint MODEL --minutes 60 --steps 30 --cfg 5 --prompts mine.txt --output results
 
 It chooses a γ on some seeds and reports it on others, and writes `own.trial.json`, which can be sent in, and
-`own.sheet.jpg` beside it. Nothing is downloaded. Guidance off in the first steps, temporal score rescaling and the
-probe are available only in ComfyUI. A window of γ is counted in steps. Pictures are not kept, so a run that is stopped
-begins anew.
+`own.sheet.jpg` beside it. Nothing is downloaded. Switching guidance off in the first steps, temporal score
+rescaling and the probe are available only in ComfyUI. A window of γ is counted in steps. Pictures are not kept, so a
+run that is stopped begins anew.
 """
 
 from __future__ import annotations
@@ -38,7 +38,9 @@ from sad_core.evaluation.trial.result_file import SUFFIX, save_trial
 from sad_core.evaluation.trial.ways import Way
 from sad_core.evaluation.trial.words import summary_of
 
-LEFT_OUT = "Guidance off in the first steps, temporal score rescaling and the probe are available only in ComfyUI."
+LEFT_OUT = (
+    "Switching guidance off in the first steps, temporal score rescaling and the probe are available only in ComfyUI."
+)
 INDEX = "model_index.json"  # of a folder that a pipeline was saved in
 QUALITY = 92
 clock = time.perf_counter

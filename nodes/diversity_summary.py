@@ -80,8 +80,8 @@ def _notes(report: DiversityReport) -> list[str]:
         notes.append("Intervals of diversity need three or more images of each γ. Raise batch_size of the latent.")
     if len({row.n for row in rows}) > 1:
         notes.append(
-            "The gammas have different numbers of images. Compare the distance, because the Vendi score grows with the "
-            "number of images."
+            "The gammas have different numbers of images. Compare their distances, not their Vendi scores, "
+            "which grow with the number of images."
         )
     repeated = [row for row in rows if row.repeated]
     if repeated:

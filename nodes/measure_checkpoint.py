@@ -57,7 +57,9 @@ class MeasureCheckpointNode(io.ComfyNode):
                 ),
                 io.Vae.Input("vae", tooltip="Decodes the images."),
                 io.Latent.Input("latent_image", tooltip="An empty latent of one image, in the size you use."),
-                io.Clip.Input("clip", optional=True, tooltip="Encodes the prompts. Not needed if positive is wired."),
+                io.Clip.Input(
+                    "clip", optional=True, tooltip="Encodes the prompts. Not needed if positive and negative are wired."
+                ),
                 io.Conditioning.Input(
                     "positive", optional=True, tooltip="One prompt of your own, in place of the list in prompts."
                 ),
@@ -131,8 +133,8 @@ class MeasureCheckpointNode(io.ComfyNode):
                     optional=True,
                     advanced=True,
                     tooltip=(
-                        "The trial ends early when every setting has this many seeds. 4 gives a quick look, with few "
-                        "significant changes."
+                        "The trial ends early when every setting has this many seeds. 4 gives a quick look, but is "
+                        "too few to show small changes."
                     ),
                 ),
                 io.Int.Input(

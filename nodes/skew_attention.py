@@ -62,7 +62,7 @@ class SkewAttentionNode(io.ComfyNode):
                     round=0.01,
                     tooltip=(
                         "How far to go along the change that gamma makes. 1 gives attention with exactly this gamma. "
-                        "Values above 1 exaggerate the change. The length of each token's result stays about the "
+                        "Values above 1 exaggerate the change. The magnitude of each token's output stays about the "
                         "same as at beta 1 (see norm). 0 switches the node off."
                     ),
                 ),
@@ -73,9 +73,10 @@ class SkewAttentionNode(io.ComfyNode):
                     optional=True,
                     tooltip=(
                         "Weights the strength by how symmetric each layer's attention is, separately for each image. "
-                        '"gamma" moves gamma towards 1 where attention is less symmetric, and past 1 to the other side '
-                        'where the skew part is larger than the symmetric one. "gamma and beta" also lowers beta where '
-                        "attention is symmetric. Try it when a strong setting breaks some images."
+                        '"gamma" moves gamma towards 1 where attention is less symmetric. Where the skew part is '
+                        "larger than the symmetric one, a gamma above 1 becomes one below 1, and the reverse. "
+                        '"gamma and beta" also lowers beta where attention is symmetric. Try it when a strong setting '
+                        "breaks some images."
                     ),
                 ),
                 io.Combo.Input(
@@ -85,11 +86,10 @@ class SkewAttentionNode(io.ComfyNode):
                     optional=True,
                     advanced=True,
                     tooltip=(
-                        'How the node keeps the length of each token\'s result about the same as at beta 1. "value" '
-                        'takes the length from the values (cheap, on every model). "projected" comes close to "input" '
+                        "How the node keeps the magnitude of each token's output about the same as at beta 1. "
+                        '"value" takes it from the values (cheap, on every model). "projected" comes close to "input" '
                         '(a little slower than "value"). "input" takes it from the input of the attention, as in '
-                        'the method\'s paper (slowest). "none" does not correct the length, so a large beta can '
-                        "overshoot."
+                        'the method\'s paper (slowest). "none" does not correct it, so a large beta can overshoot.'
                     ),
                 ),
                 io.String.Input(

@@ -5,7 +5,8 @@
 
 A model of few images gives them back. With more it mixes them: new minima that no image was stored in, and that many
 seeds fall into (the *spurious states* of arXiv 2505.21777). With enough it draws new images. The model of 100 images
-was added later, because that of 500 copies hardly any. Distances are those of pixels, and each class has limits of its own, because trousers are alike and bags are not:
+was added later, because that of 500 copies hardly any. Distances are those of pixels, and each class has limits of its
+own, because trousers are alike and bags are not:
 
     copy      a sample nearer to one of the model's training images than 99 % of the test images of its class are
     repeat    a sample nearer to that of another seed than 99 % of the test images of its class lie to another test

@@ -322,7 +322,7 @@ def describe_plan(
     if any(site.rule.last_queries for site in chosen):
         lines.append(
             "In this model image tokens attend to text tokens, but text tokens do not attend to image tokens. γ acts "
-            "among the image tokens, and their attention scores for the tokens before them stay unchanged."
+            "among the image tokens. Their attention scores for other tokens stay unchanged."
         )
     without_input = Counter(site.kind for site in chosen if not site.shows_input)
     if without_input and settings.norm not in JOINT_NORMS:

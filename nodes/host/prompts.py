@@ -24,13 +24,13 @@ UNKNOWN = "pass unknown"
 # Beside the ids and what ComfyUI derives from a prompt, these do not make it another prompt.
 NOT_OF_A_PROMPT = ("uuid", "prompt_type", "model_conds")
 
-NO_GUIDER = "no guider called the model, so its prompts have no names"
+NO_GUIDER = "no guider called the model, so it is not known which prompt is which"
 NO_IDS = "the model was called without the ids of its prompts"
 OTHER_ROWS = (
     "the model call did not have one row for each prompt and image, for example because another node samples in tiles"
 )
-NOT_OF_THE_GUIDER = "a prompt was not among those the guider names"
-SHARED_ID = "one id was used for prompts of several names"
+NOT_OF_THE_GUIDER = "the guider did not say which prompt one of them is"
+SHARED_ID = "different prompts had the same id"
 
 Conditionings = Mapping[str, Sequence[Mapping[str, Any]]]
 Area = tuple[int, int, int, int]  # of a latent: height, width, top, left

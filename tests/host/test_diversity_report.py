@@ -162,7 +162,7 @@ def test_all_broken_is_no_error():
 
 def test_different_numbers_of_images_are_said():
     _, summary = report([noise_images("a", "b", "c", "d"), noise_images("e", "f", "g")], [1.0, 2.0])
-    assert "different numbers of images. Compare the distance" in summary
+    assert "different numbers of images. Compare their distances" in summary
 
 
 def test_gammas_run_several_times_are_taken_together():

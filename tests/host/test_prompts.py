@@ -68,7 +68,7 @@ def test_a_prompt_that_a_node_brings_along_is_skipped_and_said_so(sd15, memory, 
         sd15.sample(patched, steps=2)
     assert {name for _, names in calls for name in names} == {*TEXTS}
     assert_acts_on(sd15, calls, lambda name: name == apply_to)
-    assert "Reason: a prompt was not among those the guider names (2 model calls). Set" in report.describe()
+    assert "Reason: the guider did not say which prompt one of them is (2 model calls). Set" in report.describe()
 
 
 @pytest.mark.parametrize("order", ORDERS)

@@ -116,7 +116,7 @@ def test_a_row_of_an_unknown_prompt_changes_nothing_for_the_others(sd15, memory)
             if name == "uncond":
                 assert distance(seen.out[row], plainly(seen)[row]) <= 1e-3 * effect(sd15, seen, 1.5)
     assert acted == len(sd15.sites)
-    assert "not among those the guider names" in report.describe()
+    assert "the guider did not say which prompt one of them is" in report.describe()
 
 
 def without_ids(apply_model, arguments):

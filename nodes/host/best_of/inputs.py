@@ -54,7 +54,7 @@ def of_one_image(guider: Any, latent: dict[str, Any]) -> dict[str, Any]:
     if count != 1:
         raise ValueError(
             f'"latent_image" holds {count} images, but every candidate starts from the same one. Give a latent of one '
-            'image, and set "candidates" on this node.'
+            'image. "candidates" on this node sets the number of seeds.'
         )
     ratios = {name: each for name, each in latent.items() if name.startswith("downscale_ratio_")}
     return {**latent, "samples": comfy.sample.fix_empty_latent_channels(guider.model_patcher, samples, **ratios)}

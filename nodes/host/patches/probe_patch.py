@@ -45,8 +45,8 @@ from .slots import OVERRIDE
 PROBE = "Stability Probe (SAD)"
 LARGEST_MAP = 64  # rows and columns of a map; larger ones are averaged down
 UNCERTAIN = (
-    "in some heads the highest or lowest eigenvalues lie so close together that depth may be off by more than 0.001 "
-    "and relative curvature by more than 0.01."
+    "in some heads depth may be off by more than 0.001 and relative curvature by more than 0.01, so ignore small "
+    "differences in them."
 )
 PADDED = "the samples have different numbers of tokens, and the padding would be measured with them"
 NOTHING_REACHED = (
