@@ -28,7 +28,7 @@ def read_json_file(path: Path, what: str, version: int, node: str, again: str) -
     name, size = shown(path.name), size_of(path, what)
     if size > LARGEST_FILE:
         raise ValueError(
-            f"The size of {name} is {size / 2**20:.1f} MB, but a {what} may have at most 1 MB. Choose another file."
+            f"The size of {name} is {size / 2**20:.1f} MB, but a {what} may be at most 1 MB. Choose another file."
         )
     try:
         content = json.loads(path.read_text(encoding="utf-8"))

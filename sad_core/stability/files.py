@@ -43,7 +43,7 @@ def opened(path: Path, key: str, kind: str, saver: str, largest: int) -> Iterato
     name, size = shown(path.name), size_of(path, kind)
     if size > largest:
         raise ValueError(
-            f"The size of {name} is {size / 2**20:.0f} MB, but a {kind} may have at most {largest // 2**20} MB. "
+            f"The size of {name} is {size / 2**20:.0f} MB, but a {kind} may be at most {largest // 2**20} MB. "
             "Choose another file."
         )
     of_another_kind = f"{name} is not a {kind} of this pack. Choose a file saved by {saver}."
