@@ -30,7 +30,7 @@ BLOCK = 2  # eigenvalues come in pairs where a model turns its queries and keys 
 BASIS = 32  # vectors; beyond this PyTorch computes eigenvectors on a GPU one matrix after the other
 TURNS = 2  # how often the first block is multiplied by M² before, which turns it towards the ends of the spectrum
 SHORTEST = 0.05  # square of the length of what is new in a vector of the basis
-UNTURNED = 0.1  # how much of the block that was not turned is kept, so that no direction is lost to rounding
+UNTURNED = 0.1  # share of the block before it was turned that is added back, so that no direction is lost to rounding
 HALVINGS = 13
 LARGEST_CHUNK = 2**23  # numbers in one tensor of the search for the curvature
 # What depth and curvature may be wrong by, as a share of λ₁ − λ_min, before they are called uncertain.
@@ -46,7 +46,8 @@ class Projection(NamedTuple):
         matrix: M on a basis, `(N, p, p)`.
         products: scalar products of the basis, `(N, p, p)`: 1 but for rounding, and for vectors that are 0 or not new.
         parts: the parts of every s along the basis, `(N, p, P)`.
-        coupling: squares of what M leads out of the space from its last two vectors, `(N, 2, 2)`.
+        coupling: squares of what M leads out of the space from its last two vectors, `(N, 2, 2)`; 0 where the space is
+            that of all columns.
         overlap: sᵀM s, `(N, P)`.
         size: `(N, 1)`.
         is_pattern: whether there is anything to measure, `(N, P)`.
@@ -70,7 +71,8 @@ class Extremes(NamedTuple):
         depth, curvature: as in `HopfieldStability`.
         spread: λ₁ − λ_min, `(N, 1)`.
         is_uncertain: whether λ₁, λ₂ or λ_min lies so close to others that more steps would be needed to tell it from
-            them to `DEPTH_ERROR` and `CURVATURE_ERROR`, `(N, 1)`.
+            them to `DEPTH_ERROR` and `CURVATURE_ERROR`, or whether the columns are so long beside the landscape that
+            rounding may hide as much, `(N, 1)`.
     """
 
     depth: Tensor
@@ -95,7 +97,7 @@ def project(sums: SiteSums) -> Projection:
     overlap = overlap_of(parts)
     is_finite = sums.gram.isfinite().all(dim=-1).all(dim=-1, keepdim=True)
     squares = torch.where(is_finite, sums.gram.diagonal(dim1=-2, dim2=-1), 0.0)
-    lengths = (squares * squares.roll(sums.head_dim, dims=-1)).pow(0.25)  # of the balanced columns
+    lengths = (squares.sqrt() * squares.roll(sums.head_dim, dims=-1).sqrt()).sqrt()  # of the balanced columns
     size = lengths.square().sum(dim=-1, keepdim=True)
     tiny = torch.finfo(lengths.dtype).tiny
     per_size = 1 / size.clamp_min(tiny).sqrt()
@@ -140,26 +142,37 @@ def extremes(projection: Projection) -> Extremes:
 def _space(gram: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """A basis of coefficients, `(N, 2d, p)`, its product with G, and the square of what M leads out of it.
 
-    Where 2d is at most `BASIS`, the basis spans all columns, so no end of the spectrum can be missed. Otherwise each
-    block of it is what M makes of the one before.
+    Where 2d is at most `BASIS`, the basis spans all columns, so an end of the spectrum is missed only if it cannot be
+    told from rounding. Otherwise each block of the basis is what M makes of the one before.
     """
-    width = gram.shape[-1]
-    size = min(BASIS, width)
-    both = gram.new_empty(len(gram), 2 * width, size)  # the basis, and below it its product with G
+    if gram.shape[-1] <= BASIS:
+        return _all_columns(gram, lengths)
+    width, lengths = gram.shape[-1], lengths[..., None]
+    both = gram.new_empty(len(gram), 2 * width, BASIS)  # the basis, and below it its product with G
     basis, images = both[:, :width], both[:, width:]
     least = torch.eye(BLOCK, dtype=gram.dtype, device=gram.device) * (16 * torch.finfo(gram.dtype).eps) ** 2
-    columns = torch.diag_embed(_inverse(lengths)) if size == width else None
-    lengths = lengths[..., None]
-    block = _first_block(gram, lengths, least) if columns is None else columns[..., :BLOCK]
-    for stop in range(BLOCK, size + BLOCK, BLOCK):
-        both[..., stop - BLOCK : stop] = _orthonormal(gram, block, lengths, least)
-        if columns is None or stop == size:
-            block = swapped(images[..., stop - BLOCK : stop])
-        else:
-            block = columns[..., stop : stop + BLOCK]
+    block = _first_block(gram, lengths, least)
+    for start in range(0, BASIS, BLOCK):
+        stop = start + BLOCK
+        both[..., start:stop] = _orthonormal(gram, block, lengths, least)
+        block = swapped(images[..., start:stop])
         for _ in range(2):
             block = torch.baddbmm(block, basis[..., :stop], images[..., :stop].mT @ block, alpha=-1)
     return basis, images, block.mT @ (gram @ block) / 4
+
+
+def _all_columns(gram: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """`_space` of all columns: Cholesky's method on the Gram matrix of columns of unit length.
+
+    What is added to its diagonal is more than the rounding of 65,536 tokens can take away. A direction that is nothing
+    but rounding comes out short, and `extremes` leaves it out.
+    """
+    inverse = _inverse(lengths)
+    unit = gram * inverse[..., None] * inverse[:, None]
+    unit.diagonal(dim1=-2, dim2=-1).add_(64 * torch.finfo(gram.dtype).eps)
+    root = torch.linalg.cholesky_ex(unit).L
+    basis = torch.linalg.solve_triangular(root.mT, torch.diag_embed(inverse), upper=True, left=False)
+    return basis, gram @ basis, gram.new_zeros(len(gram), BLOCK, BLOCK)
 
 
 def _orthonormal(gram: Tensor, block: Tensor, lengths: Tensor, least: Tensor) -> Tensor:
@@ -189,10 +202,7 @@ def _orthonormal(gram: Tensor, block: Tensor, lengths: Tensor, least: Tensor) ->
 
 
 def _first_block(gram: Tensor, lengths: Tensor, least: Tensor) -> Tensor:
-    """Coefficients without a pattern, `(N, 2d, 2)`, turned towards the ends of the spectrum.
-
-    Before they are turned they are fixed, and as large for every column of W as that column is short.
-    """
+    """Coefficients `(N, 2d, 2)`: fixed ones in inverse proportion to the columns' lengths, turned towards the ends."""
     width = gram.shape[-1]
     places = torch.arange(BLOCK * width, dtype=gram.dtype, device=gram.device).reshape(BLOCK, width).mT
     block = wave = torch.cos(0.97 * places.remainder(97.0) * (places + 1)) * _inverse(lengths)
@@ -226,13 +236,14 @@ def _is_uncertain(values: Tensor, vectors: Tensor, coupling: Tensor, spread: Ten
     """Return whether the error of one of the ends may exceed the tolerance, `(N, 1)`.
 
     An eigenvalue lies within the residual r of an approximation to it, and where no other lies within g of it, within
-    r²/g.
+    r²/g. M counts in units of the trace of a Gram matrix, so no eigenvalue is known better than to the rounding of 1.
     """
     ends = [-1, -2, 0]
     last = vectors[:, -BLOCK:, ends]
     squares = (last * (coupling @ last)).sum(dim=-2).clamp_min(0.0)
     gaps = (values[:, ends] - values[:, [-2, -3 if values.shape[-1] > 2 else -1, 1]]).abs()
     gaps = gaps.clamp_min(torch.finfo(gaps.dtype).tiny)
-    errors = torch.minimum(squares.sqrt(), squares / gaps) / spread
+    rounding = 16 * torch.finfo(gaps.dtype).eps
+    errors = torch.minimum(squares.sqrt(), squares / gaps).clamp_min(rounding) / spread
     allowed = errors.new_tensor([DEPTH_ERROR, CURVATURE_ERROR, DEPTH_ERROR])
     return (errors > allowed).any(dim=-1, keepdim=True)

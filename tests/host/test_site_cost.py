@@ -47,7 +47,7 @@ OPERATIONS_OF_A_MODEL_CALL = {
     "gamma and beta, mask": 3,
     "feedback": 62,
     "probe": 62,  # for all sites together, five of them or seventy
-    "probe with depth and curvature": 618,
+    "probe with depth and curvature": 621,
 }
 # An attention of the host that ignores `scale=`, as that of the oldest one, costs an operation more for each scale.
 FOLDED = 0 if any(each is attention_pytorch for each in backends_using_scale()) else 1

@@ -268,7 +268,7 @@ def test_files_that_are_no_trace_are_refused_in_a_sentence(tmp_path, monkeypatch
         StabilityTrace.load(path)
     monkeypatch.setattr(trace_file, "LARGEST_FILE", 2**10)
     StabilityTrace([filled(20)]).save(path)
-    with pytest.raises(ValueError, match="but a stability trace is at most"):
+    with pytest.raises(ValueError, match="but a stability trace may be at most"):
         StabilityTrace.load(path)
 
 
