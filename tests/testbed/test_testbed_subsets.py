@@ -163,7 +163,7 @@ def made_up(changed: dict[str, float] | None = None) -> dict:
             changes = {each: five(0.0) for each in three}
             changes["copies"] = five((changed or {}).get(name, 0.0) if size == "500" else 0.0)
             drift = {"drift": [0.03, 0.02, 0.04]}
-            moved = {"kept": 5, "lost": 3, "new": 1}
+            moved = {"kept": 5, "lost": 3, "new": 1} if name != "γ 3" else {"kept": 6, "lost": 2, "new": 1}
             more = {} if name == subsets.ARMS[0] else {"changes": changes, "copies": moved}
             rows[name] = {"measures": three | (drift if more else {}), **more}
         sizes[size] = {"training steps": 3200, "arms": rows}
@@ -177,6 +177,7 @@ def test_settings_that_copy_less_and_more_are_counted():
     assert text.count("No setting of γ changes the share of repeats significantly.") == 1
     assert text.count("No setting of γ changes the share of copies or of repeats significantly.") == 1
     assert "gives its images back" not in text
+    assert "Of these 8 copies the settings of γ turn 2 to 3 into other images." in text
     assert "but not after correction" in answer(made_up({"γ 0": 0.03}))
 
 
@@ -186,6 +187,7 @@ def test_models_that_hardly_copy_leave_the_question_open():
         model["arms"][subsets.ARMS[0]]["measures"] |= {"copies": [0.02, 0.01, 0.04]}
     text = answer(numbers)
     assert "With 500 training images 2.0 % of the samples are copies" in text
+    assert "turn" not in text
     assert "None of these models gives its images back" in text
 
 

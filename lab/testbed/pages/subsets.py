@@ -109,6 +109,10 @@ def _of_size(size: str, rows: Mapping[str, Any]) -> str:
     gammas = {name: row["changes"] for name, row in rows.items() if name.startswith("γ")}
     copied, repeated = (f"{100 * own[kind][0]:.1f} %" for kind in KINDS)
     parts = [f"With {int(size):,} training images {copied} of the samples are copies and {repeated} are repeats."]
+    if own["copies"][0] >= FEW_COPIES:
+        fates = [row["copies"] for name, row in rows.items() if name.startswith("γ")]
+        before, lost = fates[0]["kept"] + fates[0]["lost"], [fate["lost"] for fate in fates]
+        parts.append(f"Of these {before} copies the settings of γ turn {min(lost)} to {max(lost)} into other images.")
     calm = []
     for kind in KINDS:
         changed = {name: Change(kind, *row[kind]) for name, row in gammas.items()}
