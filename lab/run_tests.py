@@ -51,6 +51,8 @@ FAMILIES = (
     "host/test_painted_mask.py::test_the_tokens_of_every_family_go_along_the_rows_of_the_picture "
     "host/test_unverified.py::test_the_sites_of_known_families_would_be_found_too"
 )
+# The test bed is drawn in the newest ComfyUI, with nodes that the oldest does not have.
+TEST_BED = "host/test_testbed_arms.py host/test_testbed_dit.py host/test_testbed_dit_arms.py"
 # Run with every older PyTorch: the method, and what compiles models.
 WITH_OLDER_TORCH = (
     "core host/test_compile.py host/test_other_modules.py host/test_attention_calls.py "
@@ -193,7 +195,7 @@ def tests(python: str, part: str, hosts: Hosts) -> Iterator[Suite]:
         yield suite("diffusers", 1, "with_diffusers")
         yield suite("server, newest", 2, "server", **on_newest)
         yield suite("browser", 10, "browser", **on_newest)
-        yield suite("oldest host", 5, "host", but="long or newest", **on_oldest)
+        yield suite("oldest host", 5, "host", TEST_BED, but="long or newest", **on_oldest)
         yield suite("server, oldest", 2, "server", but="long or newest", **on_oldest)
     if part == "all":
         yield suite("newest host, sub-quadratic attention", 10, "host", **{**on_newest, "SAD_ATTENTION": "sub_quad"})

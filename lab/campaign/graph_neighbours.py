@@ -9,6 +9,7 @@ from typing import Any
 
 import comfy.sd
 from comfy.model_patcher import ModelPatcher
+from comfy_extras import nodes_custom_sampler
 
 from lab.testing.families.family import draw as numbers
 from lab.testing.run_nodes import execute
@@ -66,10 +67,11 @@ def neighbours(kind: str, draw: Draw) -> dict[str, Callable[[], Neighbour]]:
             "nodes_eps", "TemporalScoreRescaling", tsr_k=among(0.5, 1.5), tsr_sigma=among(0.3, 2)
         ),
         "DifferentialDiffusion": lambda: node("nodes_differential_diffusion", "DifferentialDiffusion", strength=0.7),
-        "CFGOverride": lambda: node(
-            "nodes_custom_sampler", "CFGOverride", cfg=draw.choice([1.0, 2.0, 5.0]), start_percent=0.0, end_percent=0.6
-        ),
     }
+    if hasattr(nodes_custom_sampler, "CFGOverride"):  # newer than the oldest ComfyUI
+        everywhere["CFGOverride"] = lambda: node(
+            "nodes_custom_sampler", "CFGOverride", cfg=draw.choice([1.0, 2.0, 5.0]), start_percent=0.0, end_percent=0.6
+        )
     unet: dict[str, Callable[[], Neighbour]] = {
         "PAG": lambda: node("nodes_pag", "PerturbedAttentionGuidance", scale=among(0.5, 4)),
         "SAG": lambda: node("nodes_sag", "SelfAttentionGuidance", scale=among(0.1, 0.7), blur_sigma=2.0),

@@ -107,6 +107,7 @@ def test_another_text_moves_the_keys_up_to_the_image_and_none_of_it(runs):
 # Where a site sees text and image together, and the latent is the image and nothing else.
 @pytest.mark.rows(lambda row: row.image_tokens is not None and not row.latents)
 def test_another_latent_moves_the_keys_of_the_image_and_none_of_the_text(runs):
+    runs.need_one_row()
     again = runs.row.noise().flip(-1)
     moves = moved(first_joint_keys(runs), first_joint_keys(runs, noise=again))
     image = runs.row.image(len(moves))

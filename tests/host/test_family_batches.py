@@ -23,6 +23,7 @@ MASKED, PACKED, FRAMES = "HunyuanVideo", "MiniMaxH3", "SVD_img2vid"
 @pytest.mark.parametrize("cfg", [3.0, pytest.param(1.0, marks=pytest.mark.newest)])
 def test_a_picture_is_the_same_by_itself_and_beside_three_others(runs, cfg):
     """Alone means with cond and uncond in calls of their own, too."""
+    runs.need_one_row()
     row = runs.row
     patched, report = skew(row.model, **STRENGTH)
     ours, hosts = (row.sample(model, cfg=cfg, **row.start(range(BATCH)))[-1] for model in (patched, row.model))

@@ -231,9 +231,14 @@ class Refined(comfy.samplers.CFGGuider):
         return super().predict_noise(*args, **kwargs)
 
 
+def shows_other_models(model) -> bool:
+    """Whether this ComfyUI tells the wrappers of a run about a MODEL that is not the guider's."""
+    return "model_options" in inspect.signature(model.prepare_state).parameters
+
+
 @pytest.mark.parametrize("nodes", ["first", "refiner", "both"])
 def test_a_model_that_takes_over_in_a_run_acts_by_its_own_nodes(sd15, second, nodes):
-    is_shown = "model_options" in inspect.signature(sd15.model.prepare_state).parameters
+    is_shown = shows_other_models(sd15.model)
     first, its_report = skew(sd15.model, 1.5) if nodes != "refiner" else (sd15.model, None)
     refiner, refiner_report = skew(second, 0.4) if nodes != "first" else (second, None)
     guider = Refined(first, refiner)
@@ -267,6 +272,8 @@ class WithOwnOptions(Refined):
 
 @pytest.mark.newest
 def test_nothing_of_ours_stays_in_the_options_of_somebody_else(sd15, second):
+    if not shows_other_models(sd15.model):
+        pytest.skip("this ComfyUI does not let a node act in such calls")
     patched, report = skew(second)
     guider = WithOwnOptions(sd15.model, patched)
     guider.set_conds(sd15.conditioning("cond"), sd15.conditioning("uncond"))

@@ -8,6 +8,7 @@ from functools import cached_property
 from typing import Any
 
 import comfy.supported_models
+import pytest
 import torch
 
 from lab.testing.families.family import Family
@@ -45,6 +46,15 @@ class Runs:
         with watch_attention(model) as calls:
             self.row.sample(model, **options)
         return calls
+
+    def need_one_row(self) -> None:
+        """Skip a test that calls the network with one row, if this ComfyUI's network takes them only in pairs."""
+        try:
+            self.row.sample(cfg=1.0)
+        except ValueError as problem:
+            if "not enough values to unpack" not in str(problem):
+                raise
+            pytest.skip(f"{self.row.name} of this ComfyUI takes cond and uncond only together")
 
     def site(self, seen: Seen) -> str | None:
         """The address of the site that made a call; None for cross-attention and whatever else is no site."""
