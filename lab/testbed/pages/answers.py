@@ -124,7 +124,7 @@ def is_skew_what_matters(numbers: Numbers) -> Answer:
         3,
         "Is the skew part what matters? γ against the temperature of the same attention at equal drift.",
         "At some strength γ does what no equally large change of temperature does.",
-        "At no strength is γ better than the temperature that moves images as far.",
+        "On balance γ is no better than the temperature that moves images as far.",
     )
 
 
@@ -168,7 +168,7 @@ def on_top(numbers: Numbers) -> Answer:
         5,
         "Does γ add to the best rival, or replace it?",
         "γ adds to the best rival.",
-        "γ on top of the best rival adds nothing that is significant without a loss.",
+        "On balance γ adds nothing to the best rival.",
         "The best rival was not drawn with γ on top of it.",
     )
 
@@ -199,7 +199,7 @@ def adaptive(numbers: Numbers) -> Answer:
         7,
         "Does adaptive control save strong settings, beyond being a weaker setting of the same drift?",
         "Adaptive control is better than a static setting that moves images as far.",
-        "Adaptive control is not better than a static setting that moves images as far.",
+        "On balance adaptive control is no better than a static setting that moves images as far.",
     )
 
 
@@ -288,7 +288,11 @@ def given_back(numbers: Numbers) -> Answer:
     for knobs, whose in ((numbers.ours, "Of our settings"), (numbers.rivals, "Of the rivals")):
         names = [name for knob in knobs for name in numbers.of_knob(knob)]
         kept = [name for name in names if gains(*reversed(numbers.both(name)))]
-        parts.append(f"{whose} {len(kept)} of {len(names)} raise coverage with no significant loss of fidelity.")
+        held = sum(numbers.change(name, DIVERSITY).is_significant_of_many for name in kept)
+        parts.append(
+            f"{whose} {len(kept)} of {len(names)} raise coverage with no significant loss of fidelity, "
+            f"{held} of them also after correction."
+        )
         order = sorted(kept or names, key=lambda name: -numbers.change(name, DIVERSITY).gain)
         because += [told(numbers, name) for name in order[:3]]
     return Answer(12, question, " ".join(parts), f"The largest gains: {'; '.join(because)}.")
