@@ -226,3 +226,17 @@ def test_a_slider_that_falls_is_no_yes():
         content["slider"] |= {"whole way": [-0.1, -0.2, -0.05], "falls": 1}
 
     assert "seeds? No. From" in acting(altered)["The slider from precise to creative"]
+
+
+def test_methods_that_are_equal_share_a_place():
+    numbers = made_up()
+    knobs = {name: dict(knob) for name, knob in numbers.content["knobs"].items()}
+    for name in ("γ", *numbers.rivals):
+        knobs[name]["dominated area"] = [0.5, 0.4, 0.6]
+        knobs[name]["diversity at equal fidelity"] = [0.0 if name == "γ" else 0.1, 0.0, 0.2]
+    others = len(numbers.rivals)
+    verdict = answer(replace(numbers, content={**numbers.content, "knobs": knobs}), 4).verdict
+    shared = f"{others} others" if others > 1 else "1 other"
+    assert f"1st (with {shared}) in dominated area" in verdict
+    assert f"γ is {others + 1}" in verdict
+    assert "(with" not in verdict.split(" in diversity")[0]

@@ -137,7 +137,11 @@ def against_rivals(numbers: Numbers) -> Answer:
         return Answer(4, question, "This was not measured.")
     for quantity in ("diversity at equal fidelity", "fidelity at equal diversity", "dominated area"):
         order = sorted(shown, key=lambda knob: -knobs[knob][quantity][0])
-        ranks.append(f"{ordinal(order.index('γ') + 1)} in {quantity}")
+        values = [knobs[knob][quantity][0] for knob in order]
+        own = knobs["γ"][quantity][0]
+        equal = values.count(own) - 1
+        shared = f" (with {equal} other{'s' if equal > 1 else ''})" if equal else ""
+        ranks.append(f"{ordinal(values.index(own) + 1)}{shared} in {quantity}")
         first = order[0] if order[0] != "γ" else order[1]
         parts.append(
             f"{quantity}: γ {spell(knobs['γ'][quantity])}, the best rival ({first}) {spell(knobs[first][quantity])}"
