@@ -23,7 +23,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .measures import largest_on_tangents, overlap_of, swapped
+from .measures import divided, largest_on_tangents, overlap_of, swapped
 from .site_sums import SiteSums
 
 BLOCK = 2  # eigenvalues come in pairs where a model turns its queries and keys by their position
@@ -167,7 +167,7 @@ def _all_columns(gram: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor, Tensor]
     What is added to its diagonal is more than the rounding of 65,536 tokens can take away. A direction that is nothing
     but rounding comes out short, and `extremes` leaves it out.
     """
-    inverse = _inverse(lengths)
+    inverse = divided(1.0, lengths)
     unit = gram * inverse[..., None] * inverse[:, None]
     unit.diagonal(dim1=-2, dim2=-1).add_(64 * torch.finfo(gram.dtype).eps)
     root = torch.linalg.cholesky_ex(unit).L
@@ -205,16 +205,11 @@ def _first_block(gram: Tensor, lengths: Tensor, least: Tensor) -> Tensor:
     """Coefficients `(N, 2d, 2)`: fixed ones in inverse proportion to the columns' lengths, turned towards the ends."""
     width = gram.shape[-1]
     places = torch.arange(BLOCK * width, dtype=gram.dtype, device=gram.device).reshape(BLOCK, width).mT
-    block = wave = torch.cos(0.97 * places.remainder(97.0) * (places + 1)) * _inverse(lengths)
+    block = wave = torch.cos(0.97 * places.remainder(97.0) * (places + 1)) * divided(1.0, lengths)
     for _ in range(TURNS):
         block = F.normalize(swapped(gram @ swapped(gram @ block)), dim=-2, eps=torch.finfo(block.dtype).tiny)
         block = _orthonormal(gram, block, lengths, least)[:, :width]
     return torch.add(block, wave, alpha=UNTURNED / width**0.5)
-
-
-def _inverse(lengths: Tensor) -> Tensor:
-    """1/l, and 0 where l is."""
-    return torch.where(lengths > 0, 1 / torch.where(lengths > 0, lengths, 1.0), 0.0)
 
 
 def _eigenvectors(matrix: Tensor) -> tuple[Tensor, Tensor]:

@@ -166,7 +166,7 @@ def swapped(parts: Tensor) -> Tensor:
     return parts.roll(parts.shape[-2] // 2, dims=-2)
 
 
-def divided(numerator: Tensor, length: Tensor) -> Tensor:
+def divided(numerator: Tensor | float, length: Tensor) -> Tensor:
     """`numerator / length`, 0 where the length is 0."""
     return torch.where(length == 0, 0.0, numerator / torch.where(length == 0, 1.0, length))
 

@@ -232,7 +232,7 @@ class Refined(comfy.samplers.CFGGuider):
 
 
 def shows_other_models(model) -> bool:
-    """Whether this ComfyUI tells the wrappers of a run about a MODEL that is not the guider's."""
+    """Return whether this ComfyUI tells the wrappers of a run about a MODEL that is not the guider's."""
     return "model_options" in inspect.signature(model.prepare_state).parameters
 
 

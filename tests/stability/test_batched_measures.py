@@ -160,7 +160,7 @@ def test_keys_that_are_nearly_their_queries_lose_nothing(head_dim, sign):
 
 @pytest.mark.parametrize("head_dim", [2, 8, 16, 32])
 def test_a_landscape_as_small_as_rounding_is_flagged_or_right(head_dim):
-    """Where k is q, turned: S is then nothing but the noise that was added."""
+    """If k is q, turned, S is nothing but the noise that was added."""
     generator = torch.Generator().manual_seed(head_dim)
     q, noise, patterns = torch.randn(3, 40, 1, 64, head_dim, generator=generator)
     skew = torch.randn(head_dim, head_dim, generator=generator)
