@@ -208,7 +208,7 @@ def install_stability_feedback(
         chosen, held, _ = choose_sites(model, blocks, FEEDBACK, act_where_unverified)
     except NotVerified as sentence:
         show_on_node(str(sentence), node_id)
-        return model.clone(), StabilityTrace()
+        return model.clone(), StabilityTrace(unmeasured=str(sentence))
     settings = ProbeSettings(
         (feedback.score.measure,), act_where_unverified=act_where_unverified, baseline=feedback.baseline
     )

@@ -15,7 +15,9 @@ from symmetric_attention.nodes.host.models.sites import find_sites
 from symmetric_attention.nodes.host.models.unverified import NOT_OF_OWN_TOKENS, find_unverified_sites
 from symmetric_attention.nodes.host.run_origin import Upstream
 from symmetric_attention.nodes.save_stability_trace import SaveStabilityTraceNode
+from symmetric_attention.nodes.stability_feedback import StabilityFeedbackNode
 from symmetric_attention.nodes.stability_plot import StabilityPlotNode
+from symmetric_attention.nodes.stability_probe import StabilityProbeNode
 from torch import nn
 
 from lab.testing import definition, recorder
@@ -175,13 +177,14 @@ def test_creativity_skips_it_and_names_the_node_that_can(future):
     assert text.endswith("Creativity (SAD) cannot use them, but Skew Attention (SAD) can, with act_where_unverified.")
 
 
-def test_the_probe_skips_it_too(future, monkeypatch):
-    model, trace = probe(future)
+@pytest.mark.parametrize("node", [StabilityProbeNode, StabilityFeedbackNode], ids=["probe", "feedback"])
+def test_what_measures_skips_it_too_and_its_trace_says_why(future, monkeypatch, node):
+    model, trace = execute(node, model=future)
     assert not model.object_patches
     assert sample(model).equal(sample(future))
     assert trace.is_empty
-    for node in (StabilityPlotNode, SaveStabilityTraceNode):
-        shown = asked_after(node, trace, monkeypatch)
+    for reader in (StabilityPlotNode, SaveStabilityTraceNode):
+        shown = asked_after(reader, trace, monkeypatch)
         assert "It has 6 attention sites that are not verified" in shown
         assert "used another model" not in shown
 
