@@ -13,6 +13,7 @@ from ...sad_core.joint_attention import JOINT_NORMS
 from ...sad_core.shown_text import shown
 from ...sad_core.stability.feedback import FeedbackSettings
 from .browser import show_on_node
+from .measured_harm import measured_harm
 from .models.families import ADVICE
 from .models.site_rules import JOINT, OPT_IN_KINDS, TEXT_REFINER, UNVERIFIED
 from .models.sites import Site, find_sites, list_addresses, reason_of_refusal, select_sites
@@ -97,6 +98,8 @@ def install_skew_attention(
             notes = []
     if settings.remark:
         notes.append(f"Warning: {settings.remark}.")
+    elif not blocks.strip() and (harm := measured_harm(settings)):
+        notes.append(harm)
     plan = describe_plan(name, settings, chosen, held, available, plain)
     report = SkewReport("\n".join([plan, *notes]), node=node)
     SkewPatch(settings, chosen, report, node_id).install(patched)
