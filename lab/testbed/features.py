@@ -85,14 +85,18 @@ def features(pixels: Tensor, eyes: Eyes, imagenet: bool, path: Path | None = Non
         found["guide"] = features_of(eyes.network("guide"), images.to(eyes.device)).float().cpu()
         found["scores"] = _scores(eyes, images)
     if imagenet and "imagenet" not in found:
-        from lab.evidence.measures.features import imagenet as network  # needs packages that few have
-
-        grey = images.expand(-1, 3, -1, -1)
-        found["imagenet"] = network(grey, IMAGENET_PIXELS, eyes.device, CHUNKS[eyes.device]).half()
+        found["imagenet"] = of_photographs(images, eyes.device)
     if path is not None and set(found) != before:
         with whole_file(path) as unfinished:
             save_file(found, unfinished, {"of": digest})
     return found
+
+
+def of_photographs(images: Tensor, device: str = "cpu") -> Tensor:
+    """Features (N, 1280) float16 of pictures (N, 1, 28, 28) in [0, 1], by a network trained on photographs."""
+    from lab.evidence.measures.features import imagenet  # needs packages that few have
+
+    return imagenet(images.expand(-1, 3, -1, -1), IMAGENET_PIXELS, device, CHUNKS[device]).half()
 
 
 @torch.no_grad()

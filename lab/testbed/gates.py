@@ -10,7 +10,8 @@
     right class         The judge finds the class that was asked for as often as it finds that of test pictures.
     near enough         The Fréchet distance is below that of training pictures with a little noise.
 
-Every figure is printed beside its floor, that of real pictures, and beside those of trivial baselines.
+Every figure is printed beside its floor, that of real pictures, and beside those of trivial baselines. The kernel
+distance is measured in two spaces, the guide's features and those of a network trained on photographs.
 Guidance is chosen on the validation part with the guide's features. The test part is read by the final measures only.
 Samples are kept, so an interrupted run goes on where it was.
 """
@@ -41,6 +42,7 @@ from lab.evidence.measures.kernel_distance import kernel_distance
 from lab.folders import cache_folder, expand_path
 from lab.testbed.attention import averaged_attention
 from lab.testbed.data import Garments, add_data_option, divide, download, load_split
+from lab.testbed.features import of_photographs
 from lab.testbed.frechet import frechet_distance
 from lab.testbed.judges import accuracy, features_of, load_judge
 from lab.testbed.kept_samples import kept_samples
@@ -53,8 +55,10 @@ FIRST_CHOICE_SEED = 1_000_000  # the final samples have the seeds from 0 on
 MEMORIES = 42
 NOISE = 0.05
 GREY = 0.8  # between the halves of the sheet
+IN_PHOTOGRAPHS = "kernel x1000, ImageNet"
 QUANTILES = (0.01, 0.05, 0.25, 0.5, 0.75, 0.95)
 PAIRED_AT_A_TIME = 100
+WIDTH = 24  # of a printed column
 
 LARGEST_COPY_SHARE = 0.03  # of samples nearer to a training picture than 99 % of test pictures are
 SMALLEST_COVERAGE = 0.75  # as a share of the floor's
@@ -219,8 +223,13 @@ def measure(
     features = {name: features_of(guide, images) for name, (images, _) in pictures.items()}
     features["Gaussian in feature space"] = gaussian_like(real.training_features, count)
     rows = {name: distances_from_test(space, real) for name, space in features.items()}
+    photographed = of_photographs(real.test.only(slice(count)).images()).double()
     for name, (images, shown) in pictures.items():
-        rows[name]["judge"] = accuracy(judge, images, shown)
+        distance = kernel_distance(of_photographs(images).double(), photographed[: len(images)])
+        rows[name] |= {
+            IN_PHOTOGRAPHS: 1000 * distance(torch.arange(len(images))),
+            "judge": accuracy(judge, images, shown),
+        }
     with_attention, without = (of_set(frechet_distance(features[kind], real.test_features), labels) for kind in kinds)
     ratio = (without / with_attention).interval
     compared = pictures["samples"][0], real.test.only(slice(count)).images(), real.training.images()
@@ -247,9 +256,9 @@ def table(result: Mapping[str, Any]) -> str:
     columns = list(result["rows"]["samples"])
 
     def cells(row: Mapping[str, float]) -> str:
-        return "".join(f"{row[column]:14.3f}" if column in row else " " * 14 for column in columns)
+        return "".join(f"{row[column]:{WIDTH}.3f}" if column in row else " " * WIDTH for column in columns)
 
-    lines = [f"{'':34}" + "".join(f"{column:>14}" for column in columns)]
+    lines = [f"{'':34}" + "".join(f"{column:>{WIDTH}}" for column in columns)]
     lines += [f"{name:34}{cells(row)}" for name, row in result["rows"].items()]
     for space, near in result["nearest training picture"].items():
         lines.append(f"\nDistance to the nearest training picture, {space}, quantiles {near['quantiles']}")

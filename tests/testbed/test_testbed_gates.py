@@ -8,10 +8,12 @@ import torch
 from torch_fidelity.metric_fid import fid_statistics_to_metric
 
 from lab.demo.classifier import save_classifier
+from lab.evidence.measures.features import imagenet
 from lab.testbed import gates
 from lab.testbed.data import divide, load_split
+from lab.testbed.features import IMAGENET_PIXELS
 from lab.testbed.frechet import frechet_distance
-from lab.testbed.gates import NOISE, Real, baselines, decide, gaussian_like, nearness
+from lab.testbed.gates import IN_PHOTOGRAPHS, NOISE, Real, baselines, decide, gaussian_like, nearness
 from lab.testbed.judges import DESIGNS, accuracy, augment, features_of, judge_file, load_judge, train_judge
 from lab.testbed.kept_samples import kept_samples
 from lab.testbed.model import build_model
@@ -130,6 +132,18 @@ def test_each_gate_fails_on_its_own(spoiled, failing):
     assert len(found) == 4
 
 
+def slow_kernel_distance(real):
+    """Of the validation pictures from as many test pictures, seen by the network of photographs."""
+    ours, theirs = (
+        imagenet(part.images()[:40].expand(-1, 3, -1, -1), IMAGENET_PIXELS) for part in (real.validation, real.test)
+    )
+    ours, theirs = ours[: len(real.validation.labels)], theirs[: len(real.validation.labels)]
+    kernel = [[((x @ y.mT / len(x[0]) + 1) ** 3) for y in (ours, theirs)] for x in (ours, theirs)]
+    count = len(ours)
+    within = sum((kernel[i][i].sum() - kernel[i][i].trace()) / (count * (count - 1)) for i in (0, 1))
+    return within - 2 * kernel[0][1].mean()
+
+
 def test_everything_runs_on_toy_data(real, tmp_path, monkeypatch):
     monkeypatch.setattr(gates, "GUIDANCES", (1.0, 2.0))
     monkeypatch.setattr("lab.evidence.bootstrap.RESAMPLES", 10)
@@ -140,6 +154,9 @@ def test_everything_runs_on_toy_data(real, tmp_path, monkeypatch):
     assert set(result["guidance choice"]) == {"1.0", "2.0"}
     assert result["guidance choice"][str(result["guidance"])] == min(result["guidance choice"].values())
     assert result["rows"]["training pictures"]["frechet"] < result["rows"]["samples"]["frechet"]
+    inner = result["rows"]["validation pictures"][IN_PHOTOGRAPHS]
+    assert inner == pytest.approx(1000 * float(slow_kernel_distance(parts)), rel=1e-2)
+    assert IN_PHOTOGRAPHS not in result["rows"]["Gaussian in feature space"], "it has no pictures"
     assert (tmp_path / "sheet.png").exists()
     text = gates.table(result)
     assert all(name in text for name in (*result["rows"], "right class", "FAIL"))
