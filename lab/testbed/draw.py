@@ -79,6 +79,14 @@ def _bed(source: Source):  # type: ignore[no-untyped-def]  # its module cannot b
     return load_bed(source.model, source.early)
 
 
+def host_folder() -> Path:
+    """The ComfyUI that samples are drawn in; ends the command where there is none."""
+    host = find_host()
+    if host is None:
+        raise SystemExit("Samples are drawn in a ComfyUI, and none was found. Name its folder in COMFYUI_PATH.")
+    return host
+
+
 def draw_arm(arm: Arm, source: Source, count: int, batch: int) -> str:
     """Draw what is missing of an arm's first `count` seeds, `batch` at a time; the name of the arm."""
     kept_samples(source.file(arm), source.seeds(count), partial(pictures, source, arm), arm.name, batch)
@@ -124,9 +132,7 @@ def main() -> None:
     if not arms:
         knobs = ", ".join(sorted({arm.knob for arm in network.arms}))
         parser.error(f"--only: no arm has the knob {', '.join(options.only)}. The knobs are: {knobs}.")
-    host = find_host()
-    if host is None:
-        parser.error("The arms are drawn in a ComfyUI, and none was found. Name its folder in COMFYUI_PATH.")
+    host = host_folder()
     source = Source(options.model, options.early, options.folder, options.first_seed)
     if source.early is None:
         arms = [arm for arm in arms if not arm.away_from_early]

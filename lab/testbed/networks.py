@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from argparse import ArgumentParser, Namespace
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -42,6 +43,12 @@ NETWORKS = {
     "dit": _network("dit", DIT_FILE, DIT_GUIDANCE, dit_arms()),
     "twin": _network("twin", TWIN_FILE, 1.0, twin_arms()),
 }
+
+
+def named(names: Sequence[str]) -> list[Arm]:
+    """Arms of the UNet by name."""
+    by_name = {arm.name: arm for arm in NETWORKS["unet"].arms}
+    return [by_name[name] for name in names]
 
 
 def weights_of(network: Network) -> Path:

@@ -34,12 +34,12 @@ from lab.evidence.bootstrap import CONFIDENCE, Estimate, of_set
 from lab.folders import expand_path
 from lab.testbed.arms import PLAIN, Arm
 from lab.testbed.data import Garments, add_data_option, divide, download, load_split
-from lab.testbed.draw import FOLDER, Source, draw
-from lab.testbed.evidence import host_folder, named
+from lab.testbed.draw import FOLDER, Source, draw, host_folder
 from lab.testbed.features import Eyes
 from lab.testbed.gates import nearest
 from lab.testbed.measured import Reference, measure_arms, real_of
 from lab.testbed.model import classes_of
+from lab.testbed.networks import named
 from lab.testbed.results import changes_of, write_numbers
 from lab.testbed.scores import as_changes, as_numbers
 from lab.testbed.shape import CLASSES, MODEL_FILE
@@ -54,6 +54,7 @@ ARMS = (
 MANY = 2 * (len(ARMS) - 1) * len(SIZES)  # changes that the answer looks at: of copies and of repeats
 NUMBERS = MODEL_FILE.with_name("subsets.json")
 COUNT = 500
+MINUTES = 70  # of a training
 FEW = 0.01  # of the test images lie nearer than a copy or a repeat has to
 
 
@@ -178,7 +179,7 @@ def main() -> None:
     options = parser.parse_args()
     missing = [size for size in SIZES if not weights_of(size, options.weights).exists()]
     if missing:
-        commands = " and ".join(f"lab.testbed.train --subset {size} --minutes 70" for size in missing)
+        commands = " and ".join(f"lab.testbed.train --subset {size} --minutes {MINUTES}" for size in missing)
         parser.error(f"The models of {', '.join(map(str, missing))} images are not there. Run {commands}.")
     data = options.data or download()
     reference = Reference(data, "test", options.count, options.folder, Eyes())

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from lab.testbed.arms import PLAIN, Arm, all_arms
+from lab.testbed.cost import Cost
 from lab.testbed.frontier import neutral_of
 from lab.testbed.pages.reading import Numbers
 
@@ -60,4 +61,4 @@ def made_up(changed: Mapping[str, tuple[float, float]] | None = None, network: s
         "chosen": chosen,
         "pairs": [],
     }
-    return Numbers(network, content, {name: 20 for name in rows})
+    return Numbers(network, content, {name: Cost(20, 1.05) for name in rows})

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from lab.testbed import next_dit
+from lab.testbed.arms import Arm
 from lab.testbed.seeded_noise import SeededNoise
 
 PIXELS = slice(-64, None)  # the last tokens of a sequence of the DiT
@@ -63,3 +65,21 @@ def disturbed(y: Tensor, left: float, number: int, seed: int) -> Tensor:
     uniform = 2 * noise.draw_uniform("strength", 0, y.shape)[0] - 1
     chosen = noise.draw_uniform("chosen", 0, y.shape)[0] < 0.5
     return torch.where(chosen, y + 3.0 * uniform, y) if number < 2 else y
+
+
+def passes_by_step(bed: Any, arm: Arm) -> list[int]:
+    """How many rows the network sees of one sample in each step: 2 with guidance, 1 without."""
+    from comfy.patcher_extension import WrappersMP  # ComfyUI has to be started first
+
+    from lab.testbed.in_comfyui import draw_latents
+
+    seen: list[int] = []
+
+    def watch(executor: Any, x: Tensor, *arguments: Any, **named: Any) -> Any:
+        seen.append(len(x))
+        return executor(x, *arguments, **named)
+
+    model = bed.model.clone()
+    model.add_wrapper(WrappersMP.DIFFUSION_MODEL, watch)
+    draw_latents(replace(bed, model=model), arm, [0])
+    return seen

@@ -12,11 +12,12 @@ from lab.demo.model import NO_CATEGORY, save_model
 from lab.demo.sampling import denoise, first_latents, guide, make_scheduler
 from lab.evidence.baselines import identity_attention
 from lab.evidence.watching import self_attentions
+from lab.testbed import cost
 from lab.testbed.arms import BUSY, GUIDANCE, Arm, Use, all_arms, skew, use
 from lab.testbed.in_comfyui import draw_latents, load_bed, node_classes, output_of
 from lab.testbed.model import build_model, classes_of, load_model
 from lab.testbed.rivals import RIVALS
-from lab.testing.testbed_statements import annealed, disturbed
+from lab.testing.testbed_statements import annealed, disturbed, passes_by_step
 from sad_core import set_skew_attention
 
 pytestmark = pytest.mark.newest
@@ -231,3 +232,30 @@ def test_a_node_without_a_widget_gets_its_default(bed):
     """γ 1.05 and β 3."""
     given = output_of(use("SADSkewAttention"), model=bed.model)
     assert {patch.patched_forward.patch.settings.beta for patch in given.object_patches.values()} == {3.0}
+
+
+@pytest.mark.parametrize(
+    ("name", "passes"),
+    [
+        ("CFG in an interval 6", [1, 1, 2, 2, 2, 2, 2, 2, 1, 1]),
+        ("CFG off at first 0.3", [1, 1, 1, 2, 2, 2, 2, 2, 2, 2]),
+    ],
+)
+def test_guidance_is_off_in_the_steps_that_the_arm_names(bed, name, passes):
+    assert passes_by_step(bed, next(each for each in all_arms() if each.name == name)) == passes
+
+
+def test_the_cost_of_an_arm_counts_every_row_and_holds_its_time_against_the_plain_model(bed, monkeypatch):
+    clock = iter([0.0, 4.0, 10.0, 19.0, 20.0, 26.0, 30.0, 36.0, 40.0, 45.0, 50.0, 58.0])  # 4 9, 6 6, 5 8
+    monkeypatch.setattr(cost.time, "process_time", clock.__next__)
+    monkeypatch.setattr(cost, "SEEDS", range(1))
+    guided, plain = arm(use("APG", eta=0.0, norm_threshold=0.0, momentum=0.0), guidance=2.0), arm(guidance=1.0)
+    assert cost.measure_cost(bed, guided, plain) == cost.Cost(2 * STEPS, 1.5)
+    assert cost.measure_cost(bed, plain, plain) == cost.Cost(STEPS, 1.0)
+
+
+def test_costs_are_read_as_they_were_written(tmp_path):
+    kept = {"unet": {"γ 2": cost.Cost(20, 1.07), "CFG 1": cost.Cost(10, 0.5)}, "twin": {}}
+    cost.write_costs(kept, tmp_path / "cost.json")
+    assert cost.kept_costs(tmp_path / "cost.json") == kept
+    assert '"γ 2": [20, 1.07]' in (tmp_path / "cost.json").read_text(encoding="utf-8")

@@ -12,9 +12,9 @@ from safetensors.torch import load_file
 from lab.folders import cache_folder, expand_path
 from lab.testbed.acting.seeds import BLOCK, PARTS
 from lab.testbed.data import add_data_option
+from lab.testbed.draw import host_folder
 from lab.testbed.shape import MODEL_FILE
 from lab.testbed.twin_file import restore
-from lab.testing.hosts import find_host
 from lab.testing.in_process_host import load_pack, start_host
 
 FOLDER = cache_folder() / "testbed-acting"
@@ -24,10 +24,7 @@ ACTING = Path(__file__).parents[1] / "acting.json"
 
 def draw(options: argparse.Namespace) -> None:
     """Draw the parts that are missing."""
-    host = find_host()
-    if host is None:
-        raise SystemExit("The parts are drawn in a ComfyUI, and none was found. Name its folder in COMFYUI_PATH.")
-    start_host(host, "pytorch", on_cpu=options.device == "cpu")
+    start_host(host_folder(), "pytorch", on_cpu=options.device == "cpu")
     load_pack()
     from lab.testbed.acting import parts
     from lab.testbed.acting.batches import Bench, Network, lift_limits

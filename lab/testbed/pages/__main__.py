@@ -13,26 +13,25 @@ from pathlib import Path
 from safetensors.torch import load_file
 
 from lab.folders import IMAGES, cache_folder, expand_path
-from lab.testbed.calls import kept_calls
-from lab.testbed.draw import Source, draw
+from lab.testbed.cost import kept_costs
+from lab.testbed.draw import Source, draw, host_folder
 from lab.testbed.networks import NETWORKS, weights_of
 from lab.testbed.pages.document import TITLES, frontier_image, has_pictures, pages, sheet_image
 from lab.testbed.pages.picture import frontier, save
 from lab.testbed.pages.reading import Numbers
 from lab.testbed.pages.sheet import SEEDS, rows_of, sheet
-from lab.testing.hosts import find_host
 
 FOLDER = cache_folder() / "testbed-sheets"
 
 
 def kept_numbers() -> dict[str, Numbers]:
     """The numbers of the networks that were measured, in the order of the pages."""
-    calls, found = kept_calls(), {}
+    costs, found = kept_costs(), {}
     for name in TITLES:
         path = NETWORKS[name].numbers
         if path.exists():
             content = json.loads(path.read_text(encoding="utf-8"))
-            found[name] = Numbers(name, content, calls.get(name, {}))
+            found[name] = Numbers(name, content, costs.get(name, {}))
     return found
 
 
@@ -42,10 +41,7 @@ def write_sheet(numbers: Numbers, early: Path | None, folder: Path) -> None:
     source = Source(weights_of(network), early, folder)
     arms = [arm for arm in network.arms if arm.name in words and (early or not arm.away_from_early)]
     if any(not source.file(arm).exists() for arm in arms):
-        host = find_host()
-        if host is None:
-            raise SystemExit("The samples are drawn in a ComfyUI, and none was found. Name its folder in COMFYUI_PATH.")
-        draw(source, arms, SEEDS, host, processes=1)
+        draw(source, arms, SEEDS, host_folder(), processes=1)
     pictures = {arm.name: load_file(source.file(arm))["pixels"][:SEEDS].float() / 255 for arm in arms}
     shown = {name: text for name, text in words.items() if name in pictures}
     sheet(pictures, shown).save(IMAGES / sheet_image(numbers.network))

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from lab.testbed.comparisons import ON_TOP, is_ours, is_rival
+from lab.testbed.cost import Cost
 from lab.testbed.scores import DIVERSITY, FIDELITY, LOWER_IS_BETTER
 
 
@@ -53,11 +54,11 @@ class Change:
 
 @dataclass(frozen=True)
 class Numbers:
-    """The numbers that `lab.testbed.results` wrote of a network, and the calls of each arm."""
+    """The numbers that `lab.testbed.results` wrote of a network, and the cost of each arm."""
 
     network: str
     content: Mapping[str, Any]
-    calls: Mapping[str, int]
+    costs: Mapping[str, Cost]
 
     @property
     def arms(self) -> Mapping[str, Any]:

@@ -14,6 +14,7 @@ HEADLINE = {
     "apart": "seed distance",
     "judge": "judge",
 }
+LEADING = {name: HEADLINE[name] for name in ("coverage", "frechet", "judge")}  # of the short form
 REST = {
     "kernel": "kernel distance ×1000",
     "imagenet": "the same, ImageNet",
@@ -22,22 +23,23 @@ REST = {
     "saturation": "saturation",
     "high frequency": "high frequency",
 }
+COST = ("calls", "time")
 OURS = ("γ", "γ, β 3", "γ, adaptive")
 CURVE = ("diversity at equal fidelity", "fidelity at equal diversity", "dominated area")
 
 
-def headline(numbers: Numbers) -> str:
+def headline(numbers: Numbers, columns: dict[str, str]) -> str:
     """A row for each knob at the strength that the choice seeds took; those without such a strength are named below."""
     best = next((arm for arm, *_ in numbers.pairs(4)), None)  # of ours, by the choice seeds
     ours = [knob for knob in numbers.ours if knob in OURS or (best and numbers.chosen(knob) == best)]
     known = [*ours, *numbers.rivals, *numbers.on_top]
     shown = [knob for knob in known if numbers.chosen(knob) in numbers.arms]
     shown.sort(key=lambda knob: -numbers.change(str(numbers.chosen(knob)), DIVERSITY).value)
-    rows = [of_plain(numbers, "plain model", HEADLINE)]
+    rows = [of_plain(numbers, "plain model", columns)]
     for knob in shown:
-        rows.append(of_arm(numbers, str(numbers.chosen(knob)), HEADLINE))
+        rows.append(of_arm(numbers, str(numbers.chosen(knob)), columns))
     lost = [knob for knob in known if knob not in shown]
-    table = markdown(["setting", "calls", *HEADLINE.values()], rows)
+    table = markdown(["setting", *COST, *columns.values()], rows)
     if lost:
         table += (
             "\n\nThese methods have no row, because none of their strengths raised coverage on the choice seeds "
@@ -50,14 +52,20 @@ def of_plain(numbers: Numbers, name: str, columns: dict[str, str]) -> list[str]:
     """The row of an unpatched model: its own measures."""
     measures = numbers.arms[name]["measures"]
     cells = [spell(measures[each]) if each in measures else "" for each in columns]
-    return [f"**{in_words(name)}**", str(numbers.calls.get(name, "")), *cells]
+    return [f"**{in_words(name)}**", *cost_of(numbers, name), *cells]
 
 
 def of_arm(numbers: Numbers, name: str, columns: dict[str, str]) -> list[str]:
     """The row of an arm: changes from its unpatched model."""
     changes = numbers.arms[name]["changes"]
     cells = [bold(Change(each, *changes[each])) if each in changes else "" for each in columns]
-    return [name, str(numbers.calls.get(name, "")), *cells]
+    return [name, *cost_of(numbers, name), *cells]
+
+
+def cost_of(numbers: Numbers, name: str) -> list[str]:
+    """The calls and the time of an arm as cells, empty where they were not measured."""
+    cost = numbers.costs.get(name)
+    return [str(cost.calls), f"{cost.time:.2f}"] if cost else ["", ""]
 
 
 def all_rows(numbers: Numbers) -> str:
@@ -72,7 +80,7 @@ def all_rows(numbers: Numbers) -> str:
             else:
                 moved = [spell(row["measures"]["drift"])] if drift else []
                 rows.append(of_arm(numbers, name, columns) + moved)
-        parts.append(markdown(["setting", "calls", *columns.values(), *drift], rows))
+        parts.append(markdown(["setting", *COST, *columns.values(), *drift], rows))
     return "\n\n".join(parts)
 
 
