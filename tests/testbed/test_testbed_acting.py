@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from lab.testbed.acting import correlations as relating
 from lab.testbed.acting.altered import alterations, in_int8, merged, with_lora
 from lab.testbed.acting.best_of import gains, images_worth, of_whole_groups
 from lab.testbed.acting.feedback_arms import gamma_of_drift
@@ -127,3 +128,47 @@ def test_what_is_kept_of_a_group_is_resampled_as_a_whole():
     of_groups = of_whole_groups(lambda rows: float(numbers[rows].sum()), 2)
     assert of_groups(torch.tensor([0, 2])) == 303.0
     assert of_groups(torch.tensor([1])) == 30.0
+
+
+class Judged:
+    """Stands in for the reference: the pixels of a sample hold its features, its density and its probability."""
+
+    test = torch.zeros(1, 2, dtype=torch.float64)
+
+    def features(self, pixels):
+        return pixels.flatten(1)[:, :2].double()
+
+    def probability(self, pixels, labels):
+        return pixels.flatten(1)[:, 2].double()
+
+    def density(self, features):
+        return features[:, 0]
+
+
+def test_stability_is_related_to_the_images_seed_by_seed(monkeypatch):
+    """One of two scores is the density, class means aside; it is found on other seeds and judged on these."""
+    monkeypatch.setattr("lab.evidence.bootstrap.RESAMPLES", 50)
+    torch.manual_seed(0)
+    parts = []
+    for count in (80, 160):
+        pixels = torch.rand(count, 1, 2, 2)
+        scores = torch.randn(count, 2, len(SITES), 2)
+        scores[:, 1, 0, 1] = -pixels[:, 0, 0, 0] + 9 * classes_of(range(count))
+        parts.append(({"pixels": pixels, "scores": scores}, {"measures": ["alignment", "depth"], "after": [3, 10]}))
+    found = relating.correlations(*parts, Judged())
+    assert found["images"] == 160
+    assert found["ranks"]["depth"]["density"][0] == pytest.approx(-1)
+    assert abs(found["ranks"]["alignment"]["density"][0]) < 0.3
+    chosen = found["chosen"]["density"]
+    assert chosen["score"] == "depth, all sites, first 10 steps"
+    assert (chosen["where it was chosen"], chosen["here"][0]) == pytest.approx((-1, -1))
+    assert found["chosen"]["distance to the nearest test image"]["here"][0] < -0.3
+
+
+def test_a_gate_keeps_what_reaches_the_threshold_of_its_class():
+    scores, labels = torch.tensor([*range(16), *range(100, 116)]).double(), torch.arange(32) // 16
+    limits = relating.thresholds(scores, labels)
+    assert limits.tolist() == pytest.approx([13.125, 113.125])
+    passed = scores >= limits[labels]
+    numbers = torch.where(labels == 0, scores, 3 * scores)  # kept are 14 and 15 of 0 ... 15, the mean of which is 7.5
+    assert relating.through_gate(passed, numbers, labels).value == pytest.approx((7 + 21) / 2)

@@ -50,7 +50,7 @@ def best_of(choice: Kept, figures: Kept, reference: Reference) -> dict[str, Any]
     """Every number of the part, as JSON."""
     (chosen_on, about), (drawn, _) = choice, figures
     measures, after = about["measures"], about["after"]
-    looked = [_targets(tensors, reference) for tensors in (chosen_on, drawn)]
+    looked = [targets(tensors, reference) for tensors in (chosen_on, drawn)]
     places, labels = groups(len(drawn["pixels"])), looked[1]["label"]
     of_groups = labels[places[:, 0]]
     scores = [_by_group(tensors["scores"]) for tensors in (chosen_on, drawn)]
@@ -89,7 +89,8 @@ def of_whole_groups(measure: Callable[[Tensor], float], keep: int) -> Callable[[
     return lambda chosen: measure((chosen[:, None] * keep + torch.arange(keep)).flatten())
 
 
-def _targets(tensors: Mapping[str, Tensor], reference: Reference) -> dict[str, Tensor]:
+def targets(tensors: Mapping[str, Tensor], reference: Reference) -> dict[str, Tensor]:
+    """The class, the guide's features, the judge's probability and the density of each sample of a part."""
     labels = classes_of(range(len(tensors["pixels"])))  # the first seed of a part is a multiple of ten
     features = reference.features(tensors["pixels"])
     judge = reference.probability(tensors["pixels"], labels)

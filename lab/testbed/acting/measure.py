@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from lab.testbed.acting.best_of import best_of
+from lab.testbed.acting.correlations import correlations
 from lab.testbed.acting.feedback_numbers import feedback_numbers, slider_numbers
 from lab.testbed.acting.kept import load
 from lab.testbed.acting.reference import Reference
@@ -16,11 +17,12 @@ from lab.testbed.results import write_numbers
 
 FILES = {"candidates": ("choice", "candidates"), "feedback": ("feedback",), "slider": ("slider",)}
 FILES |= {"shift": ("shift", "shift-altered")}
-PARTS: Mapping[str, Callable[..., dict[str, Any]]] = {
-    "candidates": best_of,
-    "feedback": feedback_numbers,
-    "slider": slider_numbers,
-    "shift": shift_numbers,
+NUMBERS: Mapping[str, tuple[str, Callable[..., dict[str, Any]]]] = {  # from the name of what was drawn
+    "candidates": ("candidates", best_of),
+    "correlations": ("candidates", correlations),
+    "feedback": ("feedback", feedback_numbers),
+    "slider": ("slider", slider_numbers),
+    "shift": ("shift", shift_numbers),
 }
 
 
@@ -36,11 +38,13 @@ def measure(folder: Path, names: Sequence[str], data: Path | None, judges: Path,
     """
     found: dict[str, Any] = json.loads(output.read_text(encoding="utf-8")) if output.exists() else {}
     reference = Reference.load(data, judges)
-    for name in names:
-        paths = [folder / f"{file}.npz" for file in FILES[name]]
+    for name, (part, numbers_of) in NUMBERS.items():
+        if part not in names:
+            continue
+        paths = [folder / f"{file}.npz" for file in FILES[part]]
         if name in found or not all(path.exists() for path in paths):
             print(f"{name}: {'is measured' if name in found else 'is not drawn'}", flush=True)
             continue
-        found[name] = PARTS[name](*map(load, paths), reference)
+        found[name] = numbers_of(*map(load, paths), reference)
         write_numbers(output, found)
         print(f"{name}: measured", flush=True)

@@ -27,11 +27,12 @@ USUAL = ("alignment", 3)  # the defaults of *Best of N Seeds*: the measure, and 
 
 @dataclass(frozen=True)
 class Part:
-    """A part of the section: its title, a verdict in sentences, and tables."""
+    """A part of the section: its title, a verdict in sentences, tables, and more sentences for the long form."""
 
     title: str
     verdict: str
     tables: str
+    more: str = ""
 
 
 def acting_parts(path: Path) -> list[Part]:
@@ -46,6 +47,8 @@ def parts_of(content: Mapping[str, Any]) -> list[Part]:
         found += [of_feedback(content["feedback"]), of_falling_back(content["feedback"])]
     if "candidates" in content:
         found += [of_one_of_eight(content["candidates"]), of_two_of_eight(content["candidates"])]
+    if "correlations" in content:
+        found.append(of_correlations(content["correlations"]))
     if "slider" in content:
         found.append(of_slider(content["slider"]))
     if "shift" in content:
@@ -64,8 +67,9 @@ def of_feedback(numbers: Mapping[str, Any]) -> Part:
     changes = {name: [change(each, row["less static"][each]) for each in LEADING] for name, row in arms.items()}
     better, worse = ([name for name, (one, two, _) in changes.items() if test(one, two)] for test in (wins, loses))
     moved = [row["moved"] for row in arms.values()]
+    most = "all" if min(moved) == 1 else f"at least {percent(min(moved))} of"
     verdict = (
-        f"γ moved in at least {percent(min(moved))} of {numbers['seeds']} images. Feedback wins "
+        f"γ moved in {most} {numbers['seeds']} images. Feedback wins "
         f"against the static γ that moves images as far in {len(better)} of {len(arms)} settings{listed(better)}, and "
         f"loses in {len(worse)}{listed(worse)}."
     )
@@ -99,7 +103,7 @@ def of_falling_back(numbers: Mapping[str, Any]) -> Part:
         [f"all images, less {strong}", *map(bold, whole.values())],
         [f"the tenth that the judge likes least, less {strong}", "", "", bold(tail)],
     ]
-    verdict = f"At {strong}, {found['images']} of {numbers['seeds']} images fell back."
+    verdict, more = f"At {strong}, {found['images']} of {numbers['seeds']} images fell back.", ""
     if "fallen, less strong" in found:  # at least two images fell back
         fell = {name: change("judge", found[f"fallen, less {name}"]["judge"]) for name in ("strong", "plain")}
         words = (
@@ -111,14 +115,14 @@ def of_falling_back(numbers: Mapping[str, Any]) -> Part:
         )
         verdict += (
             f" The judge is {words} about these than about the same images at {strong} all the way ({fell['strong']}). "
-            f"Beside the same images at γ 1 the difference is {fell['plain']}. Over all images the Fréchet distance "
-            f"changes by {whole[FIDELITY]} and coverage by {whole[DIVERSITY]}."
+            f"Beside the same images at γ 1 the difference is {fell['plain']}."
         )
+        more = f"Over all images the Fréchet distance changes by {whole[FIDELITY]} and coverage by {whole[DIVERSITY]}."
         rows += [
             [f"the images that fell back, less {strong}", "", "", bold(fell["strong"])],
             ["the images that fell back, less γ 1", "", "", bold(fell["plain"])],
         ]
-    return Part("Fall back", verdict, markdown(["", *LEADING.values()], rows))
+    return Part("Fall back", verdict, markdown(["", *LEADING.values()], rows), more)
 
 
 def of_one_of_eight(numbers: Mapping[str, Any]) -> Part:
@@ -148,10 +152,13 @@ def of_one_of_eight(numbers: Mapping[str, Any]) -> Part:
         f"{numbers['groups']} groups. Of the ways to score, {' and '.join(counts)}. Density is high where many real "
         f"images lie near, so an image of high density is a typical one. {sentence(USUAL[0])} after {USUAL[1]} steps, "
         f"the node's default measure and time, changes the density by {usual}, {percent(usual.value / most.value)} of "
-        "what a choice by the density itself would after all eight are finished. The scores that were best on other "
-        f"seeds raise {sum(each.is_better for each in held_out)} of {len(held_out)} numbers significantly. Of what is "
-        f"kept after 3 steps the Fréchet distance falls significantly by {sum(each.is_better for each in nearer)} of "
-        f"{len(nearer)} scores and rises by {sum(each.is_worse for each in nearer)}."
+        "what a choice by the density itself would after all eight are finished."
+    )
+    raised, falls = sum(each.is_better for each in held_out), sum(each.is_better for each in nearer)
+    more = (
+        f"The scores that were best on other seeds raise {raised} of {len(held_out)} numbers significantly. Of what "
+        f"is kept after 3 steps the Fréchet distance falls significantly by {falls} of {len(nearer)} scores and rises "
+        f"by {sum(each.is_worse for each in nearer)}."
     )
     rows = []
     for name in names:
@@ -170,7 +177,7 @@ def of_one_of_eight(numbers: Mapping[str, Any]) -> Part:
     random = [["random", spell(numbers["fréchet"][0]["value"])]]
     random += [[row["by"], bold(change(FIDELITY, row["change"]))] for row in numbers["fréchet"][1:]]
     distance = markdown(["one of eight after 3 steps by", "Fréchet distance, the others as changes"], random)
-    return Part("Best of eight", verdict, f"{note}\n\n{markdown(['chosen by', *head], rows)}\n\n{distance}")
+    return Part("Best of eight", verdict, f"{note}\n\n{markdown(['chosen by', *head], rows)}\n\n{distance}", more)
 
 
 def worths(numbers: Mapping[str, Any]) -> str:
@@ -205,15 +212,51 @@ def of_two_of_eight(numbers: Mapping[str, Any]) -> Part:
     )
     verdict = (
         f"Two of eight that differ most are significantly more diverse than two random ones by {counts} of "
-        f"{len(gained)} ways to choose. The largest change of coverage is that of *{best[0]}*: {best[1][DIVERSITY]}, "
-        f"with a change of the kernel distance by {best[1]['kernel']}. The same model calls give more random images "
-        f"instead, and these cover more: {random} of each eight."
+        f"{len(gained)} ways to choose. The same model calls give more random images instead, and these cover more: "
+        f"{random} of each eight."
+    )
+    more = (
+        f"The largest change of coverage is that of *{best[0]}*: {best[1][DIVERSITY]}, with a change of the kernel "
+        f"distance by {best[1]['kernel']}."
     )
     note = (
         "Rows of chosen images are changes from two random ones, in sets of one size. Rows of random ones are values. "
         "The sets grow with the number that is kept."
     )
-    return Part("Most different of eight", verdict, f"{note}\n\n{table}")
+    return Part("Most different of eight", verdict, f"{note}\n\n{table}", more)
+
+
+def of_correlations(numbers: Mapping[str, Any]) -> Part:
+    """Stability and quality, seed by seed."""
+    ranks = {measure: {aim: Change(aim, *row[aim]) for aim in row} for measure, row in numbers["ranks"].items()}
+    aims = list(numbers["chosen"])
+    counts = ", ".join(
+        f"{sum(row[aim].is_significant_of_many for row in ranks.values())} with the {aim}" for aim in aims
+    )
+    closest, found = max(((name, row["density"]) for name, row in ranks.items()), key=lambda each: abs(each[1].value))
+    through = {aim: change("judge", gain) for aim, gain in numbers["gate"]["gain"].items()}
+    verdict = (
+        f"Does stability tell how good an image will be? Of {len(ranks)} measures over all sites and the whole run, "
+        f"these correlate significantly over {numbers['images']:,} images of the unpatched model, after correction: "
+        f"{counts}. The closest relation to density is that of {closest}, with a rank correlation of "
+        f"{found}. Its square is {percent(found.value**2)}, so most of the difference between "
+        f"images has other causes. A gate that lets {percent(numbers['gate']['share'])} of the seeds through, by the "
+        f"node's default measure and time, changes the density by {through['density']} and the judge by "
+        f"{through['judge']}."
+    )
+    cells = [[measure, *(bold(row[aim]) for aim in aims)] for measure, row in ranks.items()]
+    chosen = [
+        [aim, each["score"], f"{each['where it was chosen']:+.3f}".replace("-", "−"), bold(change(aim, each["here"]))]
+        for aim, each in numbers["chosen"].items()
+    ]
+    tables = [
+        markdown(["rank correlation within classes", *aims], cells),
+        "The best of 96 scores (6 measures, 4 groups of sites, 4 times) on other seeds, by Pearson's correlation:",
+        markdown(["of", "score", "on other seeds", "on these seeds"], chosen),
+        "What a gate lets through, less all images:",
+        markdown(aims, [[bold(through[aim]) for aim in aims]]),
+    ]
+    return Part("Stability and quality", verdict, "\n\n".join(tables))
 
 
 def of_slider(numbers: Mapping[str, Any]) -> Part:
@@ -228,8 +271,11 @@ def of_slider(numbers: Mapping[str, Any]) -> Part:
     verdict = (
         f"Does the distance of pixels between seeds, which the slider was calibrated on, rise on {numbers['seeds']} "
         f"fresh seeds? {order}. From −1 to 1 it changes by {whole}: by {percent(apart[1] / apart[0] - 1)} up to 0 and "
-        f"by {percent(apart[2] / apart[1] - 1)} beyond. Of {count} steps along the slider {rises} raise it "
-        f"significantly and {falls} lower it. Coverage at −1, 0 and 1 is {', '.join(cover)}."
+        f"by {percent(apart[2] / apart[1] - 1)} beyond."
+    )
+    more = (
+        f"Of {count} steps along the slider {rises} raise it significantly and {falls} lower it. Coverage at −1, 0 and "
+        f"1 is {', '.join(cover)}."
     )
     columns = ("frechet", "coverage", "judge", "drift")
     rows = [
@@ -242,7 +288,7 @@ def of_slider(numbers: Mapping[str, Any]) -> Part:
         for row in numbers["positions"]
     ]  # fmt: skip
     head = ["position", "seed distance in pixels", *(LEADING.get(each, each) for each in columns)]
-    return Part("The slider from precise to creative", verdict, markdown(head, rows))
+    return Part("The slider from precise to creative", verdict, markdown(head, rows), more)
 
 
 def of_shift(numbers: Mapping[str, Any]) -> Part:
@@ -255,14 +301,16 @@ def of_shift(numbers: Mapping[str, Any]) -> Part:
             rows.append([str(baseline["images"]), name, str(row["runs"]), in_percent(row["any measure"]), *measures])
     head = ["images in the baseline", "model", "runs", "any measure", *largest["models"]["unchanged"]["measures"]]
     models = {name: row for name, row in largest["models"].items() if name != "unchanged"}
-    found = "; ".join(f"{name} {in_percent(row['any measure'])}" for name, row in models.items())
+    called = [row["any measure"][0] for row in models.values()]
     verdict = (
         f"A run of {numbers['images in a run']} images of the unchanged model is called shifted in "
         f"{in_percent(largest['models']['unchanged']['any measure'])} of {largest['models']['unchanged']['runs']} "
-        f"runs with a baseline of {largest['images']} images. Of altered models, with "
-        f"{min(row['runs'] for row in models.values())} runs each, it is: {found}."
+        f"runs with a baseline of {largest['images']} images, and those of {len(models)} altered models in "
+        f"{100 * min(called):.0f} to {percent(max(called))}."
     )
-    return Part("The sentence on a shift", verdict, markdown(head, rows))
+    found = "; ".join(f"{name} {in_percent(row['any measure'])}" for name, row in models.items())
+    more = f"Of the altered models, with {min(row['runs'] for row in models.values())} runs each, these are: {found}."
+    return Part("The sentence on a shift", verdict, markdown(head, rows), more)
 
 
 def percent(share: float) -> str:
@@ -284,5 +332,5 @@ def short_acting(parts: Iterable[Part]) -> str:
 
 def long_acting(parts: Iterable[Part]) -> str:
     """The section of docs/evidence_details.md: the verdicts with their tables."""
-    found = [f"### {part.title}\n\n{part.verdict}\n\n{part.tables}" for part in parts]
+    found = [f"### {part.title}\n\n{part.verdict} {part.more}".rstrip() + f"\n\n{part.tables}" for part in parts]
     return "\n\n".join(["## Acting on stability", *found]) if found else ""
