@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import product
 
 from torch import Tensor
 
 from lab.testbed.arms import PLAIN, Arm, skew
 
 DEFAULTS = "γ, β 3 1.05"  # the arm with the defaults of Skew Attention
-TEMPERATURE = "temperature of attention"
+TEMPERATURES = ("temperature of attention", "temperature among pixels")  # the second where text is in the stream
 STATIC = ("γ", "γ, β 3", "γ, β 5")
 ON_TOP = "γ on top of "
 GAMMAS_ON_TOP = (0.5, 0.8, 1.2, 1.5, 2.0)
@@ -82,8 +83,8 @@ def pairs(
         best_rival: the arm of the best rival, if it was chosen before; None chooses it.
     """
     of_knob = {arm.knob: [each for each in arms if each.knob == arm.knob and each.name in drifts] for arm in arms}
-    for arm in of_knob.get("γ", []):
-        if other := nearest(arm, of_knob.get(TEMPERATURE, []), drifts):
+    for arm, knob in product(of_knob.get("γ", []), TEMPERATURES):
+        if other := nearest(arm, of_knob.get(knob, []), drifts):
             yield Pair(3, arm.name, other.name)
     ours, rival = (best_of(planes, picked, wanted) for wanted in (is_ours, is_rival))
     if ours:

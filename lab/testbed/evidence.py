@@ -1,17 +1,20 @@
 """Everything behind docs/evidence.md, from the committed weights.
 
     python -m lab.testbed.evidence              # the headline: twelve settings of the UNet, 2,000 seeds; an hour
-    python -m lab.testbed.evidence --all        # all settings of all networks; thirty hours of two cores
+    python -m lab.testbed.evidence --all        # all of it; forty hours of two cores
     python -m lab.testbed.evidence --short      # a minute: forty seeds of four settings against the committed numbers
 
-Every form may be stopped and goes on from there. The headline says how far each setting is from the committed numbers
-and writes nothing but samples. `--all` writes the numbers and the pages.
+Every form may be stopped and goes on from there. The headline says how far each setting is from the committed numbers,
+prints those of all other settings, and writes nothing but samples. `--all` draws and measures the gates, every setting
+of every network, what acting on stability is worth, and the models of fewer images, which it trains. It trains an early
+checkpoint too where autoguidance has none. It writes the numbers and the pages.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -24,35 +27,24 @@ from torch import Tensor
 
 from lab.evidence.bootstrap import Estimate
 from lab.folders import ROOT, expand_path
-from lab.testbed.arms import Arm
+from lab.testbed import subsets
+from lab.testbed.acting.__main__ import ACTING
 from lab.testbed.data import add_data_option, download
-from lab.testbed.draw import COUNT, FOLDER, Source, draw
+from lab.testbed.draw import COUNT, FOLDER, Source, draw, host_folder
 from lab.testbed.features import Eyes
 from lab.testbed.gates import CHOICE_COUNT, FIRST_CHOICE_SEED
 from lab.testbed.measured import Reference, measure_arms
-from lab.testbed.networks import NETWORKS, weights_of
+from lab.testbed.networks import NETWORKS, named, weights_of
 from lab.testbed.scores import DIVERSITY, FIDELITY
+from lab.testbed.shape import MODEL_FILE
 from lab.testbed.slices import LARGEST_DIFFERENCE, SLICE_SEEDS, SLICED, difference, slice_of
-from lab.testing.hosts import find_host
 
+GATES = {"unet": "gates.json", "dit": "gates-dit.json"}
+EARLY_MINUTES = 25  # of training, a tenth of the UNet's
 HEADLINE = (
     *("plain model", "γ 0.5", "γ 0.8", "γ 1.2", "γ 1.5", "γ 2", "γ, β 3 1.05", "γ, β 3 1.5"),
     *("CFG 2", "CFG 3", "CFG off at first 0.2", "temperature of attention 1.2"),
 )
-
-
-def named(names: Sequence[str]) -> list[Arm]:
-    """Arms of the UNet by name."""
-    by_name = {arm.name: arm for arm in NETWORKS["unet"].arms}
-    return [by_name[name] for name in names]
-
-
-def host_folder() -> Path:
-    """The ComfyUI that arms are drawn in; ends the command where there is none."""
-    host = find_host()
-    if host is None:
-        raise SystemExit("The arms are drawn in a ComfyUI, and none was found. Name its folder in COMFYUI_PATH.")
-    return host
 
 
 def committed() -> dict[str, Any]:
@@ -86,9 +78,23 @@ def check_headline(data: Path, folder: Path, processes: int) -> int:
     numbers, arms, source = committed(), named(HEADLINE), Source(folder=folder)
     draw(source, arms, COUNT, host_folder(), processes)
     found = measure_arms(source, arms, Reference(data, "test", COUNT, folder, Eyes()), processes)
+    print(row_by_row(found, numbers["arms"]))
     far = [name for name in HEADLINE if not agrees(found[name], numbers["arms"][name]["measures"])]
     print(f"{len(arms) - len(far)} of {len(arms)} settings agree with the committed numbers.")
     return 1 if far else 0
+
+
+def row_by_row(found: Mapping[str, Mapping[str, Estimate]], known: Mapping[str, Any]) -> str:
+    """A line for each committed setting: its leading measures, after what was found now where that was done."""
+    lines = [f"{'':44}{FIDELITY:>34}{DIVERSITY:>34}"]
+    for name, row in known.items():
+        cells = []
+        for measure in (FIDELITY, DIVERSITY):
+            value, low, high = row["measures"][measure]
+            now = f"{found[name][measure].value:.3f} now, " if name in found else ""
+            cells.append(f"{now}{value:.3f} [{low:.3f}, {high:.3f}]")
+        lines.append(f"{name:44}" + "".join(f"{cell:>34}" for cell in cells))
+    return "\n".join(lines)
 
 
 def agrees(found: Mapping[str, Estimate], known: Mapping[str, list[float]]) -> bool:
@@ -97,18 +103,38 @@ def agrees(found: Mapping[str, Estimate], known: Mapping[str, list[float]]) -> b
 
 
 def draw_and_measure_all(data: Path, folder: Path, early: Path | None, processes: int) -> int:
-    """Draw and measure every arm of every network that has weights, then write the pages."""
+    """Draw and measure everything that the pages say, then write them. Numbers of what cannot be drawn here stay."""
+    given = ["--folder", str(folder), "--processes", str(processes)]
+    measured = ["--data", str(data)]
     for network, known in NETWORKS.items():
         if not weights_of(known).exists():
             continue
-        given = ["--folder", str(folder), *(["--early", str(early)] if early and network == "unet" else [])]
+        if any(arm.away_from_early for arm in known.arms):
+            checkpoint = early if early and network == "unet" else folder / f"early-{network}.safetensors"
+            if not checkpoint.exists():
+                kept = ["--model", str(checkpoint), "--private", str(folder / f"early-{network}")]
+                run("train", "--network", network, "--minutes", str(EARLY_MINUTES), *kept, *measured)
+            weights = ["--early", str(checkpoint)]
+        else:
+            weights = []
+        if network in GATES:
+            gates = ["--model", str(known.file), "--output", str(MODEL_FILE.with_name(GATES[network]))]
+            run("gates", "--count", "1000", *gates, *measured)
         for _ in ("first pass", "γ on top of the best rival"):
             for first, count in ((FIRST_CHOICE_SEED, CHOICE_COUNT), (0, COUNT)):
-                seeds = ["--first-seed", str(first), "--count", str(count), "--processes", str(processes)]
-                run("draw", "--network", network, *given, *seeds)
-            run("results", "--network", network, *given, "--data", str(data), "--processes", str(processes))
-        run("calls", "--network", network)
-    run("pages", *(["--early", str(early)] if early else []))
+                seeds = ["--first-seed", str(first), "--count", str(count)]
+                run("draw", "--network", network, *given, *weights, *seeds)
+            run("results", "--network", network, "--add", *given, *weights, *measured)
+        run("cost", "--network", network)
+    drawn = ["--folder", str(folder / "acting")]
+    run("acting", "draw", *drawn)
+    run("acting", "measure", *drawn, *measured, "--output", str(folder / ACTING.name))
+    shutil.copyfile(folder / ACTING.name, ACTING)
+    for size in subsets.SIZES:
+        if not subsets.weights_of(size, MODEL_FILE.parent).exists():
+            run("train", "--subset", str(size), "--minutes", str(subsets.MINUTES), *measured)
+    run("subsets", *given, *measured)
+    run("pages")
     return 0
 
 

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
 
+from lab.evidence.bootstrap import Estimate
 from lab.testbed import evidence
 from lab.testbed.arms import PLAIN, Arm, all_arms
 from lab.testbed.comparisons import best_of, is_rival, nearest, on_top_arms, pairs
-from lab.testbed.networks import NETWORKS
+from lab.testbed.networks import NETWORKS, named
 from lab.testbed.results import write_numbers
 from lab.testbed.second_pass import best_rivals, with_second_pass, write_best_rival
 from lab.testbed.slices import LARGEST_DIFFERENCE, difference, slice_of
@@ -19,6 +21,7 @@ from lab.testing.hosts import find_host
 
 pytestmark = pytest.mark.newest
 
+SHARED = ("networks.py", "data.py", "../demo/train.py")  # where options of several commands are
 ARMS = all_arms()
 PLANES = {arm.name: torch.tensor([[0.1, arm.strength / 100]]).double() for arm in ARMS}
 DRIFTS = {arm.name: abs(arm.strength - 1) for arm in ARMS if arm.knob != PLAIN.knob}
@@ -78,8 +81,8 @@ def test_gamma_comes_after_the_nodes_of_the_rival():
 
 
 def test_the_headline_and_the_slice_name_arms():
-    assert len(evidence.named(evidence.HEADLINE)) == 12
-    assert evidence.named(evidence.SLICED)[0] == PLAIN
+    assert len(named(evidence.HEADLINE)) == 12
+    assert named(evidence.SLICED)[0] == PLAIN
 
 
 def test_numbers_are_written_a_measure_a_line(tmp_path):
@@ -116,6 +119,45 @@ def test_the_command_ends_where_nothing_is_committed(monkeypatch, tmp_path):
     monkeypatch.setitem(evidence.NETWORKS, "unet", replace(network, numbers=tmp_path / "numbers.json"))
     with pytest.raises(SystemExit, match="is not there"):
         evidence.check_slice()
+
+
+def test_all_of_it_is_run_by_commands_that_exist(monkeypatch, tmp_path):
+    """Every module and every option; each network with its early checkpoint, the gates, acting and the subsets."""
+    commands = []
+
+    def run(module, *options):
+        commands.append((module, *options))
+        (tmp_path / "acting.json").touch()
+
+    monkeypatch.setattr(evidence, "run", run)
+    (tmp_path / "repository").mkdir()
+    monkeypatch.setattr(evidence, "ACTING", tmp_path / "repository" / "acting.json")
+    evidence.draw_and_measure_all(tmp_path, tmp_path, None, 2)
+    for module, *options in commands:
+        folder = Path(evidence.__file__).parent
+        file = folder / f"{module}.py" if (folder / f"{module}.py").exists() else folder / module / "__main__.py"
+        known = "".join(each.read_text(encoding="utf-8") for each in (file, *map(folder.joinpath, SHARED)))
+        assert all(f'"{option}"' in known for option in options if option.startswith("--")), (module, options)
+    drawn = [options for module, *options in commands if module == "draw"]
+    for network in NETWORKS:
+        own = [options for options in drawn if network in options]
+        assert len(own) == 4, "two passes, of the choice and of the reported seeds"
+        assert all(("--early" in options) == (network != "twin") for options in own)
+    assert {module for module, *_ in commands} >= {"gates", "cost", "acting", "subsets", "pages", "train"}
+
+
+def test_the_headline_says_every_setting_row_by_row():
+    known = {name: {"measures": {"frechet": [2.0, 1.9, 2.1], "coverage": [0.4, 0.3, 0.5]}} for name in ("γ 2", "CFG 3")}
+    drawn = {
+        "γ 2": {name: Estimate(value, torch.zeros(2), 4, ()) for name, value in (("frechet", 2.05), ("coverage", 0.41))}
+    }
+    head, drawn_now, kept = evidence.row_by_row(drawn, known).splitlines()
+    assert head.split() == ["frechet", "coverage"]
+    assert drawn_now.split("  ")[0] == "γ 2"
+    assert "2.050 now, 2.000 [1.900, 2.100]" in drawn_now
+    assert "0.410 now, 0.400 [0.300, 0.500]" in drawn_now
+    assert "now" not in kept
+    assert "2.000 [1.900, 2.100]" in kept
 
 
 @pytest.mark.skipif(find_host() is None, reason="needs a ComfyUI")

@@ -13,11 +13,11 @@ from lab.testbed.networks import NETWORKS
 from lab.testbed.pages import document
 from lab.testbed.pages.__main__ import kept_numbers
 from lab.testbed.pages.acting import parts_of
-from lab.testbed.pages.answers import answers_of
+from lab.testbed.pages.answers import answers_of, at_equal
 from lab.testbed.pages.picture import curve_of, frontier, save
 from lab.testbed.pages.reading import Change, Numbers, in_words, spell
 from lab.testbed.pages.sheet import SEEDS, rows_of, sheet
-from lab.testbed.pages.tables import headline
+from lab.testbed.pages.tables import HEADLINE, headline
 from lab.testing.made_up_numbers import five, made_up
 
 pytestmark = pytest.mark.newest
@@ -145,9 +145,9 @@ def test_every_arm_has_a_row_in_the_details():
 
 
 def test_knobs_that_lose_are_named_under_the_headline():
-    table = headline(made_up())
+    table = headline(made_up(), HEADLINE)
     rows, _, lost = table.partition("\n\n")
-    assert "| **unpatched model** | 20 |" in rows
+    assert "| **unpatched model** | 20 | 1.05 |" in rows
     assert "CADS" in lost
     assert "CADS" not in rows
 
@@ -194,7 +194,7 @@ def acting(change) -> dict[str, str]:
 
 def test_every_part_on_acting_has_its_tables():
     content = json.loads(document.ACTING.read_text(encoding="utf-8"))
-    assert len(parts_of(content)) == 6
+    assert len(parts_of(content)) == 7
     for name in content["feedback"]["arms"]:
         assert f"| {name} |" in parts_of(content)[0].tables or "falls back" in name
     assert [part.title for part in parts_of({"shift": content["shift"]})] == ["The sentence on a shift"]
@@ -221,6 +221,17 @@ def test_no_image_that_fell_back_is_no_error():
     assert acting(altered)["Fall back"] == "At γ 2, 0 of 520 images fell back."
 
 
+def test_what_stability_tells_is_counted_after_correction():
+    def altered(content):
+        for row in content["correlations"]["ranks"].values():
+            row["judge"] = [0.1, 0.01, 0.19, -0.02, 0.22]
+        content["correlations"]["ranks"]["energy"]["density"] = [-0.5, -0.6, -0.4, -0.7, -0.3]
+
+    verdict = acting(altered)["Stability and quality"]
+    assert "0 with the judge" in verdict
+    assert "is that of energy, with a rank correlation of −0.500 [−0.600, −0.400] †. Its square is 25 %" in verdict
+
+
 def test_a_slider_that_falls_is_no_yes():
     def altered(content):
         content["slider"] |= {"whole way": [-0.1, -0.2, -0.05], "falls": 1}
@@ -240,3 +251,59 @@ def test_methods_that_are_equal_share_a_place():
     assert f"1st (with {shared}) in dominated area" in verdict
     assert f"γ is {others + 1}" in verdict
     assert "(with" not in verdict.split(" in diversity")[0]
+
+
+def of_judge(numbers: Numbers, **judges: float) -> Numbers:
+    """Numbers whose arms have these values of the judge, by the name of the arm with `_` for a space."""
+    arms = {name: row | {"measures": dict(row["measures"])} for name, row in numbers.arms.items()}
+    for name, value in judges.items():
+        arms[name.replace("_", " ")]["measures"]["judge"] = [value, value - 0.01, value + 0.01]
+    return replace(numbers, content={**numbers.content, "arms": arms})
+
+
+def test_the_teacher_is_read_where_the_judge_is_as_sure_as_of_the_twin():
+    """Between CFG 3 and the plain model, whose guidance is 4, where nothing else has the twin's value between it."""
+    every = {arm.replace(" ", "_"): 0.5 for arm in made_up().of_knob("CFG")}
+    teacher = of_judge(made_up(), **(every | {"plain_model": 0.9, "CFG_3": 0.8}))
+    teacher.arms["CFG 3"]["measures"]["coverage"] = [0.3, 0.2, 0.4]
+    assert at_equal(teacher, "judge", 0.85) == pytest.approx((3.5, 0.4))
+    assert at_equal(teacher, "judge", 0.95) is None
+    twin = of_judge(made_up(network="twin"), plain_model=0.85)
+    verdict = next(each for each in answers_of(twin, {"unet": teacher}) if each.number == 11).verdict
+    assert "nothing to give back" in verdict
+    assert "at guidance 3.5, where the teacher would cover 0.400" in verdict
+
+
+def test_a_twin_that_covers_less_has_lost_diversity():
+    twin = made_up(network="twin")
+    arms = {name: row | {"measures": dict(row["measures"])} for name, row in twin.arms.items()}
+    arms["plain model"]["measures"]["coverage"] = [0.3, 0.29, 0.31]
+    verdict = answer(replace(twin, content={**twin.content, "arms": arms}), 11).verdict
+    assert "so the twin covers less." in verdict
+
+
+def test_what_the_twin_gets_back_is_named_with_its_cost():
+    changed = {name: (0.5, -0.3) for name in made_up().arms if ", ancestral" not in name and name != "plain model"}
+    verdict = answer(made_up(changed | {"γ, last third 2": (0.0, 0.1)}, network="twin"), 12).verdict
+    assert "The largest gain is that of γ, last third 2: Fréchet distance +0.0000" in verdict
+    assert "Of the rivals 0 of" in verdict
+
+
+def test_the_second_architecture_is_held_against_the_first():
+    first = made_up(HARMLESS | {"γ 1.5": (0.0, 0.1), "γ 2": (-0.2, 0.0), "γ 3": (0.3, 0.0)})
+    other = made_up(HARMLESS | {"γ 1.5": (0.0, 0.1), "γ 2": (0.2, 0.0), "γ 3": (0.3, 0.0)}, network="dit")
+    told = next(each for each in answers_of(other, {"unet": first}) if each.number == 13)
+    assert "1 (yes)" in told.verdict.partition("alike")[0]
+    assert "2 (yes for the UNet, no here)" in told.verdict.partition("alike")[2]
+    assert "in the same direction, all but γ 2." in told.verdict
+    assert "γ 2: UNet −0.200" in told.because
+
+
+def test_the_short_form_leaves_to_the_details_what_is_not_of_the_network_alone():
+    pages = document.pages({name: made_up(network=name) for name in document.TITLES})
+    dit = pages[document.EVIDENCE].partition("<!-- testbed: dit -->")[2].partition("<!-- end -->")[0]
+    assert "13. **Which answers" in dit
+    assert "5. **" not in dit
+    assert "2,000 seeds a setting." in dit
+    long = pages[document.DETAILS].partition("<!-- testbed: dit -->")[2].partition("<!-- end -->")[0]
+    assert "**5. Does γ add" in long

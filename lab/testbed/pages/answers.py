@@ -6,7 +6,8 @@ the paired change excludes 0. A dagger says that it still does after Bonferroni'
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import itertools
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from lab.testbed.comparisons import DEFAULTS, STATIC
@@ -269,20 +270,44 @@ def lost_by_the_twin(numbers: Numbers, teacher: Numbers) -> Answer:
     """Question 11. The twin's rows and the teacher's come of the same seeds."""
     question = "How much diversity is lost from the teacher to the twin?"
     twin, parent = numbers.arms["plain model"]["measures"], teacher.arms["plain model"]["measures"]
-    guided = {name: row for name, row in teacher.arms.items() if row["knob"] in ("plain", "CFG")}
-    alike = min(guided, key=lambda name: abs(guided[name]["measures"]["judge"][0] - twin["judge"][0]))
-    same = guided[alike]["measures"]
-    less = "less" if twin[DIVERSITY][2] < parent[DIVERSITY][1] else "not clearly less"
+    lost = twin[DIVERSITY][2] < parent[DIVERSITY][1]
+    so = (
+        "so the twin covers less." if lost
+        else "so it lost no diversity that these samples show, and there is nothing to give back."
+    )  # fmt: skip
     verdict = (
-        f"The twin covers {spell(twin[DIVERSITY])} of the test images and the teacher {spell(parent[DIVERSITY])}, "
-        f"so the twin covers {less}. "
-        f"The teacher whose samples the judge is as sure of ({alike}) covers {spell(same[DIVERSITY])}."
+        f"The twin covers {spell(twin[DIVERSITY])} of the test images and the teacher {spell(parent[DIVERSITY])}, {so}"
     )
     because = (
-        f"Fréchet distance: twin {spell(twin[FIDELITY])}, teacher {spell(parent[FIDELITY])}, {alike} "
-        f"{spell(same[FIDELITY])}. Vendi: {spell(twin['vendi'])}, {spell(parent['vendi'])}, {spell(same['vendi'])}."
+        f"Fréchet distance: twin {spell(twin[FIDELITY])}, teacher {spell(parent[FIDELITY])}. "
+        f"Vendi: {spell(twin['vendi'])}, {spell(parent['vendi'])}."
     )
+    equal = at_equal(teacher, "judge", twin["judge"][0])
+    if equal:
+        guidance, covered = equal
+        verdict += (
+            f" By interpolation between the measured strengths, the judge would be as sure of the teacher's samples at "
+            f"guidance {guidance:.1f}, where the teacher would cover {covered:.3f}."
+        )
     return Answer(11, question, verdict, because)
+
+
+def at_equal(numbers: Numbers, measure: str, wanted: float) -> tuple[float, float] | None:
+    """The guidance at which a measure has a value, and coverage there, on lines between the measured strengths of CFG.
+
+    None where no two neighbours have the value between them.
+    """
+    rows = sorted((row for row in numbers.arms.values() if row["knob"] == "CFG"), key=lambda row: row["strength"])
+    plain = numbers.arms["plain model"] | {"strength": numbers.content["guidance"]}
+    rows = sorted((*rows, plain), key=lambda row: row["strength"])
+    for one, other in itertools.pairwise(rows):
+        low, high = one["measures"][measure][0], other["measures"][measure][0]
+        if low != high and min(low, high) <= wanted <= max(low, high):
+            share = (wanted - low) / (high - low)
+            covered = [row["measures"][DIVERSITY][0] for row in (one, other)]
+            strength = one["strength"] + share * (other["strength"] - one["strength"])
+            return strength, covered[0] + share * (covered[1] - covered[0])
+    return None
 
 
 def given_back(numbers: Numbers) -> Answer:
@@ -292,14 +317,56 @@ def given_back(numbers: Numbers) -> Answer:
     for knobs, whose in ((numbers.ours, "Of our settings"), (numbers.rivals, "Of the rivals")):
         names = [name for knob in knobs for name in numbers.of_knob(knob)]
         kept = [name for name in names if gains(*reversed(numbers.both(name)))]
+        kept.sort(key=lambda name: -numbers.change(name, DIVERSITY).gain)
         held = sum(numbers.change(name, DIVERSITY).is_significant_of_many for name in kept)
+        first = f" The largest gain is that of {told(numbers, kept[0])}." if kept else ""
         parts.append(
             f"{whose} {len(kept)} of {len(names)} raise coverage with no significant loss of fidelity, "
-            f"{held} of them also after correction."
+            f"{held} of them also after correction.{first}"
         )
-        order = sorted(kept or names, key=lambda name: -numbers.change(name, DIVERSITY).gain)
+        order = kept or sorted(names, key=lambda name: -numbers.change(name, DIVERSITY).gain)
         because += [told(numbers, name) for name in order[:3]]
     return Answer(12, question, " ".join(parts), f"The largest gains: {'; '.join(because)}.")
+
+
+def on_both(numbers: Numbers, first: Numbers) -> Answer:
+    """Question 13: the verdicts of two architectures, and the signs of what their common settings do."""
+    question = "Which answers does the second architecture give too?"
+    alike, different = [], []
+    for answer in OF_EVERY_NETWORK:
+        here, there = answer(numbers), answer(first)
+        words = [word_of(each) for each in (there, here)]
+        if None not in words:
+            same = words[0] == words[1]
+            (alike if same else different).append(
+                f"{here.number} ({words[0]})" if same else f"{here.number} ({words[0]} for the UNet, {words[1]} here)"
+            )
+    named = {name for knob in numbers.ours for name in numbers.of_knob(knob)} & set(first.arms)
+    pairs = [
+        (name, *(each.change(name, FIDELITY) for each in (first, numbers))) for name in numbers.arms if name in named
+    ]
+    both = [pair for pair in pairs if pair[1].is_significant and pair[2].is_significant]
+    opposite = [name for name, one, other in both if one.is_better != other.is_better]
+    verdicts = [f"{listed(alike)} alike"] * bool(alike) + [f"{listed(different)} differently"] * bool(different)
+    said = f"Both architectures answer {', and '.join(verdicts)}. " if verdicts else ""
+    but = f", all but {listed(opposite)}" if opposite else ""
+    verdict = (
+        f"{said}{len(both)} of {len(pairs)} settings of ours change the Fréchet distance of both significantly, "
+        f"{len(both) - len(opposite)} of them in the same direction{but}."
+    )
+    because = "; ".join(f"{name}: UNet {one}, here {other}" for name, one, other in pairs)
+    return Answer(13, question, verdict, f"Fréchet distance: {because}." if because else "")
+
+
+def word_of(answer: Answer) -> str | None:
+    """`yes`, `no` or `in part`; None where the verdict is of another kind or nothing was measured."""
+    first = answer.verdict.partition(".")[0].lower()
+    return first if first in ("yes", "no", "in part") else None
+
+
+def listed(words: Sequence[str]) -> str:
+    """`a, b and c`."""
+    return " and ".join(filter(None, [", ".join(words[:-1]), *words[-1:]]))
 
 
 OF_EVERY_NETWORK: tuple[Callable[[Numbers], Answer], ...] = (
@@ -313,6 +380,8 @@ def answers_of(numbers: Numbers, others: Mapping[str, Numbers]) -> list[Answer]:
     found = [answer(numbers) for answer in OF_EVERY_NETWORK]
     if numbers.network == "unet":
         found.append(than_emoji(numbers))
+    if numbers.network == "dit" and "unet" in others:
+        found.append(on_both(numbers, others["unet"]))
     if numbers.network == "twin":
         found = [each for each in found if each.number != 8]
         if "unet" in others:

@@ -13,7 +13,7 @@ from lab.testbed.pages.acting import acting_parts, long_acting, short_acting
 from lab.testbed.pages.answers import Answer, answers_of
 from lab.testbed.pages.reading import Numbers
 from lab.testbed.pages.subsets import kept_subsets, long_subsets, short_subsets
-from lab.testbed.pages.tables import all_rows, curves, floor, headline, pairs
+from lab.testbed.pages.tables import HEADLINE, LEADING, all_rows, curves, floor, headline, pairs
 from lab.testbed.shape import MODEL_FILE
 
 EVIDENCE, DETAILS = DOCS / "evidence.md", DOCS / "evidence_details.md"
@@ -23,6 +23,7 @@ TITLES = {
     "twin": "The distilled twin: four steps, the guidance inside",
 }
 ACTING, SUBSETS = (MODEL_FILE.with_name(name) for name in ("acting.json", "subsets.json"))
+OWN = {"unet": range(1, 10), "dit": (1, 2, 13), "twin": (1, 2, 11, 12)}  # the answers of the short form
 MARK = re.compile(r"(<!-- testbed: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
@@ -56,8 +57,10 @@ def pages(networks: Mapping[str, Numbers]) -> dict[Path, str]:
 
 
 def short_section(numbers: Numbers, networks: Mapping[str, Numbers]) -> str:
-    """The picture, the headline's table and the answers in a sentence each."""
-    answers = "\n".join(f"{each.number}. **{each.question}** {each.verdict}" for each in answers_of(numbers, networks))
+    """The picture, the leading columns of the headline's table, and the answers that only this network gives."""
+    every = {each.number: each for each in answers_of(numbers, networks)}
+    own = [each for number, each in every.items() if number in OWN[numbers.network]]
+    answers = "\n".join(f"{each.number}. **{each.question}** {each.verdict}" for each in own)
     plane = (
         f"![Change of the Fréchet distance against change of coverage, a curve for each method]"
         f"(images/{frontier_image(numbers.network)})"
@@ -67,7 +70,8 @@ def short_section(numbers: Numbers, networks: Mapping[str, Numbers]) -> str:
         f"(images/{sheet_image(numbers.network)})"
     )
     pictures = [plane, sheet] if has_pictures(numbers) else ["", ""]
-    parts = [*drawn_so_far(numbers), pictures[0], headline(numbers), pictures[1], answers]
+    opening = " ".join([f"{numbers.content['count']:,} seeds a setting.", *drawn_so_far(numbers)])
+    parts = [opening, pictures[0], headline(numbers, LEADING), pictures[1], answers]
     return "\n\n".join([f"## {TITLES[numbers.network]}", *filter(None, parts)])
 
 
@@ -81,6 +85,8 @@ def long_section(numbers: Numbers, networks: Mapping[str, Numbers]) -> str:
             f"of strengths.",
             *drawn_so_far(numbers),
             floor(numbers),
+            "### The chosen strength of each method",
+            headline(numbers, HEADLINE),
             "### Answers",
             *(told(each) for each in answers_of(numbers, networks)),
             "### What each method's curve gains",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -110,12 +111,25 @@ def draw(
     for (x, x_low, x_high), (y, y_low, y_high) in curve.points:
         axes.plot([x_low, x_high], [y, y], color=colour, linewidth=0.8, alpha=0.35, zorder=2)
         axes.plot([x, x], [y_low, y_high], color=colour, linewidth=0.8, alpha=0.35, zorder=2)
-    inside = [place for place in zip(across, up, strict=True) if is_inside(axes, *place) and place != (0.0, 0.0)]
+    places = list(zip(across, up, strict=True))
+    inside = [place for place in places if is_inside(axes, *place) and place != (0.0, 0.0)]
+    if not inside and not faint:  # only the line is seen; its name goes to where it leaves the picture
+        inside = [place for place in along(places) if is_inside(axes, *place)]
     if inside:
         left, right = axes.get_xlim()
         bottom, top = axes.get_ylim()
         end = max(inside, key=lambda at: (at[0] / (right - left)) ** 2 + (at[1] / (top - bottom)) ** 2)
         labels.append((*end, curve.knob, FAINT if faint else colour))
+
+
+def along(places: list[tuple[float, float]], steps: int = 100) -> list[tuple[float, float]]:
+    """Places on the line through these, close together."""
+    shares = [step / steps for step in range(steps + 1)]
+    return [
+        ((1 - share) * x + share * end_x, (1 - share) * y + share * end_y)
+        for (x, y), (end_x, end_y) in itertools.pairwise(places)
+        for share in shares
+    ]
 
 
 def is_inside(axes: Axes, across: float, up: float) -> bool:

@@ -14,6 +14,7 @@ QUESTION = (
     "14. **The same UNet trained on fewer images: does it copy, mix or draw new ones? Where on that way does γ act "
     "most, and does it turn copies into other images?**"
 )
+TITLE = "## Fewer training images"
 LEADING = {
     "copies": "copies",
     "repeats": "repeats",
@@ -41,10 +42,15 @@ def kept_subsets(path: Path) -> dict[str, Any]:
 
 
 def short_subsets(content: Mapping[str, Any]) -> str:
-    """The answer and a row for each setting of γ; empty where nothing was measured."""
+    """The answer; empty where nothing was measured."""
     if not content:
         return ""
-    return "\n\n".join([_opening(content), rows_of(content, LEADING, only_gamma=True), f"{QUESTION} {answer(content)}"])
+    opening = (
+        f"{TITLE}\n\nA sample is a *copy* if it lies nearer to a training image of its model than 99 % of the test "
+        "images of its class do. It is a *repeat* if it lies nearer to the sample of another seed than 99 % of the "
+        "test images of its class lie to another one."
+    )
+    return f"{opening}\n\n{QUESTION} {answer(content)}"
 
 
 def long_subsets(content: Mapping[str, Any]) -> str:
@@ -59,7 +65,7 @@ def long_subsets(content: Mapping[str, Any]) -> str:
 def _opening(content: Mapping[str, Any]) -> str:
     steps = ", ".join(f"{row['training steps']:,} with {int(size):,}" for size, row in content["sizes"].items())
     return (
-        "## Fewer training images\n\nThe same UNet learned from fewer images, the smaller sets within the larger ones. "
+        f"{TITLE}\n\nThe same UNet learned from fewer images, the smaller sets within the larger ones. "
         "A sample is a *copy* if it lies nearer to a training image of its model than 99 % of the test images of its "
         "class do. It is a *repeat* if it lies nearer to the sample of another seed than 99 % of the test images of "
         "its class lie to another one. Distances are those of pixels. A small change may move a sample over a limit, "
@@ -69,7 +75,7 @@ def _opening(content: Mapping[str, Any]) -> str:
     )
 
 
-def rows_of(content: Mapping[str, Any], columns: Mapping[str, str], only_gamma: bool = False) -> str:
+def rows_of(content: Mapping[str, Any], columns: Mapping[str, str]) -> str:
     """A table: for each size the unpatched model's own measures, then the changes of each setting."""
     rows = []
     for size, model in content["sizes"].items():
@@ -78,7 +84,7 @@ def rows_of(content: Mapping[str, Any], columns: Mapping[str, str], only_gamma: 
             if name == PLAIN.name:
                 cells = [spell(own[each]) if each in own else "" for each in columns]
                 rows.append([f"**{int(size):,}**", "**unpatched model**", *cells, ""])
-            elif not only_gamma or name.startswith("γ"):
+            else:
                 cells = [
                     bold(Change(each, *changes[each])) if each in changes else spell(own[each]) for each in columns
                 ]
@@ -88,45 +94,56 @@ def rows_of(content: Mapping[str, Any], columns: Mapping[str, str], only_gamma: 
 
 
 def answer(content: Mapping[str, Any]) -> str:
-    """The answer in sentences: what each model draws, what becomes of its copies, and how much γ changes it."""
+    """The answer in sentences: what each model draws, what becomes of its copies, and what γ changes."""
     sizes = content["sizes"]
-    parts = [_of_size(size, model["arms"]) for size, model in sizes.items()]
+    shares = [
+        _over_sizes(sizes, PLAIN.name, lambda row, kind=kind: f"{100 * row['measures'][kind][0]:.1f} %")
+        for kind in KINDS
+    ]
+    parts = [f"The share of copies is {shares[0]} training images, that of repeats {shares[1]}."]
+    parts += [_fate(size, model["arms"]) for size, model in sizes.items()]
     if max(model["arms"][PLAIN.name]["measures"]["copies"][0] for model in sizes.values()) < FEW_COPIES:
         parts.append("None of these models gives its images back, so what γ makes of copies stays open.")
-    moved = _over_sizes(sizes, lambda row: spell(row["measures"]["drift"]))
-    lost = _over_sizes(sizes, lambda row: str(Change("frechet", *row["changes"]["frechet"])))
+    changed = [_changes(size, model["arms"]) for size, model in sizes.items()]
+    parts += changed if any(changed) else ["No setting of γ changes either share significantly with any of them."]
+    moved = _over_sizes(sizes, STRONG, lambda row: f"{row['measures']['drift'][0]:.3f}")
+    lost = _over_sizes(sizes, STRONG, lambda row: str(Change("frechet", *row["changes"]["frechet"])))
     parts.append(f"{STRONG} moves an image by {moved} training images (root mean square difference of pixel values).")
     parts.append(f"It changes the Fréchet distance by {lost}.")
-    return " ".join(parts)
+    return " ".join(filter(None, parts))
 
 
-def _over_sizes(sizes: Mapping[str, Any], words: Callable[[Mapping[str, Any]], str]) -> str:
-    return ", ".join(f"{words(model['arms'][STRONG])} with {int(size):,}" for size, model in sizes.items())
+def _over_sizes(sizes: Mapping[str, Any], name: str, words: Callable[[Mapping[str, Any]], str]) -> str:
+    """`99.8 % with 100, 2.0 % with 500`: of one setting of each model."""
+    return ", ".join(f"{words(model['arms'][name])} with {int(size):,}" for size, model in sizes.items())
 
 
-def _of_size(size: str, rows: Mapping[str, Any]) -> str:
-    own = rows[PLAIN.name]["measures"]
+def _fate(size: str, rows: Mapping[str, Any]) -> str:
+    """The copies that the settings of γ turn into other images; empty where there are hardly any."""
+    if rows[PLAIN.name]["measures"]["copies"][0] < FEW_COPIES:
+        return ""
+    fates = [row["copies"] for name, row in rows.items() if name.startswith("γ")]
+    before, lost = fates[0]["kept"] + fates[0]["lost"], [fate["lost"] for fate in fates]
+    return (
+        f"Of the {before} copies with {int(size):,} training images the settings of γ turn {min(lost)} to {max(lost)} "
+        "into other images."
+    )
+
+
+def _changes(size: str, rows: Mapping[str, Any]) -> str:
+    """The shares that settings of γ change significantly; empty where none does."""
     gammas = {name: row["changes"] for name, row in rows.items() if name.startswith("γ")}
-    copied, repeated = (f"{100 * own[kind][0]:.1f} %" for kind in KINDS)
-    parts = [f"With {int(size):,} training images {copied} of the samples are copies and {repeated} are repeats."]
-    if own["copies"][0] >= FEW_COPIES:
-        fates = [row["copies"] for name, row in rows.items() if name.startswith("γ")]
-        before, lost = fates[0]["kept"] + fates[0]["lost"], [fate["lost"] for fate in fates]
-        parts.append(f"Of these {before} copies the settings of γ turn {min(lost)} to {max(lost)} into other images.")
-    calm = []
+    parts = []
     for kind in KINDS:
         changed = {name: Change(kind, *row[kind]) for name, row in gammas.items()}
         moved = {name: change for name, change in changed.items() if change.is_significant}
         if not moved:
-            calm.append(kind)
             continue
         fewer = sum(change.value < 0 for change in moved.values())
         most = max(moved, key=lambda name: abs(moved[name].value))
         held = "also" if moved[most].is_significant_of_many else "but not"
         parts.append(
-            f"γ makes {kind} rarer in {fewer} of {len(gammas)} settings and more frequent in {len(moved) - fewer}, "
-            f"most at {most} ({moved[most]}, {held} after correction)."
+            f"With {int(size):,} training images γ makes {kind} rarer in {fewer} of {len(gammas)} settings and more "
+            f"frequent in {len(moved) - fewer}, most at {most} ({moved[most]}, {held} after correction)."
         )
-    if calm:
-        parts.append(f"No setting of γ changes the share of {' or of '.join(calm)} significantly.")
     return " ".join(parts)
