@@ -5,15 +5,14 @@
 
 Both are measured in ComfyUI. Two passes of classifier-free guidance are two calls. The calls follow from the arm, not
 from the weights or the seed. The time is that of one CPU core, as a share of the unpatched model's under the same
-sampler. The two are timed in turns, and of each the fastest turn counts.
+sampler. The two are timed in turns, and of each the fastest turn counts. Take an idle machine.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import astuple, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -27,7 +26,7 @@ if TYPE_CHECKING:
     from lab.testbed.in_comfyui import Bed
 
 COST = Path(__file__).with_name("cost.json")
-TURNS = 3
+LEAST_TURNS, LEAST_SECONDS = 3, 2.0  # of the unpatched model, beside each arm
 SEEDS = range(8)  # of a turn, in one batch
 
 
@@ -47,41 +46,40 @@ def kept_costs(path: Path = COST) -> dict[str, dict[str, Cost]]:
 
 def measure_cost(bed: Bed, arm: Arm, plain: Arm) -> Cost:
     """The cost of an arm beside its plain model, which costs 1 by definition."""
-    calls = calls_of(bed, arm)
+    calls, _ = spent(bed, arm, [0])
     if arm == plain:
         return Cost(calls, 1.0)
-    turns = [(seconds_of(bed, plain), seconds_of(bed, arm)) for _ in range(TURNS)]
-    of_plain, of_arm = map(min, zip(*turns, strict=True))
-    return Cost(calls, round(of_arm / of_plain, 2))
+    of_plain: list[float] = []
+    of_arm: list[float] = []
+    while len(of_plain) < LEAST_TURNS or sum(of_plain) < LEAST_SECONDS:
+        of_plain.append(spent(bed, plain, SEEDS)[1])
+        of_arm.append(spent(bed, arm, SEEDS)[1])
+    return Cost(calls, round(min(of_arm) / min(of_plain), 1))
 
 
-def calls_of(bed: Bed, arm: Arm) -> int:
-    """How many rows the networks see for one sample."""
+def spent(bed: Bed, arm: Arm, seeds: Sequence[int]) -> tuple[int, float]:
+    """The rows that the networks see and the seconds of sampling, for a batch of these seeds."""
     from lab.testbed.in_comfyui import draw_latents
 
-    bed.rows = 0
-    draw_latents(bed, arm, [0])
-    return bed.rows
+    rows, seconds = bed.rows, bed.seconds
+    draw_latents(bed, arm, seeds)
+    return bed.rows - rows, bed.seconds - seconds
 
 
-def seconds_of(bed: Bed, arm: Arm) -> float:
-    """The seconds that this process computes for a batch; what else the machine does is not counted."""
-    from lab.testbed.in_comfyui import draw_latents
+def measure_costs(
+    arms: Sequence[Arm], model: Path, known: Mapping[str, Cost], keep: Callable[[dict[str, Cost]], None]
+) -> None:
+    """The cost of each arm by name, measured where it is not known. ComfyUI and the pack are loaded already.
 
-    began = time.process_time()
-    draw_latents(bed, arm, SEEDS)
-    return time.process_time() - began
-
-
-def measure_costs(arms: Sequence[Arm], model: Path, known: Mapping[str, Cost]) -> dict[str, Cost]:
-    """The cost of each arm by name, measured where it is not known. ComfyUI and the pack are loaded already."""
+    `keep` gets what is known after each arm, so that the command may be stopped.
+    """
     from lab.testbed.in_comfyui import load_bed
 
     bed, found = load_bed(model, model), {}
     for arm in arms:
         found[arm.name] = known.get(arm.name) or measure_cost(bed, arm, plain_of(arm, arms))
-        print(f"{arm.name}: {found[arm.name].calls} calls, {found[arm.name].time:.2f} of the time", flush=True)
-    return found
+        print(f"{arm.name}: {found[arm.name].calls} calls, {found[arm.name].time:.1f} of the time", flush=True)
+        keep(found)
 
 
 def write_costs(costs: Mapping[str, Mapping[str, Cost]], path: Path = COST) -> None:
@@ -94,8 +92,13 @@ def main() -> None:
     options = parse_with_network(parser)
     begin_worker(host_folder(), on_cpu=True)
     known = kept_costs()
-    found = measure_costs(NETWORKS[options.network].arms, options.model, known.get(options.network, {}))
-    write_costs(known | {options.network: found})
+    own = known.get(options.network, {})
+    measure_costs(
+        NETWORKS[options.network].arms,
+        options.model,
+        own,
+        lambda found: write_costs(kept_costs() | {options.network: own | found}),
+    )
 
 
 if __name__ == "__main__":

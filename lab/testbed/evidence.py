@@ -103,38 +103,37 @@ def agrees(found: Mapping[str, Estimate], known: Mapping[str, list[float]]) -> b
 
 
 def draw_and_measure_all(data: Path, folder: Path, early: Path | None, processes: int) -> int:
-    """Draw and measure everything that the pages say, then write them. Numbers of what cannot be drawn here stay."""
+    """Draw and measure everything that the pages say, then write them."""
     given = ["--folder", str(folder), "--processes", str(processes)]
     measured = ["--data", str(data)]
+    weights: dict[str, list[str]] = {network: [] for network in NETWORKS}
     for network, known in NETWORKS.items():
         if not weights_of(known).exists():
             continue
         if any(arm.away_from_early for arm in known.arms):
             checkpoint = early if early and network == "unet" else folder / f"early-{network}.safetensors"
-            if not checkpoint.exists():
+            if checkpoint != early:  # a training that is finished ends at once
                 kept = ["--model", str(checkpoint), "--private", str(folder / f"early-{network}")]
                 run("train", "--network", network, "--minutes", str(EARLY_MINUTES), *kept, *measured)
-            weights = ["--early", str(checkpoint)]
-        else:
-            weights = []
+            weights[network] = ["--early", str(checkpoint)]
         if network in GATES:
             gates = ["--model", str(known.file), "--output", str(MODEL_FILE.with_name(GATES[network]))]
+            gates += ["--samples", str(folder)]
             run("gates", "--count", "1000", *gates, *measured)
         for _ in ("first pass", "γ on top of the best rival"):
             for first, count in ((FIRST_CHOICE_SEED, CHOICE_COUNT), (0, COUNT)):
                 seeds = ["--first-seed", str(first), "--count", str(count)]
-                run("draw", "--network", network, *given, *weights, *seeds)
-            run("results", "--network", network, "--add", *given, *weights, *measured)
+                run("draw", "--network", network, *given, *weights[network], *seeds)
+            run("results", "--network", network, "--imagenet", "all", *given, *weights[network], *measured)
         run("cost", "--network", network)
     drawn = ["--folder", str(folder / "acting")]
     run("acting", "draw", *drawn)
     run("acting", "measure", *drawn, *measured, "--output", str(folder / ACTING.name))
     shutil.copyfile(folder / ACTING.name, ACTING)
-    for size in subsets.SIZES:
-        if not subsets.weights_of(size, MODEL_FILE.parent).exists():
-            run("train", "--subset", str(size), "--minutes", str(subsets.MINUTES), *measured)
+    for size in filter(None, subsets.SIZES):
+        run("train", "--subset", str(size), "--minutes", str(subsets.MINUTES), *measured)
     run("subsets", *given, *measured)
-    run("pages")
+    run("pages", *weights["unet"])
     return 0
 
 

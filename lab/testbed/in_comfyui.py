@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import importlib
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
@@ -58,6 +59,8 @@ class Bed:
         early: the same network after less training, for autoguidance; None where there is none.
         early_context: the tokens that belong to it.
         rows: how many samples the networks have looked at so far, each pass counted.
+        seconds: how long this process has computed in sampling so far. What its nodes do before is not counted, nor
+            what other processes do.
     """
 
     model: ModelPatcher
@@ -65,6 +68,7 @@ class Bed:
     early: ModelPatcher | None = None
     early_context: Tensor | None = None
     rows: int = field(default=0, init=False)
+    seconds: float = field(default=0.0, init=False)
 
     def counted(self, model: ModelPatcher) -> ModelPatcher:
         """The model, each of whose rows counts."""
@@ -183,9 +187,11 @@ def draw_latents(bed: Bed, arm: Arm, seeds: Sequence[int]) -> Tensor:
     shape = (LATENT_CHANNELS, LATENT_SIZE, LATENT_SIZE)
     first = arm.noise * torch.cat([seed_noise(seed, shape) for seed in seeds])
     sigmas = comfy.samplers.calculate_sigmas(bed.model.get_model_object("model_sampling"), "simple", arm.steps)
+    began = time.process_time()
     drawn: Tensor = guider.sample(
         first, torch.zeros_like(first), _sampler(arm, noise), sigmas, disable_pbar=True, seed=0
     )
+    bed.seconds += time.process_time() - began
     return drawn.cpu()
 
 

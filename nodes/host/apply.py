@@ -98,7 +98,7 @@ def install_skew_attention(
             notes = []
     if settings.remark:
         notes.append(f"Warning: {settings.remark}.")
-    elif not blocks.strip() and (harm := measured_harm(settings)):
+    elif node != CREATIVITY and not blocks.strip() and (harm := measured_harm(settings)):
         notes.append(harm)
     plan = describe_plan(name, settings, chosen, held, available, plain)
     report = SkewReport("\n".join([plan, *notes]), node=node)

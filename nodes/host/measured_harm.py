@@ -1,28 +1,28 @@
-"""A sentence for the report where a setting lies among those that did harm when measured (docs/evidence.md)."""
+"""A sentence for the report where γ lies so far from 1 that it did harm when it was measured (docs/evidence.md)."""
 
 from __future__ import annotations
 
+from statistics import mean
+
 from .settings import SkewSettings
 
-FIRST_THIRD = [place / 100 for place in range(34)]  # progress; later in the run the same γ does little
-HARMFUL_FROM = {1.0: 2.0, 3.0: 1.5}  # the lowest such γ, for a β from this one on
-HARMFUL_TO = -1.0
+FIRST_THIRD = [place / 99 for place in range(33)]  # progress; later in the run the same γ does little
+HARMFUL_FROM, HARMFUL_TO = 1.5, 0.0
 
 
 def measured_harm(settings: SkewSettings) -> str | None:
     """Return the sentence, or None where nothing of that kind was measured.
 
-    The measurements are of γ on all sites and on both passes, without a mask. Where adaptive control weakened it, not
-    every model lost. `tests/host/test_measured_harm.py` holds the limits against the numbers.
+    The measurements are of a γ on all sites and both passes, with norm "value" and without a mask. Where adaptive
+    control weakened γ, not every model lost. `tests/host/test_measured_harm.py` holds the limits against the numbers.
     """
-    if settings.beta < 1 or (settings.adaptive, settings.apply_to, settings.mask) != ("off", "both", None):
+    measured = ("value", "off", "both", None, False)
+    if (settings.norm, settings.adaptive, settings.apply_to, settings.mask, settings.is_modal) != measured:
         return None
-    highest_harmless = min(limit for beta, limit in HARMFUL_FROM.items() if settings.beta >= beta)
-    gammas = [settings.gammas_at(progress).image for progress in FIRST_THIRD]
-    gamma = max(gammas) if max(gammas) >= highest_harmless else min(gammas)
-    if HARMFUL_TO < gamma < highest_harmless:
+    gamma = mean(settings.gammas_at(progress).image for progress in FIRST_THIRD)
+    if settings.beta < 1 or HARMFUL_TO < gamma < HARMFUL_FROM:
         return None
     return (
-        f"γ {gamma:g} with β {settings.beta:g} in the first third of the run lies where images became worse on every "
-        "model that was measured (docs/evidence.md). A γ nearer to 1 is safer."
+        f"γ is {gamma:.2g} on average in the first third of the run. With such a γ images became worse on all three "
+        "small models of docs/evidence.md. A γ nearer to 1 is safer."
     )

@@ -12,7 +12,7 @@ from lab.demo.model import NO_CATEGORY, save_model
 from lab.demo.sampling import denoise, first_latents, guide, make_scheduler
 from lab.evidence.baselines import identity_attention
 from lab.evidence.watching import self_attentions
-from lab.testbed import cost
+from lab.testbed import cost, in_comfyui
 from lab.testbed.arms import BUSY, GUIDANCE, Arm, Use, all_arms, skew, use
 from lab.testbed.in_comfyui import draw_latents, load_bed, node_classes, output_of
 from lab.testbed.model import build_model, classes_of, load_model
@@ -246,16 +246,27 @@ def test_guidance_is_off_in_the_steps_that_the_arm_names(bed, name, passes):
 
 
 def test_the_cost_of_an_arm_counts_every_row_and_holds_its_time_against_the_plain_model(bed, monkeypatch):
-    clock = iter([0.0, 4.0, 10.0, 19.0, 20.0, 26.0, 30.0, 36.0, 40.0, 45.0, 50.0, 58.0])  # 4 9, 6 6, 5 8
-    monkeypatch.setattr(cost.time, "process_time", clock.__next__)
+    clock = iter([0.0, 1.0, 0.0, 4.0, 10.0, 19.0, 20.0, 26.0, 30.0, 36.0, 40.0, 45.0, 50.0, 58.0])  # 4 9, 6 6, 5 8
+    monkeypatch.setattr(in_comfyui.time, "process_time", clock.__next__)
     monkeypatch.setattr(cost, "SEEDS", range(1))
     guided, plain = arm(use("APG", eta=0.0, norm_threshold=0.0, momentum=0.0), guidance=2.0), arm(guidance=1.0)
     assert cost.measure_cost(bed, guided, plain) == cost.Cost(2 * STEPS, 1.5)
+    monkeypatch.undo()
     assert cost.measure_cost(bed, plain, plain) == cost.Cost(STEPS, 1.0)
 
 
+def test_what_is_known_of_costs_is_not_measured_again(files, monkeypatch):
+    kept = []
+    monkeypatch.setattr(cost, "measure_cost", lambda bed, arm, plain: cost.Cost(7, 1.3))
+    arms = [arm(), Arm("other", "tried", 2.0, (use("APG", eta=0.0, norm_threshold=0.0, momentum=0.0),))]
+    monkeypatch.setattr(cost, "plain_of", lambda arm, arms: arms[0])
+    known = {"tried": cost.Cost(20, 1.0)}
+    cost.measure_costs(arms, files / "model.safetensors", known, lambda found: kept.append(dict(found)))
+    assert kept == [known, known | {"other": cost.Cost(7, 1.3)}]
+
+
 def test_costs_are_read_as_they_were_written(tmp_path):
-    kept = {"unet": {"γ 2": cost.Cost(20, 1.07), "CFG 1": cost.Cost(10, 0.5)}, "twin": {}}
+    kept = {"unet": {"γ 2": cost.Cost(20, 1.1), "CFG 1": cost.Cost(10, 0.5)}, "twin": {}}
     cost.write_costs(kept, tmp_path / "cost.json")
     assert cost.kept_costs(tmp_path / "cost.json") == kept
-    assert '"γ 2": [20, 1.07]' in (tmp_path / "cost.json").read_text(encoding="utf-8")
+    assert '"γ 2": [20, 1.1]' in (tmp_path / "cost.json").read_text(encoding="utf-8")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,7 +22,7 @@ from lab.testing.hosts import find_host
 
 pytestmark = pytest.mark.newest
 
-SHARED = ("networks.py", "data.py", "../demo/train.py")  # where options of several commands are
+ELSEWHERE = {"networks": "--network --model", "data": "--data"}  # options that several commands take from a module
 ARMS = all_arms()
 PLANES = {arm.name: torch.tensor([[0.1, arm.strength / 100]]).double() for arm in ARMS}
 DRIFTS = {arm.name: abs(arm.strength - 1) for arm in ARMS if arm.knob != PLAIN.knob}
@@ -136,8 +137,14 @@ def test_all_of_it_is_run_by_commands_that_exist(monkeypatch, tmp_path):
     for module, *options in commands:
         folder = Path(evidence.__file__).parent
         file = folder / f"{module}.py" if (folder / f"{module}.py").exists() else folder / module / "__main__.py"
-        known = "".join(each.read_text(encoding="utf-8") for each in (file, *map(folder.joinpath, SHARED)))
-        assert all(f'"{option}"' in known for option in options if option.startswith("--")), (module, options)
+        code = file.read_text(encoding="utf-8")
+        known = re.findall(r'"(--[a-z-]+)"', code)
+        known += [
+            each for name, given in ELSEWHERE.items() if f"lab.testbed.{name} import" in code for each in given.split()
+        ]
+        if "parse_training_options" in code:
+            known += ["--model", "--private"]
+        assert {option for option in options if option.startswith("--")} <= set(known), (module, options)
     drawn = [options for module, *options in commands if module == "draw"]
     for network in NETWORKS:
         own = [options for options in drawn if network in options]

@@ -229,7 +229,7 @@ def test_what_stability_tells_is_counted_after_correction():
 
     verdict = acting(altered)["Stability and quality"]
     assert "0 with the judge" in verdict
-    assert "is that of energy, with a rank correlation of −0.500 [−0.600, −0.400] †. Its square is 25 %" in verdict
+    assert "is that of energy to the density, with a rank correlation of −0.500 [−0.600, −0.400] †." in verdict
 
 
 def test_a_slider_that_falls_is_no_yes():
@@ -270,7 +270,7 @@ def test_the_teacher_is_read_where_the_judge_is_as_sure_as_of_the_twin():
     assert at_equal(teacher, "judge", 0.95) is None
     twin = of_judge(made_up(network="twin"), plain_model=0.85)
     verdict = next(each for each in answers_of(twin, {"unet": teacher}) if each.number == 11).verdict
-    assert "nothing to give back" in verdict
+    assert "show no loss" in verdict
     assert "at guidance 3.5, where the teacher would cover 0.400" in verdict
 
 

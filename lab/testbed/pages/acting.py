@@ -67,7 +67,7 @@ def of_feedback(numbers: Mapping[str, Any]) -> Part:
     changes = {name: [change(each, row["less static"][each]) for each in LEADING] for name, row in arms.items()}
     better, worse = ([name for name, (one, two, _) in changes.items() if test(one, two)] for test in (wins, loses))
     moved = [row["moved"] for row in arms.values()]
-    most = "all" if min(moved) == 1 else f"at least {percent(min(moved))} of"
+    most = "all" if min(moved) == 1 else f"at least {math.floor(1000 * min(moved)) / 10:g} % of"
     verdict = (
         f"γ moved in {most} {numbers['seeds']} images. Feedback wins "
         f"against the static γ that moves images as far in {len(better)} of {len(arms)} settings{listed(better)}, and "
@@ -233,16 +233,15 @@ def of_correlations(numbers: Mapping[str, Any]) -> Part:
     counts = ", ".join(
         f"{sum(row[aim].is_significant_of_many for row in ranks.values())} with the {aim}" for aim in aims
     )
-    closest, found = max(((name, row["density"]) for name, row in ranks.items()), key=lambda each: abs(each[1].value))
+    related = ((name, aim, found) for name, row in ranks.items() for aim, found in row.items())
+    name, aim, closest = max(related, key=lambda each: abs(each[2].value))
     through = {aim: change("judge", gain) for aim, gain in numbers["gate"]["gain"].items()}
     verdict = (
         f"Does stability tell how good an image will be? Of {len(ranks)} measures over all sites and the whole run, "
         f"these correlate significantly over {numbers['images']:,} images of the unpatched model, after correction: "
-        f"{counts}. The closest relation to density is that of {closest}, with a rank correlation of "
-        f"{found}. Its square is {percent(found.value**2)}, so most of the difference between "
-        f"images has other causes. A gate that lets {percent(numbers['gate']['share'])} of the seeds through, by the "
-        f"node's default measure and time, changes the density by {through['density']} and the judge by "
-        f"{through['judge']}."
+        f"{counts}. The closest relation is that of {name} to the {aim}, with a rank correlation of "
+        f"{closest}. A gate that lets {percent(numbers['gate']['share'])} of the seeds through, by the node's default "
+        f"measure and time, changes the density by {through['density']} and the judge by {through['judge']}."
     )
     cells = [[measure, *(bold(row[aim]) for aim in aims)] for measure, row in ranks.items()]
     chosen = [

@@ -15,6 +15,7 @@ from lab.testbed.pages.reading import Change, Numbers, spell
 from lab.testbed.scores import DIVERSITY, FIDELITY
 
 LEAST_METHODS = 3  # to rank γ among
+LEAST_PAIRS = 3  # of an answer that is held against another network's
 WINDOWS = ("first third", "middle third", "last third")
 EMOJI = {0.5: "fidelity falls", 1.5: "fidelity rises a little", 3.0: "images break"}
 
@@ -273,7 +274,7 @@ def lost_by_the_twin(numbers: Numbers, teacher: Numbers) -> Answer:
     lost = twin[DIVERSITY][2] < parent[DIVERSITY][1]
     so = (
         "so the twin covers less." if lost
-        else "so it lost no diversity that these samples show, and there is nothing to give back."
+        else "so these samples show no loss that γ could give back."
     )  # fmt: skip
     verdict = (
         f"The twin covers {spell(twin[DIVERSITY])} of the test images and the teacher {spell(parent[DIVERSITY])}, {so}"
@@ -297,10 +298,9 @@ def at_equal(numbers: Numbers, measure: str, wanted: float) -> tuple[float, floa
 
     None where no two neighbours have the value between them.
     """
-    rows = sorted((row for row in numbers.arms.values() if row["knob"] == "CFG"), key=lambda row: row["strength"])
-    plain = numbers.arms["plain model"] | {"strength": numbers.content["guidance"]}
-    rows = sorted((*rows, plain), key=lambda row: row["strength"])
-    for one, other in itertools.pairwise(rows):
+    rows = [row for row in numbers.arms.values() if row["knob"] == "CFG"]
+    rows.append(numbers.arms["plain model"] | {"strength": numbers.content["guidance"]})
+    for one, other in itertools.pairwise(sorted(rows, key=lambda row: row["strength"])):
         low, high = one["measures"][measure][0], other["measures"][measure][0]
         if low != high and min(low, high) <= wanted <= max(low, high):
             share = (wanted - low) / (high - low)
@@ -336,7 +336,8 @@ def on_both(numbers: Numbers, first: Numbers) -> Answer:
     for answer in OF_EVERY_NETWORK:
         here, there = answer(numbers), answer(first)
         words = [word_of(each) for each in (there, here)]
-        if None not in words:
+        few = any(0 < len(list(each.pairs(here.number))) < LEAST_PAIRS for each in (first, numbers))
+        if None not in words and not few:
             same = words[0] == words[1]
             (alike if same else different).append(
                 f"{here.number} ({words[0]})" if same else f"{here.number} ({words[0]} for the UNet, {words[1]} here)"

@@ -57,7 +57,7 @@ def pages(networks: Mapping[str, Numbers]) -> dict[Path, str]:
 
 
 def short_section(numbers: Numbers, networks: Mapping[str, Numbers]) -> str:
-    """The picture, the leading columns of the headline's table, and the answers that only this network gives."""
+    """The picture, the leading columns of the headline's table, and the answers that the short form has."""
     every = {each.number: each for each in answers_of(numbers, networks)}
     own = [each for number, each in every.items() if number in OWN[numbers.network]]
     answers = "\n".join(f"{each.number}. **{each.question}** {each.verdict}" for each in own)

@@ -42,8 +42,8 @@ def headline(numbers: Numbers, columns: dict[str, str]) -> str:
     table = markdown(["setting", *COST, *columns.values()], rows)
     if lost:
         table += (
-            "\n\nThese methods have no row, because none of their strengths raised coverage on the choice seeds "
-            f"without a larger Fréchet distance: {'; '.join(lost)}."
+            "\n\nThese methods have no row, because none of the strengths that were drawn raised coverage on the "
+            f"choice seeds without a larger Fréchet distance: {'; '.join(lost)}."
         )
     return table
 
@@ -65,7 +65,7 @@ def of_arm(numbers: Numbers, name: str, columns: dict[str, str]) -> list[str]:
 def cost_of(numbers: Numbers, name: str) -> list[str]:
     """The calls and the time of an arm as cells, empty where they were not measured."""
     cost = numbers.costs.get(name)
-    return [str(cost.calls), f"{cost.time:.2f}"] if cost else ["", ""]
+    return [str(cost.calls), f"{cost.time:.1f}"] if cost else ["", ""]
 
 
 def all_rows(numbers: Numbers) -> str:
