@@ -61,4 +61,4 @@ def made_up(changed: Mapping[str, tuple[float, float]] | None = None, network: s
         "chosen": chosen,
         "pairs": [],
     }
-    return Numbers(network, content, {name: Cost(20, 1.05) for name in rows})
+    return Numbers(network, content, {name: Cost(20, 1.1) for name in rows})

@@ -147,7 +147,7 @@ def test_every_arm_has_a_row_in_the_details():
 def test_knobs_that_lose_are_named_under_the_headline():
     table = headline(made_up(), HEADLINE)
     rows, _, lost = table.partition("\n\n")
-    assert "| **unpatched model** | 20 | 1.05 |" in rows
+    assert "| **unpatched model** | 20 | 1.1 |" in rows
     assert "CADS" in lost
     assert "CADS" not in rows
 

@@ -200,11 +200,11 @@ def of_two_of_eight(numbers: Mapping[str, Any]) -> Part:
             rows.append([name, f"{row['worth']:g}", *(spell(row["measures"][each]) for each in (*OF_PAIRS, "judge"))])
     table = markdown(["kept of each eight", "runs", *OF_PAIRS.values(), "judge"], rows)
     best = max(gained, key=lambda each: each[1][DIVERSITY].value)
-    more = {
+    raised = {
         OF_PAIRS[measure]: [name for name, changes in gained if changes[measure].is_better]
         for measure in ("coverage", "recall", "vendi")
     }
-    counts = ", ".join(f"{name} in {len(names)}" for name, names in more.items())
+    counts = ", ".join(f"{name} in {len(names)}" for name, names in raised.items())
     random = ", ".join(
         f"{row['measures'][DIVERSITY][0]:.2f} with {row['kept']}"
         for row in numbers["two of eight"]

@@ -332,7 +332,8 @@ def given_back(numbers: Numbers) -> Answer:
 def on_both(numbers: Numbers, first: Numbers) -> Answer:
     """Question 13: the verdicts of two architectures, and the signs of what their common settings do."""
     question = "Which answers does the second architecture give too?"
-    alike, different = [], []
+    alike: list[str] = []
+    different: list[str] = []
     for answer in OF_EVERY_NETWORK:
         here, there = answer(numbers), answer(first)
         words = [word_of(each) for each in (there, here)]
@@ -344,7 +345,7 @@ def on_both(numbers: Numbers, first: Numbers) -> Answer:
             )
     named = {name for knob in numbers.ours for name in numbers.of_knob(knob)} & set(first.arms)
     pairs = [
-        (name, *(each.change(name, FIDELITY) for each in (first, numbers))) for name in numbers.arms if name in named
+        (name, first.change(name, FIDELITY), numbers.change(name, FIDELITY)) for name in numbers.arms if name in named
     ]
     both = [pair for pair in pairs if pair[1].is_significant and pair[2].is_significant]
     opposite = [name for name, one, other in both if one.is_better != other.is_better]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -96,10 +97,7 @@ def rows_of(content: Mapping[str, Any], columns: Mapping[str, str]) -> str:
 def answer(content: Mapping[str, Any]) -> str:
     """The answer in sentences: what each model draws, what becomes of its copies, and what γ changes."""
     sizes = content["sizes"]
-    shares = [
-        _over_sizes(sizes, PLAIN.name, lambda row, kind=kind: f"{100 * row['measures'][kind][0]:.1f} %")
-        for kind in KINDS
-    ]
+    shares = [_over_sizes(sizes, PLAIN.name, partial(_share, kind)) for kind in KINDS]
     parts = [f"The share of copies is {shares[0]} training images, that of repeats {shares[1]}."]
     parts += [_fate(size, model["arms"]) for size, model in sizes.items()]
     if max(model["arms"][PLAIN.name]["measures"]["copies"][0] for model in sizes.values()) < FEW_COPIES:
@@ -111,6 +109,11 @@ def answer(content: Mapping[str, Any]) -> str:
     parts.append(f"{STRONG} moves an image by {moved} training images (root mean square difference of pixel values).")
     parts.append(f"It changes the Fréchet distance by {lost}.")
     return " ".join(filter(None, parts))
+
+
+def _share(kind: str, row: Mapping[str, Any]) -> str:
+    """`99.8 %`."""
+    return f"{100 * row['measures'][kind][0]:.1f} %"
 
 
 def _over_sizes(sizes: Mapping[str, Any], name: str, words: Callable[[Mapping[str, Any]], str]) -> str:
