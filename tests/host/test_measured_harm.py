@@ -48,13 +48,13 @@ def test_the_plan_says_where_a_setting_did_harm(sd15, widgets, said):
     assert [line.partition(" on average")[0] for line in harms] == ([f"γ is {said}"] if said else [])
 
 
-def test_a_slider_that_was_calibrated_on_the_users_own_images_is_not_contradicted(sd15):
+def test_the_slider_of_a_calibration_is_not_contradicted(sd15):
     _, text, _ = execute(CreativityNode, model=sd15.model, position=1.0)
     assert "γ 1.5" in text
     assert HARM not in text
 
 
-def test_it_is_said_of_all_that_did_harm_on_every_model_and_of_nothing_else(sd15):
+def test_it_is_said_of_all_that_did_harm_and_of_nothing_else(sd15):
     """Harm is a Fréchet distance that is significantly larger, in the numbers of every network that has the setting."""
     said = {name for name, node in WHOLE.items() if HARM in outputs_of(node, model=sd15.model)[1]}
     assert {"γ 2", "γ 3", "γ -1", "γ, β 3 1.5", "γ, first third 2", "γ falling to 1 2"} <= said

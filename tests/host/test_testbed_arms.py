@@ -245,7 +245,7 @@ def test_guidance_is_off_in_the_steps_that_the_arm_names(bed, name, passes):
     assert passes_by_step(bed, next(each for each in all_arms() if each.name == name)) == passes
 
 
-def test_the_cost_of_an_arm_counts_every_row_and_holds_its_time_against_the_plain_model(bed, monkeypatch):
+def test_the_cost_counts_every_row_and_the_time_over_the_plain_model(bed, monkeypatch):
     clock = iter([0.0, 1.0, 0.0, 4.0, 10.0, 19.0, 20.0, 26.0, 30.0, 36.0, 40.0, 45.0, 50.0, 58.0])  # 4 9, 6 6, 5 8
     monkeypatch.setattr(in_comfyui.time, "process_time", clock.__next__)
     monkeypatch.setattr(cost, "SEEDS", range(1))

@@ -299,7 +299,7 @@ def test_the_second_architecture_is_held_against_the_first():
     assert "γ 2: UNet −0.200" in told.because
 
 
-def test_the_short_form_leaves_to_the_details_what_is_not_of_the_network_alone():
+def test_the_short_form_leaves_the_other_answers_to_the_details():
     pages = document.pages({name: made_up(network=name) for name in document.TITLES})
     dit = pages[document.EVIDENCE].partition("<!-- testbed: dit -->")[2].partition("<!-- end -->")[0]
     assert "13. **Which answers" in dit
