@@ -9,6 +9,7 @@ import numpy
 import pytest
 import torch
 
+from lab.testbed.cost import Cost
 from lab.testbed.networks import NETWORKS
 from lab.testbed.pages import document
 from lab.testbed.pages.__main__ import kept_numbers
@@ -307,3 +308,24 @@ def test_the_short_form_leaves_the_other_answers_to_the_details():
     assert "2,000 seeds a setting." in dit
     long = pages[document.DETAILS].partition("<!-- testbed: dit -->")[2].partition("<!-- end -->")[0]
     assert "**5. Does γ add" in long
+
+
+def test_the_time_of_a_method_is_the_median_over_its_strengths():
+    numbers = made_up()
+    for name, cost in {"CFG 1": Cost(10, 0.5), "CFG 2": Cost(20, 1.3), "CFG 3": Cost(20, 0.9)}.items():
+        numbers.costs[name] = cost
+    assert numbers.time("CFG 1") == 0.5
+    assert numbers.time("CFG 2") == 1.1, "the others of CFG take 1.1"
+
+
+def test_what_is_chosen_of_ours_alone_has_a_row_and_no_false_sentence():
+    """Where no rival passes the rule there are no pairs of chosen strengths."""
+    numbers = made_up()
+    chosen = {"γ, last third": {"arm": "γ, last third 0.5"}}
+    alone = replace(numbers, content={**numbers.content, "chosen": chosen, "pairs": []})
+    assert "| γ, last third 0.5 |" in headline(alone, HEADLINE)
+    assert answer(alone, 4).verdict.endswith(
+        "No setting of the rivals passed the rule of choice, so no chosen strengths are compared."
+    )
+    neither = replace(numbers, content={**numbers.content, "chosen": {}, "pairs": []})
+    assert "No setting of ours passed" in answer(neither, 4).verdict

@@ -151,11 +151,12 @@ def against_rivals(numbers: Numbers) -> Answer:
     found = list(numbers.pairs(4))
     better, worse = (sum(test(each[2], each[3]) for each in found) for test in (wins, loses))
     ours = found[0][0] if found else None
+    passed = "the rivals" if any(map(numbers.chosen, numbers.ours)) else "ours"
     of_pairs = (
         f" {ours}, the best of ours, beats {better} of the {len(found)} rivals at their chosen strengths and loses to "
         f"{worse}."
         if ours
-        else " No setting of ours passed the rule of choice, so no strength is held against the rivals' strengths."
+        else f" No setting of {passed} passed the rule of choice, so no chosen strengths are compared."
     )
     verdict = f"Of {len(shown)} methods γ is {', '.join(ranks[:-1])} and {ranks[-1]}.{of_pairs}"
     return Answer(4, question, verdict, f"{'; '.join(parts)}.")

@@ -31,7 +31,8 @@ CURVE = ("diversity at equal fidelity", "fidelity at equal diversity", "dominate
 def headline(numbers: Numbers, columns: dict[str, str]) -> str:
     """A row for each knob at the strength that the choice seeds took; those without such a strength are named below."""
     best = next((arm for arm, *_ in numbers.pairs(4)), None)  # of ours, by the choice seeds
-    ours = [knob for knob in numbers.ours if knob in OURS or (best and numbers.chosen(knob) == best)]
+    chosen = {knob: name for knob in numbers.ours if (name := numbers.chosen(knob))}  # all count where no rival has one
+    ours = [knob for knob in numbers.ours if knob in OURS or (knob in chosen and best in (None, chosen[knob]))]
     known = [*ours, *numbers.rivals, *numbers.on_top]
     shown = [knob for knob in known if numbers.chosen(knob) in numbers.arms]
     shown.sort(key=lambda knob: -numbers.change(str(numbers.chosen(knob)), DIVERSITY).value)
@@ -64,8 +65,7 @@ def of_arm(numbers: Numbers, name: str, columns: dict[str, str]) -> list[str]:
 
 def cost_of(numbers: Numbers, name: str) -> list[str]:
     """The calls and the time of an arm as cells, empty where they were not measured."""
-    cost = numbers.costs.get(name)
-    return [str(cost.calls), f"{cost.time:.1f}"] if cost else ["", ""]
+    return [str(numbers.costs[name].calls), f"{numbers.time(name):.1f}"] if name in numbers.costs else ["", ""]
 
 
 def all_rows(numbers: Numbers) -> str:
