@@ -1,4 +1,4 @@
-"""What an arm costs: how often it runs the model for one sample, and how long it takes beside the unpatched model.
+"""The cost of an arm: how often it runs the model for one sample, and how long it takes beside the unpatched model.
 
     python -m lab.testbed.cost                      # of the arms that cost.json lacks. All take half an hour
     python -m lab.testbed.cost --network twin
@@ -91,8 +91,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     options = parse_with_network(parser)
     begin_worker(host_folder(), on_cpu=True)
-    known = kept_costs()
-    own = known.get(options.network, {})
+    own = kept_costs().get(options.network, {})
     measure_costs(
         NETWORKS[options.network].arms,
         options.model,

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
+import pytest
 import torch
 from torch import Tensor
 
@@ -14,6 +15,14 @@ from lab.testbed import next_dit
 from lab.testbed.arms import Arm
 from lab.testbed.seeded_noise import SeededNoise
 
+# ComfyUI's percentages and the test bed's steps: 1 row a sample without guidance, 2 with it.
+each_part_without_guidance = pytest.mark.parametrize(
+    ("name", "passes"),
+    [
+        ("CFG in an interval 4", [1, 1, 2, 2, 2, 2, 2, 2, 1, 1]),
+        ("CFG off at first 0.3", [1, 1, 1, 2, 2, 2, 2, 2, 2, 2]),
+    ],
+)
 PIXELS = slice(-64, None)  # the last tokens of a sequence of the DiT
 
 Change = Callable[[Tensor], Tensor]
@@ -67,8 +76,8 @@ def disturbed(y: Tensor, left: float, number: int, seed: int) -> Tensor:
     return torch.where(chosen, y + 3.0 * uniform, y) if number < 2 else y
 
 
-def passes_by_step(bed: Any, arm: Arm) -> list[int]:
-    """How many rows the network sees of one sample in each step: 2 with guidance, 1 without."""
+def passes_by_step(bed: Any, arms: Iterable[Arm], name: str) -> list[int]:
+    """The rows that the network sees of one sample in each step, under an arm by name: 2 with guidance, 1 without."""
     from comfy.patcher_extension import WrappersMP  # ComfyUI has to be started first
 
     from lab.testbed.in_comfyui import draw_latents
@@ -81,5 +90,6 @@ def passes_by_step(bed: Any, arm: Arm) -> list[int]:
 
     model = bed.model.clone()
     model.add_wrapper(WrappersMP.DIFFUSION_MODEL, watch)
+    (arm,) = (each for each in arms if each.name == name)
     draw_latents(replace(bed, model=model), arm, [0])
     return seen

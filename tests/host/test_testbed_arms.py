@@ -17,7 +17,7 @@ from lab.testbed.arms import BUSY, GUIDANCE, Arm, Use, all_arms, skew, use
 from lab.testbed.in_comfyui import draw_latents, load_bed, node_classes, output_of
 from lab.testbed.model import build_model, classes_of, load_model
 from lab.testbed.rivals import RIVALS
-from lab.testing.testbed_statements import annealed, disturbed, passes_by_step
+from lab.testing.testbed_statements import annealed, disturbed, each_part_without_guidance, passes_by_step
 from sad_core import set_skew_attention
 
 pytestmark = pytest.mark.newest
@@ -234,15 +234,9 @@ def test_a_node_without_a_widget_gets_its_default(bed):
     assert {patch.patched_forward.patch.settings.beta for patch in given.object_patches.values()} == {3.0}
 
 
-@pytest.mark.parametrize(
-    ("name", "passes"),
-    [
-        ("CFG in an interval 6", [1, 1, 2, 2, 2, 2, 2, 2, 1, 1]),
-        ("CFG off at first 0.3", [1, 1, 1, 2, 2, 2, 2, 2, 2, 2]),
-    ],
-)
+@each_part_without_guidance
 def test_guidance_is_off_in_the_steps_that_the_arm_names(bed, name, passes):
-    assert passes_by_step(bed, next(each for each in all_arms() if each.name == name)) == passes
+    assert passes_by_step(bed, all_arms(), name) == passes
 
 
 def test_the_cost_counts_every_row_and_the_time_over_the_plain_model(bed, monkeypatch):

@@ -19,7 +19,15 @@ from lab.testbed.in_comfyui import METHODS, draw_latents, load_bed, node_classes
 from lab.testbed.model import classes_of, load_model
 from lab.testbed.seeded_noise import SeededNoise
 from lab.testbed.shape import COMFYUI_DIT_CONFIG
-from lab.testing.testbed_statements import PIXELS, annealed, attending, disturbed, of_pixels, passes_by_step
+from lab.testing.testbed_statements import (
+    PIXELS,
+    annealed,
+    attending,
+    disturbed,
+    each_part_without_guidance,
+    of_pixels,
+    passes_by_step,
+)
 
 pytestmark = pytest.mark.newest
 
@@ -274,12 +282,6 @@ def test_every_arm_follows_from_the_guidance_and_has_a_name_of_its_own():
     assert {node.node for each in dit_arms() for node in each.uses} <= {*METHODS, *node_classes()}
 
 
-@pytest.mark.parametrize(
-    ("name", "passes"),
-    [
-        ("CFG in an interval 4", [1, 1, 2, 2, 2, 2, 2, 2, 1, 1]),
-        ("CFG off at first 0.3", [1, 1, 1, 2, 2, 2, 2, 2, 2, 2]),
-    ],
-)
+@each_part_without_guidance
 def test_guidance_is_off_in_the_steps_that_the_arm_names(bed, name, passes):
-    assert passes_by_step(bed, next(each for each in dit_arms() if each.name == name)) == passes
+    assert passes_by_step(bed, dit_arms(), name) == passes

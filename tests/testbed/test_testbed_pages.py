@@ -319,7 +319,7 @@ def test_the_time_of_a_method_is_the_median_over_its_strengths():
 
 
 def test_what_is_chosen_of_ours_alone_has_a_row_and_no_false_sentence():
-    """Where no rival passes the rule there are no pairs of chosen strengths."""
+    """If no rival passes the rule, there are no pairs of chosen strengths."""
     numbers = made_up()
     chosen = {"γ, last third": {"arm": "γ, last third 0.5"}}
     alone = replace(numbers, content={**numbers.content, "chosen": chosen, "pairs": []})

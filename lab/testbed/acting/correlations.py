@@ -20,7 +20,7 @@ from torch import Tensor
 from lab.evidence.bootstrap import Estimate, bootstrap, correlation
 from lab.evidence.results import rounded
 from lab.evidence.stability_and_quality import plain_correlation
-from lab.testbed.acting.best_of import Kept, targets
+from lab.testbed.acting.best_of import USUAL, Kept, targets
 from lab.testbed.acting.records import SITES
 from lab.testbed.acting.reference import Reference
 from lab.testbed.arms import STEPS
@@ -29,7 +29,6 @@ from lab.testbed.scores import as_changes
 from sad_core.stability.score import SIGNS
 
 ALL_SITES = list(SITES).index("all")
-GATE = ("alignment", 3)  # the defaults of the node: the measure, and 30 % of the run
 LET_THROUGH = 1 / 8
 
 
@@ -57,9 +56,10 @@ def correlations(choice: Kept, figures: Kept, reference: Reference) -> dict[str,
             "where it was chosen": round(plain_correlation(score_there, aims_there[aim], there), 4),
             "here": rounded(correlation(score, numbers, labels)),
         }
-    place = after.index(GATE[1]), ALL_SITES, measures.index(GATE[0])
+    measure, steps = USUAL
     of_choice, of_figures = (
-        SIGNS[GATE[0]] * tensors["scores"][(slice(None), *place)] for tensors in (chosen_on, drawn)
+        SIGNS[measure] * tensors["scores"][:, after.index(steps), ALL_SITES, measures.index(measure)]
+        for tensors in (chosen_on, drawn)
     )
     passed = of_figures >= thresholds(of_choice, there)[labels]
     gate = {aim: rounded(through_gate(passed, numbers, labels)) for aim, numbers in aims.items()}
@@ -68,7 +68,7 @@ def correlations(choice: Kept, figures: Kept, reference: Reference) -> dict[str,
 
 
 def aims_of(looked: Mapping[str, Tensor], reference: Reference) -> dict[str, Tensor]:
-    """What stability may tell of each sample (N,)."""
+    """The numbers (N,) that stability may tell of each sample."""
     aims = {name: looked[name] for name in ("judge", "density")}
     return aims | {"distance to the nearest test image": nearest(looked["features"], reference.test)}
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from lab.testbed.acting.best_of import USUAL
 from lab.testbed.arms import STEPS
 from lab.testbed.pages.answers import loses, sentence, wins
 from lab.testbed.pages.reading import Change, bold, markdown, spell
@@ -22,7 +23,6 @@ OF_PAIRS = {"coverage": "coverage", "recall": "recall", "vendi": "Vendi", "kerne
 FALLING_BACK = "falls back"
 DECIDED_AFTER = (2, 3, 5)
 CHOSEN = "the predictor chosen on other seeds"
-USUAL = ("alignment", 3)  # the defaults of *Best of N Seeds*: the measure, and 30 % of the run
 
 
 @dataclass(frozen=True)
@@ -69,9 +69,8 @@ def of_feedback(numbers: Mapping[str, Any]) -> Part:
     moved = [row["moved"] for row in arms.values()]
     most = "all" if min(moved) == 1 else f"at least {math.floor(1000 * min(moved)) / 10:g} % of"
     verdict = (
-        f"γ moved in {most} {numbers['seeds']} images. Feedback wins "
-        f"against the static γ that moves images as far in {len(better)} of {len(arms)} settings{listed(better)}, and "
-        f"loses in {len(worse)}{listed(worse)}."
+        f"γ moved in {most} {numbers['seeds']} images. Feedback wins against the static γ that moves images as far in "
+        f"{len(better)} of {len(arms)} settings{in_brackets(better)}, and loses in {len(worse)}{in_brackets(worse)}."
     )
     rows = [
         [
@@ -88,7 +87,7 @@ def of_feedback(numbers: Mapping[str, Any]) -> Part:
     return Part("Feedback", verdict, table)
 
 
-def listed(names: Sequence[str]) -> str:
+def in_brackets(names: Sequence[str]) -> str:
     """` (this; that)`, or nothing."""
     return f" ({'; '.join(names)})" if names else ""
 
