@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import itertools
 import json
 import math
@@ -15,6 +17,7 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from prdc import compute_prdc
 from torch_fidelity.metric_kid import kid_features_to_metric
 from torch_fidelity.metric_prc import prc_features_to_metric
 
@@ -236,6 +239,22 @@ def test_density_and_coverage_are_their_definitions(seed):
     assert manifold.density(samples, real).tolist() == pytest.approx(density)
     one_category = torch.zeros(20, dtype=torch.long)
     assert manifold.coverage(samples, one_category, real, size=20)(torch.arange(20)) == pytest.approx(coverage)
+
+
+@settings(max_examples=20)
+@given(seed=SEEDS, width=st.integers(2, 12), neighbour=st.integers(1, 6))
+def test_all_four_are_those_of_prdc(seed, width, neighbour):
+    samples, real = points(40, width, seed, shift=0.5), points(50, width, seed + 1)
+    with contextlib.redirect_stdout(io.StringIO()):
+        want = compute_prdc(real.numpy(), samples.numpy(), neighbour)
+    rows, one_category = torch.arange(40), torch.zeros(40, dtype=torch.long)
+    found = {
+        "precision": float(manifold.precision(samples, real, neighbour).mean()),
+        "recall": manifold.recall(samples, one_category, real, 40, neighbour)(rows),
+        "density": float(manifold.density(samples, real, neighbour).mean()),
+        "coverage": manifold.coverage(samples, one_category, real, 40, neighbour)(rows),
+    }
+    assert found == pytest.approx(want)
 
 
 @given(seed=SEEDS)
