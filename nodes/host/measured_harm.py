@@ -23,6 +23,6 @@ def measured_harm(settings: SkewSettings) -> str | None:
     if settings.beta < 1 or HARMFUL_TO < gamma < HARMFUL_FROM:
         return None
     return (
-        f"γ is {gamma:.2g} on average in the first third of the run. With such a γ images became worse on all three "
-        "small models of docs/evidence.md. A γ nearer to 1 is safer."
+        f"γ is {gamma:.2g} on average in the first third of the run. With such a γ the sampler euler gave worse "
+        "images on all three small models of docs/evidence.md. A γ nearer to 1 is safer."
     )

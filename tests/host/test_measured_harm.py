@@ -15,7 +15,7 @@ from lab.testing.run_nodes import execute, skew
 
 pytestmark = pytest.mark.newest
 
-HARM = "images became worse on all three small models"
+HARM = "worse images on all three small models"
 OURS = {arm.name: arm for network in NETWORKS.values() for arm in network.arms if is_ours(arm.knob)}
 WHOLE = {name: arm.uses[0] for name, arm in OURS.items() if "blocks" not in dict(arm.uses[0].inputs)}  # on all sites
 STRONG = {"gamma": 2.0, "beta": 1.0}

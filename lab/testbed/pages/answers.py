@@ -223,10 +223,8 @@ def stochastic(numbers: Numbers) -> Answer:
             opposite.append(name)
         alike += all((one.is_better, one.is_worse) == (two.is_better, two.is_worse) for one, two in changes)
     holds = "No" if opposite else "Yes" if 3 * alike >= 2 * len(both) else "In part"
-    verdict = (
-        f"{holds}. {alike} of {len(both)} settings of γ have the same verdict in both measures, "
-        f"{len(opposite)} have opposite ones{' (' + ', '.join(opposite) + ')' if opposite else ''}."
-    )
+    others = f"Opposite verdicts: {', '.join(opposite)}." if opposite else "None has opposite ones."
+    verdict = f"{holds}. {alike} of {len(both)} settings of γ have the same verdict in both measures. {others}"
     return Answer(8, question, verdict, f"{'; '.join(told(numbers, other) for _, other in both)}.")
 
 
