@@ -23,7 +23,7 @@ TITLES = {
     "twin": "The distilled twin: four steps, the guidance inside",
 }
 ACTING, SUBSETS = (MODEL_FILE.with_name(name) for name in ("acting.json", "subsets.json"))
-OWN = {"unet": range(1, 10), "dit": (1, 2, 13), "twin": (1, 2, 11, 12)}  # the answers of the short form
+OWN = {"unet": range(1, 10), "dit": (1, 2, 8, 13), "twin": (1, 2, 11, 12)}  # the answers of the short form
 MARK = re.compile(r"(<!-- testbed: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
