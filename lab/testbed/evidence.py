@@ -40,7 +40,7 @@ from lab.testbed.shape import MODEL_FILE
 from lab.testbed.slices import LARGEST_DIFFERENCE, SLICE_SEEDS, SLICED, difference, slice_of
 
 GATES = {"unet": "gates.json", "dit": "gates-dit.json"}
-EARLY_MINUTES = {"unet": 25, "dit": 10}  # of training: autoguidance needs a checkpoint that is clearly worse
+EARLY_MINUTES = {"unet": 25, "dit": 10}  # of a core: autoguidance needs a checkpoint that is clearly worse
 HEADLINE = (
     *("plain model", "γ 0.5", "γ 0.8", "γ 1.2", "γ 1.5", "γ 2", "γ, β 3 1.05", "γ, β 3 1.5"),
     *("CFG 2", "CFG 3", "CFG off at first 0.2", "temperature of attention 1.2"),

@@ -13,8 +13,9 @@ HARMFUL_FROM, HARMFUL_TO = 1.5, 0.0
 def measured_harm(settings: SkewSettings) -> str | None:
     """Return the sentence, or None where nothing of that kind was measured.
 
-    The measurements are of a γ on all sites and both passes, with norm "value" and without a mask. Where adaptive
-    control weakened γ, not every model lost. `tests/host/test_measured_harm.py` holds the limits against the numbers.
+    Worse is a significantly larger Fréchet distance. The measurements are of a γ on all sites and both passes, with
+    norm "value" and without a mask. Where adaptive control weakened γ, not every model lost.
+    `tests/host/test_measured_harm.py` holds the limits against the numbers.
     """
     measured = ("value", "off", "both", None, False)
     if (settings.norm, settings.adaptive, settings.apply_to, settings.mask, settings.is_modal) != measured:
